@@ -1,0 +1,189 @@
+"""What an attacker wants. Direction lives here: no attack has a `targeted` flag."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Self, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mithridate.errors import InputError
+
+Rows = Tensor | slice
+
+
+def as_labels(labels: Tensor | Sequence[int] | int, what: str = "labels") -> Tensor:
+    """Class numbers as an int64 vector.
+
+    Raises:
+        InputError: not whole numbers, not one-dimensional, or negative.
+
+    >>> as_labels([3, 1])
+    tensor([3, 1])
+    """
+    tensor = torch.as_tensor(labels)
+    if tensor.numel() == 0:
+        tensor = tensor.long()
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+        raise InputError(f"{what} are class numbers (integers), got {tensor.dtype}: use .long()")
+    tensor = tensor.long().reshape(1) if tensor.dim() == 0 else tensor.long()
+    if tensor.dim() != 1:
+        raise InputError(f"{what} have shape (N,), got {tuple(tensor.shape)}")
+    if tensor.numel() and int(tensor.min()) < 0:
+        raise InputError(f"{what} start at 0, got {int(tensor.min())}")
+    return tensor
+
+
+class Goal(ABC):
+    """One goal per image. `loss` is what the attacker minimises, whatever the direction."""
+
+    @abstractmethod
+    def reached(self, predicted: Tensor) -> Tensor:
+        """Which of the predicted classes (N,) satisfy the attacker: bool (N,)."""
+
+    @abstractmethod
+    def loss(self, logits: Tensor) -> Tensor:
+        """What the attacker minimises: (N, K) -> (N,)."""
+
+    @abstractmethod
+    def margin(self, logits: Tensor) -> Tensor:
+        """Logits still missing to the goal, (N,): below 0 once reached."""
+
+    @abstractmethod
+    def __getitem__(self, rows: Rows) -> Self:
+        """The goals of some rows (indices, a bool mask, or a slice)."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> Self:
+        """The same goals on another device."""
+
+    @abstractmethod
+    def classes(self) -> tuple[Tensor, ...]:
+        """The label vectors that the goal is made of, to check their range."""
+
+
+def _others(logits: Tensor, label: Tensor) -> Tensor:
+    """The largest logit of any other class, (N,)."""
+    hidden = logits.scatter(1, label[:, None], float("-inf"))
+    return hidden.max(1).values
+
+
+def _of(logits: Tensor, label: Tensor) -> Tensor:
+    return logits.gather(1, label[:, None])[:, 0]
+
+
+@final
+class Untargeted(Goal):
+    """Any class but the true one. Loss: minus the cross-entropy of the true label.
+
+    >>> Untargeted([0, 1]).reached(torch.tensor([0, 0]))
+    tensor([False,  True])
+    """
+
+    def __init__(self, labels: Tensor | Sequence[int] | int) -> None:
+        self.labels = as_labels(labels)
+
+    def reached(self, predicted: Tensor) -> Tensor:
+        return predicted != self.labels
+
+    def loss(self, logits: Tensor) -> Tensor:
+        return -F.cross_entropy(logits, self.labels, reduction="none")
+
+    def margin(self, logits: Tensor) -> Tensor:
+        return _of(logits, self.labels) - _others(logits, self.labels)
+
+    def __getitem__(self, rows: Rows) -> Untargeted:
+        return Untargeted(self.labels[rows])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device | str) -> Untargeted:
+        return Untargeted(self.labels.to(device))
+
+    def classes(self) -> tuple[Tensor, ...]:
+        return (self.labels,)
+
+
+@final
+class Targeted(Goal):
+    """One named class. Loss: the cross-entropy of the target.
+
+    >>> Targeted([2, 2]).reached(torch.tensor([2, 0]))
+    tensor([ True, False])
+    """
+
+    def __init__(self, labels: Tensor | Sequence[int] | int) -> None:
+        self.labels = as_labels(labels, "target labels")
+
+    def reached(self, predicted: Tensor) -> Tensor:
+        return predicted == self.labels
+
+    def loss(self, logits: Tensor) -> Tensor:
+        return F.cross_entropy(logits, self.labels, reduction="none")
+
+    def margin(self, logits: Tensor) -> Tensor:
+        return _others(logits, self.labels) - _of(logits, self.labels)
+
+    def __getitem__(self, rows: Rows) -> Targeted:
+        return Targeted(self.labels[rows])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device | str) -> Targeted:
+        return Targeted(self.labels.to(device))
+
+    def classes(self) -> tuple[Tensor, ...]:
+        return (self.labels,)
+
+
+@final
+class SourceToTarget(Goal):
+    """Toward the target and away from the source (Borji 2020, equation 2).
+
+    Loss: J(x, target) - J(x, source). The softmax cancels, so it equals
+    logit[source] - logit[target]; reached when the target is predicted.
+
+    >>> SourceToTarget([0], [1]).loss(torch.tensor([[3.0, 1.0, 9.0]]))
+    tensor([2.])
+    """
+
+    def __init__(
+        self, source: Tensor | Sequence[int] | int, target: Tensor | Sequence[int] | int
+    ) -> None:
+        self.source = as_labels(source, "source labels")
+        self.target = as_labels(target, "target labels")
+        if len(self.source) != len(self.target):
+            raise InputError(
+                f"one source per target: got {len(self.source)} and {len(self.target)}"
+            )
+        if bool((self.source == self.target).any()):
+            raise InputError("source and target are the same class in some row")
+
+    def reached(self, predicted: Tensor) -> Tensor:
+        return predicted == self.target
+
+    def loss(self, logits: Tensor) -> Tensor:
+        return _of(logits, self.source) - _of(logits, self.target)
+
+    def margin(self, logits: Tensor) -> Tensor:
+        return _others(logits, self.target) - _of(logits, self.target)
+
+    def __getitem__(self, rows: Rows) -> SourceToTarget:
+        return SourceToTarget(self.source[rows], self.target[rows])
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def to(self, device: torch.device | str) -> SourceToTarget:
+        return SourceToTarget(self.source.to(device), self.target.to(device))
+
+    def classes(self) -> tuple[Tensor, ...]:
+        return (self.source, self.target)

@@ -1,0 +1,189 @@
+"""L0, L1, L2, LINF: how far, how to stay near, which way is steepest, where to start.
+
+All functions take batches (N, ...) and treat each row as one vector.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import final
+
+import torch
+from torch import Tensor
+
+from mithridate.errors import unknown
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.reshape(len(x), -1) if x.numel() else x.reshape(len(x), 0)
+
+
+def _per_row(values: Tensor, like: Tensor) -> Tensor:
+    return values.reshape(-1, *[1] * (like.dim() - 1))
+
+
+class Norm(ABC):
+    """A norm on images, one row at a time. Use the constants L0, L1, L2, LINF."""
+
+    name: str
+
+    @abstractmethod
+    def size(self, delta: Tensor) -> Tensor:
+        """Norm of each row: (N, ...) -> (N,)."""
+
+    @abstractmethod
+    def project(self, delta: Tensor, eps: float) -> Tensor:
+        """The nearest point (in L2) of the ball of radius eps, row by row."""
+
+    @abstractmethod
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """The step of norm 1 with the largest inner product with `gradient`; 0 where it is 0."""
+
+    @abstractmethod
+    def sample(self, like: Tensor, eps: float, rng: torch.Generator) -> Tensor:
+        """Uniform draws from the ball of radius eps, shaped and placed as `like`."""
+
+    def distance(self, a: Tensor, b: Tensor) -> Tensor:
+        """Norm of a - b, row by row: (N,)."""
+        return self.size(a - b)
+
+    @staticmethod
+    def named(name: str) -> Norm:
+        """The norm called `name`.
+
+        >>> Norm.named("linf") is LINF
+        True
+        """
+        found = {"l0": L0, "l1": L1, "l2": L2, "linf": LINF}.get(name.lower())
+        if found is None:
+            raise unknown("norm", name, ["l0", "l1", "l2", "linf"])
+        return found
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def __reduce__(self) -> str:
+        return self.name.upper()
+
+
+def _uniform(like: Tensor, rng: torch.Generator) -> Tensor:
+    return torch.rand(like.shape, generator=rng, device=rng.device).to(like)
+
+
+def _normal(like: Tensor, rng: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, generator=rng, device=rng.device).to(like)
+
+
+@final
+class _L0(Norm):
+    """Number of values that differ (a colour pixel counts up to once per channel)."""
+
+    name = "l0"
+
+    def size(self, delta: Tensor) -> Tensor:
+        return (_flat(delta) != 0).sum(1).to(delta.dtype)
+
+    def project(self, delta: Tensor, eps: float) -> Tensor:
+        flat = _flat(delta)
+        keep = min(int(eps), flat.shape[1])
+        if keep == 0:
+            return torch.zeros_like(delta)
+        top = flat.abs().topk(keep, dim=1).indices
+        return torch.zeros_like(flat).scatter(1, top, flat.gather(1, top)).view_as(delta)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        return L1.steepest(gradient)
+
+    def sample(self, like: Tensor, eps: float, rng: torch.Generator) -> Tensor:
+        """At most eps random positions, each uniform in [-1, 1]."""
+        order = _flat(_uniform(like, rng))
+        values = _flat(_uniform(like, rng)) * 2 - 1
+        return torch.where(order.argsort(1).argsort(1) < int(eps), values, 0).view_as(like)
+
+
+@final
+class _L1(Norm):
+    """Sum of absolute differences."""
+
+    name = "l1"
+
+    def size(self, delta: Tensor) -> Tensor:
+        return _flat(delta).abs().sum(1)
+
+    def project(self, delta: Tensor, eps: float) -> Tensor:
+        """Duchi et al. 2008, figure 1: soft threshold at the level that leaves norm eps."""
+        flat = _flat(delta)
+        if flat.shape[1] == 0 or len(flat) == 0:
+            return delta
+        ordered = flat.abs().sort(dim=1, descending=True).values
+        count = torch.arange(1, flat.shape[1] + 1, device=flat.device, dtype=flat.dtype)
+        level = (ordered.cumsum(1) - eps) / count
+        last = (ordered > level).sum(1, keepdim=True).clamp(min=1) - 1
+        threshold = level.gather(1, last).clamp(min=0)
+        return (flat.sign() * (flat.abs() - threshold).clamp(min=0)).view_as(delta)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        flat = _flat(gradient)
+        if flat.shape[1] == 0 or len(flat) == 0:
+            return gradient
+        top = flat.abs().argmax(1, keepdim=True)
+        sign = flat.gather(1, top).sign()
+        return torch.zeros_like(flat).scatter(1, top, sign).view_as(gradient)
+
+    def sample(self, like: Tensor, eps: float, rng: torch.Generator) -> Tensor:
+        """Exponential draws normalised with one spare coordinate are uniform in the simplex."""
+        flat = _flat(like)
+        draws = torch.rand((len(flat), flat.shape[1] + 1), generator=rng, device=rng.device)
+        weights = -draws.clamp(min=1e-12).log().to(like)
+        share = weights[:, :-1] / weights.sum(1, keepdim=True)
+        sign = torch.where(_flat(_uniform(like, rng)) < 0.5, -1.0, 1.0)
+        return (eps * share * sign).view_as(like)
+
+
+@final
+class _L2(Norm):
+    """Euclidean distance."""
+
+    name = "l2"
+
+    def size(self, delta: Tensor) -> Tensor:
+        return _flat(delta).norm(dim=1)
+
+    def project(self, delta: Tensor, eps: float) -> Tensor:
+        scale = (eps / self.size(delta).clamp(min=1e-12)).clamp(max=1)
+        return delta * _per_row(scale, delta)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        size = self.size(gradient)
+        return gradient / _per_row(torch.where(size > 0, size, 1), gradient)
+
+    def sample(self, like: Tensor, eps: float, rng: torch.Generator) -> Tensor:
+        direction = self.steepest(_normal(like, rng))
+        radius = torch.rand(len(like), generator=rng, device=rng.device).to(like)
+        return direction * _per_row(eps * radius ** (1 / max(1, _flat(like).shape[1])), like)
+
+
+@final
+class _LINF(Norm):
+    """Largest absolute difference."""
+
+    name = "linf"
+
+    def size(self, delta: Tensor) -> Tensor:
+        flat = _flat(delta).abs()
+        return flat.amax(1) if flat.shape[1] else flat.sum(1)
+
+    def project(self, delta: Tensor, eps: float) -> Tensor:
+        return delta.clamp(-eps, eps)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        return gradient.sign()
+
+    def sample(self, like: Tensor, eps: float, rng: torch.Generator) -> Tensor:
+        return eps * (2 * _uniform(like, rng) - 1)
+
+
+L0: Norm = _L0()
+L1: Norm = _L1()
+L2: Norm = _L2()
+LINF: Norm = _LINF()
