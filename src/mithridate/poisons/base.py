@@ -1,0 +1,164 @@
+"""What a trigger is, what a poison is, and what comes out of poisoning a data set."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mithridate import registry
+from mithridate.classifier import Classifier
+from mithridate.data.image_set import ImageSet
+from mithridate.errors import InputError
+
+ImageShape = tuple[int, int, int]
+
+
+class Box(NamedTuple):
+    """Half-open rectangle of pixels: rows top to bottom - 1, columns left to right - 1."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    def mask(self, image_shape: ImageShape) -> Tensor:
+        """True inside the box: bool (H, W).
+
+        >>> Box(0, 1, 1, 3).mask((1, 2, 3)).int().tolist()
+        [[0, 1, 1], [0, 0, 0]]
+        """
+        out = torch.zeros(image_shape[1:], dtype=torch.bool)
+        out[self.top : self.bottom, self.left : self.right] = True
+        return out
+
+
+class Trigger(ABC):
+    """A change to an image that a poisoned model was taught to react to."""
+
+    @abstractmethod
+    def stamp(self, images: Tensor, *, rng: torch.Generator) -> Tensor:
+        """The images with the trigger: (N, C, H, W) in [0, 1] to the same, a new tensor.
+
+        `rng` is for triggers that place or choose at random; it may lie on another device.
+        """
+
+    def support(self, image_shape: ImageShape) -> Tensor | None:
+        """Where the trigger shows, bool (H, W); None where it has no fixed place."""
+        return None
+
+    def bind(self, data: ImageSet, target: int | None) -> Trigger:
+        """The trigger made ready for a data set; itself unless it depends on the data.
+
+        A named patch is laid out for the data's image size; a blend without a pool takes the
+        images of the target class.
+        """
+        return self
+
+    @classmethod
+    def named(cls, text: str) -> Trigger:
+        """Read a trigger as the command line and the specs write it.
+
+        Args:
+            text: a named patch ("c-top-right"), a registered trigger ("single-pixel"), either
+                with settings ("multiply:factor=3"), or "random:" and a named patch.
+
+        Raises:
+            InputError: no such trigger, patch or setting.
+
+        >>> Trigger.named("multiply:factor=3")
+        Multiply(factor=3.0)
+        """
+        name, _, rest = text.partition(":")
+        if name == "random":
+            name, rest = "random-location", f"patch={rest}" if rest else ""
+        values: dict[str, str] = {}
+        for part in filter(None, rest.split(",")):
+            key, equals, value = part.partition("=")
+            if not equals:
+                raise InputError(f"a trigger is NAME or NAME:KEY=VALUE,..., got {text!r}")
+            values[key.strip()] = value.strip()
+        if name not in registry.names("triggers"):
+            name, values = "patch", {"mask": name, **values}
+        made: Trigger = registry.create("triggers", name, values)
+        return made
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Poisoned:
+    """A poisoned data set and the truth about it.
+
+    Attributes:
+        images: the whole set to train on, clean and poisoned rows together.
+        indices: the rows of `images` that were changed or added, ascending, int64 (M,).
+        trigger: the trigger as it was stamped (bound to the data); None where there is none.
+        target: the class that poisoned images were given; None for all-to-all.
+        source: the class that was poisoned; None where it was more than one.
+        original_labels: true classes of the rows in `indices`, int64 (M,).
+    """
+
+    images: ImageSet
+    indices: Tensor
+    trigger: Trigger | None
+    target: int | None
+    source: int | None
+    original_labels: Tensor = field(repr=False)
+
+    def __len__(self) -> int:
+        """How many rows are poisoned."""
+        return len(self.indices)
+
+
+class Poison(ABC):
+    """Changes training data. Stateless: fields are hyper-parameters."""
+
+    @abstractmethod
+    def poison(
+        self, data: ImageSet, *, surrogate: Classifier | None = None, rng: torch.Generator
+    ) -> Poisoned:
+        """A poisoned copy of `data`, which stays as it is.
+
+        `surrogate` is a model of the attacker's own, for poisons that need one.
+        """
+
+
+def bounding_box(mask: Tensor | None) -> Box | None:
+    """The smallest box around the true pixels of a mask (..., H, W); None where there is none.
+
+    >>> bounding_box(torch.tensor([[0, 0, 0], [0, 1, 1]]).bool())
+    Box(top=1, left=1, bottom=2, right=3)
+    """
+    if mask is None or not bool(mask.any()):
+        return None
+    flat = mask.reshape(-1, *mask.shape[-2:]).any(0)
+    rows, cols = flat.any(1).nonzero()[:, 0], flat.any(0).nonzero()[:, 0]
+    return Box(int(rows[0]), int(cols[0]), int(rows[-1]) + 1, int(cols[-1]) + 1)
+
+
+def check_batch(images: Tensor) -> Tensor:
+    """Refuse what is not a batch of float images; ranges are the loader's business.
+
+    >>> check_batch(torch.zeros(2, 1, 4, 4)).shape
+    torch.Size([2, 1, 4, 4])
+    """
+    if not isinstance(images, Tensor) or images.dim() != 4:
+        got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise InputError(f"images are a tensor N x C x H x W, got {got}")
+    if not images.is_floating_point():
+        raise InputError(f"images are float in [0, 1], got {images.dtype}: use x.float() / 255")
+    return images
+
+
+def check_whole(name: str, value: int) -> None:
+    """Refuse a hyper-parameter that is not a whole number.
+
+    >>> check_whole("row", 1.5)
+    Traceback (most recent call last):
+    ...
+    mithridate.errors.InputError: row is a whole number, got 1.5
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InputError(f"{name} is a whole number, got {value!r}")

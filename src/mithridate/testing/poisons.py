@@ -1,0 +1,163 @@
+"""What every trigger and every poison must keep to. Subclass a suite, say how to make yours."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from mithridate.data.image_set import ImageSet
+from mithridate.poisons.base import ImageShape, Poison, Poisoned, Trigger
+from mithridate.rng import rng
+
+
+def striped_images(count: int, image_shape: ImageShape, seed: int = 0) -> Tensor:
+    """Images (count, C, H, W) with noise in the middle third of the columns, blank elsewhere.
+
+    >>> striped_images(2, (1, 9, 9))[..., :3].sum().item()
+    0.0
+    """
+    width = image_shape[2]
+    out = torch.zeros(count, *image_shape)
+    middle = slice(width // 3, width - width // 3)
+    out[..., middle] = torch.rand(out[..., middle].shape, generator=rng(seed)) * 0.8 + 0.1
+    return out
+
+
+def striped_set(image_shape: ImageShape = (1, 12, 12), per_class: int = 8) -> ImageSet:
+    """Three classes of striped images, in turn.
+
+    >>> striped_set(per_class=2).labels.tolist()
+    [0, 1, 2, 0, 1, 2]
+    """
+    labels = torch.arange(3).repeat(per_class)
+    x = striped_images(len(labels), image_shape)
+    return ImageSet.from_float(x, labels, ["none", "one", "two"], name="stripes")
+
+
+class TriggerSuite(ABC):
+    """Contract tests of a `Trigger`.
+
+    >>> class TestMine(TriggerSuite):
+    ...     def make(self):
+    ...         from mithridate.poisons.triggers import Multiply
+    ...         return Multiply()
+    >>> TestMine().test_stays_in_range()
+    """
+
+    image_shape: ClassVar[ImageShape] = (1, 12, 12)
+
+    @abstractmethod
+    def make(self) -> Trigger:
+        """A trigger that changes images of `image_shape`."""
+
+    def _stamp(self, x: Tensor, seed: int = 0) -> Tensor:
+        return self.make().stamp(x, rng=rng(seed))
+
+    def test_stays_in_range(self) -> None:
+        for x in (striped_images(5, self.image_shape), torch.ones(5, *self.image_shape)):
+            out = self._stamp(x)
+            assert out.shape == x.shape
+            assert out.dtype == x.dtype
+            assert bool(((out >= 0) & (out <= 1)).all())
+
+    def test_changes_every_image(self) -> None:
+        x = striped_images(5, self.image_shape)
+        assert bool((self._stamp(x) != x).flatten(1).any(1).all())
+
+    def test_input_untouched(self) -> None:
+        x = striped_images(5, self.image_shape)
+        before = x.clone()
+        out = self._stamp(x)
+        out.fill_(0.5)
+        assert torch.equal(x, before)
+
+    def test_same_seed_same_result(self) -> None:
+        x = striped_images(5, self.image_shape)
+        assert torch.equal(self._stamp(x, seed=3), self._stamp(x, seed=3))
+
+    def test_global_random_state_untouched(self) -> None:
+        before = torch.get_rng_state()
+        self._stamp(striped_images(5, self.image_shape))
+        assert torch.equal(torch.get_rng_state(), before)
+
+    def test_empty_and_single(self) -> None:
+        assert self._stamp(torch.zeros(0, *self.image_shape)).shape == (0, *self.image_shape)
+        assert self._stamp(striped_images(1, self.image_shape)).shape == (1, *self.image_shape)
+
+    def test_changes_only_its_support(self) -> None:
+        support = self.make().support(self.image_shape)
+        if support is None:
+            return
+        assert support.dtype == torch.bool
+        assert support.shape == self.image_shape[1:]
+        x = striped_images(5, self.image_shape)
+        assert torch.equal(self._stamp(x)[..., ~support], x[..., ~support])
+
+    def test_bound_trigger_is_a_trigger(self) -> None:
+        data = striped_set(self.image_shape)
+        bound = self.make().bind(data, target=0)
+        assert bound.stamp(data.batch(range(2))[0], rng=rng(0)).shape == (2, *self.image_shape)
+
+
+class PoisonSuite(ABC):
+    """Contract tests of a `Poison`, run on `striped_set`: classes 0, 1 and 2.
+
+    >>> class TestMine(PoisonSuite):
+    ...     def make(self):
+    ...         from mithridate.poisons import BadNets, triggers
+    ...         return BadNets(trigger=triggers.SinglePixel(), target=0, source=1, count=3)
+    >>> TestMine().test_tells_the_truth()
+    """
+
+    image_shape: ClassVar[ImageShape] = (1, 12, 12)
+
+    @abstractmethod
+    def make(self) -> Poison:
+        """A poison that works on three classes of eight images of `image_shape`."""
+
+    def _run(self, data: ImageSet, seed: int = 0) -> Poisoned:
+        return self.make().poison(data, rng=rng(seed))
+
+    def test_data_untouched(self) -> None:
+        data = striped_set(self.image_shape)
+        before, labels = data.raw(range(len(data))), data.labels.clone()
+        self._run(data)
+        assert torch.equal(data.raw(range(len(data))), before)
+        assert torch.equal(data.labels, labels)
+
+    def test_tells_the_truth(self) -> None:
+        """Rows outside `indices` are the old ones, bit by bit; those inside are not."""
+        data = striped_set(self.image_shape)
+        found = self._run(data)
+        rows = found.indices
+        assert len(found) == len(rows) == len(found.original_labels) > 0
+        assert rows.tolist() == sorted(set(rows.tolist()))
+        assert int(rows[-1]) < len(found.images)
+        same = torch.ones(len(found.images), dtype=torch.bool)
+        same[rows] = False
+        kept = same.nonzero()[:, 0]
+        assert torch.equal(found.images.raw(kept), data.raw(kept))
+        assert torch.equal(found.images.labels[kept], data.labels[kept])
+        inside = rows[rows < len(data)]
+        changed = (found.images.raw(inside) != data.raw(inside)).flatten(1).any(1)
+        assert bool((changed | (found.images.labels[inside] != data.labels[inside])).all())
+        assert torch.equal(found.original_labels[rows < len(data)], data.labels[inside])
+
+    def test_same_seed_same_result(self) -> None:
+        data = striped_set(self.image_shape)
+        one, two = self._run(data, seed=5), self._run(data, seed=5)
+        assert torch.equal(one.indices, two.indices)
+        assert one.images.fingerprint() == two.images.fingerprint()
+
+    def test_other_seed_other_result(self) -> None:
+        data = striped_set(self.image_shape)
+        prints = {self._run(data, seed=s).images.fingerprint() for s in range(5)}
+        assert len(prints) > 1
+
+    def test_global_random_state_untouched(self) -> None:
+        before = torch.get_rng_state()
+        self._run(striped_set(self.image_shape))
+        assert torch.equal(torch.get_rng_state(), before)
