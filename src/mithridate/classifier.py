@@ -118,7 +118,7 @@ class Classifier:
         on_cpu = self.device.type == "cpu"
         self.compute_batch = compute_batch or (128 if on_cpu else 2048)
         self.channels_last = on_cpu if channels_last is None else channels_last
-        self._depth = 0
+        self._frozen = False
 
     @property
     def device(self) -> torch.device:
@@ -134,13 +134,10 @@ class Classifier:
     @contextmanager
     def frozen(self) -> Iterator[Classifier]:
         """Evaluation mode, no parameter gradients, fast layout; all restored on exit."""
-        self._depth += 1
-        if self._depth > 1:
-            try:
-                yield self
-            finally:
-                self._depth -= 1
+        if self._frozen:
+            yield self
             return
+        self._frozen = True
         modes = [(m, m.training) for m in self.module.modules()]
         wanted = [(p, p.requires_grad) for p in self.module.parameters()]
         data = [(p, p.data) for p, _ in wanted if self.channels_last and p.dim() == 4]
@@ -148,11 +145,12 @@ class Classifier:
         for parameter, _ in wanted:
             parameter.requires_grad_(False)
         for parameter, tensor in data:
-            parameter.data = tensor.contiguous(memory_format=torch.channels_last)
+            # Not `contiguous`: it leaves a one-channel weight as it is, and with it the whole net.
+            parameter.data = tensor.to(memory_format=torch.channels_last)
         try:
             yield self
         finally:
-            self._depth -= 1
+            self._frozen = False
             for parameter, tensor in data:
                 parameter.data = tensor
             for parameter, flag in wanted:
@@ -213,11 +211,8 @@ class Classifier:
         """Gradient of the summed loss by the input, and the logits it was taken at.
 
         Only inputs carry a graph, never parameters, and the graph of one pass is freed
-        before the next: memory is that of `compute_batch` images.
-
-        Args:
-            x: images (N, C, H, W).
-            objective: a `Goal`, or anything with `loss(logits) -> (N,)` and row slicing.
+        before the next: memory is that of `compute_batch` images. The objective is a `Goal`,
+        or anything with `loss(logits) -> (N,)` and row slicing.
         """
         if len(x) == 0:
             return torch.zeros_like(x), x.new_zeros((0, self.classes))
@@ -233,7 +228,9 @@ class Classifier:
         return torch.cat(grads), torch.cat(outs)
 
     def _chunks(self, n: int) -> Iterator[slice]:
-        return (slice(i, i + self.compute_batch) for i in range(0, n, self.compute_batch))
+        """Equal parts, as a short last pass costs more per image than the others."""
+        size = -(-n // -(-n // self.compute_batch))
+        return (slice(i, i + size) for i in range(0, n, size))
 
     def settle(
         self,
@@ -243,8 +240,7 @@ class Classifier:
     ) -> str:
         """Measure batch sizes and layouts here, keep the fastest, and say what was chosen.
 
-        Not called by default: a choice that depends on the machine's noise would make the
-        same seed give other bytes (docs/decisions/0003).
+        Not called by default: a choice by noise would make the same seed give other bytes.
         """
         times: dict[tuple[bool, int], float] = {}
         for self.channels_last in (True, False):
@@ -287,9 +283,8 @@ def check_images(x: Tensor, image_shape: tuple[int, ...] | None = None) -> Tenso
         got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
         raise InputError(f"images are a tensor N x C x H x W, got {got}")
     if image_shape is not None and tuple(x.shape[1:]) != tuple(image_shape):
-        raise InputError(
-            f"images are {tuple(x.shape[1:])}, the model was built for {tuple(image_shape)}"
-        )
+        got = tuple(x.shape[1:])
+        raise InputError(f"images are {got}, the model was built for {tuple(image_shape)}")
     if not x.is_floating_point():
         raise InputError(f"images are float in [0, 1], got {x.dtype}: use x.float() / 255")
     if x.numel() == 0:
@@ -298,11 +293,8 @@ def check_images(x: Tensor, image_shape: tuple[int, ...] | None = None) -> Tenso
     if not (low == low and high == high) or high == float("inf") or low == float("-inf"):
         raise InputError("images hold NaN or infinite values")
     if high > 1 + 1e-6 or low < -1e-6:
-        hint = "divide by 255" if low >= 0 and high <= 255 else "undo the normalisation"
+        hint = "divide by 255" if low >= 0 else "undo the normalisation"
         raise InputError(f"images lie in [0, 1], got [{low:g}, {high:g}]: {hint} before this call")
     if 0 < high <= 1.01 / 255:
-        raise InputError(
-            f"the brightest pixel is {high:g}: the images look divided by 255 twice; "
-            "pass them in [0, 1]"
-        )
+        raise InputError(f"the brightest pixel is {high:g}: were images divided by 255 twice?")
     return x.float().clamp(0, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -32,13 +33,9 @@ def descend(
     Makes `steps` forward+backward passes, fewer once every row is done, and no other pass.
 
     Args:
-        model: whose loss.
-        x: images (N, C, H, W) in [0, 1], the centre of the eps ball.
-        goal: one goal per image.
+        x: images (N, C, H, W) in [0, 1], the centre of the ball.
         step_size: length of a step, in `norm`.
-        steps: how many.
-        eps: radius of the ball around x; None for no ball.
-        norm: of step and ball.
+        eps: radius of the ball, in `norm`; None for no ball.
         stop_at_goal: a row that reaches its goal leaves the batch with the point at which it
             did. The logits of a gradient pass tell, so a row already there never moves.
         start: where to begin, x if None.
@@ -74,23 +71,18 @@ def descend(
         point = point.clamp_(0, 1)
     if rows is None:
         return point
-    out[rows] = point
-    return out
+    return out.index_copy_(0, rows, point)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FGSM(BoundedAttack):
     """Fast gradient sign method: one step of length eps (Goodfellow et al. 2015, section 4).
 
-    Deviations: targeted where the goal is; any norm; an image that has reached its goal
-    already is left as it is.
-
-    Args:
-        eps: length of the step, at least 0.
-        norm: LINF gives the published sign step.
+    Deviations: targeted where the goal is; any norm (LINF is the published one); an image that
+    has reached its goal already is left as it is.
 
     Raises:
-        InputError: eps out of range.
+        InputError: eps below 0.
 
     >>> FGSM(eps=0.3)
     FGSM(eps=0.3, norm=linf)
@@ -99,15 +91,9 @@ class FGSM(BoundedAttack):
     norm: Norm = LINF
 
     def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
+        eps, norm = self.eps, self.norm
         return descend(
-            model,
-            x,
-            goal,
-            step_size=self.eps,
-            steps=1,
-            eps=self.eps,
-            norm=self.norm,
-            stop_at_goal=True,
+            model, x, goal, step_size=eps, steps=1, eps=eps, norm=norm, stop_at_goal=True
         )
 
 
@@ -120,10 +106,8 @@ class IterativeFGSM(BoundedAttack):
 
     Args:
         eps: radius of the ball, at least 0.
-        norm: of step and ball.
         step_size: length of a step, above 0.
         steps: how many at most; None takes as many as reach the ball's surface.
-        stop_at_goal: rows that reached their goal leave the batch.
 
     Raises:
         InputError: a value out of range.
@@ -149,13 +133,5 @@ class IterativeFGSM(BoundedAttack):
         return self.steps or max(1, math.ceil(self.eps / self.step_size - 1e-9))
 
     def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
-        return descend(
-            model,
-            x,
-            goal,
-            step_size=self.step_size,
-            steps=self.count,
-            eps=self.eps,
-            norm=self.norm,
-            stop_at_goal=self.stop_at_goal,
-        )
+        run = partial(descend, model, x, goal, eps=self.eps, norm=self.norm)
+        return run(step_size=self.step_size, steps=self.count, stop_at_goal=self.stop_at_goal)

@@ -1,0 +1,1 @@
+"""Our attacks and inspectors beside their peers, and beside the passes that they cannot avoid."""

@@ -1,0 +1,93 @@
+"""Settings of the documentation. Builds without a network: `make docs`."""
+
+from __future__ import annotations
+
+import ast
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+project = "Mithridate"
+author = "The Mithridate authors"
+copyright = author
+version = release = installed_version("mithridate")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = "Mithridate"
+
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_default_options = {
+    "members": True,
+    "show-inheritance": True,
+    # A package re-exports its modules' names; each is documented where it is defined.
+    "ignore-module-all": True,
+}
+autodoc_preserve_defaults = True
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+# Plain `x` in a docstring is code, as everywhere else.
+default_role = "code"
+# Short names in signatures (Tensor, Goal) may have several homes; no link is worth a wrong one.
+suppress_warnings = ["ref.python"]
+
+HERE = Path(__file__).parent
+SOURCE = HERE.parent / "src" / "mithridate"
+FLOORS = (
+    *("errors", "rng", "registry", "classifier", "goals", "norms", "metrics", "data"),
+    *("networks", "training", "attacks", "poisons", "defenses", "checks", "studies"),
+    *("reports", "cli", "testing"),
+)
+"""From the ground up: the order in which the pages stand."""
+
+
+def module_name(path: Path) -> str:
+    """The dotted name of a source file."""
+    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def api_page(name: str, files: list[Path]) -> str:
+    """One page: the first line of what the floor says of itself, then all its modules."""
+    lines = [f"# {name}", ""]
+    for path in files:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        if path.name == "__init__.py" and ast.get_docstring(tree) is None:
+            continue
+        if len(files) > 1:
+            lines += [f"## {module_name(path)}", ""]
+        lines += ["```{eval-rst}", f".. automodule:: {module_name(path)}", "```", ""]
+    return "\n".join(lines)
+
+
+def write_if_changed(path: Path, text: str) -> None:
+    """Leave an unchanged page alone, so that a second build is quick."""
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
+
+
+def write_api_pages() -> None:
+    """A page per floor under reference/api/, from what lies in src/ now."""
+    folder = HERE / "reference" / "api"
+    folder.mkdir(exist_ok=True)
+    pages = []
+    for floor in FLOORS:
+        single, package = SOURCE / f"{floor}.py", SOURCE / floor
+        files = [single] if single.exists() else sorted(package.rglob("*.py"))
+        if files:
+            write_if_changed(folder / f"{floor}.md", api_page(f"mithridate.{floor}", files))
+            pages.append(floor)
+    intro = "From the ground up; a module uses only what stands above it."
+    listing = "\n".join(pages)
+    text = f"# Python API\n\n{intro}\n\n```{{toctree}}\n:maxdepth: 1\n\n{listing}\n```\n"
+    write_if_changed(folder / "index.md", text)
+    for stale in folder.glob("*.md"):
+        if stale.stem not in (*pages, "index"):
+            stale.unlink()
+
+
+write_api_pages()

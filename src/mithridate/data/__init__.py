@@ -1,0 +1,7 @@
+"""Labelled images by name, by path, or from the hub."""
+
+from mithridate.data.image_set import ImageSet
+from mithridate.data.load import load_data
+from mithridate.data.store import MEMORY_SHARE, FileStore, Store, TensorStore
+
+__all__ = ["MEMORY_SHARE", "FileStore", "ImageSet", "Store", "TensorStore", "load_data"]

@@ -1,0 +1,138 @@
+"""Image folders: ROOT/train/CLASS/*.png with ROOT/test/CLASS/*.png, or ROOT/CLASS/*.png."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mithridate.data.decode import decode
+from mithridate.data.image_set import ImageSet
+from mithridate.data.layout import SPLITS
+from mithridate.data.store import build_store
+from mithridate.errors import DataError, InputError
+
+SUFFIXES = (".png", ".jpg", ".jpeg")
+
+TEST_EVERY = 5
+"""Without a test folder, each class's 5th, 10th, ... image in name order is a test image."""
+
+Files = list[tuple[Path, int]]
+
+
+def load_folder(
+    root: Path | str, *, name: str | None = None, memory_limit: int | None = None
+) -> tuple[ImageSet, ImageSet]:
+    """Train and test set from folders of PNG or JPEG files, one folder per class.
+
+    Classes are numbered in the order of their folder names, by value where all are whole
+    numbers. ROOT/CLASS/* without a train folder is split: of each class every fifth file in
+    name order goes to the test set, the same in every run.
+
+    Args:
+        root: holds train/ and test/ (or validation/, valid/, val/), or the class folders.
+        name: of the set, the folder's by default.
+        memory_limit: bytes of decoded pixels per split above which they lie in a scratch
+            file; by default MEMORY_SHARE of the available memory.
+
+    Raises:
+        DataError: no images, an empty class, a damaged image; names the file or folder.
+        RunError: the scratch file cannot be written.
+
+    >>> load_folder("nowhere")
+    Traceback (most recent call last):
+    ...
+    mithridate.errors.DataError: nowhere is no folder: check the path
+    """
+    root = Path(root)
+    name = name or root.resolve().name
+    splits, classes = _files(root)
+    train, test = (
+        _load(splits[split], classes, f"{name}/{split}", root, memory_limit)
+        for split in ("train", "test")
+    )
+    if train.image_shape != test.image_shape:
+        raise DataError(
+            f"{root}: train images are {train.image_shape}, test images {test.image_shape}: "
+            "bring both to one size and colour mode"
+        )
+    return train, test
+
+
+def _files(root: Path) -> tuple[dict[str, Files], list[str]]:
+    if not root.is_dir():
+        raise DataError(f"{root} is no folder: check the path")
+    if not (root / "train").is_dir():
+        classes = _classes(root)
+        every = [(label, _images(root / c)) for label, c in enumerate(classes)]
+        parts: dict[str, Files] = {"train": [], "test": []}
+        for label, files in every:
+            for at, file in enumerate(files, 1):
+                parts["train" if at % TEST_EVERY else "test"].append((file, label))
+        if not parts["test"]:
+            raise DataError(
+                f"{root} has fewer than {TEST_EVERY} images in every class, too few to split: "
+                "make train/ and test/ folders"
+            )
+        return parts, classes
+    test = next((root / word for word in SPLITS["test"] if (root / word).is_dir()), None)
+    if test is None:
+        raise DataError(f"{root} has train/ but no test/: add it, or leave the train/ level out")
+    classes = _classes(root / "train")
+    foreign = sorted(set(_classes(test)) - set(classes))
+    if foreign:
+        raise DataError(f"{test} has classes that train/ lacks ({', '.join(foreign)}): add them")
+    return {
+        "train": _labelled(root / "train", classes),
+        "test": _labelled(test, classes),
+    }, classes
+
+
+def _labelled(folder: Path, classes: Sequence[str]) -> Files:
+    return [
+        (file, label)
+        for label, c in enumerate(classes)
+        if (folder / c).is_dir()
+        for file in _images(folder / c)
+    ]
+
+
+def _classes(folder: Path) -> list[str]:
+    names = [p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    if not names:
+        raise DataError(f"{folder} has no class folders: give CLASS/*.png inside, or Parquet files")
+    numbers = all(name.isdecimal() for name in names)
+    return sorted(names, key=lambda name: (int(name) if numbers else 0, name))
+
+
+def _images(folder: Path) -> list[Path]:
+    files = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    )
+    if not files:
+        raise DataError(f"{folder} is a class without PNG or JPEG images: fill or remove it")
+    return files
+
+
+def _load(
+    files: Files, classes: Sequence[str], name: str, root: Path, memory_limit: int | None
+) -> ImageSet:
+    what = f"{root} ({name.rpartition('/')[2]})"
+    store = build_store(
+        decode((_bytes(path), str(path)) for path, _ in files),
+        len(files),
+        memory_limit=memory_limit,
+        what=what,
+    )
+    try:
+        return ImageSet(store, [label for _, label in files], classes, name)
+    except InputError as error:
+        raise DataError(f"{what}: {error}") from None
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}): replace or remove it") from None

@@ -1,0 +1,232 @@
+"""Hub-layout Parquet: an image column of encoded files, a label column, names in the schema."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mithridate.data import layout
+from mithridate.data.decode import decode
+from mithridate.data.image_set import ImageSet
+from mithridate.data.store import Store, build_store
+from mithridate.errors import DataError, InputError
+
+ROWS = 256
+"""Rows read from a Parquet file at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Where images and labels lie, and the class names where the schema tells them."""
+
+    image: str
+    label: str
+    names: tuple[str, ...] | None
+
+
+def load_parquet(
+    folder: Path | str,
+    *,
+    name: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    memory_limit: int | None = None,
+) -> tuple[ImageSet, ImageSet]:
+    """The train and test split of a folder in the hub's Parquet layout.
+
+    Columns are found by the `huggingface` schema metadata (Image, ClassLabel), else by type
+    (struct<bytes, path>) and by the name `label`. Without names in the metadata classes are
+    called by their number. MNIST's 70,000 PNG files decode in about 3 s on one core and
+    CIFAR-10's 60,000 JPEG files in about 6 s, so nothing decoded is cached.
+
+    Args:
+        folder: holds train-*.parquet and test-*.parquet, itself or in `data/`.
+        name: of the set, the folder's by default.
+        image_column: where several columns hold images.
+        label_column: where several columns hold class labels.
+        memory_limit: bytes of decoded pixels per split above which they lie in a scratch
+            file; by default MEMORY_SHARE of the available memory.
+
+    Raises:
+        DataError: a file is missing or damaged, or holds something else; names the file.
+        RunError: the scratch file cannot be written.
+
+    >>> load_parquet("nowhere")
+    Traceback (most recent call last):
+    ...
+    mithridate.errors.DataError: nowhere has no train-*.parquet and test-*.parquet: \
+give a folder that holds them, itself or in data/
+    """
+    folder = Path(folder)
+    name = name or folder.resolve().name
+    wanted = (image_column, label_column)
+    parts: dict[str, tuple[Store, np.ndarray[Any, Any]]] = {}
+    names: dict[str, tuple[str, ...] | None] = {}
+    for split, files in layout.find(folder).items():
+        columns = [find_columns(file, *wanted) for file in files]
+        names[split] = columns[0].names
+        what = f"{folder} ({split})"
+        parts[split] = _read(files, columns, memory_limit, what)
+    common = _names(names, [labels for _, labels in parts.values()], folder)
+    sets = []
+    for split, (store, labels) in parts.items():
+        try:
+            sets.append(ImageSet(store, labels, common, f"{name}/{split}"))
+        except InputError as error:
+            raise DataError(f"{folder} ({split}): {error}") from None
+    train, test = sets
+    if train.image_shape != test.image_shape:
+        raise DataError(
+            f"{folder}: train images are {train.image_shape}, test images {test.image_shape}: "
+            "bring both to one size and colour mode"
+        )
+    return train, test
+
+
+def find_columns(file: Path, image: str | None = None, label: str | None = None) -> Columns:
+    """The image and label column of a Parquet file.
+
+    Raises:
+        DataError: the file cannot be read, or a column is missing or ambiguous.
+
+    >>> find_columns(Path("none.parquet"))
+    Traceback (most recent call last):
+    ...
+    mithridate.errors.DataError: none.parquet is missing: get the file anew
+    """
+    with _opened(file) as parquet:
+        schema = parquet.schema_arrow
+    features = _features(schema)
+    kind = {key: f.get("_type") for key, f in features.items() if isinstance(f, dict)}
+    images = [f.name for f in schema if kind.get(f.name) == "Image" or _holds_files(f.type)]
+    labels = [f.name for f in schema if kind.get(f.name) == "ClassLabel"]
+    if not labels:
+        plain = [f.name for f in schema if f.name in ("label", "labels")]
+        labels = plain
+    image = _choose(file, "image", image, images, schema.names)
+    label = _choose(file, "label", label, labels, schema.names)
+    if not _holds_files(schema.field(image).type):
+        raise DataError(f"{file}: column {image!r} is no struct<bytes, path> of image files")
+    if not pa.types.is_integer(schema.field(label).type):
+        raise DataError(
+            f"{file}: column {label!r} is {schema.field(label).type}, labels are whole numbers: "
+            "convert the column"
+        )
+    names = features.get(label, {}).get("names")
+    return Columns(image=image, label=label, names=tuple(names) if names else None)
+
+
+def _choose(
+    file: Path, what: str, wanted: str | None, found: Sequence[str], every: Sequence[str]
+) -> str:
+    if wanted is not None:
+        if wanted not in every:
+            raise DataError(
+                f"{file} has no column {wanted!r}: take one of {', '.join(map(repr, every))}"
+            )
+        return wanted
+    if len(found) == 1:
+        return found[0]
+    if what in found:
+        return what
+    if found:
+        raise DataError(
+            f"{file} has several {what} columns ({', '.join(found)}): "
+            f"name one with load_parquet({what}_column=...)"
+        )
+    raise DataError(
+        f"{file} has no {what} column among {', '.join(map(repr, every))}: images are "
+        "struct<bytes, path>, labels an integer column 'label'"
+    )
+
+
+def _features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
+    """The hub's description of the columns; empty where there is none that can be read."""
+    try:
+        told = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = told.get("info", {}).get("features", {})
+        return {k: v for k, v in features.items() if isinstance(v, dict)}
+    except (ValueError, AttributeError):
+        return {}
+
+
+def _holds_files(kind: pa.DataType) -> bool:
+    if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
+        return False
+    inner = kind.field("bytes").type
+    return bool(pa.types.is_binary(inner) or pa.types.is_large_binary(inner))
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[pq.ParquetFile]:
+    """A Parquet file whose every fault becomes one line that names it."""
+    try:
+        # buffer_size streams the columns: a row group is never in memory as a whole.
+        with pq.ParquetFile(file, buffer_size=2**20) as parquet:
+            yield parquet
+    except FileNotFoundError:
+        raise DataError(f"{file} is missing: get the file anew") from None
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(
+            f"{file} is damaged or no Parquet file ({reason}): get the file anew"
+        ) from None
+
+
+def _read(
+    files: Sequence[Path], columns: Sequence[Columns], memory_limit: int | None, what: str
+) -> tuple[Store, np.ndarray[Any, Any]]:
+    labels: list[np.ndarray[Any, Any]] = []
+    count = 0
+    for file in files:
+        with _opened(file) as parquet:
+            count += parquet.metadata.num_rows
+    chunks = decode(_encoded(files, columns, labels))
+    store = build_store(chunks, count, memory_limit=memory_limit, what=what)
+    return store, np.concatenate(labels)
+
+
+def _encoded(
+    files: Sequence[Path], columns: Sequence[Columns], labels: list[np.ndarray[Any, Any]]
+) -> Iterator[tuple[bytes, str]]:
+    """The image files of all shards, in order; their labels are appended to `labels`."""
+    for file, column in zip(files, columns, strict=True):
+        row = 0
+        with _opened(file) as parquet:
+            wanted = [column.image, column.label]
+            # One thread: torch has its own, and decoding, not reading, takes the time.
+            for part in parquet.iter_batches(ROWS, columns=wanted, use_threads=False):
+                label = part.column(column.label)
+                if label.null_count:
+                    raise DataError(f"{file} has rows without a label: fill or drop them")
+                labels.append(label.to_numpy(zero_copy_only=False).astype(np.int64))
+                for blob in part.column(column.image).field("bytes"):
+                    value = blob.as_py()
+                    if value is None:
+                        raise DataError(f"{file}, row {row} has no image bytes: fill or drop it")
+                    yield value, f"{file}, row {row}"
+                    row += 1
+
+
+def _names(
+    told: dict[str, tuple[str, ...] | None],
+    labels: Sequence[np.ndarray[Any, Any]],
+    folder: Path,
+) -> tuple[str, ...]:
+    """The class names that both splits agree on, else numbers."""
+    train, test = told["train"], told["test"]
+    if train and test and train != test:
+        raise DataError(
+            f"{folder}: train and test name their classes differently: mend the schema metadata"
+        )
+    if names := train or test:
+        return tuple(map(str, names))
+    return tuple(str(c) for c in range(max(int(part.max()) for part in labels) + 1))

@@ -1,0 +1,41 @@
+"""The two-convolution digit network of the bias-map study."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from mithridate.networks.base import Network, scaled
+
+
+class BorjiCNN(Network):
+    """conv5(20)-relu-pool2-conv5(50)-relu-pool2-fc(500)-relu-fc(classes).
+
+    Borji, "Adversarial examples are useful too!" (2020), figure 23. On
+    28 x 28 the first dense layer reads 800 values; other image sizes change that number only.
+
+    >>> import torch
+    >>> BorjiCNN((1, 28, 28), 10)(torch.zeros(2, 1, 28, 28)).shape
+    torch.Size([2, 10])
+    """
+
+    smallest = 16
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], classes: int, *, width: float = 1.0
+    ) -> None:
+        super().__init__(image_shape, classes, width=width)
+        channels, height, breadth = image_shape
+        first, second, hidden = scaled(20, width), scaled(50, width), scaled(500, width)
+        rows, cols = (((n - 4) // 2 - 4) // 2 for n in (height, breadth))
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, first, 5),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(first, second, 5),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(second * rows * cols, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, classes),
+        )

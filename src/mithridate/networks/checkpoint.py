@@ -1,0 +1,251 @@
+"""Models as files: safetensors with everything in the header that rebuilds the classifier."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mithridate import registry
+from mithridate.classifier import Classifier
+from mithridate.errors import CheckpointError, InputError, NothingAssessedError
+from mithridate.networks.base import create
+from mithridate.networks.storage import digest, read_tensors, sha256, write_tensors
+from mithridate.networks.torch_file import read_state_dict
+
+__all__ = ["fingerprint", "load", "save", "sha256"]
+
+FORMAT = 1
+"""Version of the header."""
+
+PICKLED = (".pt", ".pth", ".pt2", ".pkl", ".pickle", ".bin", ".ckpt")
+"""Endings of files that are pickles inside, or may be."""
+
+Parts = tuple[nn.Module, dict[str, Any]]
+"""A filled module, and the other arguments of its Classifier."""
+
+
+def save(model: Classifier, path: str | Path) -> None:
+    """Write a classifier: weights, architecture, bounds, classes and training record.
+
+    The file appears whole or not at all; missing folders are made. A module that is not a
+    registered network is saved too, but loading it needs `network=`.
+
+    Raises:
+        RunError: the folder cannot be written, or the disk is full.
+        CheckpointError: `model.info` holds something that is not JSON.
+
+    >>> import tempfile
+    >>> net = create("digits-cnn", image_shape=(1, 8, 8), classes=10)
+    >>> model = Classifier(net, classes=10, image_shape=(1, 8, 8))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(model, Path(folder) / "m.safetensors")
+    ...     fingerprint(load(Path(folder) / "m.safetensors")) == fingerprint(model)
+    True
+    """
+    module = model.module
+    header = {
+        "kind": "model",
+        "format": FORMAT,
+        "architecture": _architecture(module),
+        "bounds": list(model.input_range),
+        "class_names": list(model.class_names),
+        "image_shape": None if model.image_shape is None else list(model.image_shape),
+        "outputs": model.outputs,
+        "info": model.info,
+    }
+    write_tensors(path, module.state_dict(), header)
+
+
+def load(
+    path: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    network: nn.Module | str | None = None,
+) -> Classifier:
+    """Read a classifier that `save` wrote, or the state dict in a `.pt` or `.pth` file.
+
+    Nothing in a file is ever run: see `torch_file` for what is refused, and why.
+
+    Args:
+        path: the file.
+        device: where the classifier shall be.
+        network: the module that the weights belong to (a copy is filled), or the name of a
+            registered network. Needed only where the file does not say: state dicts, and
+            models whose module is not a registered network.
+
+    Raises:
+        CheckpointError: missing, damaged, foreign or unsafe, or weights of another shape.
+        NothingAssessedError: NaN or infinite weights.
+        InputError: no such device or network.
+
+    >>> load("missing.safetensors")
+    Traceback (most recent call last):
+    ...
+    mithridate.errors.CheckpointError: cannot read missing.safetensors: no such file
+    """
+    place = Path(path)
+    if place.suffix.lower() in PICKLED:
+        module, about = _from_state_dict(place, network)
+    else:
+        module, about = _from_safetensors(place, network)
+    _check_finite(place, module)
+    try:
+        module.to(device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise InputError(f"device {str(device)!r} cannot be used ({reason}): use cpu") from None
+    try:
+        return Classifier(module.eval(), **about)
+    except InputError as error:
+        raise CheckpointError(f"{place}: its header is wrong: {error}") from None
+
+
+def fingerprint(model: Classifier) -> str:
+    """The sha256 of a classifier's weights, as hexadecimal; layout and device do not matter.
+
+    >>> model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), classes=2)
+    >>> len(fingerprint(model))
+    64
+    """
+    return digest(model.module.state_dict())
+
+
+def _architecture(module: nn.Module) -> dict[str, Any]:
+    """The registered name and settings of a module; its class where it is not registered."""
+    settings = getattr(module, "settings", None)
+    name = getattr(module, "network_name", registry.name_of(module))
+    if name not in registry.names("networks") or not isinstance(settings, dict):
+        return {"name": None, "class": type(module).__qualname__}
+    return {"name": name, "settings": settings}
+
+
+def _from_safetensors(place: Path, network: nn.Module | str | None) -> Parts:
+    tensors, header = read_tensors(place)
+    if header.get("kind") != "model":
+        raise CheckpointError(
+            f"{place} is the checkpoint of a training run, not a model: "
+            "resume that run with fit(..., checkpoint=...) and save its result"
+        )
+    if header.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{place} has format {header.get('format')}, this version reads {FORMAT}: "
+            "load it with the version that wrote it"
+        )
+    try:
+        low, high = header["bounds"]
+        about = {
+            "bounds": (float(low), float(high)),
+            "classes": [str(name) for name in header["class_names"]],
+            "image_shape": header["image_shape"] and tuple(int(n) for n in header["image_shape"]),
+            "outputs": str(header["outputs"]),
+            "info": dict(header["info"]),
+        }
+        wanted = dict(header["architecture"])
+    except (KeyError, TypeError, ValueError):
+        raise CheckpointError(f"{place}: its header is incomplete; save the model again") from None
+    if network is None and wanted.get("name") is None:
+        raise CheckpointError(
+            f"{place} holds the weights of {wanted.get('class')}, which is no registered "
+            "network: pass the module as network="
+        )
+    if network is None:
+        module = _build(place, str(wanted["name"]), wanted.get("settings"), tensors)
+        outputs = wanted["settings"]["classes"]
+        if outputs != len(about["classes"]):
+            raise CheckpointError(
+                f"{place}: its header is wrong: {len(about['classes'])} class names for "
+                f"{outputs} outputs; save the model again"
+            )
+        return module, about
+    guess = {"image_shape": about["image_shape"], "classes": len(about["classes"])}
+    return _given(place, network, tensors, guess if about["image_shape"] else None), about
+
+
+def _from_state_dict(place: Path, network: nn.Module | str | None) -> Parts:
+    tensors = read_state_dict(place)
+    if network is None or isinstance(network, str):
+        raise CheckpointError(
+            f"{place} is a state dict, which names no architecture: pass network= a module, such "
+            'as networks.create("resnet18", image_shape=(3, 32, 32), classes=10)'
+        )
+    module = _given(place, network, tensors, None)
+    settings = getattr(module, "settings", {})
+    # the last matrix has a row per class, unless the module says better
+    matrices = [t for t in module.state_dict().values() if t.dim() == 2]
+    classes = settings.get("classes") or (matrices[-1].shape[0] if matrices else 0)
+    if not classes:
+        raise CheckpointError(f"{place}: how many classes is unclear; use Classifier(module, ...)")
+    shape = settings.get("image_shape")
+    return module, {"classes": classes, "image_shape": tuple(shape) if shape else None}
+
+
+def _given(
+    place: Path,
+    network: nn.Module | str,
+    tensors: dict[str, Tensor],
+    arguments: dict[str, Any] | None,
+) -> nn.Module:
+    """A copy of the caller's network (or one of that name), filled."""
+    if isinstance(network, str):
+        if arguments is None:
+            raise CheckpointError(f"{place} does not name its image shape: pass a module")
+        return _build(place, network, arguments, tensors)
+    module = copy.deepcopy(network).cpu()
+    _fill(place, module, tensors)
+    return module
+
+
+def _build(place: Path, name: str, settings: Any, tensors: dict[str, Tensor]) -> nn.Module:
+    """The registered network, filled. Built without memory first: the header may lie."""
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"{place}: its header is incomplete; save the model again")
+    try:
+        arguments = {**settings, "image_shape": tuple(settings["image_shape"])}
+        with torch.device("meta"):
+            _compare(place, create(name, **arguments), tensors)
+        module = create(name, **arguments)
+    except CheckpointError:
+        raise
+    except (InputError, KeyError, TypeError, RuntimeError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{place}: its network cannot be built: {reason}") from None
+    _fill(place, module, tensors)
+    return module
+
+
+def _compare(place: Path, module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Names, shapes and kinds of number agree, or one clear line."""
+    own = module.state_dict()
+    for what, names in (("lacks", own.keys() - tensors.keys()), ("adds", tensors.keys() - own)):
+        if names:
+            first = sorted(names)[0]
+            raise CheckpointError(
+                f"{place} does not fit {type(module).__name__}: it {what} {len(names)} of its "
+                f"tensors ({first!r}, ...): choose the network it was made with"
+            )
+    for name, tensor in own.items():
+        found = tensors[name]
+        same_kind = found.is_floating_point() == tensor.is_floating_point()
+        if found.shape != tensor.shape or found.is_complex() or not same_kind:
+            raise CheckpointError(
+                f"{place} does not fit {type(module).__name__}: {name!r} is {found.dtype} "
+                f"{tuple(found.shape)}, expected {tensor.dtype} {tuple(tensor.shape)}"
+            )
+
+
+def _fill(place: Path, module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    _compare(place, module, tensors)
+    module.load_state_dict(tensors)
+
+
+def _check_finite(place: Path, module: nn.Module) -> None:
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise NothingAssessedError(
+                f"{place}: {name!r} holds NaN or infinite values, so nothing can be said about "
+                "this model: train it again with a lower lr"
+            )

@@ -1,0 +1,73 @@
+"""DenseNet-121 for small colour images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mithridate.networks.base import Centre, GlobalMean, Network, scaled
+
+BLOCKS = (6, 12, 24, 16)
+"""Layers of each dense block, Huang et al. 2017, table 1."""
+
+
+class DenseLayer(nn.Module):
+    """BN-relu-conv1(4 growth)-BN-relu-conv3(growth), its output beside its input (DenseNet-B)."""
+
+    def __init__(self, before: int, growth: int) -> None:
+        super().__init__()
+        self.path = nn.Sequential(
+            nn.BatchNorm2d(before),
+            nn.ReLU(),
+            nn.Conv2d(before, 4 * growth, 1, bias=False),
+            nn.BatchNorm2d(4 * growth),
+            nn.ReLU(),
+            nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, before, H, W) to (N, before + growth, H, W)."""
+        return torch.cat([x, self.path(x)], 1)
+
+
+class DenseNet121(Network):
+    """DenseNet-121 (Huang et al. 2017) with growth 32 and compression 0.5.
+
+    Deviations: a CIFAR stem (one 3 x 3 convolution of 64 channels, no pooling), so that
+    32 x 32 images end at 4 x 4; inputs are centred inside.
+
+    >>> net = DenseNet121((3, 32, 32), 10, width=0.125)
+    >>> net(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
+    """
+
+    smallest = 8
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], classes: int, *, width: float = 1.0
+    ) -> None:
+        super().__init__(image_shape, classes, width=width)
+        growth, channels = scaled(32, width), scaled(64, width)
+        layers: list[nn.Module] = [
+            Centre(),
+            nn.Conv2d(image_shape[0], channels, 3, padding=1, bias=False),
+        ]
+        for index, count in enumerate(BLOCKS):
+            if index:
+                layers += _transition(channels)
+                channels = max(1, channels // 2)
+            for _ in range(count):
+                layers += [DenseLayer(channels, growth)]
+                channels += growth
+        layers += [nn.BatchNorm2d(channels), nn.ReLU(), GlobalMean()]
+        self.layers = nn.Sequential(*layers, nn.Linear(channels, classes))
+
+
+def _transition(channels: int) -> list[nn.Module]:
+    """BN-relu-conv1 to half the channels, then a halving of the size."""
+    return [
+        nn.BatchNorm2d(channels),
+        nn.ReLU(),
+        nn.Conv2d(channels, max(1, channels // 2), 1, bias=False),
+        nn.AvgPool2d(2),
+    ]

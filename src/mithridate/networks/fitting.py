@@ -1,0 +1,65 @@
+"""Do a network and a data set go together? One clear line where they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mithridate.classifier import Classifier
+from mithridate.data import ImageSet
+from mithridate.errors import InputError
+
+
+def check_set(what: str, data: object) -> None:
+    """Refuse anything but an ImageSet.
+
+    >>> check_set("training", [1, 2])
+    Traceback (most recent call last):
+    ...
+    mithridate.errors.InputError: the training set is an ImageSet, got list: make one with \
+load_data or ImageSet(images, labels, class_names)
+    """
+    if not isinstance(data, ImageSet):
+        raise InputError(
+            f"the {what} set is an ImageSet, got {type(data).__name__}: "
+            "make one with load_data or ImageSet(images, labels, class_names)"
+        )
+
+
+def check_fits(model: Classifier, data: ImageSet, expected: Sequence[int] | None = None) -> None:
+    """Refuse a network that does not take the images, or has another number of classes.
+
+    Args:
+        model: asked for one blank image.
+        data: its image shape and classes are what must fit.
+        expected: (C, H, W) that the network was built for, if known.
+
+    Raises:
+        InputError: what differs, and how to create the network.
+
+    >>> from torch import nn
+    >>> data = ImageSet(torch.zeros(1, 1, 2, 2).byte(), [0], ["a", "b"])
+    >>> model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), classes=2)
+    >>> check_fits(model, data)
+    """
+    shape = tuple(data.image_shape)
+    expected = expected or model.image_shape or shape
+    if tuple(expected) != shape:
+        raise InputError(
+            f"the network was built for images {tuple(expected)}, {data.name} has {shape}: "
+            f"create the network with image_shape={shape}"
+        )
+    try:
+        with torch.no_grad(), model.frozen():
+            out = model.module(torch.zeros((1, *shape), device=model.device))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(f"the network does not take images {shape}: {reason}") from None
+    if not isinstance(out, Tensor) or out.dim() != 2 or out.shape[1] != data.classes:
+        got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        raise InputError(
+            f"the network gives {got} for one image, {data.name} has {data.classes} classes: "
+            f"create the network with classes={data.classes}"
+        )

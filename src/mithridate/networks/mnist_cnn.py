@@ -1,0 +1,42 @@
+"""The eight-layer MNIST network of the poisoning studies."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from mithridate.networks.base import Network, scaled
+
+
+class MnistCNN(Network):
+    """Two convolutions, pooling, two dropouts, flatten, two dense layers.
+
+    conv3(32)-relu-conv3(64)-relu-pool2-dropout 0.25-flatten-fc(128)-relu-dropout 0.5-
+    fc(classes). Ends in logits, where the studies' Keras model ends in a softmax.
+
+    >>> import torch
+    >>> MnistCNN((1, 28, 28), 10)(torch.zeros(2, 1, 28, 28)).shape
+    torch.Size([2, 10])
+    """
+
+    smallest = 6
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], classes: int, *, width: float = 1.0
+    ) -> None:
+        super().__init__(image_shape, classes, width=width)
+        channels, height, breadth = image_shape
+        first, second, hidden = scaled(32, width), scaled(64, width), scaled(128, width)
+        rows, cols = ((n - 4) // 2 for n in (height, breadth))
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, first, 3),
+            nn.ReLU(),
+            nn.Conv2d(first, second, 3),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Dropout(0.25),
+            nn.Flatten(),
+            nn.Linear(second * rows * cols, hidden),
+            nn.ReLU(),
+            nn.Dropout(0.5),
+            nn.Linear(hidden, classes),
+        )

@@ -1,0 +1,148 @@
+"""Files of tensors: written whole or not at all, read without running anything."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as pack
+from torch import Tensor
+
+from mithridate.errors import CheckpointError, RunError
+
+KEY = "mithridate"
+"""The one entry of our header: a JSON object."""
+
+
+def write(path: str | Path, data: bytes) -> None:
+    """Write beside, flush to the disk, rename: the file is the old one or the new, never half.
+
+    Missing folders are made.
+
+    Raises:
+        RunError: the folder cannot be written, or the disk is full.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write(Path(folder) / "a" / "b.bin", b"123")
+    ...     (Path(folder) / "a" / "b.bin").read_bytes()
+    b'123'
+    """
+    goal = Path(path)
+    part = goal.with_name(f".{goal.name}.{os.getpid()}.part")
+    try:
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(goal)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RunError(f"cannot write {goal}: {reason}; choose another place") from None
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: dict[str, Any]) -> None:
+    """A safetensors file with `header` as JSON, in one piece.
+
+    Raises:
+        RunError: as `write`.
+        CheckpointError: the header holds something that is not JSON.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_tensors(Path(folder) / "t", {"w": torch.ones(2)}, {"epoch": 3})
+    ...     read_tensors(Path(folder) / "t")
+    ({'w': tensor([1., 1.])}, {'epoch': 3})
+    """
+    try:
+        text = json.dumps(header, allow_nan=False, sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"cannot write {path}: its record is not JSON ({error})") from None
+    # clone: tensors that share memory (tied weights) are refused otherwise
+    plain = {k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}
+    write(path, pack(plain, metadata={KEY: text}))
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header of a file that `write_tensors` wrote.
+
+    Raises:
+        CheckpointError: missing, damaged, or another program's.
+
+    >>> read_tensors("missing.safetensors")
+    Traceback (most recent call last):
+    ...
+    mithridate.errors.CheckpointError: cannot read missing.safetensors: no such file
+    """
+    place = Path(path)
+    if not place.is_file():
+        reason = "it is a folder" if place.is_dir() else "no such file"
+        raise CheckpointError(f"cannot read {place}: {reason}")
+    try:
+        with safe_open(str(place), framework="pt") as file:
+            metadata = file.metadata() or {}
+            if KEY not in metadata:
+                raise CheckpointError(
+                    f"{place} is a safetensors file without our header: mithridate did not write "
+                    "it; load its weights into your module and wrap that in Classifier"
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{place} is damaged, cut short or not a safetensors file ({_one_line(error)}): "
+            "get it again from its source"
+        ) from None
+    try:
+        header = json.loads(metadata[KEY])
+    except ValueError:
+        header = None
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{place}: its header is damaged; get it again from its source")
+    return tensors, header
+
+
+def sha256(path: str | Path) -> str:
+    """The sha256 of a file, as hexadecimal.
+
+    Raises:
+        CheckpointError: it cannot be read.
+
+    >>> len(sha256(__file__))
+    64
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """The sha256 of named tensors: names, types, shapes and values, not their memory layout.
+
+    >>> a = torch.rand(1, 2, 3, 3)
+    >>> b = a.contiguous(memory_format=torch.channels_last)
+    >>> digest({"w": a}) == digest({"w": b}) != digest({"v": a})
+    True
+    """
+    out = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        out.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        out.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return out.hexdigest()
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:120]

@@ -1,0 +1,217 @@
+"""State dicts in `.pt` files: looked through first, and loaded only where they are harmless.
+
+A `.pt` file is a zip archive of a pickle and raw storages. Before torch sees it, the pickle is
+walked with inert stand-ins in place of every function, which tells what it would call and how
+large each tensor claims to be; nothing in it is run.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import pickletools
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mithridate.errors import CheckpointError
+
+LIMIT = 4 * 2**30
+"""Largest uncompressed size in bytes."""
+
+ITEM = {
+    "DoubleStorage": 8,
+    "FloatStorage": 4,
+    "HalfStorage": 2,
+    "BFloat16Storage": 2,
+    "LongStorage": 8,
+    "IntStorage": 4,
+    "ShortStorage": 2,
+    "CharStorage": 1,
+    "ByteStorage": 1,
+    "BoolStorage": 1,
+}
+"""Bytes per element of the storages that a state dict may hold."""
+
+OPCODES = (
+    "PROTO STOP MARK GLOBAL REDUCE BUILD BINPERSID NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 "
+    "LONG1 BINFLOAT BINUNICODE EMPTY_DICT EMPTY_LIST EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 "
+    "EMPTY_SET NEWOBJ SETITEM SETITEMS APPEND APPENDS BINPUT LONG_BINPUT BINGET LONG_BINGET"
+)
+"""What torch.save writes; others could reserve memory unseen or call what no name tells."""
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a state dict that `torch.save(module.state_dict(), path)` wrote.
+
+    A dict with the single state dict under "state_dict" or "model" is unwrapped.
+
+    Raises:
+        CheckpointError: missing or damaged; TorchScript, `.pt2`, a bare pickle, a pickle that
+            calls anything but torch's own tensor builders; larger than `LIMIT` uncompressed, or
+            compressed at all; a tensor with more elements than its storage.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     torch.save({"w": torch.ones(2)}, Path(folder) / "w.pt")
+    ...     read_state_dict(Path(folder) / "w.pt")
+    {'w': tensor([1., 1.])}
+    """
+    place = Path(path)
+    if not place.is_file():
+        reason = "it is a folder" if place.is_dir() else "no such file"
+        raise CheckpointError(f"cannot read {place}: {reason}")
+    if place.stat().st_size > LIMIT:
+        raise CheckpointError(f"{place} is larger than {LIMIT / 2**30:g} GiB: use safetensors")
+    content = place.read_bytes()
+    _look_through(place, content)
+    try:
+        found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # of a damaged file torch.load raises whatever comes
+        raise CheckpointError(f"{place} is refused by torch.load: {_line(error)}") from None
+    for key in ("state_dict", "model"):
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    if not isinstance(found, dict) or not all(isinstance(t, Tensor) for t in found.values()):
+        raise CheckpointError(
+            f"{place} is no state dict (name -> tensor): write it with "
+            "torch.save(module.state_dict(), path), or better as safetensors"
+        )
+    return {str(name): tensor.detach() for name, tensor in found.items()}
+
+
+def _look_through(place: Path, content: bytes) -> None:
+    """Refuse everything but a plain, stored, consistent archive of tensors."""
+    try:
+        if not zipfile.is_zipfile(io.BytesIO(content)):
+            raise CheckpointError(
+                f"{place} is not a zip archive as torch.save writes: it is damaged, or a bare "
+                "pickle, which can run code and is never loaded; save the weights as safetensors"
+            )
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            entries = archive.infolist()
+            inside = {entry.filename.partition("/")[2]: entry for entry in entries}
+            _check_kind(place, set(inside))
+            if "data.pkl" not in inside or len(inside) != len(entries):
+                raise CheckpointError(f"{place} is no archive of torch.save: not one data.pkl")
+            _check_sizes(place, entries, len(content))
+            text = archive.read(inside["data.pkl"])
+    except CheckpointError:
+        raise
+    except Exception as error:  # zipfile lets many kinds out of a damaged archive
+        raise CheckpointError(f"{place} is damaged ({_line(error)}): get it again") from None
+    try:
+        _check_opcodes(place, text)
+        _Inert(place, text, {name: entry.file_size for name, entry in inside.items()}).load()
+    except CheckpointError:
+        raise
+    except Exception as error:  # a hostile pickle may raise anything; it is refused all the same
+        raise CheckpointError(f"{place}: its pickle is malformed ({_line(error)})") from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:120]
+
+
+def _check_kind(place: Path, names: set[str]) -> None:
+    if place.suffix.lower() == ".pt2" or "archive_format" in names:
+        what = "an exported program (.pt2)"
+    elif "constants.pkl" in names or any(name.startswith("code/") for name in names):
+        what = "a TorchScript archive"
+    else:
+        return
+    raise CheckpointError(
+        f"{place} is {what}, which carries code and is never loaded: "
+        "save the module's state_dict as safetensors"
+    )
+
+
+def _check_sizes(place: Path, entries: list[zipfile.ZipInfo], size: int) -> None:
+    total = sum(entry.file_size for entry in entries)
+    if total > LIMIT:
+        raise CheckpointError(
+            f"{place} unpacks to {total / 2**30:.1f} GiB, above the limit of "
+            f"{LIMIT / 2**30:g} GiB: use safetensors"
+        )
+    # torch.save compresses nothing, so entries cannot add up to more than the file
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or total > size:
+        raise CheckpointError(
+            f"{place} is compressed or has overlapping entries, which torch.save never writes: "
+            "it may be a decompression bomb"
+        )
+
+
+def _check_opcodes(place: Path, text: bytes) -> None:
+    for opcode, argument, _ in pickletools.genops(text):
+        far = opcode.name.endswith("BINPUT") and int(argument or 0) > len(text)
+        if opcode.name not in OPCODES.split() or far:
+            raise CheckpointError(
+                f"{place} uses the pickle opcode {opcode.name}, which torch.save never writes so: "
+                "it may run code and is not loaded; ask for the weights as safetensors"
+            )
+
+
+class _Storage(NamedTuple):
+    elements: int
+
+
+class _Kind(str):
+    """Stands for a storage class."""
+
+
+class _Inert(pickle.Unpickler):
+    """Walks a pickle without torch: every name resolves to a stand-in, or is refused."""
+
+    def __init__(self, place: Path, text: bytes, sizes: dict[str, int]) -> None:
+        super().__init__(io.BytesIO(text))
+        self.place, self.sizes = place, sizes
+
+    def find_class(self, module: str, name: str) -> Any:
+        """A stand-in for the few names of a state dict; any other is refused by name."""
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if module == "torch" and name in ITEM:
+            return _Kind(name)
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return lambda *arguments: self._check_tensor(*arguments)
+        if (module, name) == ("torch._utils", "_rebuild_parameter"):
+            return lambda *_: None
+        raise CheckpointError(
+            f"{self.place} wants to call {module}.{name}, which a state dict never does: it can "
+            "run code and is not loaded; ask for the weights as safetensors"
+        )
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        """A storage, if the archive holds as many bytes as the pickle claims."""
+        _, kind, key, _, elements = pid
+        if not isinstance(kind, _Kind) or not isinstance(elements, int):
+            raise CheckpointError(f"{self.place} holds a storage of an unknown kind")
+        if not 0 <= elements * ITEM[kind] <= self.sizes.get(f"data/{key}", -1):
+            raise CheckpointError(f"{self.place}: storage {key} is shorter than it claims")
+        return _Storage(elements)
+
+    def _check_tensor(
+        self,
+        storage: Any,
+        offset: int,
+        shape: tuple[int, ...],
+        stride: tuple[int, ...],
+        *_: object,
+    ) -> None:
+        """In place of torch's tensor builder: does the tensor lie in its storage?"""
+        numbers = (offset, *shape, *stride)
+        sound = all(isinstance(n, int) and n >= 0 for n in numbers) and len(shape) == len(stride)
+        count = math.prod(shape)
+        last = offset + sum((n - 1) * s for n, s in zip(shape, stride, strict=False))
+        if not isinstance(storage, _Storage) or not sound or count > storage.elements:
+            raise CheckpointError(
+                f"{self.place} holds a tensor of shape {tuple(shape)} with more elements than its "
+                "storage: its strides are not sound"
+            )
+        if count and last >= storage.elements:
+            raise CheckpointError(f"{self.place} holds a tensor that reaches past its storage")

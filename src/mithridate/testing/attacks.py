@@ -1,0 +1,162 @@
+"""What every attack must keep. Subclass, give the attack, inherit the tests."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mithridate import rng as random
+from mithridate.attacks.base import Attack, BoundedAttack
+from mithridate.attacks.run import AttackResult, run_attack
+from mithridate.classifier import Classifier
+from mithridate.goals import Goal, Targeted, Untargeted
+from mithridate.testing.models import linear_model
+
+_ELSEWHERE = """
+import importlib, sys
+module, name = sys.argv[1:]
+suite = getattr(importlib.import_module(module), name)()
+print(suite.digest())
+"""
+
+
+class AttackConformance(ABC):
+    """Contract tests of an attack, run by pytest as methods of a subclass.
+
+    Override `attack`, and where the defaults do not fit `model`, `images` and `deterministic`.
+    The subclass is named `Test...`, takes no constructor arguments, and `importable` says where
+    another process finds it; None leaves that test out.
+
+    >>> from mithridate.attacks import FGSM
+    >>> class TestFGSM(AttackConformance):
+    ...     def attack(self):
+    ...         return FGSM(eps=0.3)
+    >>> TestFGSM().test_bounds_and_budget()
+    """
+
+    deterministic = False
+    """Same images whatever the batch size: no randomness is drawn."""
+    importable: str | None = None
+    """Module that holds the subclass, for the test of another process."""
+    goals: tuple[str, ...] = ("untargeted", "targeted")
+    """Which goals the attack can serve."""
+
+    @abstractmethod
+    def attack(self) -> Attack:
+        """The attack under test, strong enough to fool some of `images`."""
+
+    def model(self) -> Classifier:
+        """A model, made anew at each call."""
+        return linear_model((1, 4, 4), classes=4)
+
+    def images(self) -> Tensor:
+        """Images (N, C, H, W) for `model`, at least 8 of them."""
+        return torch.rand((12, 1, 4, 4), generator=random.rng(1))
+
+    def goal(self, kind: str, model: Classifier, x: Tensor) -> Goal:
+        """Goals that no row has reached yet."""
+        labels = model.labels(x)
+        return Untargeted(labels) if kind == "untargeted" else Targeted((labels + 1) % 4)
+
+    def run(
+        self, kind: str = "untargeted", *, batch_size: int = 1024, seed: int = 0, rows: int = -1
+    ) -> AttackResult:
+        """One run on the first `rows` images (-1: all)."""
+        model = self.model()
+        x = self.images() if rows < 0 else self.images()[:rows]
+        goal = self.goal(kind, model, x)
+        return run_attack(
+            self.attack(), model, x, goal, batch_size=batch_size, rng=random.rng(seed)
+        )
+
+    def digest(self) -> str:
+        """Fingerprint of the bytes that a fixed seed gives."""
+        return hashlib.sha256(self.run(seed=3).adversarials.numpy().tobytes()).hexdigest()
+
+    def test_bounds_and_budget(self) -> None:
+        attack, result = self.attack(), self.run()
+        assert result.status == "done"
+        assert bool(((result.adversarials >= 0) & (result.adversarials <= 1)).all())
+        if isinstance(attack, BoundedAttack):
+            size = attack.norm.distance(result.adversarials, self.images())
+            assert bool((size <= attack.eps * (1 + 1e-5) + 1e-6).all())
+
+    def test_success_is_what_prediction_says(self) -> None:
+        model, x = self.model(), self.images()
+        for kind in self.goals:
+            result = self.run(kind)
+            reached = self.goal(kind, model, x).reached(model.labels(result.adversarials))
+            assert torch.equal(result.success, reached)
+            assert bool(result.success.any()), f"{kind}: no image fooled"
+
+    def test_input_goal_and_model_untouched(self) -> None:
+        for training in (True, False):
+            model, x = self.model(), self.images()
+            goal = self.goal("untargeted", model, x)
+            model.module.train(training)
+            for parameter in model.module.parameters():
+                parameter.grad = torch.ones_like(parameter)
+            before = _state(model)
+            image_bytes, labels = x.clone(), [label.clone() for label in goal.classes()]
+            self.attack().perturb(model, x, goal, rng=random.rng(0))
+            assert torch.equal(x, image_bytes), "the input was changed"
+            assert all(map(torch.equal, goal.classes(), labels)), "the goal was changed"
+            assert _state(model) == before, "the model was changed"
+            assert all(bool((g == 1).all()) for g in _gradients(model)), "gradients were changed"
+
+    def test_empty_batch(self) -> None:
+        result = self.run(rows=0)
+        assert (len(result), result.status) == (0, "done")
+        assert result.adversarials.shape == self.images()[:0].shape
+
+    def test_one_image(self) -> None:
+        assert self.run(rows=1).adversarials.shape == self.images()[:1].shape
+
+    def test_batch_size_does_not_matter(self) -> None:
+        if self.deterministic:
+            whole, parts = self.run().adversarials, self.run(batch_size=5).adversarials
+            torch.testing.assert_close(whole, parts, rtol=0, atol=1e-5)
+
+    def test_same_seed_same_bytes(self) -> None:
+        assert self.digest() == self.digest()
+
+    def test_same_bytes_in_another_process(self) -> None:
+        if self.importable is None:
+            return
+        command = [sys.executable, "-c", _ELSEWHERE, self.importable, type(self).__name__]
+        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+        assert found.stdout.strip() == self.digest()
+
+    def test_already_adversarial_rows_are_kept(self) -> None:
+        model, x = self.model(), self.images()
+        wrong: dict[str, Callable[[Tensor], Goal]] = {
+            "untargeted": lambda y: Untargeted((y + 1) % model.classes),
+            "targeted": Targeted,
+        }
+        for kind in self.goals:
+            found = self.attack().perturb(model, x, wrong[kind](model.labels(x)), rng=random.rng(0))
+            assert torch.equal(found, x), f"{kind}: a row that had reached its goal was moved"
+
+
+def _state(model: Classifier) -> list[object]:
+    """Everything about a model that an attack may not leave changed."""
+    values = [
+        hashlib.sha256(v.numpy().tobytes()).digest() for v in model.module.state_dict().values()
+    ]
+    modes = [m.training for m in model.module.modules()]
+    wants = [(p.requires_grad, p.stride(), p.data_ptr()) for p in model.module.parameters()]
+    hooks = [
+        len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks)
+        for m in model.module.modules()
+    ]
+    return [values, modes, wants, hooks]
+
+
+def _gradients(model: Classifier) -> list[Tensor]:
+    return [p.grad for p in model.module.parameters() if p.grad is not None]

@@ -1,0 +1,62 @@
+"""Linear classifiers: their nearest adversarial point is known in closed form."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mithridate import rng as random
+from mithridate.classifier import Classifier
+from mithridate.errors import InputError
+from mithridate.norms import Norm
+
+
+def linear_model(
+    image_shape: tuple[int, int, int] = (1, 4, 4), *, classes: int = 2, seed: int = 0
+) -> Classifier:
+    """Logits W z of the centred pixels z = x - 0.5: every boundary runs through mid-grey.
+
+    >>> linear_model((3, 4, 4), classes=5).logits(torch.full((1, 3, 4, 4), 0.5)).abs().max().item()
+    0.0
+    """
+    values = image_shape[0] * image_shape[1] * image_shape[2]
+    layer = nn.Linear(values, classes)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(layer.weight.shape, generator=random.rng(seed)))
+        layer.bias.zero_()
+    return Classifier(
+        nn.Sequential(nn.Flatten(), layer),
+        bounds=(-0.5, 0.5),
+        classes=classes,
+        image_shape=image_shape,
+    )
+
+
+def linear_weights(model: Classifier) -> Tensor:
+    """W of a `linear_model`: (classes, C * H * W)."""
+    layer = model.module.get_submodule("1")
+    if not isinstance(layer, nn.Linear):
+        raise InputError("linear_weights takes what linear_model made")
+    return layer.weight.detach()
+
+
+def boundary_distance(model: Classifier, x: Tensor, norm: Norm) -> Tensor:
+    """Distance of each image to the nearest other class, (N,), the box [0, 1] left aside.
+
+    For logits W z it is the smallest, over the other classes k, of
+    (w_y - w_k) z / ||w_y - w_k||_dual, where the dual of LINF is L1 and of L2 is L2.
+
+    >>> from mithridate.norms import L2
+    >>> boundary_distance(linear_model(), torch.full((1, 1, 4, 4), 0.5), L2)
+    tensor([0.])
+    """
+    weights = linear_weights(model)
+    z = x.flatten(1) - 0.5
+    logits = z @ weights.T
+    own = logits.argmax(1)
+    apart = weights[own][:, None] - weights[None]
+    order = {"linf": 1.0, "l2": 2.0, "l1": float("inf")}[norm.name]
+    dual: Tensor = torch.linalg.vector_norm(apart, ord=order, dim=2)
+    gaps: Tensor = (logits.gather(1, own[:, None]) - logits) / dual.clamp(min=1e-12)
+    others: Tensor = gaps.scatter(1, own[:, None], float("inf"))
+    return others.amin(1)

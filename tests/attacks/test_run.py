@@ -1,0 +1,165 @@
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from mithridate import rng as random
+from mithridate.attacks import FGSM, Attack, BoundedAttack, run_attack
+from mithridate.classifier import Classifier
+from mithridate.errors import InputError, NothingAssessedError, RunError
+from mithridate.goals import Targeted, Untargeted
+from mithridate.norms import LINF
+from mithridate.testing.models import linear_model
+
+X = torch.rand((10, 1, 4, 4), generator=random.rng(1))
+
+
+def run(attack, x=X, goal=None, model=None, **settings):
+    model = model or linear_model()
+    goal = goal if goal is not None else Untargeted(torch.zeros(len(x), dtype=torch.long))
+    return run_attack(attack, model, x, goal, rng=random.rng(0), **settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Does(BoundedAttack):
+    """Calls a function on the images."""
+
+    eps: float = 0.1
+    norm: object = LINF
+    act: object
+
+    def perturb(self, model, x, goal, *, rng):
+        return self.act(x)
+
+
+def fail_on_second(error):
+    calls = []
+
+    def act(x):
+        calls.append(1)
+        if len(calls) == 2:
+            raise error
+        return (x + 0.05).clamp(0, 1)
+
+    return act
+
+
+@pytest.mark.parametrize(
+    ("act", "said"),
+    [
+        (lambda x: x + 0.2 * (x < 0.5), "left its budget"),
+        (lambda x: x + 2, "left \\[0, 1\\]"),
+        (lambda x: x * float("nan"), "left \\[0, 1\\]"),
+        (lambda x: x[:1], "shape"),
+    ],
+)
+def test_broken_contracts_are_named(act, said):
+    with pytest.raises(RunError, match=f"Does .*{said}"):
+        run(Does(act=act))
+
+
+def test_an_attack_that_writes_into_its_input_is_still_measured():
+    assert run(Does(act=lambda x: x.mul_(0.95))).linf.max() > 0.04
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (KeyboardInterrupt(), "interrupted"),
+        (ZeroDivisionError("by 0"), "failed: ZeroDivisionError"),
+    ],
+)
+def test_finished_batches_survive(error, status, caplog):
+    r = run(Does(act=fail_on_second(error)), batch_size=4)
+    assert r.status.startswith(status)
+    assert bool((r.linf[:4] > 0).all())
+    assert torch.equal(r.adversarials[4:], X[4:])
+    assert torch.equal(r.predicted[4:], r.clean_predicted[4:])
+    assert torch.equal(r.success[4:], r.clean_predicted[4:] != 0)
+    assert bool((r.l2[4:] == 0).all())
+
+
+def test_users_errors_pass_through():
+    def refuse(x):
+        raise InputError("no")
+
+    with pytest.raises(InputError, match="no"):
+        run(Does(act=refuse))
+
+
+def test_measures_by_hand():
+    x = torch.full((1, 1, 4, 4), 0.5)
+
+    def act(x):
+        x[0, 0, 0, :2] += torch.tensor([0.03, -0.04])
+        return x
+
+    r = run(Does(act=act), x=x)
+    got = [float(v) for v in (r.l0, r.l1, r.l2, r.linf)]
+    assert got == pytest.approx([2, 0.07, 0.05, 0.04], abs=1e-6)
+
+
+def test_cost_is_the_attacks_alone():
+    r = run(FGSM(eps=0.1), batch_size=3)
+    assert (r.queries, r.gradients) == (10, 10)
+
+
+def test_progress_after_each_batch():
+    seen = []
+    run(FGSM(eps=0.1), batch_size=4, progress=lambda done, n: seen.append((done, n)))
+    assert seen == [(4, 10), (8, 10), (10, 10)]
+
+
+@pytest.mark.parametrize(
+    ("x", "goal", "said"),
+    [
+        (X, Untargeted([0] * 9), "9 goals for 10 images"),
+        (X, Targeted([1, 2] * 5), "labels run 1..2 for 2 classes: subtract 1"),
+        (X, Targeted([0, 7] * 5), "labels run 0..7 for 2 classes: use 0 to 1"),
+        (X * 255, None, "divide by 255"),
+        (X - 0.5, None, "undo the normalisation"),
+        (X / 255, None, "255 twice"),
+        (X[:, :, :2], None, "the model was built for"),
+        (X[0], None, "N x C x H x W"),
+        (X.mul(255).byte(), None, "uint8"),
+        (X * float("nan"), None, "NaN"),
+    ],
+)
+def test_unusable_input_says_what_to_do(x, goal, said):
+    with pytest.raises(InputError, match=said) as caught:
+        run(FGSM(eps=0.1), x=x, goal=goal)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_shape_the_module_cannot_take():
+    model = Classifier(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(9, 2)), classes=2)
+    with pytest.raises(InputError, match="cannot take images of shape"):
+        run(FGSM(eps=0.1), model=model)
+
+
+def test_nan_weights_allow_no_conclusion():
+    model = linear_model()
+    torch.nn.init.constant_(model.module[1].weight, float("nan"))
+    with pytest.raises(NothingAssessedError, match="10 of 10"):
+        run(FGSM(eps=0.1), model=model)
+
+
+def test_nan_at_the_adversarial_point_is_no_success():
+    class Fragile(torch.nn.Module):
+        def forward(self, x):
+            flat = x.flatten(1)[:, :2]
+            return torch.where(flat.sum(1, keepdim=True) > 1.05, float("nan"), flat)
+
+    x = torch.full((2, 1, 1, 2), 0.5)
+    r = run(
+        Does(act=lambda x: x + 0.1),
+        x=x,
+        model=Classifier(Fragile(), classes=2),
+        goal=Untargeted([0, 1]),
+    )
+    assert not bool(r.success.any())
+
+
+def test_base_is_abstract():
+    with pytest.raises(TypeError):
+        Attack()

@@ -1,0 +1,161 @@
+import pytest
+import torch
+from torch import nn
+
+from mithridate import rng as random
+from mithridate.classifier import Classifier, check_images
+from mithridate.errors import InputError
+from mithridate.goals import Targeted, Untargeted
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Dropout(0.5),
+        nn.Flatten(),
+        nn.Linear(36, 8),
+        nn.ReLU(),
+        nn.Linear(8, 3),
+    )
+
+
+def images(n=10):
+    return torch.rand((n, 1, 8, 8), generator=random.rng(1))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_frozen_restores_everything(training):
+    module = network().train(training)
+    module[0].weight.requires_grad_(False)
+    before = [
+        (p, p.requires_grad, p.stride(), p.data_ptr(), p.clone()) for p in module.parameters()
+    ]
+    with Classifier(module, classes=3).frozen():
+        assert not any(m.training for m in module.modules())
+        assert not any(p.requires_grad for p in module.parameters())
+    assert all(m.training is training for m in module.modules())
+    for p, wanted, stride, place, value in before:
+        assert (p.requires_grad, p.stride(), p.data_ptr()) == (wanted, stride, place)
+        assert torch.equal(p, value)
+
+
+def test_frozen_restores_after_an_error():
+    model = Classifier(network().train(), classes=3)
+    with pytest.raises(RuntimeError), model.frozen():
+        raise RuntimeError
+    assert model.module.training
+    model.logits(images(1))
+    assert model.module.training
+
+
+def test_frozen_nests():
+    model = Classifier(network().train(), classes=3)
+    with model.frozen():
+        with model.frozen():
+            pass
+        assert not model.module.training
+    assert model.module.training
+
+
+def test_channels_last_reaches_a_one_channel_first_layer():
+    """Else the first convolution, and all behind it, stay in the slow layout."""
+    model = Classifier(network(), classes=3, channels_last=True)
+    seen = []
+    model.module[0].register_forward_hook(lambda m, args, out: seen.append(out))
+    model.logits(images())
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("compute_batch", [1, 3, 128])
+def test_gradient_is_autograds_on_the_whole_batch(compute_batch, channels_last):
+    module, x = network().eval(), images()
+    goal = Targeted([0, 1, 2, 0, 1, 2, 0, 1, 2, 0])
+    leaf = x.clone().requires_grad_()
+    expected = torch.autograd.grad(goal.loss(module(leaf)).sum(), leaf)[0]
+    model = Classifier(module, classes=3, compute_batch=compute_batch, channels_last=channels_last)
+    gradient, logits = model.gradient(x, goal)
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(logits, module(x).detach(), rtol=1e-4, atol=1e-6)
+    assert (model.cost.queries, model.cost.gradients) == (10, 10)
+    assert all(p.grad is None for p in module.parameters())
+
+
+def test_bounds_scale_the_input_and_the_gradient():
+    seen = []
+    flat = nn.Flatten()
+    flat.register_forward_pre_hook(lambda m, args: seen.append(args[0].detach()))
+    x = torch.tensor([[[[0.0, 1.0]]]])
+    gradient, _ = Classifier(flat, classes=2, bounds=(-1, 3)).gradient(x, Targeted([0]))
+    assert seen[0].flatten().tolist() == [-1, 3]
+    plain, _ = Classifier(flat, classes=2).gradient(seen[0], Targeted([0]))
+    torch.testing.assert_close(gradient, 4 * plain)
+
+
+def test_probabilities_become_logits():
+    module, x = network().eval(), images()
+    soft = Classifier(nn.Sequential(module, nn.Softmax(1)), classes=3, outputs="probabilities")
+    plain = Classifier(module, classes=3)
+    torch.testing.assert_close(soft.scores(x), plain.scores(x))
+    assert torch.equal(soft.labels(x), plain.labels(x))
+
+
+def test_features_are_the_input_of_the_last_layer():
+    module, x = network().eval(), images()
+    found = Classifier(module, classes=3, compute_batch=4).features(x)
+    torch.testing.assert_close(found, module[:-1](x).detach(), rtol=1e-4, atol=1e-6)
+
+
+def test_empty_batches():
+    model, none = Classifier(network(), classes=3), images(0)
+    assert model.logits(none).shape == (0, 3)
+    gradient, logits = model.gradient(none, Untargeted([]))
+    assert (gradient.shape, logits.shape) == (none.shape, (0, 3))
+
+
+def test_scores_carry_no_graph():
+    x = images().requires_grad_()
+    assert not Classifier(network(), classes=3).scores(x).requires_grad
+    assert Classifier(network(), classes=3).logits(x).requires_grad
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"classes": 1}, "at least 2"),
+        ({"classes": 3, "bounds": (1, 0)}, "low < high"),
+        ({"classes": 3, "outputs": "odds"}, "'logits' or 'probabilities'"),
+    ],
+)
+def test_bad_settings(settings, said):
+    with pytest.raises(InputError, match=said):
+        Classifier(network(), **settings)
+
+
+def test_wrong_number_of_classes_is_named():
+    with pytest.raises(InputError, match="number of classes"):
+        Classifier(network(), classes=10).labels(images())
+
+
+def test_a_function_is_no_module():
+    with pytest.raises(InputError, match="got function"):
+        Classifier(lambda x: x, classes=2)
+
+
+def test_settle_keeps_what_the_clock_says_is_fastest():
+    ticks = iter([0, 5, 0, 4, 0, 1, 0, 3])
+    model = Classifier(network(), classes=3)
+    said = model.settle(lambda: next(ticks), (1, 8, 8), batches=(2, 4))
+    assert (model.channels_last, model.compute_batch) == (False, 2)
+    assert said == "batches of 2, default layout, on cpu"
+
+
+def test_check_images_clips_rounding_only():
+    x = torch.tensor([-5e-7, 1 + 5e-7]).view(1, 1, 1, 2)
+    assert check_images(x).flatten().tolist() == [0, 1]
+    with pytest.raises(InputError, match="infinite"):
+        check_images(torch.full((1, 1, 1, 1), float("inf")))

@@ -1,0 +1,80 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mithridate import rng as random
+from mithridate.errors import InputError
+from mithridate.goals import SourceToTarget, Targeted, Untargeted
+
+LABELS = torch.tensor([0, 3, 2, 1, 0])
+
+
+def logits(seed=0):
+    return torch.randn((5, 4), generator=random.rng(seed)) * 3
+
+
+def goals():
+    return [Untargeted(LABELS), Targeted(LABELS), SourceToTarget(LABELS, (LABELS + 1) % 4)]
+
+
+def test_losses_are_cross_entropies():
+    z = logits()
+    entropy = F.cross_entropy(z, LABELS, reduction="none")
+    torch.testing.assert_close(Untargeted(LABELS).loss(z), -entropy)
+    torch.testing.assert_close(Targeted(LABELS).loss(z), entropy)
+    target = (LABELS + 1) % 4
+    pair = F.cross_entropy(z, target, reduction="none") - entropy
+    torch.testing.assert_close(SourceToTarget(LABELS, target).loss(z), pair)
+
+
+def test_gradient_of_the_pair_goal_is_that_of_equation_2():
+    z, target = logits().requires_grad_(), (LABELS + 1) % 4
+    ours = torch.autograd.grad(SourceToTarget(LABELS, target).loss(z).sum(), z)[0]
+    pair = F.cross_entropy(z, target, reduction="sum") - F.cross_entropy(z, LABELS, reduction="sum")
+    torch.testing.assert_close(ours, torch.autograd.grad(pair, z)[0])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10**6))
+def test_margin_is_negative_exactly_where_reached(seed):
+    z = logits(seed)
+    for goal in goals():
+        assert torch.equal(goal.margin(z) < 0, goal.reached(z.argmax(1)))
+
+
+@pytest.mark.parametrize(
+    "rows", [slice(1, 4), torch.tensor([4, 0]), torch.tensor([True] * 2 + [False] * 3)]
+)
+def test_rows(rows):
+    z = logits()
+    for goal in goals():
+        part = goal[rows]
+        torch.testing.assert_close(part.loss(z[rows]), goal.loss(z)[rows])
+        assert len(part) == len(z[rows])
+        assert type(part) is type(goal)
+
+
+def test_by_hand():
+    z = torch.tensor([[3.0, 1.0, 2.0]])
+    assert float(Untargeted([0]).margin(z)) == 1
+    assert float(Targeted([1]).margin(z)) == 2
+    assert float(SourceToTarget([0], [1]).loss(z)) == 2
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [([0.5], "integers"), ([True], "integers"), ([[1]], "shape"), ([-1], "start at 0")],
+)
+def test_bad_labels(labels, said):
+    for make in (Untargeted, Targeted):
+        with pytest.raises(InputError, match=said):
+            make(labels)
+
+
+def test_pairs_differ():
+    with pytest.raises(InputError, match="same class"):
+        SourceToTarget([1, 2], [0, 2])
+    with pytest.raises(InputError, match="one source per target"):
+        SourceToTarget([1], [0, 2])

@@ -1,0 +1,82 @@
+import dataclasses
+from typing import Literal
+
+import pytest
+
+from mithridate import registry
+from mithridate.attacks import FGSM, PGD
+from mithridate.errors import InputError
+from mithridate.norms import L2, Norm
+
+
+def test_find_and_name_are_inverse():
+    for name in registry.TABLES["attacks"]:
+        assert registry.name_of(registry.find("attacks", name)) == name
+    assert registry.name_of(3) == "int"
+
+
+def test_create_reads_strings_by_type():
+    made = registry.create(
+        "attacks",
+        "pgd",
+        {"eps": "8/255", "steps": "10", "step-size": "2/255", "norm": "L2", "random_start": "no"},
+    )
+    assert made == PGD(eps=8 / 255, steps=10, step_size=2 / 255, norm=L2, random_start=False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "values", "said"),
+    [
+        ("attack", "fgsm", {}, "did you mean 'attacks'"),
+        ("attacks", "fgms", {}, "did you mean 'fgsm'"),
+        ("attacks", "fgsm", {"esp": 1}, "did you mean 'eps'"),
+        ("attacks", "fgsm", {}, "fgsm needs eps"),
+        ("attacks", "fgsm", {"eps": "much"}, "fgsm.eps is a number"),
+        ("attacks", "fgsm", {"eps": "1/0"}, "fgsm.eps is a number"),
+        ("attacks", "pgd", {"steps": "1.5"}, "whole number"),
+        ("attacks", "pgd", {"random_start": "maybe"}, "true or false"),
+        ("attacks", "fgsm", {"eps": "1", "norm": "l3"}, "no norm named 'l3'"),
+    ],
+)
+def test_mistakes_are_named(kind, name, values, said):
+    with pytest.raises(InputError, match=said):
+        registry.create(kind, name, values)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint", "value"),
+    [
+        ("none", float | None, None),
+        ("3", int | None, 3),
+        ("a", Literal["a", "b"], "a"),
+        ("yes", bool, True),
+        ("linf", Norm, Norm.named("linf")),
+        ("x", str, "x"),
+    ],
+)
+def test_parse(text, hint, value):
+    assert registry.parse(text, hint, "here") == value
+
+
+def test_parse_refuses():
+    with pytest.raises(InputError, match="one of a, b"):
+        registry.parse("c", Literal["a", "b"], "here")
+    with pytest.raises(InputError, match="here is a whole number"):
+        registry.parse("c", int | None, "here")
+
+
+def test_settings_are_the_fields():
+    assert registry.settings(FGSM)["eps"] is dataclasses.MISSING
+    assert set(registry.settings(FGSM)) == {"eps", "norm"}
+
+
+def test_third_party_entry_points(monkeypatch):
+    class Point:
+        name = "mine"
+
+        def load(self):
+            return FGSM
+
+    monkeypatch.setattr(registry, "entry_points", lambda group: [Point()])
+    assert "mine" in registry.names("attacks")
+    assert registry.find("attacks", "mine") is FGSM

@@ -1,0 +1,282 @@
+"""The training loop: it learns, repeats itself to the byte, resumes, and refuses clearly."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+from mithridate.classifier import Classifier
+from mithridate.data import ImageSet, load_data
+from mithridate.errors import InputError, RunError
+from mithridate.networks.base import create, initialise
+from mithridate.networks.checkpoint import fingerprint
+from mithridate.rng import child, rng
+from mithridate.training import fit, predict
+
+
+def noise(n: int = 50, classes: int = 3, channels: int = 1, size: int = 8) -> ImageSet:
+    x = torch.randint(256, (n, channels, size, size), generator=rng(0)).byte()
+    return ImageSet(x, torch.arange(n) % classes, [str(c) for c in range(classes)], name="noise")
+
+
+def small(channels: int = 1, size: int = 8) -> nn.Module:
+    """Batch normalisation, dropout and convolutions: everything that has state or chance."""
+    return nn.Sequential(
+        nn.Conv2d(channels, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Dropout(0.3),
+        nn.Flatten(),
+        nn.Linear(4 * size * size, 3),
+    )
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[ImageSet, ImageSet]:
+    found = load_digits()
+    x = torch.from_numpy(np.rint(found.images * (255 / 16)).astype("uint8"))[:, None]
+    data = ImageSet(x, found.target, [str(c) for c in range(10)], name="digits")
+    order = torch.randperm(len(data), generator=rng(0))
+    return data.subset(order[:1400]), data.subset(order[1400:])
+
+
+# It learns
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_digits_reach_97_percent(digits: tuple[ImageSet, ImageSet], seed: int) -> None:
+    train, test = digits
+    net = create("digits-cnn", image_shape=(1, 8, 8), classes=10)
+    model = fit(net, train, epochs=15, rng=rng(seed), lr=3e-3, validation=test)
+    right = (predict(model, test) == test.labels).double().mean().item()
+    assert right >= 0.97
+    record = model.info["training"]
+    assert record["validation"][-1] == right
+    assert record["losses"][-1] == record["loss"] < 0.1 * record["losses"][0]
+    assert (record["n"], record["data"], record["seed"]) == (1400, "digits", seed)
+    assert record["data_sha256"] == train.fingerprint()
+    assert not model.module.training
+    assert (model.class_names, model.image_shape) == (train.class_names, (1, 8, 8))
+
+
+def mnist() -> tuple[ImageSet, ImageSet]:
+    if not os.environ.get("MITHRIDATE_DATA"):
+        pytest.skip("MITHRIDATE_DATA is not set: no MNIST")
+    train, test = load_data("mnist")
+    return train, test
+
+
+@pytest.mark.data
+def test_mnist_in_one_short_epoch() -> None:
+    train, test = mnist()
+    net = create("borji-cnn", image_shape=(1, 28, 28), classes=10)
+    model = fit(net, train.subset(range(6000)), epochs=1, rng=rng(0), batch_size=32)
+    part = test.subset(range(1000))
+    assert (predict(model, part) == part.labels).double().mean().item() >= 0.92
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_borji_cnn_reaches_its_target_on_mnist() -> None:
+    train, test = mnist()
+    net = create("borji-cnn", image_shape=(1, 28, 28), classes=10)
+    model = fit(net, train, epochs=5, rng=rng(0))
+    assert (predict(model, test) == test.labels).double().mean().item() >= 0.989
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_one_full_batch_step_is_the_textbook_step(optimizer: str) -> None:
+    data, seed = noise(12), 4
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    trained = fit(net, data, epochs=1, rng=rng(seed), optimizer=optimizer, lr=0.1, batch_size=12)
+    initialise(net, child(rng(seed), "init"))
+    x, y = data.batch(range(12))
+    error = net(x).softmax(1) - nn.functional.one_hot(y, 3)
+    gradient = error.T @ x.flatten(1) / 12
+    # Adam's first step is lr * g / (|g| + 1e-8): bias correction cancels both decays
+    step = gradient if optimizer == "sgd" else gradient / (gradient.abs() + 1e-8)
+    expected = net[1].weight - 0.1 * step
+    assert torch.allclose(trained.module[1].weight, expected, atol=1e-5)
+
+
+def test_the_loss_in_the_record_is_the_mean_over_images() -> None:
+    data = noise(10)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    model = fit(net, data, epochs=1, rng=rng(0), lr=1e-12, batch_size=4)
+    x, y = data.batch(range(10))
+    expected = nn.functional.cross_entropy(model.logits(x), y).item()
+    assert model.info["training"]["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+# What it leaves alone
+
+
+def test_arguments_and_global_state_stay(digits: tuple[ImageSet, ImageSet]) -> None:
+    net = small()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    generator = rng(3)
+    states = torch.get_rng_state(), generator.get_state()
+    fit(net, noise(), epochs=2, rng=generator)
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert torch.equal(states[1], generator.get_state())
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert net.training
+
+
+def test_a_module_starts_anew_and_a_classifier_goes_on() -> None:
+    data = noise()
+    a, b = small(), small()
+    from_a, from_b = (fit(net, data, epochs=1, rng=rng(1)) for net in (a, b))
+    assert fingerprint(from_a) == fingerprint(from_b)
+    start = fingerprint(from_a)
+    tuned = fit(from_a, data, epochs=1, rng=rng(1), lr=1e-12)
+    gap = (tuned.module[5].weight - from_a.module[5].weight).abs().max().item()
+    assert gap < 1e-6
+    assert fingerprint(from_a) == start
+    assert tuned.info["parent"] == from_a.info
+    anew = fit(from_a, data, epochs=1, rng=rng(1), fresh=True)
+    assert fingerprint(anew) == start
+    kept = fit(a, data, epochs=1, rng=rng(1), fresh=False, lr=1e-12)
+    assert (kept.module[5].weight - a[5].weight).abs().max().item() < 1e-6
+
+
+def test_bounds_and_probabilities_are_kept_when_tuning() -> None:
+    class Halved(nn.Module):
+        """Sees images from -1 to 1 and ends in a softmax."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = nn.Linear(64, 3)
+            self.seen = (0.0, 0.0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.seen = (x.min().item(), x.max().item())
+            out: Tensor = self.last(x.flatten(1)).softmax(1)
+            return out
+
+    old = Classifier(Halved(), classes=3, bounds=(-1, 1), outputs="probabilities")
+    model = fit(old, noise(90), epochs=5, rng=rng(0))
+    assert model.input_range == (-1, 1)
+    assert model.outputs == "probabilities"
+    assert model.module.seen == (-1.0, 1.0)
+    assert model.info["training"]["losses"][-1] < model.info["training"]["losses"][0]
+
+
+# The same seed, the same bytes
+
+
+def test_seed_decides() -> None:
+    one, two, other = (fingerprint(fit(small(), noise(), epochs=2, rng=rng(s))) for s in (1, 1, 2))
+    assert one == two != other
+
+
+SCRIPT = """
+import torch
+from test_training import fingerprint, fit, noise, rng, small
+torch.rand(7)  # another global state
+print(fingerprint(fit(small(3), noise(channels=3), epochs=2, rng=rng(1))))
+"""
+
+
+def test_another_process_gives_the_same_bytes() -> None:
+    here = fingerprint(fit(small(3), noise(channels=3), epochs=2, rng=rng(1)))
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parent),
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+    }
+    out = subprocess.run(
+        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True
+    )
+    assert out.stdout.strip() == here
+
+
+# Settings
+
+
+def test_progress_counts_every_batch_and_a_lone_last_image_is_left_out() -> None:
+    seen: list[tuple[int, int, str]] = []
+    net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 3))
+    fit(
+        net,
+        noise(41),
+        epochs=2,
+        rng=rng(0),
+        batch_size=10,
+        progress=lambda d, t, s: seen.append((d, t, s)),
+    )
+    assert [d for d, _, _ in seen] == list(range(1, 9))
+    assert {t for _, t, _ in seen} == {8}
+    assert seen[-1][2].startswith("epoch 2/2, loss ")
+
+
+def test_one_image_is_enough() -> None:
+    model = fit(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), noise(1), epochs=1, rng=rng(0))
+    assert math.isfinite(model.info["training"]["loss"])
+
+
+def test_augmentation_is_for_colour_by_default() -> None:
+    for channels, expected in ((1, "none"), (3, "crop-flip")):
+        model = fit(small(channels), noise(channels=channels), epochs=1, rng=rng(0))
+        assert model.info["training"]["augment"] == expected
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"lr": 0.0}, "lr must be above 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"weight_decay": -1}, "weight_decay must be at least 0"),
+        ({"optimizer": "adma"}, "did you mean 'adam'"),
+        ({"schedule": "cosin"}, "did you mean 'cosine'"),
+        ({"augment": "flip"}, "did you mean 'crop-flip'"),
+        ({"network": nn.Flatten()}, "no parameters"),
+        ({"network": 3}, "torch.nn.Module, got int"),
+        ({"network": small(3)}, "does not take images \\(1, 8, 8\\)"),
+        ({"network": nn.Conv2d(1, 3, 3)}, "gives \\(1, 3, 6, 6\\) for one image"),
+        ({"data": noise(classes=4)}, "gives \\(1, 3\\) for one image, noise has 4 classes"),
+        ({"data": (torch.ones(1), torch.ones(1))}, "training set is an ImageSet, got tuple"),
+        ({"validation": noise(size=9)}, "built for images \\(1, 8, 8\\), noise has \\(1, 9, 9\\)"),
+        ({"validation": [1]}, "validation set is an ImageSet"),
+        ({"device": "nonsense"}, "device 'nonsense' cannot be used"),
+    ],
+)
+def test_refusals(how: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {"network": small(), "data": noise(), "epochs": 1, "rng": rng(0)}
+    with pytest.raises(InputError, match=message) as caught:
+        fit(**(arguments | how))
+    assert "\n" not in str(caught.value)
+
+
+def test_image_shape_of_our_own_networks_is_compared() -> None:
+    net = create("digits-cnn", image_shape=(1, 9, 9), classes=3)  # pools to the same sizes
+    with pytest.raises(InputError, match="create the network with image_shape=\\(1, 8, 8\\)"):
+        fit(net, noise(), epochs=1, rng=rng(0))
+
+
+def test_a_loss_that_explodes_names_lr() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    said = r"loss became (nan|inf) in epoch \d: lower lr \(it is 1e\+38\)"
+    with pytest.raises(RunError, match=said):
+        fit(net, noise(), epochs=5, rng=rng(0), lr=1e38, optimizer="sgd")
+
+
+def test_predict_takes_rows_and_batches() -> None:
+    data = noise(23)
+    model = fit(small(), data, epochs=1, rng=rng(0))
+    whole = predict(model, data)
+    assert torch.equal(whole, model.labels(data.batch(range(23))[0]))
+    assert torch.equal(whole, predict(model, data, batch=5))
+    assert torch.equal(whole[[3, 1, 20]], predict(model, data, rows=[3, 1, 20], batch=2))
+    assert predict(model, data, rows=[]).shape == (0,)
