@@ -1,3 +1,133 @@
-"""Mithridate: how a classifier can be fooled, whether it was poisoned, and what really helps."""
+"""Mithridate: how a classifier can be fooled, whether it was poisoned, and what really helps.
+
+The public names are those of `__all__`. They are imported on use: `import mithridate` alone
+loads no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+from typing import TYPE_CHECKING, Any, Protocol
 
 __version__ = "0.1.0"
+
+_PLACES = {
+    "attacks": "mithridate.attacks",
+    "errors": "mithridate.errors",
+    "inspectors": "mithridate.defenses.inspect",
+    "metrics": "mithridate.metrics",
+    "networks": "mithridate.networks",
+    "poisons": "mithridate.poisons",
+    "registry": "mithridate.registry",
+    "rng": "mithridate.rng",
+    "triggers": "mithridate.poisons.triggers",
+    "Classifier": "mithridate.classifier:Classifier",
+    "ImageSet": "mithridate.data:ImageSet",
+    "L0": "mithridate.norms:L0",
+    "L1": "mithridate.norms:L1",
+    "L2": "mithridate.norms:L2",
+    "LINF": "mithridate.norms:LINF",
+    "SourceToTarget": "mithridate.goals:SourceToTarget",
+    "Targeted": "mithridate.goals:Targeted",
+    "Untargeted": "mithridate.goals:Untargeted",
+    "fit": "mithridate.training:fit",
+    "load": "mithridate.networks.checkpoint:load",
+    "load_data": "mithridate.data:load_data",
+    "predict": "mithridate.training:predict",
+    "run_attack": "mithridate.attacks:run_attack",
+    "save": "mithridate.networks.checkpoint:save",
+}
+"""Public name -> module, or "module:attribute"."""
+
+__all__ = [
+    "L0",
+    "L1",
+    "L2",
+    "LINF",
+    "Classifier",
+    "ImageSet",
+    "SourceToTarget",
+    "Targeted",
+    "Untargeted",
+    "__version__",
+    "attacks",
+    "errors",
+    "fit",
+    "inspectors",
+    "load",
+    "load_data",
+    "metrics",
+    "networks",
+    "poisons",
+    "predict",
+    "registry",
+    "rng",
+    "run_attack",
+    "save",
+    "triggers",
+]
+
+if TYPE_CHECKING:
+    import torch
+
+    from mithridate import attacks, errors, metrics, networks, poisons, registry
+    from mithridate.attacks import run_attack
+    from mithridate.classifier import Classifier
+    from mithridate.data import ImageSet, load_data
+    from mithridate.defenses import inspect as inspectors
+    from mithridate.goals import SourceToTarget, Targeted, Untargeted
+    from mithridate.networks.checkpoint import load, save
+    from mithridate.norms import L0, L1, L2, LINF
+    from mithridate.poisons import triggers
+    from mithridate.training import fit, predict
+
+    class _Rng(Protocol):
+        """What `mithridate.rng` is at once: the module, and its function of the same name."""
+
+        def __call__(self, seed: int) -> torch.Generator: ...
+        def rng(self, seed: int) -> torch.Generator: ...
+        def child(
+            self,
+            parent: torch.Generator,
+            *names: str | int,
+            device: torch.device | str = "cpu",
+        ) -> torch.Generator: ...
+
+    rng: _Rng
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'mithridate' has no attribute {name!r}")
+    module, _, attribute = _PLACES[name].partition(":")
+    found: Any = importlib.import_module(module)
+    if attribute:
+        found = getattr(found, attribute)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _RngModule(types.ModuleType):
+    """The module `mithridate.rng`, which answers `mithridate.rng(0)` as well."""
+
+    def __call__(self, seed: int) -> torch.Generator:
+        made: torch.Generator = self.rng(seed)
+        return made
+
+
+class _Package(types.ModuleType):
+    """Lets one name be a module and a function: importing `mithridate.rng` sets it here."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "rng" and type(value) is types.ModuleType:
+            value.__class__ = _RngModule
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,0 +1,1 @@
+"""Defences: what trains, transforms, detects, filters, inspects, repairs."""

@@ -1,0 +1,138 @@
+"""From findings to a verdict in words and numbers."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mithridate.classifier import Classifier, Cost
+from mithridate.defenses.inspect.base import MapSet, Verdict, map_distances
+from mithridate.defenses.inspect.null import predictive_p
+from mithridate.defenses.inspect.search import Finding, Search
+from mithridate.defenses.inspect.stamp import stamp
+from mithridate.doubts import Doubt
+from mithridate.metrics import Interval, wilson
+
+if TYPE_CHECKING:
+    from mithridate.defenses.inspect.bias_maps import CleanSide
+
+FEW_CONTROLS = 6
+FEW_IMAGES = 20
+
+
+def conclude(
+    alpha: float,
+    model: Classifier,
+    clean: CleanSide,
+    maps: MapSet,
+    findings: list[Finding],
+    energies: Tensor,
+    search: Search,
+    grid: tuple[MapSet | None, tuple[tuple[int, int], ...]],
+    shown: bool,
+    before: tuple[int, int],
+    began: float,
+) -> Verdict:
+    """Weigh the best finding against the clean models' own best, and locate it."""
+    best = findings[0]
+    p_value = predictive_p(best.excess, clean.null_values) if clean.null_values else None
+    suspicious = None if p_value is None else p_value <= alpha
+    region = trigger = asr = None
+    if suspicious:
+        region, trigger = search.locate(model, best, clean.models)
+        asr = _recovered_asr(model, best, trigger, search)
+    reference = clean.maps[0]
+    distances = map_distances(maps, reference)
+    shifts = torch.stack([m.shift for m in clean.maps])
+    cost = Cost(model.cost.queries - before[0], model.cost.gradients - before[1])
+    return Verdict(
+        suspicious=suspicious,
+        target=best.target,
+        source=best.source,
+        p_value=p_value,
+        alpha=alpha,
+        headline=_headline(suspicious, best, model),
+        null=_null_in_words(clean),
+        statistic=best.excess,
+        null_values=clean.null_values,
+        region=region,
+        trigger=trigger,
+        recovered_asr=asr,
+        ranking=_ranking(findings, energies, distances),
+        distances=distances,
+        clean_distances=_clean_distances(clean),
+        pair_scores=energies,
+        difference=(maps.shift - shifts.mean(0))[best.target] if len(maps.shift) > 1 else None,
+        maps=maps,
+        reference_maps=reference,
+        grid=grid[0],
+        grid_pairs=grid[1],
+        doubts=tuple(_doubts(clean, search, shown)),
+        cost=cost,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _headline(suspicious: bool | None, best: Finding, model: Classifier) -> str:
+    source, target = model.class_names[best.source], model.class_names[best.target]
+    if suspicious is None:
+        return "No verdict: too few clean models to calibrate"
+    if suspicious:
+        return f"Suspicious: {source} was poisoned into {target}"
+    return "No backdoor found"
+
+
+def _null_in_words(clean: CleanSide) -> str:
+    if not clean.null_values:
+        return f"not calibrated: {len(clean.models)} clean model(s), at least 3 are needed"
+    return (
+        "Null hypothesis: the suspect is one more draw from the population of the "
+        f"{len(clean.models)} clean models. Each of them was searched in the same way against "
+        "the others; p is the chance, by Student's prediction for a new draw of the logarithm, "
+        "of a statistic as large as the suspect's. Images that confirm were not searched on."
+    )
+
+
+def _recovered_asr(model: Classifier, best: Finding, trigger: Tensor, search: Search) -> Interval:
+    rows = search.halves.confirm[best.source]
+    images = search.data.batch(rows)[0].to(model.device)
+    hits = model.labels(stamp(images, trigger)) == best.target
+    return wilson(int(hits.sum()), len(hits))
+
+
+def _ranking(
+    findings: list[Finding], energies: Tensor, distances: Tensor
+) -> tuple[tuple[int, float, float], ...]:
+    scores: dict[int, float] = {}
+    for finding in findings:
+        scores.setdefault(finding.target, finding.excess)
+    energy = energies.nan_to_num(-1).amax(1).tolist()
+    order = sorted(range(len(energy)), key=lambda c: (-scores.get(c, float("-inf")), -energy[c]))
+    return tuple((c, scores.get(c, float("nan")), float(distances[c])) for c in order)
+
+
+def _clean_distances(clean: CleanSide) -> Tensor:
+    """Between the reference and the other clean models, averaged over those with a map."""
+    others = [map_distances(m, clean.maps[0]) for m in clean.maps[1:]]
+    if not others:
+        return torch.full_like(clean.maps[0].count, torch.nan)
+    return torch.stack(others).nanmean(0)
+
+
+def _doubts(clean: CleanSide, search: Search, shown: bool) -> list[Doubt]:
+    found = []
+    number = len(clean.models)
+    if number < FEW_CONTROLS:
+        text = f"the null rests on {number} clean model(s): p is coarse"
+        found.append(Doubt("few-controls", text))
+    if not shown:
+        text = "no reference was given: the clean models were trained here"
+        found.append(Doubt("no-reference", text))
+    fewest = min(len(rows) for rows in search.halves.confirm)
+    if fewest < FEW_IMAGES:
+        text = f"only {fewest} held-out images in the smallest class"
+        found.append(Doubt("few-images", text))
+    return found

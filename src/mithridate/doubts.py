@@ -1,0 +1,17 @@
+"""A reason to trust a number less, printed beside the number that it touches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """One doubt: an id that the documentation explains, and a line for this case.
+
+    >>> Doubt("few-images", "only 12 images per class").id
+    'few-images'
+    """
+
+    id: str
+    text: str
