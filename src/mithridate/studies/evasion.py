@@ -15,9 +15,22 @@ from mithridate.data import ImageSet
 from mithridate.doubts import Doubt
 from mithridate.errors import InputError
 from mithridate.goals import Untargeted
-from mithridate.metrics import wilson
+from mithridate.metrics import accuracy, confusion, wilson
 from mithridate.rng import child
-from mithridate.studies.parts import Progress, number, proportion, settings_of
+from mithridate.rng import rng as seeded
+from mithridate.studies.parts import (
+    Progress,
+    Subject,
+    blank_record,
+    data_part,
+    environment,
+    model_part,
+    number,
+    proportion,
+    settings_of,
+)
+from mithridate.studies.soundness import check_model
+from mithridate.training import predict
 
 BATCH = 512
 SHOWN = 8
@@ -142,12 +155,54 @@ def evade(
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Assault:
+    """A whole attack run: a record of kind "attack", its arrays, and how it ended."""
+
+    record: dict[str, Any]
+    arrays: dict[str, Any]
+    status: str
+
+
+def assault(
+    attack: Attack,
+    subject: Subject,
+    test: ImageSet,
+    *,
+    samples: int,
+    seed: int = 0,
+    command: str = "",
+    progress: Progress | None = None,
+) -> Assault:
+    """Attack some test images of a model, for a report of its own.
+
+    Raises:
+        InputError: model and data do not fit each other.
+        NothingAssessedError: the model's logits are NaN or infinite.
+    """
+    check_model(subject.name, subject.model, test, varied=False)
+    name, rng = registry.name_of(attack), seeded(seed)
+    said = predict(subject.model, test)
+    rows = some_rows(test, samples, rng)
+    found = evade(attack, subject.model, test, rows, rng=rng, progress=progress)
+    record = blank_record("attack", f"{name} on {subject.name}", command)
+    record |= {
+        "status": "complete" if found.status == "done" else "incomplete",
+        "model": model_part(subject, accuracy(said, test.labels)),
+        "data": data_part(test),
+        "attacks": [found.row],
+        "cost": {key: found.row[key] for key in ("queries", "gradients", "seconds")},
+        "settings": {"attack": {"name": name, **settings_of(attack)}, "samples": len(rows)},
+        "environment": environment(subject.model.device, seed),
+    }
+    arrays = {"confusion_clean": confusion(said, test.labels, test.classes).numpy()}
+    return Assault(record=record, arrays=arrays | found.arrays(), status=found.status)
+
+
 def _doubts(images: int, status: str) -> list[Doubt]:
     found = []
     if status != "done":
-        found.append(
-            Doubt("stopped-early", f"{status}: images not reached count as not fooled.")
-        )
+        found.append(Doubt("stopped-early", f"{status}: images not reached count as not fooled."))
     if images < FEW:
         found.append(Doubt("few-images", f"Only {images} images: the interval is wide."))
     return found

@@ -7,8 +7,8 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,6 +23,7 @@ from mithridate.classifier import Classifier
 from mithridate.data import ImageSet
 from mithridate.metrics import Interval
 from mithridate.networks.checkpoint import fingerprint
+from mithridate.poisons import Trigger
 
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, what)."""
@@ -31,11 +32,25 @@ Stages = Callable[[str], AbstractContextManager[Progress]]
 """Opens a stage of that name; what it yields is told how far the stage is."""
 
 
+@contextmanager
+def untold(title: str) -> Iterator[Progress]:
+    """Stages of which nobody wants to hear."""
+    yield lambda done, total, what: None
+
+
 class Subject(NamedTuple):
     """A model that takes part, under the name that the report gives it."""
 
     name: str
     model: Classifier
+
+
+class Planted(NamedTuple):
+    """A backdoor that the caller planted, for the record's truth."""
+
+    source: int
+    target: int
+    trigger: Trigger
 
 
 def proportion(found: Interval | None) -> dict[str, Any] | None:
@@ -130,6 +145,21 @@ def environment(device: torch.device, seed: int) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "seed": seed,
     }
+
+
+def mean_images(data: ImageSet) -> Tensor:
+    """The average image of each class, (K, C, H, W); NaN for a class without any.
+
+    >>> data = ImageSet(torch.tensor([0, 255]).reshape(2, 1, 1, 1).byte(), [0, 0], ["a", "b"])
+    >>> mean_images(data).flatten().tolist()
+    [0.5, nan]
+    """
+    total = torch.zeros(data.classes, *data.image_shape, dtype=torch.float64)
+    for x, y in data.batches(1024):
+        total.index_add_(0, y, x.double())
+    count = torch.bincount(data.labels, minlength=data.classes).double()
+    divisor = torch.where(count > 0, count, torch.nan)
+    return (total / divisor.reshape(-1, 1, 1, 1)).float()
 
 
 def blank_record(kind: str, title: str, command: str) -> dict[str, Any]:

@@ -68,7 +68,6 @@ class BiasMaps(Inspector):
         pairs: how many pairs are tried, in both directions.
         images: images per class that a pattern is grown on, and as many to confirm on.
         grow_eps, grow_steps: of the confined Algorithm II.
-        keep: share of the effect that the located region must keep.
         controls: clean models to have at least; missing ones are trained on half of the data
             given to `inspect` (from scratch, the suspect's architecture).
         control_epochs: their epochs.
@@ -94,7 +93,6 @@ class BiasMaps(Inspector):
     images: int = 64
     grow_eps: float = 0.1
     grow_steps: int = 20
-    keep: float = 0.8
     controls: int = 8
     control_epochs: int = 5
     alpha: float = 0.01
@@ -104,7 +102,7 @@ class BiasMaps(Inspector):
             raise InputError(f"probe is 'data', 'noise' or 'blank', got {self.probe!r}")
         if self.grid not in ("none", "shortlist", "all"):
             raise InputError(f"grid is 'none', 'shortlist' or 'all', got {self.grid!r}")
-        for name in ("eps", "window", "grow_eps", "keep", "alpha"):
+        for name in ("eps", "window", "grow_eps", "alpha"):
             check_number(name, getattr(self, name), low=0, high=1, open_low=True)
         for name in ("steps", "samples", "pairs", "images", "grow_steps", "grid_samples"):
             check_number(name, getattr(self, name), low=1)

@@ -23,7 +23,7 @@ def predictive_p(value: float, null: Sequence[float]) -> float:
         InputError: fewer than 3 clean values.
 
     >>> round(predictive_p(20.0, [4.0, 5.0, 6.0, 5.0, 7.0]), 4)
-    0.0027
+    0.0023
     >>> predictive_p(5.0, [4.0, 5.0, 6.0, 5.0, 7.0]) > 0.3
     True
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from mithridate import rng as random
 from mithridate.classifier import Classifier
 from mithridate.data import ImageSet
 from mithridate.defenses.inspect.base import Box, MapSet
+from mithridate.defenses.inspect.locate import locate
 from mithridate.defenses.inspect.stamp import (
     Candidate,
     dilate,
@@ -21,12 +22,8 @@ from mithridate.defenses.inspect.stamp import (
     shortlist,
     stamp,
     standardise,
-    trim,
 )
 from mithridate.errors import InputError
-
-TRIM_IMAGES = 32
-TRIM_MODELS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +36,6 @@ class SearchSettings:
     images: int
     grow_eps: float
     grow_steps: int
-    keep: float
 
 
 @dataclass(frozen=True)
@@ -116,7 +112,8 @@ class Search:
 
     def _try(self, model: Classifier, candidate: Candidate, clean: Sequence[Classifier]) -> Finding:
         pattern = self._grow(model, candidate, candidate.window)
-        excess = self._excess(model, clean, candidate, pattern)
+        suspect, others = self._leads(model, clean, candidate.source, candidate.target, pattern)
+        excess = suspect - others
         return Finding(
             candidate.source,
             candidate.target,
@@ -131,39 +128,46 @@ class Search:
         eps, steps = self.settings.grow_eps, self.settings.grow_steps
         return grow(model, images, pair.source, pair.target, box, eps=eps, steps=steps)
 
-    def _excess(
+    def _leads(
         self,
         model: Classifier,
         clean: Sequence[Classifier],
-        pair: Candidate | Finding,
+        source: int,
+        target: int,
         pattern: Tensor,
-        box: Box | None = None,
-        images: int | None = None,
-    ) -> float:
-        stamped = stamp(self.images(pair.source, True, model.device)[:images], pattern, box)
-        leads = [float(lead(m, stamped, pair.target).mean()) for m in (model, *clean)]
-        return leads[0] - sum(leads[1:]) / len(clean)
+    ) -> tuple[float, float]:
+        """Mean lead of the target on stamped held-out images: suspect's, and clean models'."""
+        stamped = stamp(self.images(source, True, model.device), pattern)
+        leads = [float(lead(m, stamped, target).mean()) for m in (model, *clean)]
+        return leads[0], sum(leads[1:]) / len(clean)
+
+    def name_source(
+        self, model: Classifier, finding: Finding, clean: Sequence[Classifier]
+    ) -> Finding:
+        """The finding with the source that its pattern takes to the target best.
+
+        A planted trigger also works on other classes, and where clean models are far from
+        the target the excess is large by itself. So each class is stamped with the pattern
+        and scored by the suspect's own lead plus its excess; the statistic stays as it was.
+        """
+        _, pattern = self.locate(model, finding, clean)
+        sources = [s for s in range(self.data.classes) if s != finding.target]
+
+        def score(source: int) -> float:
+            suspect, others = self._leads(model, clean, source, finding.target, pattern)
+            return suspect + (suspect - others)
+
+        return replace(finding, source=max(sources, key=score))
 
     def locate(
         self, model: Classifier, finding: Finding, clean: Sequence[Classifier]
     ) -> tuple[Box, Tensor]:
-        """The region that carries the effect, and the pattern in it.
+        """The region of the trigger, and the pattern grown in it.
 
-        The window is widened by a quarter, since it need not hold all of the trigger; a
-        pattern is grown there, and the box is trimmed while the effect stays.
+        The window is widened by half its side, since it need not hold all of the trigger.
         """
         height, width = self.data.image_shape[1:]
-        wide = dilate(finding.window, max(1, self.side // 4), height, width)
-        pattern = self._grow(model, finding, wide)
-
-        def gain(box: Box) -> float:
-            few = clean[:TRIM_MODELS]
-            return self._excess(model, few, finding, pattern, box, TRIM_IMAGES) - base
-
-        base = 0.0
-        base = gain((0, 0, 0, 0))
-        region = trim(gain, wide, keep=self.settings.keep)
-        inside = torch.full_like(pattern, torch.nan)
-        rows, columns = slice(region[0], region[2]), slice(region[1], region[3])
-        inside[:, rows, columns] = pattern[:, rows, columns]
-        return region, inside
+        wide = dilate(finding.window, max(1, self.side // 2), height, width)
+        images = self.images(finding.source, False, model.device)
+        region = locate(model, clean, images, finding.source, finding.target, wide)
+        return region, self._grow(model, finding, region)

@@ -1,8 +1,7 @@
-"""From maps to a trigger: pairs that stand out, a pattern grown in a window, a region trimmed."""
+"""From maps to a trigger: pairs of classes that stand out, and a pattern grown in a window."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -106,12 +105,9 @@ def box_mask(box: Box, shape: torch.Size | tuple[int, ...]) -> Tensor:
     return mask
 
 
-def stamp(images: Tensor, pattern: Tensor, box: Box | None = None) -> Tensor:
-    """Images with the pattern (NaN: transparent) laid over, only inside `box` where given."""
-    shows = ~pattern.isnan()
-    if box is not None:
-        shows = shows & box_mask(box, pattern.shape).to(pattern.device)
-    return torch.where(shows, pattern.nan_to_num(), images)
+def stamp(images: Tensor, pattern: Tensor) -> Tensor:
+    """Images with the pattern (NaN: transparent) laid over."""
+    return torch.where(pattern.isnan(), images, pattern.nan_to_num())
 
 
 def lead(model: Classifier, images: Tensor, target: int) -> Tensor:
@@ -120,28 +116,6 @@ def lead(model: Classifier, images: Tensor, target: int) -> Tensor:
         logits = model.logits(images)
     goal = Targeted(torch.full((len(images),), target, device=images.device))
     return -goal.margin(logits)
-
-
-def trim(gain: Callable[[Box], float], box: Box, *, keep: float) -> Box:
-    """Cut rows and columns off a box while at least `keep` of its gain is left.
-
-    Always the side that costs least, so what remains is where the gain comes from.
-
-    >>> trim(lambda b: float(b[0] <= 2 and b[2] >= 4) * (b[3] - b[1]), (0, 0, 6, 4), keep=0.5)
-    (2, 2, 4, 4)
-    """
-    floor = keep * gain(box)
-    while True:
-        top, left, bottom, right = box
-        options = []
-        if bottom - top > 1:
-            options += [(top + 1, left, bottom, right), (top, left, bottom - 1, right)]
-        if right - left > 1:
-            options += [(top, left + 1, bottom, right), (top, left, bottom, right - 1)]
-        scored = [(gain(option), option) for option in options]
-        if not scored or max(scored, key=lambda s: s[0])[0] < floor:
-            return box
-        box = max(scored, key=lambda s: s[0])[1]
 
 
 def dilate(box: Box, by: int, height: int, width: int) -> Box:

@@ -42,6 +42,7 @@ def conclude(
     suspicious = None if p_value is None else p_value <= alpha
     region = trigger = asr = None
     if suspicious:
+        best = search.name_source(model, best, clean.models)
         region, trigger = search.locate(model, best, clean.models)
         asr = _recovered_asr(model, best, trigger, search)
     reference = clean.maps[0]

@@ -1,0 +1,116 @@
+"""Options that several verbs share, and what becomes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from mithridate.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    import torch
+
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Of every random choice.")]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where models run.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data", metavar="DATA", help="digits, mnist, cifar10, a folder, or hf:org/name@revision."
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting; may be repeated."),
+]
+
+_words: list[str] = []
+
+
+def remember(arguments: Iterable[str]) -> None:
+    """Keep the words of this call, for the reports."""
+    _words[:] = arguments
+
+
+def command_line() -> str:
+    """What to type to do this again.
+
+    >>> remember(["audit", "my model"])
+    >>> command_line()
+    "mithridate audit 'my model'"
+    """
+    import shlex
+
+    return shlex.join(["mithridate", *_words])
+
+
+def pairs(items: Iterable[str] | None) -> dict[str, str]:
+    """KEY=VALUE items as a dictionary, dashes in keys as underscores.
+
+    Raises:
+        InputError: no equals sign, or a key given twice.
+
+    >>> pairs(["step-size=2/255"])
+    {'step_size': '2/255'}
+    """
+    found: dict[str, str] = {}
+    for item in items or ():
+        key, equals, value = item.partition("=")
+        key = key.strip().replace("-", "_")
+        if not equals or not key:
+            raise InputError(f"--set takes KEY=VALUE, got {item!r}")
+        if key in found:
+            raise InputError(f"--set {key} is given twice: leave one out")
+        found[key] = value
+    return found
+
+
+def deal(
+    values: Mapping[str, str], owners: Mapping[str, Iterable[str]]
+) -> dict[str, dict[str, str]]:
+    """Hand every setting to the component that has it.
+
+    Args:
+        owners: component -> its settings.
+
+    Raises:
+        InputError: a setting that none of them has; the nearest is suggested.
+
+    >>> deal({"eps": "0.1"}, {"attack": ["eps"], "training": ["lr"]})
+    {'attack': {'eps': '0.1'}, 'training': {}}
+    """
+    known = {name: set(keys) for name, keys in owners.items()}
+    dealt: dict[str, dict[str, str]] = {name: {} for name in known}
+    for key, value in values.items():
+        having = [name for name, keys in known.items() if key in keys]
+        if not having:
+            raise unknown("setting", key, set().union(*known.values()))
+        for name in having:
+            dealt[name][key] = value
+    return dealt
+
+
+def parsed(values: Mapping[str, str], hints: Mapping[str, Any], owner: str) -> dict[str, Any]:
+    """Settings read as the types that a signature gives them."""
+    from mithridate.registry import parse
+
+    return {key: parse(value, hints[key], f"{owner} {key}") for key, value in values.items()}
+
+
+def place(device: str) -> torch.device:
+    """The device to use; "auto" takes CUDA where it works.
+
+    Raises:
+        InputError: CUDA was asked for and is not there.
+    """
+    import torch
+
+    works = torch.cuda.is_available()
+    if device == "cuda" and not works:
+        raise InputError("--device cuda: torch finds no usable CUDA device here: use --device cpu")
+    return torch.device("cuda" if works and device != "cpu" else "cpu")

@@ -1,0 +1,111 @@
+"""From a finished study to its folder, its summary and its exit code."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mithridate.cli.gate import Gate
+from mithridate.cli.screen import Screen, share
+from mithridate.errors import RunError
+
+BREACHED, OPEN, INTERRUPTED = 1, 3, 130
+
+
+def prepare(out: Path) -> Path:
+    """Make the folder and try to write there: before the work, not after it.
+
+    Raises:
+        RunError: it cannot be made or written to.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            return out
+    except OSError as error:
+        raise RunError(
+            f"{out} cannot be written: {error.strerror or error}; choose another --out"
+        ) from None
+
+
+def store(record: Mapping[str, Any], arrays: Mapping[str, Any], out: Path) -> Path:
+    """Write record, arrays and report; returns the report's place."""
+    from mithridate import reports
+
+    reports.write(out, reports.Record.model_validate(record), arrays)
+    return reports.render(out)
+
+
+def summary(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What an audit found, in a few values: for gates and for other programs."""
+    verdict = record["verdict"] or {}
+    rates = record["backdoor"] or {}
+    left = [row["accuracy_left"]["value"] for row in record["attacks"] if row["accuracy_left"]]
+    names = record["data"]["class_names"]
+    found = {key: verdict.get(key) for key in ("suspicious", "p_value", "source", "target")}
+    for role in ("source", "target"):
+        index = found[role]
+        found[f"{role}_name"] = None if index is None else names[index]
+    return found | {
+        "region": verdict.get("region"),
+        "statistic": (verdict.get("statistic") or {}).get("value"),
+        "accuracy": _value(rates.get("clean_accuracy")),
+        "asr": _value(rates.get("recovered_asr")),
+        "robust_accuracy": min(left) if len(left) == len(record["attacks"]) and left else None,
+        "status": record["status"],
+    }
+
+
+def verdict_line(record: Mapping[str, Any]) -> str:
+    """The verdict in one line."""
+    verdict = record["verdict"]
+    if verdict is None:
+        return "No verdict: the audit was cut short"
+    parts = [verdict["headline"]]
+    if verdict["p_value"] is not None:
+        parts.append(f"p = {verdict['p_value']:.2g} (alarm at {verdict['alpha']:g})")
+    if verdict["region"] is not None:
+        top, left, bottom, right = verdict["region"]
+        parts.append(f"trigger in rows {top} to {bottom - 1}, columns {left} to {right - 1}")
+    return "; ".join(parts)
+
+
+def show(record: Mapping[str, Any], screen: Screen) -> None:
+    """The figures of an audit, then its doubts, then the verdict."""
+    rates, verdict = record["backdoor"], record["verdict"]
+    rows = [("clean accuracy", share(rates["clean_accuracy"]))]
+    for row in record["attacks"]:
+        rows.append((f"accuracy left by {row['name']}", share(row["accuracy_left"])))
+    if rates["asr"] is not None:
+        rows.append(("success of the planted trigger", share(rates["asr"])))
+    if rates["recovered_asr"] is not None:
+        rows.append(("success of the recovered trigger", share(rates["recovered_asr"])))
+    for doubt in (verdict or {}).get("doubts", ()):
+        rows.append((f"doubt: {doubt['id']}", doubt["text"]))
+    screen.table(("measured", "value"), rows)
+    screen.say(verdict_line(record))
+
+
+def conclude(
+    record: Mapping[str, Any], path: Path, screen: Screen, gate: Gate | None = None
+) -> int:
+    """Print the result, pass the gate or not; returns the exit code."""
+    found = summary(record)
+    complete = record["status"] == "complete"
+    breached = gate.breached(found) if gate is not None else False
+    show(record, screen)
+    screen.data(found | {"gate": breached if gate is not None else None, "report": str(path)})
+    if gate is not None and breached:
+        screen.note(f"gate breached: {gate.text}")
+    elif gate is not None and (breached is None or not complete):
+        screen.note(f"gate not passed: the audit cannot decide {gate.text!r}")
+    screen.say(f"Report: {path}")
+    if gate is None:
+        return 0 if complete else 4
+    return BREACHED if breached else OPEN if breached is None or not complete else 0
+
+
+def _value(found: Mapping[str, Any] | None) -> float | None:
+    return None if found is None else float(found["value"])

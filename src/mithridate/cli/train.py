@@ -1,0 +1,181 @@
+"""`mithridate train`: trains a network, poisoned on request."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mithridate.cli.options import (
+    AsJson,
+    Data,
+    Device,
+    Quiet,
+    Seed,
+    Settings,
+    command_line,
+    deal,
+    pairs,
+    parsed,
+    place,
+)
+from mithridate.cli.screen import Screen, share
+from mithridate.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from mithridate.classifier import Classifier
+    from mithridate.data import ImageSet
+    from mithridate.poisons import Poison, Poisoned
+
+TRAINING = (
+    "optimizer", "lr", "momentum", "weight_decay", "schedule", "batch_size", "augment",
+)  # fmt: skip
+"""Settings of `training.fit` that `--set` reaches."""
+
+
+def train(
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The checkpoint to write.")],
+    network: Annotated[
+        str | None, typer.Option("--network", metavar="NAME", help="See mithridate list networks.")
+    ] = None,
+    start: Annotated[
+        Path | None, typer.Option("--from", metavar="FILE", help="Train this checkpoint further.")
+    ] = None,
+    poison: Annotated[
+        str | None, typer.Option("--poison", metavar="NAME", help="See mithridate list poisons.")
+    ] = None,
+    settings: Settings = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Default: 20 below 10,000 images, else 5.")
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> int:
+    """Train a network on a data set, poisoned on request."""
+    screen = Screen(as_json=as_json, quiet=quiet)
+    if (network is None) == (start is None):
+        raise InputError("what to train: give --network NAME, or --from FILE to train further")
+    dealt = _dealt(pairs(settings), network, poison)
+    attack = _poison(poison, dealt["poison"])
+
+    from mithridate.data import load_data
+    from mithridate.networks.checkpoint import save
+    from mithridate.rng import child, rng
+    from mithridate.studies.parts import usual_epochs
+    from mithridate.training import fit
+
+    where, random = place(device), rng(seed)
+    clean, test = load_data(data)
+    model = _start(network, start, clean, dealt["network"], where)
+    poisoned = None if attack is None else attack.poison(clean, rng=child(random, "poison"))
+    kept = out.with_name(f"{out.name}.run")
+    try:
+        with screen.stage("training") as progress:
+            trained = fit(
+                model,
+                clean if poisoned is None else poisoned.images,
+                epochs=epochs or usual_epochs(len(clean)),
+                rng=child(random, "train"),
+                device=where,
+                checkpoint=kept,
+                progress=progress,
+                **_training(dealt["training"]),
+            )
+    except KeyboardInterrupt:
+        screen.note(f"finished epochs are in {kept}; to go on: {command_line()}")
+        raise
+    if attack is not None:
+        trained.info["poison"] = {"name": poison, "settings": dealt["poison"], "seed": seed}
+    save(trained, out)
+    kept.unlink(missing_ok=True)
+    _show(_measured(trained, test, poisoned, random), out, screen)
+    return 0
+
+
+def _dealt(
+    values: dict[str, str], network: str | None, poison: str | None
+) -> dict[str, dict[str, str]]:
+    from mithridate import registry
+    from mithridate.cli.look import settings
+
+    return deal(
+        values,
+        {
+            "network": () if network is None else settings(registry.find("networks", network)),
+            "training": TRAINING,
+            "poison": () if poison is None else settings(registry.find("poisons", poison)),
+        },
+    )
+
+
+def _poison(name: str | None, values: dict[str, str]) -> Poison | None:
+    from mithridate import registry
+
+    if name is None:
+        return None
+    made: Poison = registry.create("poisons", name, values)
+    return made
+
+
+def _start(
+    network: str | None,
+    start: Path | None,
+    data: ImageSet,
+    values: dict[str, str],
+    where: torch.device,
+) -> Any:
+    """The module to train from scratch, or the classifier to train further."""
+    import inspect
+
+    from mithridate import registry
+    from mithridate.networks import checkpoint, create
+
+    if network is None:
+        assert start is not None
+        return checkpoint.load(start, device=where)
+    given = inspect.signature(registry.find("networks", network), eval_str=True).parameters
+    hints = {name: parameter.annotation for name, parameter in given.items()}
+    own = parsed(values, hints, network)
+    return create(network, image_shape=data.image_shape, classes=data.classes, **own)
+
+
+def _training(values: dict[str, str]) -> dict[str, Any]:
+    from typing import get_type_hints
+
+    from mithridate.training import fit
+
+    return parsed(values, get_type_hints(fit), "training")
+
+
+def _measured(
+    model: Classifier, test: ImageSet, poisoned: Poisoned | None, rng: torch.Generator
+) -> dict[str, Any]:
+    """Clean accuracy, and the attack success rate where there was an attack."""
+    from mithridate.metrics import accuracy, attack_success_rate
+    from mithridate.poisons import poisoned_test
+    from mithridate.studies.parts import proportion
+    from mithridate.training import predict
+
+    clean = accuracy(predict(model, test), test.labels)
+    found: dict[str, Any] = {"accuracy": proportion(clean), "asr": None}
+    if poisoned is None or poisoned.trigger is None:
+        return found
+    source, target = poisoned.source, poisoned.target
+    stamped = poisoned_test(test, poisoned.trigger, source=source, target=target, rng=rng)
+    wanted = (stamped.labels + 1) % test.classes if target is None else target
+    rate = attack_success_rate(predict(model, stamped), wanted, labels=stamped.labels)
+    return found | {"asr": proportion(rate), "poisoned": len(poisoned)}
+
+
+def _show(found: dict[str, Any], out: Path, screen: Screen) -> None:
+    screen.data(found | {"model": str(out)})
+    screen.say(f"Clean accuracy: {share(found['accuracy'])}")
+    if found["asr"] is not None:
+        screen.say(f"Attack success: {share(found['asr'])}, {found['poisoned']} images poisoned")
+    screen.say(f"Model: {out}")

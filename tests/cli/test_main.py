@@ -1,0 +1,136 @@
+"""The frame of the command: help, usage errors, error lines, signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mithridate.cli import report as report_verb
+from mithridate.cli.main import main
+
+VERBS = ("demo", "train", "attack", "audit", "report", "list", "doctor")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_takes_the_common_options_on_one_screen(call, verb) -> None:
+    done = call(verb, "--help")
+    assert done.code == 0
+    assert all(option in done.out for option in ("--seed", "--device", "--json", "--quiet"))
+    assert len(done.out.splitlines()) <= 40
+
+
+def test_without_a_verb_the_help_and_a_usage_code(call) -> None:
+    done = call()
+    assert done.code == 2
+    assert all(verb in done.out for verb in VERBS)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("trian",), "Did you mean 'train'"),
+        (("audit", "--fial-on", "x"), "--fail-on"),
+        (("audit",), "Missing"),
+        (("audit", "m", "--data", "digits", "--seed", "x"), "--seed"),
+        (("list", "--device", "gpu"), "--device"),
+        (("list", "attack"), "did you mean 'attacks'"),
+        (("report", "a", "b"), "unexpected extra argument"),
+    ],
+)
+def test_usage_errors_are_one_line(call, words, says) -> None:
+    done = call(*words)
+    assert done.code == 2
+    assert done.err.startswith("mithridate: error: ")
+    assert done.err.count("\n") == 1
+    assert says in done.err
+    assert not done.out
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (PermissionError(13, "Permission denied", "x.json"), 4, "x.json: Permission denied"),
+        (OSError(28, "No space left on device"), 4, "No space left on device"),
+        (RuntimeError("two\nlines"), 4, "RuntimeError: two lines"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_what_goes_wrong_is_one_line(call, monkeypatch, error, code, says) -> None:
+    def fail(folder: Path) -> Path:
+        raise error
+
+    monkeypatch.setattr("mithridate.reports.render", fail)
+    assert report_verb.report is not None
+    done = call("report", "x")
+    assert done.code == code
+    assert says in done.err
+    assert "Traceback" not in done.err
+
+
+def test_debug_shows_where(call, monkeypatch) -> None:
+    monkeypatch.setenv("MITHRIDATE_DEBUG", "1")
+    done = call("report", "nowhere")
+    assert done.code == 2
+    assert "Traceback" in done.err
+
+
+def start(*words: str, cwd: Path) -> subprocess.Popen[str]:
+    """The command in a process of its own, in which Ctrl-C works as on a terminal."""
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from mithridate.cli.main import main; sys.exit(main())"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *words],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_training_says_how_to_go_on(tmp_path, number, code) -> None:
+    words = ("train", "--network", "digits-cnn", "--data", "digits", "--epochs", "5000")
+    running = start(*words, "--out", "m.safetensors", cwd=tmp_path)
+    kept = tmp_path / "m.safetensors.run"
+    patience = time.monotonic() + 120
+    while not kept.exists() and running.poll() is None and time.monotonic() < patience:
+        time.sleep(0.05)
+    running.send_signal(number)
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == code, err
+    assert "Traceback" not in err
+    assert f"to go on: mithridate {' '.join(words)} --out m.safetensors" in err
+    assert kept.exists()
+    assert not (tmp_path / "m.safetensors").exists()
+    assert out == ""
+
+
+def test_a_closed_pipe_is_no_finding(tmp_path) -> None:
+    """`mithridate list | head -1` must not look like a breached gate."""
+    running = start("list", cwd=tmp_path)
+    assert running.stdout is not None
+    running.stdout.close()
+    _, err = running.communicate(timeout=60)
+    assert running.returncode not in (0, 1)
+    assert "Traceback" not in err
+
+
+def test_nothing_but_json_on_standard_output(call) -> None:
+    assert isinstance(json.loads(call("list", "--json").out), dict)
+    assert json.loads(call("doctor", "--json").out)["torch"]
+
+
+def test_main_reads_the_arguments_of_the_process(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["mithridate", "--version"])
+    assert main() == 0
+    assert capsys.readouterr().out.startswith("mithridate ")

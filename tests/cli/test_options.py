@@ -1,0 +1,45 @@
+"""Settings: read, dealt to their owners, refused where nobody has them."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from mithridate.cli import options
+from mithridate.cli.screen import plain
+from mithridate.errors import InputError
+
+
+@pytest.mark.parametrize(
+    "items", [["eps"], ["=3"], ["eps=1", "eps=2"], ["step-size=1", "step_size=1"]]
+)
+def test_bad_pairs(items) -> None:
+    with pytest.raises(InputError, match="--set"):
+        options.pairs(items)
+
+
+def test_values_keep_their_equals_signs() -> None:
+    assert options.pairs(["trigger=multiply:factor=3"]) == {"trigger": "multiply:factor=3"}
+
+
+def test_unknown_setting_names_the_nearest() -> None:
+    with pytest.raises(InputError, match="did you mean 'count'"):
+        options.deal({"cuont": "3"}, {"poison": ["count", "target"], "training": ["lr"]})
+
+
+def test_the_command_survives_a_shell() -> None:
+    words = ["audit", "my model.safetensors", "--set", "a=b;c", "--fail-on", "asr>0.1"]
+    options.remember(words)
+    assert shlex.split(options.command_line()) == ["mithridate", *words]
+
+
+def test_cuda_where_there_is_none(monkeypatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert str(options.place("auto")) == "cpu"
+    with pytest.raises(InputError, match="--device cpu"):
+        options.place("cuda")
+
+
+def test_json_holds_no_nan() -> None:
+    assert plain([float("inf"), (True, None), ...]) == [None, [True, None], "Ellipsis"]
