@@ -37,10 +37,11 @@ def shaped() -> mi.ImageSet:
 def memory(samples: int) -> None:
     """Run Algorithm I in this process and print its peak resident memory in MiB.
 
-    One step a probe: the number of steps changes the time and not the memory.
+    One target and one step a probe: more of them change the time and not the memory.
     """
     torch.set_num_threads(1)
-    algorithm_one(model(), probes("noise", shaped(), samples, mi.rng(0)), eps=EPS, steps=1)
+    images = probes("noise", shaped(), samples, mi.rng(0))
+    algorithm_one(model(), images, eps=EPS, steps=1, targets=[0])
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 

@@ -147,7 +147,8 @@ class _L2(Norm):
     name = "l2"
 
     def size(self, delta: Tensor) -> Tensor:
-        return _flat(delta).norm(dim=1)
+        size: Tensor = torch.linalg.vector_norm(_flat(delta), dim=1)
+        return size
 
     def project(self, delta: Tensor, eps: float) -> Tensor:
         scale = (eps / self.size(delta).clamp(min=1e-12)).clamp(max=1)

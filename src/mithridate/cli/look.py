@@ -148,7 +148,5 @@ def _fastest(where: Any) -> str:
 
     shape = (1, 28, 28)
     model = Classifier(create("borji-cnn", image_shape=shape, classes=10), classes=10)
-    return (
-        model.to(where).settle(time.perf_counter, shape, (64, 128, 256))
-        + " (borji-cnn, for information)"
-    )
+    chosen = model.to(where).settle(time.perf_counter, shape, (64, 128, 256))
+    return f"{chosen} (borji-cnn, for information)"

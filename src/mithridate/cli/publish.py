@@ -76,14 +76,16 @@ def show(record: Mapping[str, Any], screen: Screen) -> None:
     """The figures of an audit, then its doubts, then the verdict."""
     rates, verdict = record["backdoor"], record["verdict"]
     rows = [("clean accuracy", share(rates["clean_accuracy"]))]
-    for row in record["attacks"]:
-        rows.append((f"accuracy left by {row['name']}", share(row["accuracy_left"])))
+    rows += [
+        (f"accuracy left by {row['name']}", share(row["accuracy_left"]))
+        for row in record["attacks"]
+    ]
     if rates["asr"] is not None:
         rows.append(("success of the planted trigger", share(rates["asr"])))
     if rates["recovered_asr"] is not None:
         rows.append(("success of the recovered trigger", share(rates["recovered_asr"])))
-    for doubt in (verdict or {}).get("doubts", ()):
-        rows.append((f"doubt: {doubt['id']}", doubt["text"]))
+    doubts = (verdict or {}).get("doubts", ())
+    rows += [(f"doubt: {doubt['id']}", doubt["text"]) for doubt in doubts]
     screen.table(("measured", "value"), rows)
     screen.say(verdict_line(record))
 

@@ -83,9 +83,7 @@ def test_clean_model_raises_no_alarm_and_comes_back_unchanged(digits, side, clea
 
 
 def test_same_seed_same_verdict(digits, controls, clean) -> None:
-    settings = BiasMaps(
-        samples=50, pairs=1, images=8, grid="shortlist", grid_samples=8, controls=3
-    )
+    settings = BiasMaps(samples=50, pairs=1, images=8, grid="shortlist", grid_samples=8, controls=3)
     first, second = (
         settings.inspect(clean, digits[1], reference=controls[:3], rng=mi.rng(2)) for _ in range(2)
     )
