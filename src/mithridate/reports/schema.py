@@ -115,8 +115,8 @@ class Ranked(_Part):
     """One class of the ranking, most suspicious first; `index` is "class" in the file."""
 
     index: Index = Field(validation_alias="class", serialization_alias="class")
-    score: float
-    distance: Size
+    score: float | None
+    distance: Size | None
 
 
 class Distances(_Part):

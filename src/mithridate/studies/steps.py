@@ -189,9 +189,8 @@ class Steps:
             "doubts": [asdict(doubt) for doubt in (*found.doubts, *self._own_doubts())],
         }
         record["ranking"] = [
-            {"class": index, "score": score, "distance": distance}
+            {"class": index, "score": number(score), "distance": number(distance)}
             for index, score, distance in found.ranking
-            if number(score) is not None and number(distance) is not None
         ]
         record["distances"] = [
             {
