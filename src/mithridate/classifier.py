@@ -161,6 +161,7 @@ class Classifier:
     def _forward(self, x: Tensor) -> Tensor:
         """One pass of at most `compute_batch` rows, inside `frozen`."""
         self.cost.queries += len(x)
+        x = x.to(self.device)
         if self.input_range != (0.0, 1.0):
             x = self.input_range.low + x * (self.input_range.high - self.input_range.low)
         if self.channels_last and x.dim() == 4:
@@ -173,8 +174,7 @@ class Classifier:
                 f"the module returns {got}, expected (N, {self.classes}) logits: "
                 f"was the number of classes given right?"
             )
-        out = out.float()
-        return out.clamp(min=1e-12).log() if self.outputs == "probabilities" else out
+        return out.float() if self.outputs == "logits" else out.float().clamp(min=1e-12).log()
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits (N, classes) of images (N, C, H, W); differentiable where x asks for it."""

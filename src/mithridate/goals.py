@@ -59,6 +59,12 @@ class Goal(ABC):
     @abstractmethod
     def __len__(self) -> int: ...
 
+    def _with(self, **labels: Tensor) -> Self:
+        """The same kind of goal on labels already checked: no look at values, so no sync."""
+        made = object.__new__(type(self))
+        made.__dict__.update(labels)
+        return made
+
     @abstractmethod
     def to(self, device: torch.device | str) -> Self:
         """The same goals on another device."""
@@ -99,13 +105,13 @@ class Untargeted(Goal):
         return _of(logits, self.labels) - _others(logits, self.labels)
 
     def __getitem__(self, rows: Rows) -> Untargeted:
-        return Untargeted(self.labels[rows])
+        return self._with(labels=self.labels[rows])
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def to(self, device: torch.device | str) -> Untargeted:
-        return Untargeted(self.labels.to(device))
+        return self._with(labels=self.labels.to(device))
 
     def classes(self) -> tuple[Tensor, ...]:
         return (self.labels,)
@@ -132,13 +138,13 @@ class Targeted(Goal):
         return _others(logits, self.labels) - _of(logits, self.labels)
 
     def __getitem__(self, rows: Rows) -> Targeted:
-        return Targeted(self.labels[rows])
+        return self._with(labels=self.labels[rows])
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def to(self, device: torch.device | str) -> Targeted:
-        return Targeted(self.labels.to(device))
+        return self._with(labels=self.labels.to(device))
 
     def classes(self) -> tuple[Tensor, ...]:
         return (self.labels,)
@@ -177,13 +183,13 @@ class SourceToTarget(Goal):
         return _others(logits, self.target) - _of(logits, self.target)
 
     def __getitem__(self, rows: Rows) -> SourceToTarget:
-        return SourceToTarget(self.source[rows], self.target[rows])
+        return self._with(source=self.source[rows], target=self.target[rows])
 
     def __len__(self) -> int:
         return len(self.target)
 
     def to(self, device: torch.device | str) -> SourceToTarget:
-        return SourceToTarget(self.source.to(device), self.target.to(device))
+        return self._with(source=self.source.to(device), target=self.target.to(device))
 
     def classes(self) -> tuple[Tensor, ...]:
         return (self.source, self.target)
