@@ -237,12 +237,13 @@ def line(row: Row) -> str:
             f"region {v['region']} IoU {iou}"
         )
     for setting, r in row.ranks.items():
+        ranks = ""
         if "target_rank" in r:
-            out.append(
-                f"    {setting:9s} target ranks {r['target_rank']:2.0f}, source "
-                f"{r['source_rank']:2.0f}; largest distance {r['largest']:.2f} "
-                f"(clean to clean {r['clean_largest']:.2f})"
-            )
+            ranks = f"target ranks {r['target_rank']:2.0f}, source {r['source_rank']:2.0f}; "
+        out.append(
+            f"    {setting:9s} {ranks}largest distance {r['largest']:.2f} "
+            f"(clean to clean {r['clean_largest']:.2f})"
+        )
     return "\n".join(out)
 
 
@@ -308,8 +309,7 @@ def main() -> None:
         say(f"null, {name}: {', '.join(f'{v:.1f}' for v in side.null_values)}")
     rows = []
     for plan in wanted:
-        table = options.table_samples if plan.kind in ("fixed", "clean") else 0
-        rows.append(measure(plan, models, test, sides, table))
+        rows.append(measure(plan, models, test, sides, options.table_samples))
         print(line(rows[-1]), flush=True)
     print("\n".join(totals(rows)))
     say(f"done, torch {torch.__version__}, {torch.get_num_threads()} threads")
