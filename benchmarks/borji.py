@@ -18,7 +18,7 @@ import torch
 
 import mithridate as mi
 from mithridate.data.store import cache_folder
-from mithridate.defenses.inspect import BiasMaps, CleanSide, Verdict, train_controls
+from mithridate.defenses.inspect import BiasMaps, CleanSide, MapSet, Verdict, train_controls
 from mithridate.defenses.inspect.base import Box, map_distances
 from mithridate.metrics import accuracy, attack_success_rate
 from mithridate.poisons import BadNets, poisoned_test
@@ -170,23 +170,42 @@ def summary(plan: Plan, v: Verdict) -> dict[str, object]:
     return out
 
 
+MAPS: dict[tuple[int, str, float, int], MapSet] = {}
+"""Maps of reference models, which serve many suspects."""
+
+
+def maps_of(model: mi.Classifier, test: mi.ImageSet, probe: str, eps: float, n: int) -> MapSet:
+    """Algorithm I at one setting."""
+    inspector = BiasMaps(probe=probe, eps=eps, samples=n)  # type: ignore[arg-type]
+    return inspector.maps(model, test, rng=mi.rng(1))
+
+
 def rank_table(
-    models: dict[str, mi.Classifier], plan: Plan, test: mi.ImageSet, samples: int
+    suspect: mi.Classifier,
+    references: list[mi.Classifier],
+    plan: Plan,
+    test: mi.ImageSet,
+    samples: int,
 ) -> dict[str, dict[str, float]]:
     """The paper's own measure: rank of target and source by distance, per probe and eps.
 
-    `models` holds "suspect", "reference" (its parent, or another clean model) and "other" (one
-    more clean model): the largest distance between reference and other stands beside.
+    The first reference is the suspect's parent, or another clean model; the second is one more
+    clean model: the largest distance between the two stands beside.
     """
     out: dict[str, dict[str, float]] = {}
     for probe in PROBES:
         for eps in EPS:
-            inspector = BiasMaps(probe=probe, eps=eps, samples=samples)  # type: ignore[arg-type]
-            maps = {k: inspector.maps(m, test, rng=mi.rng(1)) for k, m in models.items()}
-            distance = map_distances(maps["suspect"], maps["reference"]).nan_to_num(-1)
-            clean = map_distances(maps["other"], maps["reference"]).nan_to_num(-1)
+            clean = []
+            for model in references:
+                key = (id(model), probe, eps, samples)
+                if key not in MAPS:
+                    MAPS[key] = maps_of(model, test, probe, eps, samples)
+                clean.append(MAPS[key])
+            maps = maps_of(suspect, test, probe, eps, samples)
+            distance = map_distances(maps, clean[0]).nan_to_num(-1)
+            apart = map_distances(clean[1], clean[0]).nan_to_num(-1)
             order = distance.argsort(descending=True).tolist()
-            row = {"largest": float(distance.max()), "clean_largest": float(clean.max())}
+            row = {"largest": float(distance.max()), "clean_largest": float(apart.max())}
             if plan.source is not None and plan.target is not None:
                 row |= {
                     "target_rank": 1 + order.index(plan.target),
@@ -218,9 +237,8 @@ def measure(
         verdict = BiasMaps().inspect(suspect, test, reference=side, rng=mi.rng(1))
         row.verdicts[name] = summary(plan, verdict)
     if samples:
-        first = used.get("parent", sides["other"]).models[0]
-        three = {"suspect": suspect, "reference": first, "other": sides["other"].models[1]}
-        row.ranks = rank_table(three, plan, test, samples)
+        two = [used.get("parent", sides["other"]).models[0], sides["other"].models[1]]
+        row.ranks = rank_table(suspect, two, plan, test, samples)
     return row
 
 
