@@ -60,7 +60,9 @@ def train(
     """Train a network on a data set, poisoned on request."""
     screen = Screen(as_json=as_json, quiet=quiet)
     if (network is None) == (start is None):
-        raise InputError("what to train: give either --network NAME, or --from FILE to train that one further")
+        raise InputError(
+            "what to train: give either --network NAME, or --from FILE to train that one further"
+        )
     dealt = _dealt(pairs(settings), network, poison)
     attack = _poison(poison, dealt["poison"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,18 @@ def test_same_seed_same_verdict(digits, controls, clean) -> None:
     assert first.null_values == second.null_values
     assert [d.id for d in first.doubts] == ["few-controls", "few-images"]
     assert len(first.grid.shift) == len(first.grid_pairs) == 2
+
+
+def test_untargeted_maps_are_reported_and_the_search_stays(digits, side, clean) -> None:
+    settings = BiasMaps(samples=150)
+    plain = settings.inspect(clean, digits[1], reference=side, rng=mi.rng(1))
+    other = replace(settings, untargeted=True).inspect(
+        clean, digits[1], reference=side, rng=mi.rng(1)
+    )
+    assert other.statistic == plain.statistic
+    assert int(other.maps.count.sum()) == 150
+    assert int(plain.maps.count.sum()) == 1500
+    assert not torch.equal(other.distances.nan_to_num(), plain.distances.nan_to_num())
 
 
 def test_two_clean_models_are_too_few_for_a_verdict(digits, controls, clean) -> None:

@@ -123,3 +123,9 @@ def same_architecture(models: Sequence[Classifier]) -> bool:
     """Whether all modules have parameters of the same names and shapes."""
     shapes = [{k: v.shape for k, v in m.module.state_dict().items()} for m in models]
     return all(s == shapes[0] for s in shapes)
+
+
+def tell(progress: Progress | None, done: int, total: int, what: str) -> None:
+    """Report progress, where somebody listens."""
+    if progress is not None:
+        progress(done, total, what)

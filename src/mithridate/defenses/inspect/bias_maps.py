@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from mithridate import rng as random
-from mithridate.classifier import Classifier
+from mithridate.classifier import Classifier, Cost
 from mithridate.data import ImageSet
 from mithridate.defenses.inspect.base import (
     Inspector,
     MapSet,
     Progress,
     Verdict,
+    map_distances,
     same_architecture,
+    tell,
 )
 from mithridate.defenses.inspect.controls import train_controls
 from mithridate.defenses.inspect.maps import Probe, algorithm_one, algorithm_two, probes
 from mithridate.defenses.inspect.search import Finding, Halves, Search, SearchSettings
-from mithridate.defenses.inspect.verdict import conclude
+from mithridate.defenses.inspect.verdict import Evidence, conclude
 from mithridate.errors import InputError, check_number
 
 MIN_CLEAN = 3
@@ -60,7 +62,8 @@ class BiasMaps(Inspector):
         eps: length of one step, in every pixel.
         steps: number of steps.
         samples: probes per target class.
-        untargeted: Algorithm I's untargeted variant for the reported maps.
+        untargeted: report maps and distances of Algorithm I's untargeted variant; the search
+            compares pairs of classes and stays targeted.
         grid: Algorithm II's pair maps for the picture: "none", "shortlist" or "all".
         grid_samples: probes per pair of the grid.
         window: side of the search window, as a share of the image's shorter side.
@@ -151,12 +154,12 @@ class BiasMaps(Inspector):
         search = self._search(data, halves)
         maps = []
         for index, model in enumerate(clean):
-            _tell(progress, index, 2 * len(clean), "maps of clean models")
+            tell(progress, index, 2 * len(clean), "maps of clean models")
             maps.append(self._shift_maps(model, data, rng, halves))
         shifts = torch.stack([m.shift for m in maps])
         null = []
         for index, model in enumerate(clean if len(clean) >= MIN_CLEAN else ()):
-            _tell(progress, len(clean) + index, 2 * len(clean), "search in clean models")
+            tell(progress, len(clean) + index, 2 * len(clean), "search in clean models")
             others = [j for j in range(len(clean)) if j != index]
             with model.frozen():
                 found, _, _ = search.run(
@@ -195,27 +198,48 @@ class BiasMaps(Inspector):
             shown = bool(given)
             models, data = self._complete(model, given, data, rng, progress)
             clean = self.calibrate(models, data, rng=rng, progress=progress)
-        began = time.perf_counter()
+        began, before = time.perf_counter(), (model.cost.queries, model.cost.gradients)
         rng = random.rng(clean.seed)
         halves = Halves.split(data, rng)
         search = self._search(data, halves)
-        before = (model.cost.queries, model.cost.gradients)
-        _tell(progress, 0, 2, "maps of the suspect")
+        tell(progress, 0, 2, "maps of the suspect")
         with model.frozen():
             maps = self._shift_maps(model, data, rng, halves)
             shifts = torch.stack([m.shift for m in clean.maps])
-            _tell(progress, 1, 2, "search in the suspect")
+            tell(progress, 1, 2, "search in the suspect")
             findings, energies, _ = search.run(model, maps, clean.models, shifts)
-            grid, pairs = self._grid(model, data, rng, halves, findings)
-            return conclude(
-                self.alpha, model, clean, maps, findings, energies, search, (grid, pairs),
-                shown, before, began,
-            )  # fmt: skip
+            grid, grid_pairs = self._grid(model, data, rng, halves, findings)
+            evidence = Evidence(
+                model=model,
+                clean=clean,
+                maps=maps,
+                findings=findings,
+                energies=energies,
+                search=search,
+                grid=grid,
+                grid_pairs=grid_pairs,
+                reference_given=shown,
+            )
+            verdict = conclude(evidence, self.alpha)
+            if self.untargeted:
+                verdict = self._untargeted(verdict, model, clean.models[0], data)
+        cost = Cost(model.cost.queries - before[0], model.cost.gradients - before[1])
+        return replace(verdict, cost=cost, seconds=time.perf_counter() - began)
 
     def _shift_maps(
         self, model: Classifier, data: ImageSet, rng: torch.Generator, halves: Halves
     ) -> MapSet:
-        return self.maps(model, data, rng=rng, rows=torch.cat(halves.search))
+        """Maps for the search: always targeted, since pairs of classes are compared."""
+        targeted = replace(self, untargeted=False)
+        return targeted.maps(model, data, rng=rng, rows=torch.cat(halves.search))
+
+    def _untargeted(
+        self, verdict: Verdict, model: Classifier, reference: Classifier, data: ImageSet
+    ) -> Verdict:
+        """The verdict with the maps and distances of the untargeted variant."""
+        maps, others = (self.maps(m, data, rng=random.rng(0)) for m in (model, reference))
+        distances = map_distances(maps, others)
+        return replace(verdict, maps=maps, reference_maps=others, distances=distances)
 
     def _search(self, data: ImageSet, halves: Halves) -> Search:
         names = SearchSettings.__dataclass_fields__
@@ -274,8 +298,3 @@ class BiasMaps(Inspector):
                 "suspect and clean models differ in architecture: bias maps compare like with "
                 "like; give references trained with the suspect's own network"
             )
-
-
-def _tell(progress: Progress | None, done: int, total: int, what: str) -> None:
-    if progress is not None:
-        progress(done, total, what)

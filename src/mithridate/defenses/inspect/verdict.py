@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,57 +23,62 @@ FEW_CONTROLS = 6
 FEW_IMAGES = 20
 
 
-def conclude(
-    alpha: float,
-    model: Classifier,
-    clean: CleanSide,
-    maps: MapSet,
-    findings: list[Finding],
-    energies: Tensor,
-    search: Search,
-    grid: tuple[MapSet | None, tuple[tuple[int, int], ...]],
-    shown: bool,
-    before: tuple[int, int],
-    began: float,
-) -> Verdict:
-    """Weigh the best finding against the clean models' own best, and locate it."""
-    best = findings[0]
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """All that a verdict rests on."""
+
+    model: Classifier
+    clean: CleanSide
+    maps: MapSet
+    findings: list[Finding]
+    energies: Tensor
+    search: Search
+    grid: MapSet | None
+    grid_pairs: tuple[tuple[int, int], ...]
+    reference_given: bool
+
+
+def conclude(seen: Evidence, alpha: float) -> Verdict:
+    """Weigh the best finding against the clean models' own best, and locate it.
+
+    Cost and time are left at 0 for the caller, who measured them.
+    """
+    best, clean, maps = seen.findings[0], seen.clean, seen.maps
     p_value = predictive_p(best.excess, clean.null_values) if clean.null_values else None
     suspicious = None if p_value is None else p_value <= alpha
     region = trigger = asr = None
     if suspicious:
-        best = search.name_source(model, best, clean.models)
-        region, trigger = search.locate(model, best, clean.models)
-        asr = _recovered_asr(model, best, trigger, search)
+        best = seen.search.name_source(seen.model, best, clean.models)
+        region, trigger = seen.search.locate(seen.model, best, clean.models)
+        asr = _recovered_asr(seen, best, trigger)
     reference = clean.maps[0]
     distances = map_distances(maps, reference)
     shifts = torch.stack([m.shift for m in clean.maps])
-    cost = Cost(model.cost.queries - before[0], model.cost.gradients - before[1])
     return Verdict(
         suspicious=suspicious,
         target=best.target,
         source=best.source,
         p_value=p_value,
         alpha=alpha,
-        headline=_headline(suspicious, best, model),
+        headline=_headline(suspicious, best, seen.model),
         null=_null_in_words(clean),
         statistic=best.excess,
         null_values=clean.null_values,
         region=region,
         trigger=trigger,
         recovered_asr=asr,
-        ranking=_ranking(findings, energies, distances),
+        ranking=_ranking(seen.findings, seen.energies, distances),
         distances=distances,
         clean_distances=_clean_distances(clean),
-        pair_scores=energies,
-        difference=(maps.shift - shifts.mean(0))[best.target] if len(maps.shift) > 1 else None,
+        pair_scores=seen.energies,
+        difference=(maps.shift - shifts.mean(0))[best.target],
         maps=maps,
         reference_maps=reference,
-        grid=grid[0],
-        grid_pairs=grid[1],
-        doubts=tuple(_doubts(clean, search, shown)),
-        cost=cost,
-        seconds=time.perf_counter() - began,
+        grid=seen.grid,
+        grid_pairs=seen.grid_pairs,
+        doubts=tuple(_doubts(seen)),
+        cost=Cost(),
+        seconds=0.0,
     )
 
 
@@ -97,10 +102,10 @@ def _null_in_words(clean: CleanSide) -> str:
     )
 
 
-def _recovered_asr(model: Classifier, best: Finding, trigger: Tensor, search: Search) -> Interval:
-    rows = search.halves.confirm[best.source]
-    images = search.data.batch(rows)[0].to(model.device)
-    hits = model.labels(stamp(images, trigger)) == best.target
+def _recovered_asr(seen: Evidence, best: Finding, trigger: Tensor) -> Interval:
+    rows = seen.search.halves.confirm[best.source]
+    images = seen.search.data.batch(rows)[0].to(seen.model.device)
+    hits = seen.model.labels(stamp(images, trigger)) == best.target
     return wilson(int(hits.sum()), len(hits))
 
 
@@ -123,16 +128,16 @@ def _clean_distances(clean: CleanSide) -> Tensor:
     return torch.stack(others).nanmean(0)
 
 
-def _doubts(clean: CleanSide, search: Search, shown: bool) -> list[Doubt]:
+def _doubts(seen: Evidence) -> list[Doubt]:
     found = []
-    number = len(clean.models)
+    number = len(seen.clean.models)
     if number < FEW_CONTROLS:
         text = f"the null rests on {number} clean model(s): p is coarse"
         found.append(Doubt("few-controls", text))
-    if not shown:
+    if not seen.reference_given:
         text = "no reference was given: the clean models were trained here"
         found.append(Doubt("no-reference", text))
-    fewest = min(len(rows) for rows in search.halves.confirm)
+    fewest = min(len(rows) for rows in seen.search.halves.confirm)
     if fewest < FEW_IMAGES:
         text = f"only {fewest} held-out images in the smallest class"
         found.append(Doubt("few-images", text))
