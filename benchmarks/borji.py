@@ -66,20 +66,20 @@ class Row:
     ranks: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
-def plans(seeds: range, kinds: list[str]) -> Iterator[Plan]:
+def plans(seeds: list[int], kinds: list[str]) -> Iterator[Plan]:
     """Fixed patches, random places, multiply, blend, clean, and clean but fine-tuned."""
     for seed in seeds:
         for (source, target), patch in PAIRS.items():
             if "fixed" in kinds:
                 yield Plan("fixed", seed, source, target, patch)
-        for (source, target), patch in PAIRS.items():
-            if "random" in kinds:
-                yield Plan("random", seed, source, target, f"random:{patch}")
         for kind in ("multiply", "blend"):
             if kind in kinds:
                 yield Plan(kind, seed, 8, 9, kind)
         if "tuned" in kinds:
             yield Plan("tuned", seed)
+        for (source, target), patch in PAIRS.items():
+            if "random" in kinds:
+                yield Plan("random", seed, source, target, f"random:{patch}")
     if "clean" in kinds:
         yield from (Plan("clean", seed) for seed in CLEAN_SEEDS)
 
@@ -298,13 +298,18 @@ def _count(found: list[dict[str, object]], key: str) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default="mnist", choices=["mnist"])
-    parser.add_argument("--seeds", type=int, default=3, help="parents")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the parents")
     parser.add_argument("--kinds", default="fixed,clean,tuned,random,multiply,blend")
-    parser.add_argument("--table-samples", type=int, default=100, help="0 leaves the table out")
+    parser.add_argument("--table-samples", type=int, default=50, help="0 leaves the table out")
     parser.add_argument("--models", type=Path, default=cache_folder() / "borji")
     parser.add_argument("--train-only", action="store_true")
     parser.add_argument("--out", type=Path, help="write the rows as JSON")
+    parser.add_argument("--add", type=Path, nargs="+", help="print the totals of these JSON files")
     options = parser.parse_args()
+    if options.add:
+        found = [Row(**row) for path in options.add for row in json.loads(path.read_text())]
+        print("\n".join([*(line(row) for row in found), *totals(found)]))
+        return
     began = time.perf_counter()
     train, test = mi.load_data(options.data)
 
@@ -312,7 +317,7 @@ def main() -> None:
         print(f"[{time.perf_counter() - began:5.0f} s] {text}", flush=True)
 
     models = Models(options.models, train, say)
-    wanted = list(plans(range(options.seeds), options.kinds.split(",")))
+    wanted = list(plans(options.seeds, options.kinds.split(",")))
     controls = models.controls(models.parent(0))
     if options.train_only:
         for plan in wanted:
@@ -320,7 +325,7 @@ def main() -> None:
         return
     inspector = BiasMaps()
     sides = {"other": inspector.calibrate(controls, test, rng=mi.rng(1))}
-    for seed in range(options.seeds):
+    for seed in options.seeds:
         clean = [models.parent(seed), *controls[:-1]]
         sides[f"parent {seed}"] = inspector.calibrate(clean, test, rng=mi.rng(1))
     for name, side in sides.items():
@@ -329,10 +334,10 @@ def main() -> None:
     for plan in wanted:
         rows.append(measure(plan, models, test, sides, options.table_samples))
         print(line(rows[-1]), flush=True)
+        if options.out:
+            options.out.write_text(json.dumps([asdict(r) for r in rows], indent=1) + "\n")
     print("\n".join(totals(rows)))
     say(f"done, torch {torch.__version__}, {torch.get_num_threads()} threads")
-    if options.out:
-        options.out.write_text(json.dumps([asdict(r) for r in rows], indent=1) + "\n")
 
 
 if __name__ == "__main__":

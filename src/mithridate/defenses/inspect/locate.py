@@ -13,7 +13,7 @@ from mithridate.goals import SourceToTarget
 
 EPS, STEPS = 0.1, 10
 """The paper's own settings for Algorithm II."""
-LEVEL = 0.15
+LEVEL = 0.25
 """Share of the peak that evidence must exceed to count for a rectangle (docs/decisions/0006)."""
 
 

@@ -93,10 +93,10 @@ class Search:
         height, width = data.image_shape[1:]
         self.side = max(2, min(height, width, math.ceil(settings.window * min(height, width))))
 
-    def images(self, label: int, confirm: bool, device: torch.device) -> Tensor:
-        """Source images of one half, at most `settings.images`."""
+    def images(self, label: int, confirm: bool, device: torch.device, times: int = 1) -> Tensor:
+        """Source images of one half, at most `times * settings.images`."""
         rows = (self.halves.confirm if confirm else self.halves.search)[label]
-        return self.data.batch(rows[: self.settings.images])[0].to(device)
+        return self.data.batch(rows[: times * self.settings.images])[0].to(device)
 
     def run(
         self, model: Classifier, maps: MapSet, clean: Sequence[Classifier], shifts: Tensor
@@ -168,6 +168,6 @@ class Search:
         """
         height, width = self.data.image_shape[1:]
         wide = dilate(finding.window, max(1, self.side // 2), height, width)
-        images = self.images(finding.source, False, model.device)
+        images = self.images(finding.source, False, model.device, times=2)
         region = locate(model, clean, images, finding.source, finding.target, wide)
         return region, self._grow(model, finding, region)
