@@ -325,7 +325,7 @@ def main() -> None:
         return
     inspector = BiasMaps()
     sides = {"other": inspector.calibrate(controls, test, rng=mi.rng(1))}
-    for seed in options.seeds:
+    for seed in sorted({plan.seed for plan in wanted if plan.kind != "clean"}):
         clean = [models.parent(seed), *controls[:-1]]
         sides[f"parent {seed}"] = inspector.calibrate(clean, test, rng=mi.rng(1))
     for name, side in sides.items():
