@@ -1,4 +1,4 @@
-"""Image folders: ROOT/train/CLASS/*.png with ROOT/test/CLASS/*.png, or ROOT/CLASS/*.png."""
+"""Image folders, of PNG or JPEG files: ROOT/train/CLASS and ROOT/test/CLASS, or ROOT/CLASS."""``
 
 from __future__ import annotations
 
