@@ -1,4 +1,4 @@
-"""Image folders, of PNG or JPEG files: ROOT/train/CLASS and ROOT/test/CLASS, or ROOT/CLASS."""``
+"""Image folders, of PNG or JPEG files: ROOT/train/CLASS and ROOT/test/CLASS, or ROOT/CLASS."""
 
 from __future__ import annotations
 
