@@ -85,6 +85,20 @@ def test_gradient_is_autograds_on_the_whole_batch(compute_batch, channels_last):
     assert all(p.grad is None for p in module.parameters())
 
 
+@pytest.mark.parametrize("compute_batch", [3, 128])
+def test_the_ledger_sees_whole_calls_not_passes(compute_batch):
+    """Ten images for five rows come as chunks of 3, 3, 3 and 1: still two for each row."""
+    model, x = Classifier(network(), classes=3, compute_batch=compute_batch), images()
+    goal = Targeted([0] * 10)
+    with model.cost.by_row(6) as ledger, model.cost.on_rows(slice(1, 6)):
+        model.labels(x)
+        model.scores(x[:5])
+        model.gradient(x, goal)
+        model.gradient(x[:0], goal[:0])
+    assert (ledger.counts.tolist(), ledger.broken) == ([0, 5, 5, 5, 5, 5], False)
+    assert (model.cost.queries, model.cost.gradients) == (25, 10)
+
+
 def test_bounds_scale_the_input_and_the_gradient():
     seen = []
     flat = nn.Flatten()

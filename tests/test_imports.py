@@ -8,6 +8,7 @@ import pytest
 SRC = Path(__file__).parents[1] / "src" / "mithridate"
 FLOORS = [
     {"errors", "rng", "registry", "doubts"},
+    {"cost"},
     {"classifier"},
     {"goals"},
     {"norms"},

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, Self, final
 
 import torch
 from torch import Tensor, nn
 
+from mithridate.cost import Cost as Cost
 from mithridate.errors import InputError
 
 
@@ -25,10 +25,11 @@ class Bounds(NamedTuple):
 
 
 class Oracle(Protocol):
-    """All that a decision-based attack may see: labels."""
+    """All that a decision-based attack may see: labels, and what they cost."""
 
     bounds: Bounds
     classes: int
+    cost: Cost
 
     def labels(self, x: Tensor) -> Tensor: ...
 
@@ -44,14 +45,6 @@ class Objective(Protocol):
 
     def loss(self, logits: Tensor) -> Tensor: ...
     def __getitem__(self, rows: slice) -> Self: ...
-
-
-@dataclass
-class Cost:
-    """What was asked of a model: images forwarded, and images differentiated."""
-
-    queries: int = 0
-    gradients: int = 0
 
 
 @final
@@ -180,6 +173,7 @@ class Classifier:
         """Logits (N, classes) of images (N, C, H, W); differentiable where x asks for it."""
         if len(x) == 0:
             return x.new_zeros((0, self.classes))
+        self.cost.charge(len(x))
         with self.frozen():
             return torch.cat([self._forward(x[rows]) for rows in self._chunks(len(x))])
 
@@ -216,6 +210,7 @@ class Classifier:
         """
         if len(x) == 0:
             return torch.zeros_like(x), x.new_zeros((0, self.classes))
+        self.cost.charge(len(x))
         grads, outs = [], []
         with self.frozen(), torch.enable_grad():
             for rows in self._chunks(len(x)):

@@ -46,6 +46,27 @@ TABLES: dict[str, dict[str, str]] = {
         "bias-maps": "mithridate.defenses.inspect.bias_maps:BiasMaps",
         "white-noise": "mithridate.defenses.inspect.white_noise:WhiteNoise",
     },
+    "units": {
+        "data": "mithridate.studies.kinds.data:DataKind",
+        "model": "mithridate.studies.kinds.model:ModelKind",
+        "model-file": "mithridate.studies.kinds.model:ModelFileKind",
+        "poisoned": "mithridate.studies.kinds.poisoned:PoisonedKind",
+        "maps": "mithridate.studies.kinds.maps:MapsKind",
+        "calibration": "mithridate.studies.kinds.calibration:CalibrationKind",
+        "adversarial": "mithridate.studies.kinds.adversarial:AdversarialKind",
+        "evasion": "mithridate.studies.measures.evasion:EvasionKind",
+        "backdoor": "mithridate.studies.measures.backdoor:BackdoorKind",
+        "inspection": "mithridate.studies.measures.inspection:InspectionKind",
+        "bias-maps": "mithridate.studies.measures.bias_maps:BiasMapsKind",
+        "audit": "mithridate.studies.measures.audit:AuditKind",
+    },
+    "measures": {
+        "evasion": "mithridate.studies.measures.evasion:Evasion",
+        "backdoor": "mithridate.studies.measures.backdoor:Backdoor",
+        "inspection": "mithridate.studies.measures.inspection:Inspection",
+        "bias-maps": "mithridate.studies.measures.bias_maps:BiasMapsMeasure",
+        "audit": "mithridate.studies.measures.audit:AuditMeasure",
+    },
 }
 """Kind -> name -> "module:class"."""
 

@@ -42,6 +42,7 @@ def test_iterative_form_stops_at_the_first_crossing():
     torch.testing.assert_close(r.linf, torch.tensor([0.10, 0.20, 0.0, 0.30]))
     # passes until each is seen to be done: 3 + 5 + 1 + all 6
     assert (r.queries, r.gradients) == (15, 15)
+    assert r.row_queries.tolist() == [3, 5, 1, 6]
 
 
 def test_iterative_form_ends_within_a_step_of_the_boundary():

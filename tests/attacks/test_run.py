@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mithridate import rng as random
-from mithridate.attacks import FGSM, Attack, BoundedAttack, run_attack
+from mithridate.attacks import FGSM, PGD, Attack, BoundedAttack, IterativeFGSM, run_attack
 from mithridate.classifier import Classifier
 from mithridate.errors import InputError, NothingAssessedError, RunError
 from mithridate.goals import Targeted, Untargeted
@@ -102,6 +102,120 @@ def test_measures_by_hand():
 def test_cost_is_the_attacks_alone():
     r = run(FGSM(eps=0.1), batch_size=3)
     assert (r.queries, r.gradients) == (10, 10)
+
+
+class Counting(torch.nn.Module):
+    """Logits of the last two of three pixels; the first names the row, in tenths."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = torch.zeros(10, dtype=torch.int64)
+
+    def forward(self, x):
+        names = (x[:, 0, 0, 0].detach() * 10).round().long()
+        self.seen += names.bincount(minlength=10)
+        return x[:, 0, 0, 1:]
+
+
+def named_rows():
+    """Ten images of class 0 that lie between 0 and 0.12 from class 1."""
+    x = torch.full((10, 1, 1, 3), 0.5)
+    x[:, 0, 0, 0] = torch.arange(10) / 10
+    x[:, 0, 0, 1] += torch.tensor([0.01, 0.24, 0.07, 0.05, 0.2, 0.11, 0.0, 0.03, 0.08, 0.16])
+    return x
+
+
+@dataclass(frozen=True)
+class Two(Attack):
+    """One attack, and another on the rows that it left."""
+
+    first: Attack
+    second: Attack
+
+    def perturb(self, model, x, goal, *, rng):
+        x = self.first.perturb(model, x, goal, rng=rng)
+        left = (~goal.reached(model.labels(x))).nonzero()[:, 0]
+        with model.cost.on_rows(left):
+            x[left] = self.second.perturb(model, x[left], goal[left], rng=rng)
+        return x
+
+
+RESTARTS = PGD(eps=0.04, steps=3, step_size=0.01, restarts=4)
+STOPS = IterativeFGSM(eps=0.04, step_size=0.01)
+
+
+@pytest.mark.parametrize("batch_size", [4, 1024])
+@pytest.mark.parametrize(
+    ("attack", "varies"),
+    [
+        (FGSM(eps=0.04), False),
+        (STOPS, True),
+        (RESTARTS, True),
+        (PGD(eps=0.04, steps=3, step_size=0.01, restarts=2, stop_at_goal=False), False),
+        (Two(STOPS, RESTARTS), True),
+    ],
+)
+def test_queries_of_each_row_are_what_the_module_saw(attack, varies, batch_size):
+    module = Counting()
+    model = Classifier(module, classes=2, compute_batch=3)
+    r = run(attack, x=named_rows(), model=model, batch_size=batch_size)
+    certified = torch.full((10,), 2)  # clean prediction and certification
+    certified[0] += 1  # does the model take such images?
+    assert torch.equal(r.row_queries, module.seen - certified)
+    assert r.row_queries.dtype == torch.int64
+    assert int(r.row_queries.sum()) == r.queries
+    assert (len(set(r.row_queries.tolist())) > 1) is varies
+    assert model.cost.ledger is None
+
+
+def asks(*sizes, model=None):
+    """Forwards so many images, and tells nobody for which rows."""
+
+    def act(x):
+        for size in sizes:
+            model.labels(x[:1].expand(size, -1, -1, -1))
+        return x
+
+    return Does(act=act)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "each"), [((), 0), ((10, 20), 3), ((10, 7), None), ((5, 5), None), ((25,), None)]
+)
+def test_rows_that_leave_untold_leave_no_count(sizes, each):
+    model = linear_model()
+    r = run(asks(*sizes, model=model), model=model)
+    assert r.queries == sum(sizes)
+    assert r.row_queries is None if each is None else r.row_queries.tolist() == [each] * 10
+
+
+def test_queries_behind_the_ledger_leave_no_count():
+    """A run inside the run keeps its own ledger."""
+    model = linear_model()
+    inner = []
+
+    def act(x):
+        inner.append(run(FGSM(eps=0.1), x, model=model))
+        return x
+
+    outer = run(Does(act=act), model=model)
+    assert outer.row_queries is None
+    assert inner[0].row_queries.tolist() == [1] * 10
+
+
+def test_unfinished_batches_keep_the_count():
+    model, calls = linear_model(), []
+
+    def act(x):
+        model.labels(x)
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return x
+
+    r = run(Does(act=act), model=model, batch_size=4)
+    assert (r.status, r.queries) == ("interrupted", 8)
+    assert r.row_queries.tolist() == [1] * 8 + [0] * 2
 
 
 def test_progress_after_each_batch():

@@ -52,7 +52,8 @@ def descend(
     out = point
     rows: Tensor | None = None
     for _ in range(steps):
-        gradient, logits = model.gradient(point, goal)
+        with model.cost.on_rows(rows):
+            gradient, logits = model.gradient(point, goal)
         if stop_at_goal:
             going = (~goal.reached(logits.argmax(1))).nonzero()[:, 0]
             if len(going) < len(point):

@@ -69,7 +69,8 @@ class PGD(BoundedAttack):
             left = (~goal.reached(model.labels(best))).nonzero()[:, 0]
             if len(left) == 0:
                 return best
-            best[left] = self._descend(model, x[left], goal[left], start[left])
+            with model.cost.on_rows(left):
+                best[left] = self._descend(model, x[left], goal[left], start[left])
         return best
 
     def _all_steps(self, model: Classifier, x: Tensor, goal: Goal, rng: torch.Generator) -> Tensor:

@@ -41,6 +41,8 @@ class AttackResult:
         l0: values changed, (N,); l1, l2, linf: distances to the input, (N,).
         queries: images forwarded by the attack, all rows together, certification not counted.
         gradients: images differentiated by the attack, likewise.
+        row_queries: images forwarded for each row, int64 (N,), their sum is `queries`; None where
+            that cannot be told, as from an attack that drops rows without `Cost.on_rows`.
         seconds: time spent in the attack.
         status: "done", "interrupted" (Ctrl-C: finished batches are kept, the other rows equal
             the input) or "failed: ..." (the attack crashed: likewise).
@@ -58,6 +60,7 @@ class AttackResult:
     gradients: int
     seconds: float
     status: str
+    row_queries: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.success)
@@ -99,7 +102,8 @@ def run_attack(
     (tensor([True]), tensor([0.1000]))
     """
     x = _checked(model, x, goal, batch_size)
-    out, sizes, spent = x.clone(), x.new_zeros((4, len(x))), _Spent()
+    out, sizes = x.clone(), x.new_zeros((4, len(x)))
+    spent, asked = _Spent(), x.new_zeros(len(x), dtype=torch.int64)
     with model.frozen():
         clean = _clean_labels(model, x, batch_size)
         predicted, success = clean.clone(), goal.to(x.device).reached(clean)
@@ -107,7 +111,10 @@ def run_attack(
             rows = slice(start, min(start + batch_size, len(x)))
             part, aims = x[rows].to(model.device), goal[rows].to(model.device)
             stream = random.child(rng, "attack", start, device=model.device)
-            found = _propose(attack, model, part, aims, stream, spent)
+            with model.cost.by_row(len(part), model.device) as ledger:
+                found = _propose(attack, model, part, aims, stream, spent)
+            asked[rows] = ledger.counts.to(x.device)
+            spent.traced &= not ledger.broken
             if found is None:
                 break
             found = _certified(attack, found, part)
@@ -131,6 +138,7 @@ def run_attack(
         gradients=spent.gradients,
         seconds=spent.seconds,
         status=spent.status,
+        row_queries=asked if spent.traced and int(asked.sum()) == spent.queries else None,
     )
 
 
@@ -142,6 +150,7 @@ class _Spent:
     gradients: int = 0
     seconds: float = 0.0
     status: str = "done"
+    traced: bool = True
 
 
 def _propose(

@@ -17,7 +17,7 @@ import typer
 from typer.main import get_command
 
 import mithridate
-from mithridate.cli import attack, audit, demo, look, options, report, train
+from mithridate.cli import attack, audit, cache, demo, look, options, report, run, train
 from mithridate.errors import MithridateError
 
 USAGE, FAILED = 2, 4
@@ -33,7 +33,9 @@ app.command()(demo.demo)
 app.command()(train.train)
 app.command()(attack.attack)
 app.command()(audit.audit)
+app.command()(run.run)
 app.command()(report.report)
+app.add_typer(cache.app)
 app.command("list")(look.list_)
 app.command()(look.doctor)
 

@@ -111,3 +111,19 @@ def conclude(
 
 def _value(found: Mapping[str, Any] | None) -> float | None:
     return None if found is None else float(found["value"])
+
+
+def study(records: Any, folder: Path) -> Path:
+    """Write a study's records and report; returns the report's place."""
+    from mithridate import reports
+    from mithridate.reports.study.folder import write
+
+    write(
+        folder,
+        records.study,
+        records.cells,
+        images=records.images,
+        pictures=dict(records.pictures),
+        timings=records.timings,
+    )
+    return reports.render(folder)

@@ -49,10 +49,19 @@ class Screen:
             cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             print("  ".join(cells).rstrip())
 
+    @property
+    def unwatched(self) -> bool:
+        """Whether progress is wanted, and nobody watches a bar."""
+        return not self.quiet and not self._watched
+
+    @property
+    def _watched(self) -> bool:
+        return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
     @contextmanager
     def stage(self, title: str) -> Iterator[Progress]:
         """A bar for a step that takes a while, where somebody is looking."""
-        if self.quiet or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        if self.quiet or not self._watched:
             yield lambda done, total, what: None
             return
         from rich.console import Console

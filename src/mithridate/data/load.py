@@ -39,20 +39,39 @@ def load_data(name: str, *, memory_limit: int | None = None) -> tuple[ImageSet, 
         return load_digits()
     from mithridate.data.parquet import load_parquet
 
+    folder = source_of(name)
+    assert folder is not None, "only the digits have no files"
     if name in HUB:
-        folder, label = _named(name), name
+        label = name
     elif name.startswith("hf:"):
-        from mithridate.data.hub import fetch
-
-        folder, label = fetch(name), name.removeprefix("hf:")
+        label = name.removeprefix("hf:")
     else:
-        folder = _existing(name)
         label = folder.resolve().name
         if not any(folder.glob("*.parquet")) and not any(folder.glob("*/*.parquet")):
             from mithridate.data.folder import load_folder
 
             return load_folder(folder, name=label, memory_limit=memory_limit)
     return load_parquet(folder, name=label, memory_limit=memory_limit)
+
+
+def source_of(name: str) -> Path | None:
+    """The folder that `load_data` reads; None for the embedded digits.
+
+    Raises:
+        InputError, DataError: as `load_data`.
+
+    >>> source_of("digits") is None
+    True
+    """
+    if name == "digits":
+        return None
+    if name in HUB:
+        return _named(name)
+    if name.startswith("hf:"):
+        from mithridate.data.hub import fetch
+
+        return fetch(name)
+    return _existing(name)
 
 
 def _named(name: str) -> Path:

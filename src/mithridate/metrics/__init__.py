@@ -11,16 +11,22 @@ from mithridate.metrics.intervals import (
     unpaired_difference,
     wilson,
 )
+from mithridate.metrics.means import Mean, bootstrap_mean, mean_over_seeds
+from mithridate.metrics.multiple import holm
 
 __all__ = [
     "Distances",
     "Interval",
+    "Mean",
     "Pairs",
     "accuracy",
     "attack_success_rate",
+    "bootstrap_mean",
     "confusion",
     "distances",
+    "holm",
     "mcnemar",
+    "mean_over_seeds",
     "paired_difference",
     "pairs",
     "unpaired_difference",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import resource
+import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +23,9 @@ from mithridate.errors import CheckpointError, RunError
 KEY = "mithridate"
 """The one entry of our header: a JSON object."""
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a system says where there is no room."""
+
 
 def write(path: str | Path, data: bytes) -> None:
     """Write beside, flush to the disk, rename: the file is the old one or the new, never half.
@@ -27,7 +33,7 @@ def write(path: str | Path, data: bytes) -> None:
     Missing folders are made.
 
     Raises:
-        RunError: the folder cannot be written, or the disk is full.
+        RunError: the folder cannot be written, or the disk is full: says the bytes needed.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -45,11 +51,41 @@ def write(path: str | Path, data: bytes) -> None:
             os.fsync(file.fileno())
         part.replace(goal)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise RunError(f"cannot write {goal}: {reason}; choose another place") from None
+        raise refused(goal, error, len(data)) from None
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def refused(goal: Path, error: OSError, needed: int, *, least: bool = False) -> RunError:
+    """Why `goal` was not written: where room is short, the bytes needed and those there are.
+
+    Args:
+        needed: bytes that were to be written.
+        least: they are only those known of.
+
+    >>> print(refused(Path("a"), OSError(13, "Permission denied"), 5))
+    cannot write a: Permission denied; choose another place
+    """
+    reason = error.strerror or str(error)
+    if error.errno not in FULL:
+        return RunError(f"cannot write {goal}: {reason}; choose another place")
+    more = "or more " if least else ""
+    return RunError(
+        f"cannot write {goal}: {reason}: {needed:,} bytes {more}needed, {_room(goal)}; make room "
+        "(`mithridate cache trim`), or choose another place (--out, MITHRIDATE_CACHE)"
+    )
+
+
+def _room(goal: Path) -> str:
+    there = goal.absolute()
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    told = f"{shutil.disk_usage(there).free:,} bytes free"
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if limit != resource.RLIM_INFINITY:
+        told += f", and no file larger than {limit:,} allowed (ulimit -f)"
+    return told
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: dict[str, Any]) -> None:

@@ -1,19 +1,19 @@
-"""A folder to one HTML file that needs nothing else: no network, no script, no other file."""
+"""A folder to one HTML file that needs nothing else: no network and no other file."""
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from mithridate.reports import folder as store
+from mithridate.reports.html import environment
+from mithridate.reports.study import folder as studies
 from mithridate.reports.view import context
 
 
 def render(folder: Path) -> Path:
     """Write `report.html` into the folder of a run, from its record and arrays alone.
 
+    A folder with `study.json` is a study's, one with `record.json` an audit's or an attack's.
     The same folder gives the same bytes. The file is replaced whole or not at all.
 
     Raises:
@@ -25,19 +25,13 @@ def render(folder: Path) -> Path:
     ...
     mithridate.errors.InputError: no-such-folder is not a folder: give the folder that an audit ...
     """
-    record, arrays = store.read(Path(folder))
-    page = _environment().get_template("report.html.j2").render(context(record, arrays))
-    path = Path(folder) / store.REPORT
+    folder = Path(folder)
+    if studies.is_study(folder):
+        from mithridate.reports.study.page import render as render_study
+
+        return render_study(folder)
+    record, arrays = store.read(folder)
+    page = environment().get_template("report.html.j2").render(context(record, arrays))
+    path = folder / store.REPORT
     store.replace(path, page.encode("utf-8"))
     return path
-
-
-@cache
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("mithridate.reports"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )

@@ -147,7 +147,7 @@ def evade(
         "queries": result.queries,
         "gradients": result.gradients,
         "seconds": result.seconds,
-        "doubts": [asdict(doubt) for doubt in _doubts(len(y), result.status)],
+        "doubts": [asdict(doubt) for doubt in doubts_of(len(y), result.status)],
     }
     shown = fooled.nonzero()[:SHOWN, 0]
     return Evasion(
@@ -199,7 +199,8 @@ def assault(
     return Assault(record=record, arrays=arrays | found.arrays(), status=found.status)
 
 
-def _doubts(images: int, status: str) -> list[Doubt]:
+def doubts_of(images: int, status: str) -> list[Doubt]:
+    """What to doubt of a rate over so many images, after an attack that ended so."""
     found = []
     if status != "done":
         found.append(Doubt("stopped-early", f"{status}: images not reached count as not fooled."))

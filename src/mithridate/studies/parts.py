@@ -21,7 +21,7 @@ import mithridate
 from mithridate import registry
 from mithridate.classifier import Classifier
 from mithridate.data import ImageSet
-from mithridate.metrics import Interval
+from mithridate.metrics import Interval, Mean
 from mithridate.networks.checkpoint import fingerprint
 from mithridate.poisons import Trigger
 
@@ -68,6 +68,15 @@ def proportion(found: Interval | None) -> dict[str, Any] | None:
         "k": found.k,
         "n": found.n,
     }
+
+
+def mean_part(found: Mean) -> dict[str, Any] | None:
+    """A mean for the record; None where nothing was averaged.
+
+    >>> mean_part(Mean(0.5, 0.1, 0.9, 3, 0.2))
+    {'value': 0.5, 'low': 0.1, 'high': 0.9, 'n': 3, 'sd': 0.2}
+    """
+    return dataclasses.asdict(found) if found.n else None
 
 
 def number(value: float | Tensor | None) -> float | None:

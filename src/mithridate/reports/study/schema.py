@@ -96,7 +96,7 @@ class View(_Part):
     matrix: str
     title: str = ""
     note: str = ""
-    values: list[str] = []
+    values: list[str] = Field(default_factory=list)
     value: str = ""
     reference: str = ""
     by: str = ""
@@ -104,8 +104,8 @@ class View(_Part):
     x: str = ""
     over: str = ""
     distance: Literal["l2", "linf"] = "l2"
-    arrays: list[str] = []
-    where: dict[str, Scalar | list[Scalar]] = {}
+    arrays: list[str] = Field(default_factory=list)
+    where: dict[str, Scalar | list[Scalar]] = Field(default_factory=dict)
 
 
 class Published(_Part):

@@ -34,17 +34,24 @@ class Work(NamedTuple):
     disk: int = 4096
 
 
+class Sizes(NamedTuple):
+    """How large a data set is: images to train and to test with, classes."""
+
+    train: int
+    test: int
+    classes: int
+
+
 class Kind(ABC):
     """Makes the products of one sort of unit.
 
     Attributes:
-        modules: dotted modules, without `mithridate.`, whose code decides the product; those
-            that they import count too (`versions.code_of`).
         stored: False where making is as fast as reading (a data set on the disk).
+        version: of the code, where it lies outside this package; raise it where results change.
     """
 
-    modules: tuple[str, ...] = ()
     stored: bool = True
+    version: int = 0
 
     @abstractmethod
     def make(
@@ -56,28 +63,35 @@ class Kind(ABC):
             inputs: name -> the opened product of each input, a list where there are several.
         """
 
-    def open(self, folder: Path, values: Mapping[str, Any]) -> Any:
-        """The product as other units get it; its values unless overridden."""
+    def open(
+        self, folder: Path, values: Mapping[str, Any], spec: Mapping[str, Any], inputs: Inputs
+    ) -> Any:
+        """The product as other units get it; its values unless overridden.
+
+        Args:
+            folder: where `make` wrote; of no meaning where nothing is stored, as `values`.
+            inputs: as in `make`, opened when asked for.
+        """
         return dict(values)
 
-    def open_source(self, spec: Mapping[str, Any]) -> Any:
-        """The product of a unit that is not stored."""
-        raise TypeError(f"{type(self).__name__} is stored: it has no source")
-
     def code(self, spec: Mapping[str, Any]) -> tuple[str, ...]:
-        """More modules for this spec, such as the attack's that it names."""
+        """More modules whose code decides the product, such as the attack's that the spec names.
+
+        The kind's own module, and all that these import, count by themselves.
+        """
         return ()
 
     def needs(self, spec: Mapping[str, Any]) -> Needs:
         """What the machine must have."""
-        return Needs()
+        return Needs(gpus=int(spec.get("device") == "cuda"))
 
-    def work(self, spec: Mapping[str, Any]) -> Work:
-        """How much it is."""
+    def work(self, unit: Unit, sizes: Sizes) -> Work:
+        """How much making it is."""
         return Work()
 
 
-Inputs = Mapping[str, "Unit | tuple[Unit, ...]"]
+Inputs = Mapping[str, Any]
+"""Name -> opened product, or a list of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +100,7 @@ class Unit:
 
     Args:
         kind: registered name (`registry.TABLES["units"]`).
-        spec: its own settings, as JSON.
+        spec: its own settings, as JSON. "threads" and "device" among them decide where it runs.
         inputs: name -> the unit, or the units, whose products it works on.
 
     >>> a, b = Unit("data", {"name": "digits"}), Unit("data", {"name": "digits"})
@@ -96,7 +110,7 @@ class Unit:
 
     kind: str
     spec: Mapping[str, Any]
-    inputs: Inputs = field(default_factory=dict)
+    inputs: Mapping[str, Unit | tuple[Unit, ...]] = field(default_factory=dict)
 
     @cached_property
     def key(self) -> str:
@@ -111,7 +125,10 @@ class Unit:
             name: [u.key for u in given] if isinstance(given, tuple) else given.key
             for name, given in self.inputs.items()
         }
-        code = code_of((*kind.modules, *kind.code(self.spec)))
+        own = type(kind).__module__.removeprefix("mithridate.")
+        code = code_of((own, *kind.code(self.spec)))
+        if kind.version:
+            code = {**code, own: kind.version}
         return {"kind": self.kind, "spec": dict(self.spec), "inputs": inputs, "code": code}
 
     def __eq__(self, other: object) -> bool:
@@ -138,6 +155,15 @@ def kind_of(name: str) -> Kind:
     if name not in _KINDS:
         _KINDS[name] = registry.find("units", name)()
     return _KINDS[name]
+
+
+def module_of(kind: str, name: str) -> tuple[str, ...]:
+    """The module behind a registered component, for `Kind.code`.
+
+    >>> module_of("attacks", "pgd")
+    ('attacks.pgd',)
+    """
+    return (registry.find(kind, name).__module__.removeprefix("mithridate."),)
 
 
 def canonical(value: Any) -> str:

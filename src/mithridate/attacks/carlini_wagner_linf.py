@@ -1,0 +1,105 @@
+"""Carlini and Wagner in LINF: a ceiling on every pixel's change that is lowered round by round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mithridate.attacks.base import MinimalAttack
+from mithridate.attacks.carlini_wagner import box_adam, not_reached
+from mithridate.classifier import Classifier
+from mithridate.errors import check_number
+from mithridate.goals import Goal
+from mithridate.norms import LINF
+
+
+@dataclass(frozen=True, kw_only=True)
+class CarliniWagnerLinf(MinimalAttack):
+    """Smallest LINF change under a falling ceiling tau (Carlini & Wagner 2017, VI.C).
+
+    Minimises c * max(margin + confidence, 0) + sum_i max(|x'_i - x_i| - tau, 0) from the last
+    solution. A row that crosses below its ceiling lowers it to `decay` times the largest change
+    that it needed; one that fails doubles its c, and is done when c passes `largest_c`.
+
+    Deviations: those of `CarliniWagner`; c is doubled between rounds, where the paper runs
+    several c in a round, and tau and c are each row's own, so that all rows share the passes.
+
+    Args:
+        steps: Adam steps a round at most, at least 1.
+        rounds: ceilings and weights to try, at least 1.
+        step_size: of Adam, on w, above 0.
+        c: first weight of the hinge, above 0.
+        largest_c: above 0.
+        decay: of the ceiling, in (0, 1).
+        confidence: logits beyond the boundary, at least 0.
+
+    Raises:
+        InputError: a value out of range.
+
+    >>> from mithridate.goals import Untargeted
+    >>> model = Classifier(torch.nn.Flatten(), classes=2)
+    >>> x, rng = torch.tensor([[[[0.6, 0.5]]]]), torch.Generator()
+    >>> found = CarliniWagnerLinf().perturb(model, x, Untargeted([0]), rng=rng)
+    >>> bool(LINF.distance(found, x) < 0.055)  # the nearest point is at 0.05
+    True
+    """
+
+    steps: int = 100
+    rounds: int = 30
+    step_size: float = 0.05
+    c: float = 1.0
+    largest_c: float = 20.0
+    decay: float = 0.9
+    confidence: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_number("steps", self.steps, low=1)
+        check_number("rounds", self.rounds, low=1)
+        check_number("step_size", self.step_size, low=0, open_low=True)
+        check_number("c", self.c, low=0, open_low=True)
+        check_number("largest_c", self.largest_c, low=self.c)
+        check_number("decay", self.decay, low=0, high=0.999, open_low=True)
+        check_number("confidence", self.confidence, low=0)
+
+    def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
+        out = x.detach().clone()
+        with model.frozen():
+            rows = not_reached(model, out, goal)
+            least = x.new_full((len(rows),), float("inf"))
+            tau, c = torch.ones_like(least), torch.full_like(least, self.c)
+            here = torch.arange(len(rows), device=x.device)
+            for _ in range(self.rounds):
+                if len(here) == 0:
+                    break
+                ids = rows[here]
+                found, distance = self._round(
+                    model, x[ids], goal[ids], c[here], tau[here], out[ids]
+                )
+                nearer = distance < least[here]
+                out[ids[nearer]], least[here[nearer]] = found[nearer], distance[nearer]
+                tau[here] = torch.where(nearer, self.decay * distance, tau[here])
+                c[here] = torch.where(nearer, c[here], 2 * c[here])
+                here = here[(c[here] <= self.largest_c).nonzero()[:, 0]]
+        return out
+
+    def _round(
+        self, model: Classifier, x: Tensor, goal: Goal, c: Tensor, tau: Tensor, start: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        def above(delta: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+            over = (delta.abs() - tau[rows][:, None, None, None]).clamp(min=0)
+            return over.flatten(1).sum(1), torch.where(over > 0, delta.sign(), 0)
+
+        return box_adam(
+            model,
+            x,
+            goal,
+            c,
+            norm=LINF,
+            penalty=above,
+            steps=self.steps,
+            step_size=self.step_size,
+            confidence=self.confidence,
+            start=start,
+        )

@@ -1,0 +1,94 @@
+"""Scale-free objectives: a margin over the spread of the largest logits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+
+from mithridate.goals import Goal, Rows, SourceToTarget, Untargeted
+
+Loss = Literal["ce", "dlr", "dlr-targeted"]
+
+
+@final
+class DLR:
+    """Difference of logits ratio (Croce and Hein 2020, equation 6), as something to minimise.
+
+    The goal's margin over z1 - z3, where z1 >= z2 >= z3 are the largest logits: shifting or
+    scaling the logits changes nothing, so no gradient vanishes where softmax saturates.
+
+    Deviations: any goal has a margin, so it serves targets too (the strongest other class
+    against the target). With two classes there is no third logit, and the margin stands alone.
+
+    >>> DLR(Untargeted([0])).loss(torch.tensor([[9.0, 5.0, 1.0]]))
+    tensor([0.5000])
+    """
+
+    def __init__(self, goal: Goal) -> None:
+        self.goal = goal
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """(N, K) -> (N,), below 0 once the goal is reached."""
+        return self.goal.margin(logits) / _spread(logits, 3)
+
+    def __getitem__(self, rows: Rows) -> DLR:
+        return DLR(self.goal[rows])
+
+
+@final
+class TargetedDLR:
+    """The ratio for one rival class (Croce and Hein 2020, equation 7), to be minimised.
+
+    (z[source] - z[target]) / (z1 - (z3 + z4) / 2) for a `SourceToTarget` goal. Deviations: for
+    another goal its margin is the numerator; with three classes z3 stands for both, with two
+    the numerator stands alone.
+
+    >>> loss = TargetedDLR(SourceToTarget([0], [2]))
+    >>> loss.loss(torch.tensor([[9.0, 5.0, 2.0, 0.0]]))
+    tensor([0.8750])
+    """
+
+    def __init__(self, goal: Goal) -> None:
+        self.goal = goal
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """(N, K) -> (N,)."""
+        pair = isinstance(self.goal, SourceToTarget)
+        above = self.goal.loss(logits) if pair else self.goal.margin(logits)
+        return above / _spread(logits, 4)
+
+    def __getitem__(self, rows: Rows) -> TargetedDLR:
+        return TargetedDLR(self.goal[rows])
+
+
+Objective = Goal | DLR | TargetedDLR
+
+
+def rivalries(goal: Goal, logits: Tensor, count: int) -> Iterator[Goal]:
+    """An untargeted goal as a series of pairs: the true class against each of its rivals.
+
+    Rivals are the `count` other classes of the largest logits, at most all, strongest first.
+    A goal that names its target is its own only rivalry.
+
+    >>> pairs = rivalries(Untargeted([0]), torch.tensor([[9.0, 2.0, 5.0]]), 9)
+    >>> [pair.classes() for pair in pairs]
+    [(tensor([0]), tensor([2])), (tensor([0]), tensor([1]))]
+    """
+    if not isinstance(goal, Untargeted):
+        yield goal
+        return
+    others = logits.scatter(1, goal.labels[:, None], float("-inf"))
+    ranked = others.topk(min(count, logits.shape[1] - 1), 1).indices
+    for target in ranked.T:
+        yield SourceToTarget(goal.labels, target)
+
+
+def _spread(logits: Tensor, last: int) -> Tensor:
+    """The largest logit less the mean of the third to the `last`, (N,)."""
+    if logits.shape[1] < 3:
+        return torch.ones_like(logits[:, 0])
+    top = logits.topk(min(last, logits.shape[1]), 1).values
+    return (top[:, 0] - top[:, 2:].mean(1)).clamp(min=1e-12)

@@ -1,0 +1,276 @@
+"""The folder of a study: its record, its images and its pictures, written whole and read lazily."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pydantic import BaseModel
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from mithridate.errors import InputError, RunError
+from mithridate.reports.study.parts import as_json, checked, content, damaged, lines_of
+from mithridate.reports.study.schema import VERSION, Cell, Matrix, Study, Timing
+
+Array = NDArray[np.float32]
+
+STUDY, CELLS, IMAGES = "study.json", "cells.jsonl", "images.parquet"
+PICTURES, TIMINGS, REPORT, TABLES = (
+    "pictures.safetensors",
+    "timings.jsonl",
+    "report.html",
+    "tables",
+)
+COLUMNS = {
+    "cell": pa.string(),
+    "image": pa.int32(),
+    "label": pa.int16(),
+    "clean": pa.int16(),
+    "predicted": pa.int16(),
+    "success": pa.bool_(),
+    "l0": pa.float32(),
+    "l1": pa.float32(),
+    "l2": pa.float32(),
+    "linf": pa.float32(),
+    "queries": pa.int32(),
+}
+"""Columns of `images.parquet`: one row for each image of each cell. Other columns may follow."""
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """A study as it lies on the disk. Images and pictures are read when asked for."""
+
+    path: Path
+    study: Study
+    cells: list[Cell]
+    timings: list[Timing]
+
+    @property
+    def image_rows(self) -> int:
+        """Rows of `images.parquet`, 0 where there is none."""
+        return int(self._parquet.metadata.num_rows) if self._parquet else 0
+
+    def images(self, cells: Collection[str]) -> pa.Table | None:
+        """The rows of these cells; None where no image was recorded.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        if self._parquet is None:
+            return None
+        path = self.path / IMAGES
+        try:
+            return pq.read_table(path, filters=[("cell", "in", list(cells) or [""])])
+        except (OSError, pa.ArrowException) as error:
+            raise damaged(path, error) from None
+
+    def arrays(self, cell: str, names: Collection[str] = ()) -> dict[str, Array]:
+        """The pictures of one cell by name: those named, or all.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        stored = self._pictures.get(cell, [])
+        wanted = [name for name in (names or stored) if name in stored]
+        if not wanted:
+            return {}
+        path = self.path / PICTURES
+        try:
+            with safe_open(str(path), framework="numpy") as file:
+                return {name: file.get_tensor(f"{cell}:{name}") for name in wanted}
+        except (OSError, SafetensorError) as error:
+            raise damaged(path, error) from None
+
+    def has_arrays(self, cell: str, names: Collection[str] = ()) -> bool:
+        """Whether the cell has one of these pictures, or any."""
+        stored = self._pictures.get(cell, [])
+        return bool(stored and (not names or set(names) & set(stored)))
+
+    @cached_property
+    def _parquet(self) -> pq.ParquetFile | None:
+        path = self.path / IMAGES
+        if not path.exists():
+            return None
+        try:
+            file = pq.ParquetFile(path)
+        except (OSError, pa.ArrowException) as error:
+            raise damaged(path, error) from None
+        missing = [name for name in COLUMNS if name not in file.schema_arrow.names]
+        if missing:
+            raise InputError(f"{path} has no column {missing[0]}: run the study again")
+        return file
+
+    @cached_property
+    def _pictures(self) -> dict[str, list[str]]:
+        path = self.path / PICTURES
+        if not path.exists():
+            return {}
+        try:
+            with safe_open(str(path), framework="numpy") as file:
+                keys = sorted(file.keys())
+        except (OSError, SafetensorError) as error:
+            raise damaged(path, error) from None
+        found: dict[str, list[str]] = {}
+        for key in keys:
+            cell, _, name = key.rpartition(":")
+            found.setdefault(cell, []).append(name)
+        return found
+
+
+def is_study(folder: Path) -> bool:
+    """Whether the folder holds a study.
+
+    >>> is_study(Path("no-such-folder"))
+    False
+    """
+    return (folder / STUDY).is_file()
+
+
+def read(folder: Path) -> StudyFolder:
+    """The study in a folder.
+
+    Raises:
+        InputError: no study, or one that is broken, foreign or inconsistent, in one line.
+
+    >>> read(Path("no-such-folder"))
+    Traceback (most recent call last):
+    ...
+    mithridate.errors.InputError: no-such-folder has no study.json: give the folder that `mithri...
+    """
+    folder = Path(folder)
+    if not is_study(folder):
+        raise InputError(f"{folder} has no {STUDY}: give the folder that `mithridate run` wrote")
+    raw = as_json(content(folder / STUDY), str(folder / STUDY))
+    version = raw.get("schema") if isinstance(raw, dict) else None
+    if isinstance(version, bool) or version != VERSION:
+        raise InputError(
+            f"{folder / STUDY} has schema {version!r:.40}, this version reads schema {VERSION}: "
+            "use the version of mithridate that wrote it"
+        )
+    study = checked(Study, raw, str(folder / STUDY))
+    cells = list(lines_of(Cell, folder / CELLS))
+    _agree(study, cells, str(folder / CELLS))
+    matrices = {matrix.name: matrix for matrix in study.matrices}
+    timings = list(lines_of(Timing, folder / TIMINGS)) if (folder / TIMINGS).exists() else []
+    return StudyFolder(folder, study, [_in_order(c, matrices[c.matrix]) for c in cells], timings)
+
+
+def write(
+    folder: Path,
+    study: Study | Mapping[str, Any],
+    cells: Iterable[Cell | Mapping[str, Any]],
+    images: pa.Table | None = None,
+    pictures: Mapping[str, NDArray[np.generic]] | None = None,
+    timings: Iterable[Timing | Mapping[str, Any]] = (),
+) -> None:
+    """Store a study, `study.json` last, so that it never stands without its cells.
+
+    Equal input gives equal bytes. Files of an earlier run that this one does not have go.
+
+    Args:
+        images: columns as in `COLUMNS`; columns beyond are kept.
+        pictures: "CELL:NAME" -> array, stored as float32.
+
+    Raises:
+        InputError: the parts are not a study's, or do not fit together.
+        RunError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    whole = checked(Study, study, STUDY)
+    lines = [checked(Cell, cell, CELLS) for cell in cells]
+    _agree(whole, lines, CELLS)
+    times = [checked(Timing, timing, TIMINGS) for timing in timings]
+    table = None if images is None else _as_columns(images)
+    arrays = {
+        key: np.ascontiguousarray(array, np.float32)
+        for key, array in sorted((pictures or {}).items())
+    }
+    known = {cell.id for cell in lines}
+    for key in arrays:
+        if key.rpartition(":")[0] not in known:
+            raise InputError(f"{PICTURES}: {key!r} belongs to no cell: name it CELL:NAME")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder} cannot be made: {error.strerror}") from None
+    _place(folder / IMAGES, table and (lambda p: pq.write_table(table, p, compression="zstd")))
+    _place(folder / PICTURES, arrays and (lambda p: save_file(arrays, p)))
+    _place(folder / TIMINGS, times and _text("".join(map(_line, times))))
+    _place(folder / CELLS, _text("".join(map(_line, lines))))
+    tree = whole.model_dump(mode="json", by_alias=True)
+    for name in ("spec", "environment"):  # the rest keeps its order: columns, axes, views
+        tree[name] = json.loads(json.dumps(tree[name], sort_keys=True))
+    _place(folder / STUDY, _text(json.dumps(tree, ensure_ascii=False, indent=1) + "\n"))
+
+
+def _line(part: BaseModel) -> str:
+    tree = part.model_dump(mode="json", by_alias=True)
+    return json.dumps(tree, sort_keys=True, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def _text(text: str) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(text.encode("utf-8"))
+
+
+def _place(path: Path, fill: Callable[[Path], object] | object) -> None:
+    """Fill a file beside its place and move it there; without content, remove what lies there."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        if not callable(fill):
+            path.unlink(missing_ok=True)
+            return
+        fill(part)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except (OSError, pa.ArrowException, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:120]
+        raise RunError(
+            f"{path} cannot be written: {reason}; choose another folder or make room"
+        ) from None
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def _as_columns(images: pa.Table) -> pa.Table:
+    missing = [name for name in COLUMNS if name not in images.column_names]
+    if missing:
+        raise InputError(f"{IMAGES} needs the column {missing[0]}")
+    rest = [name for name in images.column_names if name not in COLUMNS]
+    try:
+        columns = [images[name].cast(kind) for name, kind in COLUMNS.items()]
+    except pa.ArrowException as error:
+        raise InputError(f"{IMAGES}: {' '.join(str(error).split())[:120]}") from None
+    table = pa.table([*columns, *(images[name] for name in rest)], names=[*COLUMNS, *rest])
+    return table.combine_chunks()
+
+
+def _agree(study: Study, cells: list[Cell], where: str) -> None:
+    names = {matrix.name for matrix in study.matrices}
+    seen: set[str] = set()
+    for cell in cells:
+        if cell.matrix not in names:
+            raise InputError(f"{where}: cell {cell.id} is of no matrix of {STUDY}: {cell.matrix!r}")
+        if cell.id in seen:
+            raise InputError(f"{where}: cell {cell.id} is there twice")
+        seen.add(cell.id)
+
+
+def _in_order(cell: Cell, matrix: Matrix) -> Cell:
+    """The axes as the matrix has them: a line of JSON is sorted."""
+    order = [axis for axis in matrix.axes if axis in cell.axes]
+    order += [axis for axis in cell.axes if axis not in matrix.axes]
+    return cell.model_copy(update={"axes": {axis: cell.axes[axis] for axis in order}})

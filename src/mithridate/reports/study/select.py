@@ -1,0 +1,132 @@
+"""Which cells a part of the report is about, how they are called, and how they group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from mithridate.reports.schema import Doubt, Scalar
+from mithridate.reports.study.schema import Cell, Matrix, Study, View
+
+DONE, NOT_RUN = "done", "not run"
+Where = Mapping[str, Scalar | list[Scalar]]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cells that differ in the axis `over` alone; one cell where there is none."""
+
+    axes: Mapping[str, Scalar]
+    cells: Sequence[Cell]
+
+    @property
+    def done(self) -> list[Cell]:
+        """The cells that were measured."""
+        return [cell for cell in self.cells if cell.status == DONE]
+
+    @property
+    def doubts(self) -> list[Doubt]:
+        """Every doubt of the cells, once."""
+        return list(dict.fromkeys(doubt for cell in self.cells for doubt in cell.doubts))
+
+
+def fits(axes: Mapping[str, Scalar], where: Where) -> bool:
+    """Whether a cell with these labels is meant; True is not 1.
+
+    >>> fits({"attack": "pgd", "seed": 1}, {"seed": [0, 1]}), fits({"seed": 1}, {"eps": 0.1})
+    (True, False)
+    """
+    return all(
+        axis in axes
+        and any(
+            axes[axis] == label and isinstance(axes[axis], bool) == isinstance(label, bool)
+            for label in (wanted if isinstance(wanted, list) else [wanted])
+        )
+        for axis, wanted in where.items()
+    )
+
+
+def chosen(cells: Iterable[Cell], view: View) -> list[Cell]:
+    """The cells of a view, in order."""
+    return [c for c in cells if c.matrix == view.matrix and fits(c.axes, view.where)]
+
+
+def matrix_of(study: Study, name: str) -> Matrix:
+    """The matrix of that name, which the study is known to have."""
+    return next(matrix for matrix in study.matrices if matrix.name == name)
+
+
+def axes_of(cells: Sequence[Cell]) -> dict[str, list[Scalar]]:
+    """Axis -> its labels among these cells, each in order of first sight."""
+    found: dict[str, dict[tuple[bool, Scalar], Scalar]] = {}
+    for cell in cells:
+        for axis, label in cell.axes.items():
+            found.setdefault(axis, {})[(isinstance(label, bool), label)] = label
+    return {axis: list(labels.values()) for axis, labels in found.items()}
+
+
+def varying(cells: Sequence[Cell]) -> list[str]:
+    """Axes in which these cells differ; an axis that only some of them have is one."""
+    return [
+        axis
+        for axis, labels in axes_of(cells).items()
+        if len(labels) > 1 or any(axis not in cell.axes for cell in cells)
+    ]
+
+
+def fixed(cells: Sequence[Cell]) -> str:
+    """The labels that all of these cells share, in words.
+
+    >>> fixed([])
+    ''
+    """
+    moving = set(varying(cells))
+    shared = {axis: labels[0] for axis, labels in axes_of(cells).items() if axis not in moving}
+    return ", ".join(f"{axis} {name(label)}" for axis, label in shared.items())
+
+
+def name(label: Scalar) -> str:
+    """A label of an axis as text.
+
+    >>> name(None), name(True), name(0.1), name("pgd")
+    ('none', 'yes', '0.1', 'pgd')
+    """
+    if label is None:
+        return "none"
+    if isinstance(label, bool):
+        return "yes" if label else "no"
+    return str(label)
+
+
+def title_of(axes: Mapping[str, Scalar], shown: Iterable[str]) -> str:
+    """What a cell is called where only some axes need to be told; numbers keep their axis.
+
+    >>> title_of({"attack": "pgd", "eps": 0.1, "seed": 0}, ["attack", "eps"])
+    'pgd, eps 0.1'
+    """
+    parts = []
+    for axis in shown:
+        if axis in axes:
+            label = axes[axis]
+            parts.append(label if isinstance(label, str) else f"{axis} {name(label)}")
+    return ", ".join(parts)
+
+
+def groups(cells: Sequence[Cell], over: str) -> list[Group]:
+    """Cells that share every label but the one of `over`, in order of first sight."""
+    found: dict[tuple[tuple[str, bool, Scalar], ...], list[Cell]] = {}
+    for cell in cells:
+        key = tuple((a, isinstance(v, bool), v) for a, v in cell.axes.items() if a != over)
+        found.setdefault(key if over else ((cell.id, False, None),), []).append(cell)
+    return [
+        Group({a: v for a, v in members[0].axes.items() if a != over}, members)
+        for members in found.values()
+    ]
+
+
+def state(group: Sequence[Cell]) -> str:
+    """Why a group has no value: the first failure's reason, or "not run"; "" where it has one."""
+    if any(cell.status == DONE for cell in group):
+        return ""
+    failed = [cell.status for cell in group if cell.status != NOT_RUN]
+    return failed[0] if failed else NOT_RUN

@@ -1,0 +1,148 @@
+"""Measured values to what a table shows of them: text, small print, sorting, and raw numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from mithridate.reports import words
+from mithridate.reports.schema import Proportion, Scalar
+from mithridate.reports.study.schema import Column, Mean, Value
+from mithridate.reports.study.select import name
+from mithridate.reports.study.summary import over_seeds, point, pooled
+
+Raw = Scalar
+NOT_RUN = "not run"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of a table.
+
+    Attributes:
+        text: what is seen first; `small` are the lines below it.
+        sort: the number to sort by; None sorts by text, or last where `kind` is "none".
+        kind: "number", "text", "none" (not run), "fail".
+        span: columns that it takes.
+        raw: suffix -> number at full precision, for CSV ("" is the value itself).
+    """
+
+    text: str
+    small: tuple[str, ...] = ()
+    sort: float | None = None
+    kind: str = "number"
+    title: str = ""
+    span: int = 1
+    raw: Mapping[str, Raw] = field(default_factory=dict)
+
+
+MISSING = Entry(words.NONE, kind="none", title=NOT_RUN)
+UNDEFINED = Entry("n/a", kind="none", title="measured, but undefined here")
+
+
+def label(value: Scalar) -> Entry:
+    """A label of an axis."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    sort = float(value) if isinstance(value, int | float) and number else None
+    return Entry(name(value), sort=sort, kind="text", raw={"": value})
+
+
+def text(words_: str, sort: float | None = None, raw: Raw = None) -> Entry:
+    """Plain text, or a number that is already in words."""
+    kind = "text" if sort is None else "number"
+    return Entry(words_, sort=sort, kind=kind, raw={"": words_ if raw is None else raw})
+
+
+def entry(value: Value, column: Column, *, with_n: bool = True) -> Entry:
+    """One value. `with_n` where its n is not said for the whole column.
+
+    >>> half = Proportion(value=0.5, low=0.095, high=0.905, k=1, n=2)
+    >>> shown = entry(half, Column(title="success", unit="share"))
+    >>> shown.text.replace(words.GAP, " "), [s.replace(words.GAP, " ") for s in shown.small]
+    ('50.0 %', ['9.5 to 90.5 %', '1 of 2'])
+    """
+    if value is None:
+        return UNDEFINED
+    if isinstance(value, Proportion):
+        count = (f"{value.k:,} of {value.n:,}",) if with_n else ()
+        raw: dict[str, Raw] = {"": value.value, "low": value.low, "high": value.high}
+        raw |= {"k": value.k, "n": value.n}
+        said = words.percent(value.value)
+        return Entry(said, (limits(value, "share"), *count), value.value, raw=raw)
+    if isinstance(value, Mean):
+        raw = {"": value.value, "low": value.low, "high": value.high, "n": value.n, "sd": value.sd}
+        count = (f"n = {value.n:,}",) if with_n else ()
+        said = number(value.value, column.unit)
+        return Entry(said, (limits(value, column.unit), *count), value.value, raw=raw)
+    if isinstance(value, bool):
+        return Entry("yes" if value else "no", sort=float(value), kind="text", raw={"": value})
+    if isinstance(value, int | float):
+        return Entry(number(value, column.unit), sort=float(value), raw={"": value})
+    if isinstance(value, str):
+        return Entry(value, kind="text", raw={"": value})
+    return _several(value, column)
+
+
+def summed(values: Sequence[Value], column: Column, members: int) -> Entry:
+    """Values over an axis such as seed: mean with t interval, and the proportions pooled.
+
+    Args:
+        members: how many there should be; fewer is said.
+    """
+    points = [at for at in map(point, values) if at is not None]
+    if not points:
+        return MISSING if not values else UNDEFINED
+    mean = over_seeds(points)
+    small = [limits(mean, column.unit)]
+    raw: dict[str, Raw] = {"": mean.value, "low": mean.low, "high": mean.high, "n": mean.n}
+    raw["sd"] = mean.sd
+    if mean.n < members:
+        small.append(f"{mean.n} of {members} measured")
+    shares = [value for value in values if isinstance(value, Proportion)]
+    if len(shares) == len(points):
+        whole = pooled(shares)
+        small.append(f"pooled {limits(whole, 'share')}, {whole.k:,} of {whole.n:,}")
+        raw |= {"pooled": whole.value, "pooled_low": whole.low, "pooled_high": whole.high}
+        raw |= {"pooled_k": whole.k, "pooled_n": whole.n}
+    return Entry(number(mean.value, column.unit), tuple(small), mean.value, raw=raw)
+
+
+def number(value: float, unit: str) -> str:
+    """A number in its unit.
+
+    >>> number(0.25, "share").replace(words.GAP, " "), number(1234.5, "number")
+    ('25.0 %', '1,234')
+    """
+    if unit == "share":
+        return words.percent(value) if 0 <= value <= 1 else f"{100 * value:.1f}{words.GAP}%"
+    if unit == "seconds":
+        return words.seconds(value)
+    shown = words.number(value)
+    return f"{shown}{words.GAP}px" if unit == "pixels" else shown
+
+
+def limits(value: Proportion | Mean, unit: str) -> str:
+    """The interval alone; the mean of a share may have limits beyond 0 and 100 %."""
+    if value.low is None or value.high is None:
+        return "one value, no interval"
+    if unit == "share":
+        low, high = (f"{100 * bound:.1f}".replace("-", "−") for bound in (value.low, value.high))
+        return f"{low} to {high}{words.GAP}%"
+    ends = words.number(value.low), words.number(value.high)
+    return f"{ends[0]} to {ends[1]}"
+
+
+def n_of(value: Value) -> int | None:
+    """How many a value rests on, where it says so."""
+    return value.n if isinstance(value, Proportion | Mean) else None
+
+
+def _several(values: Sequence[float | None], column: Column) -> Entry:
+    there = [value for value in values if value is not None]
+    raw: dict[str, Raw] = {"": json.dumps(list(values))}
+    if not there:
+        return Entry("n/a", kind="none", title="a list without a number", raw=raw)
+    ends = number(min(there), column.unit), number(max(there), column.unit)
+    count = f"{len(there)} of {len(values)} values"
+    return Entry(f"{ends[0]} to {ends[1]}", (count,), max(there), raw=raw)

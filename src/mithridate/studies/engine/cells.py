@@ -1,0 +1,139 @@
+"""Cells: every combination of a matrix's axes, each with the settings that it stands for."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mithridate import registry
+from mithridate.errors import InputError, unknown
+from mithridate.studies.engine.spec import MatrixSpec, Spec, merge, put
+
+Label = str | int | float | bool | None
+MANY = 1_000_000
+"""Cells above which a matrix is taken for a mistake."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A place in a matrix.
+
+    Attributes:
+        id: "MATRIX/0007".
+        labels: axis -> label, in the matrix's order.
+        settings: what the measure is given.
+    """
+
+    id: str
+    matrix: str
+    measure: str
+    labels: dict[str, Label]
+    settings: dict[str, Any]
+
+
+def cells(spec: Spec) -> Iterator[Cell]:
+    """Every cell of every matrix, in order.
+
+    Raises:
+        InputError: a default that no measure of the study knows, an axis without values, a label given twice, an exclusion or inclusion that
+            names no axis or label of the matrix.
+    """
+    known = {name: _settings(matrix.measure) for name, matrix in spec.matrix.items()}
+    for key in spec.defaults:
+        if not any(key in keys for keys in known.values()):
+            raise unknown("setting under defaults", key, set().union(*known.values()))
+    for name, matrix in spec.matrix.items():
+        yield from _of_matrix(spec, name, matrix, known[name])
+
+
+def _settings(measure: str) -> set[str]:
+    return set(registry.find("measures", measure).settings.model_fields)
+
+
+def _of_matrix(spec: Spec, name: str, matrix: MatrixSpec, known: set[str]) -> Iterator[Cell]:
+    axes = {axis: [label_of(v) for v in values] for axis, values in matrix.axes.items()}
+    total = 1
+    for axis, labels in axes.items():
+        total *= len(labels)
+        if not labels:
+            raise InputError(f"matrix.{name}.axes.{axis} has no values: leave the axis out")
+        if len({*map(str, labels)}) < len(labels):
+            raise InputError(f"matrix.{name}.axes.{axis} has a value twice: {labels}")
+    if total > MANY:
+        raise InputError(f"matrix.{name} has {total:,} cells: leave out values")
+    for rule in (*matrix.exclude, *matrix.include):
+        for axis in rule:
+            if axis not in axes and rule in matrix.exclude:
+                raise unknown(f"axis of matrix.{name}", axis, axes)
+    study = {"seed": spec.seed, "device": spec.device, "threads": spec.threads, **spec.defaults}
+    common = merge({key: value for key, value in study.items() if key in known}, matrix.set)
+    number = 0
+    values = [list(zip(axes[a], matrix.axes[a], strict=True)) for a in axes]
+    for combination in itertools.product(*values):
+        labels = dict(zip(axes, (label for label, _ in combination), strict=True))
+        if any(matches(labels, rule) for rule in matrix.exclude):
+            continue
+        chosen = dict(zip(axes, (value for _, value in combination), strict=True))
+        yield _cell(spec, name, matrix, number, labels, chosen, common)
+        number += 1
+    for extra in matrix.include:
+        labels = {axis: label_of(value) for axis, value in extra.items()}
+        yield _cell(spec, name, matrix, number, labels, extra, common)
+        number += 1
+
+
+def _cell(
+    spec: Spec,
+    name: str,
+    matrix: MatrixSpec,
+    number: int,
+    labels: dict[str, Label],
+    chosen: Mapping[str, Any],
+    common: Mapping[str, Any],
+) -> Cell:
+    settings: dict[str, Any] = dict(common)
+    for axis, value in chosen.items():
+        settings = merge(settings, _stands_for(spec, axis, value))
+    return Cell(f"{name}/{number:04d}", name, matrix.measure, labels, settings)
+
+
+def _stands_for(spec: Spec, axis: str, value: Any) -> dict[str, Any]:
+    """The settings behind one value of an axis: its option's, or the setting of that name."""
+    options = spec.options.get(axis)
+    if options is not None and isinstance(value, str):
+        if value not in options:
+            raise unknown(f"option of the axis {axis}", value, options)
+        return options[value]
+    tree: dict[str, Any] = {}
+    put(tree, axis, value)
+    return tree
+
+
+def label_of(value: Any) -> Label:
+    """How a value of an axis is called: itself, or a table's name and settings.
+
+    >>> label_of({"name": "pgd", "eps": 0.3})
+    'pgd eps=0.3'
+    """
+    if isinstance(value, Mapping):
+        rest = [f"{k}={v}" for k, v in value.items() if k != "name"]
+        return " ".join([str(value.get("name", "")), *rest]).strip()
+    if isinstance(value, str | int | float | bool) or value is None:
+        return value
+    return str(value)
+
+
+def matches(labels: Mapping[str, Any], rule: Mapping[str, Any]) -> bool:
+    """Whether a cell's labels fit a rule: axis -> label, or a list of them.
+
+    >>> matches({"attack": "pgd", "seed": 1}, {"seed": [0, 1]})
+    True
+    """
+    return all(
+        axis in labels
+        and labels[axis] in ([label_of(v) for v in wanted] if isinstance(wanted, list) else
+                             [label_of(wanted)])
+        for axis, wanted in rule.items()
+    )  # fmt: skip

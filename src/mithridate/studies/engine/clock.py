@@ -1,0 +1,56 @@
+"""When a run will end, judged by what units of each kind have taken so far."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+
+from mithridate.studies.engine.unit import Unit
+
+
+class Clock:
+    """Counts units down.
+
+    Args:
+        todo: units that are not made yet.
+        slots: units that are made at once.
+
+    >>> clock = Clock([Unit("maps", {"eps": e}) for e in (0.1, 0.2, 0.3)], slots=1)
+    >>> clock.ended("maps", 60.0); clock.left()
+    120.0
+    """
+
+    def __init__(self, todo: Iterable[Unit], slots: int) -> None:
+        self._left = Counter(unit.kind for unit in todo)
+        self._slots = slots
+        self._taken: dict[str, list[float]] = defaultdict(list)
+
+    def ended(self, kind: str, seconds: float) -> None:
+        """A unit ended."""
+        self._left[kind] -= 1
+        self._taken[kind].append(seconds)
+
+    def left(self) -> float | None:
+        """Seconds to go; None where no unit of some kind that is left has ended yet."""
+        total = 0.0
+        for kind, count in self._left.items():
+            if count > 0:
+                taken = self._taken[kind]
+                if not taken:
+                    return None
+                total += count * sum(taken) / len(taken)
+        return total / self._slots
+
+
+def span(seconds: float) -> str:
+    """A time as people say it.
+
+    >>> span(4.2), span(200), span(9000)
+    ('4.2 s', '3 min 20 s', '2 h 30 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,182 @@
+"""What cells say together: groups compared on the same images, and the sentences of the finding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mithridate.errors import InputError
+from mithridate.metrics import (
+    holm,
+    mcnemar,
+    paired_difference,
+    pairs,
+    unpaired_difference,
+    wilson,
+)
+from mithridate.studies.engine.cells import label_of, matches
+from mithridate.studies.engine.spec import CompareSpec, FindingSpec, Spec
+
+Row = Mapping[str, Any]
+Bits = NDArray[np.bool_]
+
+PER_IMAGE = {
+    "accuracy_left": lambda t: t["predicted"] == t["label"],
+    "accuracy": lambda t: t["clean"] == t["label"],
+    "success": lambda t: t["success"],
+    "asr": lambda t: t["success"],
+}
+"""Shares that can be compared image by image, and what they count there."""
+
+
+def comparisons(
+    spec: Spec, rows: Sequence[Row], tables: Mapping[str, pa.Table]
+) -> list[dict[str, Any]]:
+    """Every comparison that the study asks for and that its finished cells allow.
+
+    Shares of both groups are pooled over the axes that neither side names (seeds, say). Where
+    both were measured on the same images, the paired interval and McNemar's exact test stand
+    beside the documents' unpaired interval; the p-values are corrected together (Holm).
+    """
+    found = [c for c in (_compared(one, rows, tables) for one in spec.compare) if c is not None]
+    corrected = holm([one["mcnemar"] for one in found])
+    return [{**one, "holm": p} for one, p in zip(found, corrected, strict=True)]
+
+
+def _compared(
+    one: CompareSpec, rows: Sequence[Row], tables: Mapping[str, pa.Table]
+) -> dict[str, Any] | None:
+    first, second = (_group(rows, one.matrix, side) for side in (one.first, one.second))
+    shares = [_pooled(group, one.value) for group in (first, second)]
+    if not all(n for _, n in shares):
+        return None
+    (k1, n1), (k2, n2) = shares
+    unpaired = unpaired_difference(k1 / n1, k2 / n2, n1, n2)
+    paired, p = None, None
+    bits = _bits(one, first, second, tables)
+    if bits is not None:
+        table = pairs(*bits)
+        interval = paired_difference(table)
+        paired, p = (interval.low, interval.high), mcnemar(table)
+    return {
+        "title": one.title,
+        "matrix": one.matrix,
+        "value": one.value,
+        "first": said(one.first),
+        "second": said(one.second),
+        "difference": unpaired.value,
+        "unpaired": (unpaired.low, unpaired.high),
+        "paired": paired,
+        "mcnemar": p,
+        "n": min(n1, n2),
+    }
+
+
+def _group(rows: Sequence[Row], matrix: str, where: Mapping[str, Any]) -> list[Row]:
+    return [
+        row
+        for row in rows
+        if row["matrix"] == matrix and row["status"] == "done" and matches(row["axes"], where)
+    ]
+
+
+def _pooled(group: Sequence[Row], value: str) -> tuple[int, int]:
+    """k of n over all cells of a group."""
+    found = [row["values"].get(value) for row in group]
+    shares = [share for share in found if isinstance(share, Mapping) and "k" in share]
+    return sum(s["k"] for s in shares), sum(s["n"] for s in shares)
+
+
+def _bits(
+    one: CompareSpec,
+    first: Sequence[Row],
+    second: Sequence[Row],
+    tables: Mapping[str, pa.Table],
+) -> tuple[Bits, Bits] | None:
+    """Image by image whether each side counted; None where the images are not the same."""
+    if one.value not in PER_IMAGE:
+        return None
+    partner = {_rest(row, one.second): row for row in second}
+    sides: tuple[list[Bits], list[Bits]] = ([], [])
+    for row in first:
+        other = partner.get(_rest(row, one.first))
+        if other is None or row["id"] not in tables or other["id"] not in tables:
+            return None
+        a, b = (
+            {name: np.asarray(tables[r["id"]][name]) for name in tables[r["id"]].column_names}
+            for r in (row, other)
+        )
+        same = np.array_equal(a["image"], b["image"]) and np.array_equal(a["label"], b["label"])
+        if not same:
+            return None
+        if one.value == "success":  # over the images that both saw classified rightly
+            right = (a["clean"] == a["label"]) & (b["clean"] == b["label"])
+            a, b = ({k: v[right] for k, v in side.items()} for side in (a, b))
+        for side, table in zip(sides, (a, b), strict=True):
+            side.append(np.asarray(PER_IMAGE[one.value](table), dtype=bool))
+    if not sides[0] or len(first) != len(second):
+        return None
+    return np.concatenate(sides[0]), np.concatenate(sides[1])
+
+
+def _rest(row: Row, named: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """The labels of a cell on the axes that its side does not name."""
+    return tuple((axis, label) for axis, label in row["axes"].items() if axis not in named)
+
+
+def said(where: Mapping[str, Any]) -> str:
+    """A choice of cells in words.
+
+    >>> said({"attack": "fgsm", "seed": [0, 1]})
+    'attack fgsm, seed 0 or 1'
+    """
+    return ", ".join(
+        f"{axis} {' or '.join(str(label_of(v)) for v in (w if isinstance(w, list) else [w]))}"
+        for axis, w in where.items()
+    )
+
+
+def finding(spec: Spec, rows: Sequence[Row]) -> str:
+    """The main finding: every sentence whose cells have run."""
+    sentences = (_sentence(one, _group(rows, one.matrix, one.where)) for one in spec.finding)
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _sentence(one: FindingSpec, group: Sequence[Row]) -> str:
+    """A sentence filled in; empty where nothing was measured.
+
+    Flags are counted, shares pooled; of numbers the mean and the extremes are told. The
+    extremes of shares are those of the cells, in percent.
+    """
+    values = [row["values"].get(one.value) for row in group]
+    known = [v for v in values if v is not None]
+    if not known:
+        return ""
+    if all(isinstance(v, bool) for v in known):
+        k, n, numbers = sum(known), len(known), [100.0 * v for v in known]
+    elif all(isinstance(v, Mapping) and "k" in v for v in known):
+        k, n = sum(v["k"] for v in known), sum(v["n"] for v in known)
+        numbers = [100.0 * float(v["value"]) for v in known]
+    else:
+        numbers = [float(v["value"] if isinstance(v, Mapping) else v) for v in known]
+        k, n = 0, len(numbers)
+    interval = wilson(k, n)
+    mean = 100 * k / n if k or isinstance(known[0], bool | Mapping) else sum(numbers) / n
+    try:
+        return one.text.format(
+            k=k,
+            n=n,
+            low=f"{100 * interval.low:.1f}",
+            high=f"{100 * interval.high:.1f}",
+            mean=f"{mean:.4g}",
+            least=f"{min(numbers):.4g}",
+            most=f"{max(numbers):.4g}",
+        )
+    except (KeyError, IndexError, ValueError) as error:
+        raise InputError(
+            f"finding {one.text!r}: unknown {error}; it may name k, n, low, high, mean, least, most"
+        ) from None

@@ -1,0 +1,247 @@
+"""From a study to a graph of units: what is to be done, what is done, and what it will cost."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mithridate import registry
+from mithridate.classifier import Classifier
+from mithridate.data import ImageSet
+from mithridate.errors import InputError, MithridateError, unknown
+from mithridate.networks.base import create
+from mithridate.rng import rng
+from mithridate.studies.engine.cells import Cell, cells
+from mithridate.studies.engine.spec import Spec, validated
+from mithridate.studies.engine.store import Store
+from mithridate.studies.engine.unit import Sizes, Unit, Work, kind_of
+from mithridate.training import fit
+
+BATCH = 128
+REPEATS = 5
+
+
+@dataclass
+class Plan:
+    """A study's cells and units.
+
+    Attributes:
+        leaves: cell and the unit that measures it.
+        order: every unit, each after those that it needs.
+        users: key -> ids of the cells that need the unit.
+    """
+
+    spec: Spec
+    leaves: list[tuple[Cell, Unit]] = field(default_factory=list)
+    order: list[Unit] = field(default_factory=list)
+    users: dict[str, list[str]] = field(default_factory=dict)
+
+    def missing(self, store: Store) -> list[Unit]:
+        """Units to be made, in order: those that some unfinished cell waits for.
+
+        A finished measurement needs nothing any more, even where its inputs were trimmed.
+        """
+        wanted: set[str] = set()
+        waiting = [unit for _, unit in self.leaves]
+        while waiting:
+            unit = waiting.pop()
+            if unit.key in wanted or store.has(unit.key):
+                continue
+            wanted.add(unit.key)
+            waiting += unit.parents()
+        return [u for u in self.order if u.key in wanted and kind_of(u.kind).stored]
+
+
+def plan_of(spec: Spec) -> Plan:
+    """Every cell's unit, and every unit that these need, once.
+
+    Raises:
+        InputError: a cell with an unknown setting, a value out of range, or a component that
+            does not exist; the line names the cell.
+    """
+    spec = spec.model_copy(update={"device": str(place(spec.device))})
+    plan = Plan(spec)
+    seen: dict[str, Unit] = {}
+    for cell in cells(spec):
+        leaf = _share(_unit_of(cell), seen, plan.order)
+        plan.leaves.append((cell, leaf))
+        _note(leaf, cell.id, plan.users)
+    if not plan.leaves:
+        raise InputError(f"the study {spec.name} has no cells: its matrices exclude everything")
+    return plan
+
+
+def place(device: str) -> torch.device:
+    """The device to use; "auto" takes CUDA where it works.
+
+    Raises:
+        InputError: no such device, or CUDA was asked for and is not there.
+    """
+    works = torch.cuda.is_available()
+    if device not in ("auto", "cpu", "cuda"):
+        raise unknown("device", device, ("auto", "cpu", "cuda"))
+    if device == "cuda" and not works:
+        raise InputError("device cuda: torch finds no usable CUDA device here: use cpu")
+    return torch.device("cuda" if works and device != "cpu" else "cpu")
+
+
+def _unit_of(cell: Cell) -> Unit:
+    measure = registry.find("measures", cell.measure)()
+    try:
+        return measure.unit(validated(measure.settings, cell.settings, f"cell {cell.id}"))
+    except MithridateError as error:
+        labels = ", ".join(f"{axis} {label}" for axis, label in cell.labels.items())
+        text = str(error)
+        told = text if cell.id in text else f"cell {cell.id} ({labels}): {text}"
+        raise type(error)(told) from None
+
+
+def _share(unit: Unit, seen: dict[str, Unit], order: list[Unit]) -> Unit:
+    """The one unit of this key, after those that it needs."""
+    if unit.key in seen:
+        return seen[unit.key]
+    for parent in unit.parents():
+        _share(parent, seen, order)
+    seen[unit.key] = unit
+    order.append(unit)
+    return unit
+
+
+def _note(unit: Unit, cell: str, users: dict[str, list[str]]) -> None:
+    """Write the cell down with every unit that it rests on."""
+    waiting, done = [unit], set()
+    while waiting:
+        one = waiting.pop()
+        if one.key not in done:
+            done.add(one.key)
+            users.setdefault(one.key, []).append(cell)
+            waiting += one.parents()
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a plan will take, from a short measurement on this machine.
+
+    Attributes:
+        units: kind -> (new, found in the store).
+        forwards, gradients, trained: images that the new units pass through their networks.
+        seconds: on one worker.
+        memory: of the largest new unit, bytes.
+        disk: of the new products, bytes.
+    """
+
+    cells: int
+    units: dict[str, tuple[int, int]]
+    forwards: int
+    gradients: int
+    trained: int
+    seconds: float
+    memory: int
+    disk: int
+
+
+class Speed:
+    """Seconds per image of a model: forward, with input gradient, and trained."""
+
+    def __init__(self, model: Classifier, shape: tuple[int, int, int]) -> None:
+        x = torch.full((BATCH, *shape), 0.5)
+        goal = _Zero()
+        grey = ImageSet((x * 255).byte(), [0] * BATCH, model.class_names)
+        self.forward = _seconds(lambda: model.labels(x))
+        self.gradient = _seconds(lambda: model.gradient(x, goal))
+        self.train = _seconds(lambda: fit(model, grey, epochs=1, rng=rng(0)))
+
+
+class _Zero:
+    """The sum of the logits, an objective for timing."""
+
+    def loss(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits.sum(1)
+
+    def __getitem__(self, rows: slice) -> _Zero:
+        return self
+
+
+def _seconds(work: Any) -> float:
+    work()
+    times = []
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return sorted(times)[REPEATS // 2] / BATCH
+
+
+def estimate(plan: Plan, store: Store) -> Estimate:
+    """Measure each network for a moment, and add up what the missing units will ask of it."""
+    missing = plan.missing(store)
+    new = Counter(unit.kind for unit in missing)
+    every = Counter(u.kind for u in plan.order if kind_of(u.kind).stored)
+    total, seconds, memory = Work(disk=0), 0.0, 0
+    sizes: dict[str, tuple[Sizes, tuple[int, int, int]]] = {}
+    speeds: dict[str, Speed] = {}
+    before = torch.get_num_threads()
+    torch.set_num_threads(plan.spec.threads)
+    for unit in missing:
+        data = _first(unit, "data")
+        kind = kind_of(unit.kind)
+        memory = max(memory, kind.needs(unit.spec).memory)
+        if data is None:
+            continue
+        if data.key not in sizes:
+            sets = kind_of("data").open(Path(), {}, data.spec, {})
+            found = Sizes(len(sets.train), len(sets.test), sets.train.classes)
+            sizes[data.key] = (found, sets.train.image_shape)
+        size, shape = sizes[data.key]
+        work = kind.work(unit, size)
+        total = Work(*(a + b for a, b in zip(total, work, strict=True)))
+        name, model = _model(unit, shape, size.classes)
+        if model is None:
+            continue
+        if name not in speeds:
+            speeds[name] = Speed(model, shape)
+        speed = speeds[name]
+        seconds += work.forwards * speed.forward + work.gradients * speed.gradient
+        seconds += work.trained * speed.train
+    torch.set_num_threads(before)
+    return Estimate(
+        cells=len(plan.leaves),
+        units={kind: (new[kind], every[kind] - new[kind]) for kind in every},
+        forwards=total.forwards,
+        gradients=total.gradients,
+        trained=total.trained,
+        seconds=seconds,
+        memory=memory,
+        disk=total.disk,
+    )
+
+
+def _model(unit: Unit, shape: tuple[int, int, int], classes: int) -> tuple[str, Classifier | None]:
+    """A model like the one that the unit works on, untrained; under one name for equal ones."""
+    made = _first(unit, "model")
+    if made is not None:
+        network = dict(made.spec["network"])
+        name = str(network.pop("name"))
+        module = create(name, image_shape=shape, classes=classes, **network)
+        return repr((made.spec["network"], shape)), Classifier(module, classes=classes)
+    given = _first(unit, "model-file")
+    if given is not None:
+        return given.key, kind_of("model-file").open(Path(), {}, given.spec, {})
+    return "", None
+
+
+def _first(unit: Unit, kind: str) -> Unit | None:
+    """The unit itself or the nearest below it of that kind."""
+    waiting: Iterable[Unit] = [unit]
+    while waiting:
+        for one in waiting:
+            if one.kind == kind:
+                return one
+        waiting = [parent for one in waiting for parent in one.parents()]
+    return None

@@ -1,0 +1,294 @@
+"""Units made on a Ray cluster: one started here, or one that runs already.
+
+What a cluster must have: this version of mithridate (and of plug-ins) on every node, and the
+store on a file system that all nodes share under one path. `--ray local` starts a cluster that
+listens on the loopback address alone and asks for a token that is drawn for it. To join one that
+asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) as on its
+nodes. A token does not encrypt: on a network of others, Ray's TLS settings do.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mithridate.errors import InputError, MithridateError, RunError
+from mithridate.studies.engine.perform import Outcome, line, perform
+from mithridate.studies.engine.resources import cpus, needs_line, threads_of
+from mithridate.studies.engine.unit import Unit, kind_of
+from mithridate.studies.engine.workers import (
+    GRACE,
+    TRIES,
+    Closing,
+    Follow,
+    lost_line,
+    refusal,
+    unfollowed,
+)
+
+OBJECTS = 2**27
+"""Bytes of a local cluster's object store, which only units and outcomes pass through."""
+LOOK = 5.0
+"""Seconds for which what is known of the cluster's nodes is taken to hold."""
+LOCAL = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Despite its name, what makes a cluster on Linux keep to the loopback address.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+}
+
+
+class RayWorkers(Closing):
+    """The nodes of a cluster, which may come and go.
+
+    A unit takes as many CPUs as it has threads, and the GPUs and memory that its kind declares,
+    but no more CPUs and memory than the largest node has. One whose worker or node is lost is
+    submitted again, `TRIES` times in all: Ray's own retries are off, as those after want of
+    memory have no end. A session that this process has with Ray already is used, and left open.
+
+    Args:
+        where: "local", or a running cluster's address: "HOST:PORT", "auto" (this machine's).
+        root: of the store; every node must reach it under this path.
+        follow: never called: progress within units is not sent.
+
+    Raises:
+        InputError: Ray is not installed, or the address is not one.
+        RunError: no such cluster, or it refuses us.
+    """
+
+    def __init__(self, where: str, root: Path, follow: Follow = unfollowed) -> None:
+        self.root, self.follow = root.absolute(), follow
+        self._session = Session(where)
+        self._ray = self._session.ray
+        self._work = self._ray.remote(work)
+        self._running: dict[Any, tuple[Unit, int]] = {}
+        self._outcomes: list[Outcome] = []
+        self._looked, self._nodes = 0.0, list[dict[str, Any]]()
+
+    @property
+    def slots(self) -> int:
+        """The CPUs of all nodes that are alive."""
+        return max(1, int(sum(node.get("CPU", 0) for node in self.nodes())))
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """What each node that is alive has in all, as of a few seconds ago."""
+        if not self._nodes or time.monotonic() - self._looked > LOOK:
+            self._nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+            self._looked = time.monotonic()
+        return self._nodes
+
+    def submit(self, unit: Unit) -> None:
+        try:
+            self._submit(unit, 1)
+        except MithridateError as error:
+            self._outcomes.append(refusal(unit, error))
+
+    def _submit(self, unit: Unit, tries: int) -> None:
+        needs, nodes = kind_of(unit.kind).needs(unit.spec), self.nodes()
+        most = max((int(node.get("GPU", 0)) for node in nodes), default=0)
+        if needs.gpus > most:
+            raise InputError(needs_line(unit, needs.gpus, most, "the largest node of the cluster"))
+        options = {
+            "num_cpus": min(threads_of(unit.spec), largest(nodes, "CPU") or 1),
+            "num_gpus": needs.gpus,
+            "memory": min(needs.memory, largest(nodes, "memory")),
+            "max_retries": 0,
+            "name": f"{unit.kind} {unit.key[:12]}",
+        }
+        task = self._work.options(**options).remote(unit, str(self.root), sys.path)
+        self._running[task] = (unit, tries)
+
+    def wait(self, timeout: float | None = None) -> list[Outcome]:
+        end = None if timeout is None else time.monotonic() + timeout
+        while self._running and not self._outcomes:
+            left = None if end is None else max(0.0, end - time.monotonic())
+            ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=left)
+            if not ready:
+                break
+            more, _ = self._ray.wait(
+                list(self._running), num_returns=len(self._running), timeout=0.0
+            )
+            for task in {*ready, *more}:
+                self._take(task)
+        done, self._outcomes = self._outcomes, []
+        return done
+
+    def _take(self, task: Any) -> None:
+        unit, tries = self._running.pop(task)
+        errors = self._ray.exceptions
+        try:
+            self._outcomes.append(self._ray.get(task))
+        except (errors.RayTaskError, errors.RuntimeEnvSetupError) as error:
+            cause = getattr(error, "cause", None) or error
+            said = f"{unit.kind}: a node cannot run it: {type(cause).__name__}: {line(cause)}"
+            self._outcomes.append(refusal(unit, RunError(said)))
+        except errors.RayError as error:
+            self._lost(unit, tries, isinstance(error, errors.OutOfMemoryError))
+
+    def _lost(self, unit: Unit, tries: int, memory: bool) -> None:
+        self._nodes = []
+        try:
+            if tries >= TRIES:
+                raise RunError(lost_line(unit, tries, -signal.SIGKILL if memory else 1))
+            self._submit(unit, tries + 1)
+        except MithridateError as error:
+            self._outcomes.append(refusal(unit, error))
+
+    def close(self) -> None:
+        """Cancel what runs, as Ctrl-C does; end the cluster if it is ours."""
+        tasks = list(self._running)
+        self._running.clear()
+        for force in (False, True):
+            for task in tasks:
+                self._ray.cancel(task, force=force)
+            if tasks:
+                _, tasks = self._ray.wait(tasks, num_returns=len(tasks), timeout=GRACE)
+        self._session.close()
+
+
+def largest(nodes: list[dict[str, Any]], resource: str) -> int:
+    """The most that one node has of a resource.
+
+    >>> largest([{"CPU": 2.0}, {"CPU": 8.0}, {}], "CPU")
+    8
+    """
+    return max((int(node.get(resource, 0)) for node in nodes), default=0)
+
+
+def work(unit: Unit, root: str, paths: list[str]) -> Outcome:
+    """What a node does with a unit, with the caller's plug-ins in reach."""
+    sys.path.extend(path for path in paths if path not in sys.path)
+    try:
+        if anew(unit).key != unit.key:
+            raise RunError(
+                "a node has other code for it than this process: install one version of "
+                "mithridate, and of plug-ins, on all nodes"
+            )
+    except MithridateError as error:
+        return refusal(unit, RunError(f"{unit.kind}: {error}"))
+    return perform(unit, Path(root))
+
+
+def anew(unit: Unit) -> Unit:
+    """The same unit without a key: this process's code gives it one.
+
+    >>> unit = Unit("data", {"name": "digits"})
+    >>> anew(unit).key == unit.key
+    True
+    """
+    inputs: Mapping[str, Unit | tuple[Unit, ...]] = {
+        name: tuple(map(anew, given)) if isinstance(given, tuple) else anew(given)
+        for name, given in unit.inputs.items()
+    }
+    return Unit(unit.kind, unit.spec, inputs)
+
+
+class Session:
+    """This process's connection to a cluster, and the cluster itself where it is ours."""
+
+    def __init__(self, where: str) -> None:
+        self._folder: str | None = None
+        self._ours = False
+        self._environment: dict[str, str | None] = {}
+        self._on_term = signal.getsignal(signal.SIGTERM)
+        if where == "local":
+            token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+            own = {} if "RAY_AUTH_MODE" in os.environ else token
+            self._set({**LOCAL, **own})
+        try:
+            self.ray = imported()
+            if not self.ray.is_initialized():
+                self._start(where)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, where: str) -> None:
+        quiet = {"log_to_driver": False, "configure_logging": False, "logging_level": "ERROR"}
+        self._ours = True
+        if where == "local":
+            # Short, as the sockets' paths within may not exceed 107 characters.
+            self._folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp" if _tmp() else None)
+            place = {
+                "num_cpus": cpus(),
+                "object_store_memory": OBJECTS,
+                "include_dashboard": False,
+                "_node_ip_address": "127.0.0.1",
+                "_temp_dir": self._folder,
+            }
+        else:
+            place = {"address": where}
+        with connecting(where):
+            self.ray.init(**place, **quiet)
+
+    def _set(self, values: Mapping[str, str]) -> None:
+        for name, value in values.items():
+            self._environment[name] = os.environ.get(name)
+            os.environ[name] = value
+
+    def close(self) -> None:
+        """Leave; what was changed in this process is put back."""
+        if self._ours:
+            self._ours = False
+            self.ray.shutdown()
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, self._on_term)  # Ray puts its own there
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        for name, value in self._environment.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        self._environment.clear()
+
+
+def _tmp() -> bool:
+    return os.access("/tmp", os.W_OK)
+
+
+def imported() -> Any:
+    """Ray.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        import ray
+        import ray.exceptions
+    except ImportError:
+        raise InputError("Ray is not installed: pip install 'mithridate[ray]'") from None
+    return ray
+
+
+@contextmanager
+def connecting(where: str) -> Iterator[None]:
+    """Ray's many ways to refuse, as ours.
+
+    >>> with connecting("nowhere:1"):
+    ...     raise ConnectionError("no answer")
+    Traceback (most recent call last):
+    ...
+    mithridate.errors.RunError: cannot use the Ray cluster nowhere:1: no answer
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise InputError(
+            f"no address of a Ray cluster: {where!r} ({line(error)}); give local, auto or HOST:PORT"
+        ) from None
+    except (ConnectionError, RuntimeError, OSError, TimeoutError) as error:
+        raise RunError(f"cannot use the Ray cluster {where}: {line(error)}") from None
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] == "ray":
+            raise RunError(f"cannot use the Ray cluster {where}: {line(error)}") from None
+        raise

@@ -1,0 +1,215 @@
+"""The records of a study: one row per cell, its per-image table and its pictures, no timings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import torch
+
+from mithridate import registry
+from mithridate.networks.storage import read_tensors
+from mithridate.studies.engine.cells import Cell
+from mithridate.studies.engine.compare import comparisons, finding
+from mithridate.studies.engine.entry import TIMING, Damaged, Entry
+from mithridate.studies.engine.plan import Plan
+from mithridate.studies.engine.run import Ran
+from mithridate.studies.engine.spec import Spec
+from mithridate.studies.engine.store import Store
+from mithridate.studies.engine.tables import COLUMNS, read_table
+from mithridate.studies.engine.unit import Unit, canonical, kind_of
+from mithridate.studies.measures.base import PICTURES, TABLE
+from mithridate.studies.parts import environment
+
+
+class Records(NamedTuple):
+    """All that a study's folder holds but the report.
+
+    Attributes:
+        study: for `study.json`.
+        cells: for `cells.jsonl`, one each.
+        images: cell -> its per-image table; read when asked for.
+        pictures: yields "CELL:NAME" and the array.
+        timings: for `timings.jsonl`, which differ from run to run.
+    """
+
+    study: dict[str, Any]
+    cells: list[dict[str, Any]]
+    images: pa.Table
+    pictures: Iterator[tuple[str, Any]]
+    timings: list[dict[str, Any]]
+
+
+def assemble(plan: Plan, store: Store, ran: Ran, *, command: str) -> Records:
+    """Read every cell's product and put the records together.
+
+    The same products give the same records, whoever made them and when; what differs from run
+    to run is in `timings` alone.
+    """
+    entries: dict[str, Entry] = {}
+    rows = []
+    for cell, leaf in plan.leaves:
+        entry = _entry(store, leaf)
+        if entry is not None:
+            entries[cell.id] = entry
+        rows.append(_row(cell, leaf, entry, ran))
+    tables = _tables(plan, entries)
+    study = header(plan.spec, plan, command) | {
+        "status": "complete" if len(entries) == len(rows) else "incomplete",
+        "class_names": _class_names(entries),
+        "comparisons": comparisons(plan.spec, rows, tables),
+        "finding": finding(plan.spec, rows),
+    }
+    return Records(
+        study=study,
+        cells=rows,
+        images=_one_table(tables),
+        pictures=_pictures(plan, entries),
+        timings=_timings(plan, store, ran),
+    )
+
+
+def header(spec: Spec, plan: Plan, command: str) -> dict[str, Any]:
+    """What is known of a study before it has run."""
+    columns: dict[str, Any] = {}
+    views: list[dict[str, Any]] = []
+    for name, matrix in spec.matrix.items():
+        measure = registry.find("measures", matrix.measure)
+        columns = dict(measure.columns) | columns
+        views += [{**view, "matrix": name} for view in measure.views]
+    resolved = spec.model_dump(exclude={"scales", "view", "published", "columns", "extends"})
+    return {
+        "schema": 1,
+        "name": spec.name,
+        "title": spec.title,
+        "question": spec.question,
+        "finding": "",
+        "command": command,
+        "scale": spec.scale,
+        "status": "incomplete",
+        "spec": resolved,
+        "spec_sha256": hashlib.sha256(canonical(resolved).encode()).hexdigest(),
+        "class_names": {},
+        "matrices": [
+            {
+                "name": name,
+                "title": matrix.title or name,
+                "measure": matrix.measure,
+                "note": matrix.note,
+                "axes": _axes(plan, name),
+            }
+            for name, matrix in spec.matrix.items()
+        ],
+        "columns": columns | spec.columns,
+        "views": spec.view or views,
+        "published": spec.published,
+        "comparisons": [],
+        "doubts": [{"id": key, "text": text} for key, text in spec.doubts.items()],
+        "environment": environment(torch.device(spec.device), spec.seed)
+        | {"threads": spec.threads},
+    }
+
+
+def _axes(plan: Plan, matrix: str) -> dict[str, list[Any]]:
+    """Axis -> the labels that its cells have, in order."""
+    found: dict[str, list[Any]] = {}
+    for cell, _ in plan.leaves:
+        if cell.matrix == matrix:
+            for axis, label in cell.labels.items():
+                labels = found.setdefault(axis, [])
+                if label not in labels:
+                    labels.append(label)
+    return found
+
+
+def _entry(store: Store, leaf: Unit) -> Entry | None:
+    """The product of a cell; None where there is none, or a damaged one."""
+    if not store.has(leaf.key):
+        return None
+    try:
+        return store.read(leaf.key)
+    except Damaged:
+        store.discard(leaf.key)
+        return None
+
+
+def _row(cell: Cell, leaf: Unit, entry: Entry | None, ran: Ran) -> dict[str, Any]:
+    status = "done"
+    if entry is None:
+        why = ran.failed.get(leaf.key)
+        status = "not run" if why is None else f"failed: {why}"
+    found: Mapping[str, Any] = entry.values if entry is not None else {"values": {}, "doubts": []}
+    return {
+        "id": cell.id,
+        "matrix": cell.matrix,
+        "axes": dict(cell.labels),
+        "status": status,
+        "unit": leaf.key,
+        "values": dict(found["values"]),
+        "doubts": list(found["doubts"]),
+    }
+
+
+def _tables(plan: Plan, entries: Mapping[str, Entry]) -> dict[str, pa.Table]:
+    """Cell -> its per-image results, where it has such."""
+    found = {}
+    for cell, _ in plan.leaves:
+        entry = entries.get(cell.id)
+        if entry is not None and TABLE in entry.files:
+            found[cell.id] = read_table(entry.folder / TABLE)
+    return found
+
+
+def _one_table(tables: Mapping[str, pa.Table]) -> pa.Table:
+    """All cells' images in one table, the cell's id first."""
+    schema = pa.schema([("cell", pa.dictionary(pa.int32(), pa.string())), *COLUMNS])
+    parts = []
+    for cell, table in tables.items():
+        ids = pa.array([cell] * len(table), pa.dictionary(pa.int32(), pa.string()))
+        parts.append(table.select(COLUMNS.names).cast(COLUMNS).add_column(0, schema.field(0), ids))
+    return pa.concat_tables(parts).unify_dictionaries() if parts else schema.empty_table()
+
+
+def _pictures(plan: Plan, entries: Mapping[str, Entry]) -> Iterator[tuple[str, Any]]:
+    for cell, _ in plan.leaves:
+        entry = entries.get(cell.id)
+        if entry is not None and PICTURES in entry.files:
+            tensors, _ = read_tensors(entry.folder / PICTURES)
+            for name in sorted(tensors):
+                yield f"{cell.id}:{name}", tensors[name].numpy()
+
+
+def _class_names(entries: Mapping[str, Entry]) -> dict[str, list[str]]:
+    """Cell -> the names of its data's classes, where its measure tells."""
+    named = {cell: entry.values.get("class_names") for cell, entry in entries.items()}
+    return {cell: list(names) for cell, names in named.items() if names}
+
+
+def _timings(plan: Plan, store: Store, ran: Ran) -> list[dict[str, Any]]:
+    """Seconds of every finished unit, and the cells that it served."""
+    rows = []
+    for unit in plan.order:
+        if not kind_of(unit.kind).stored or not store.has(unit.key):
+            continue
+        rows.append(
+            {
+                "unit": unit.key,
+                "kind": unit.kind,
+                "cells": plan.users[unit.key],
+                "seconds": ran.seconds.get(unit.key) or _seconds(store.folder(unit.key)),
+                "cached": unit.key not in ran.made,
+            }
+        )
+    return rows
+
+
+def _seconds(folder: Path) -> float:
+    """What an earlier run took to make a unit."""
+    try:
+        return float(json.loads((folder / TIMING).read_bytes())["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):  # it is not part of the unit
+        return 0.0

@@ -1,0 +1,108 @@
+"""Runs what a plan still misses, unit by unit, on whatever workers there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from mithridate.studies.engine.plan import Plan
+from mithridate.studies.engine.store import Store
+from mithridate.studies.engine.unit import Unit, kind_of
+from mithridate.studies.engine.workers import Outcome, Workers
+
+
+@dataclass
+class Ran:
+    """What became of a plan.
+
+    Attributes:
+        seconds: key -> seconds that its making took, now or when it was found.
+        made: keys that were made in this run.
+        failed: key -> why, for units that failed and for those that wait for one.
+        repaired: keys of damaged products that were made anew.
+        interrupted: Ctrl-C came.
+    """
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    made: set[str] = field(default_factory=set)
+    failed: dict[str, str] = field(default_factory=dict)
+    repaired: set[str] = field(default_factory=set)
+    interrupted: bool = False
+
+
+Told = Callable[[int, int, Unit | None, Outcome | None], None]
+"""Called with (units done, units in all, the unit that began or None, what ended or None)."""
+
+
+def run(plan: Plan, store: Store, workers: Workers, told: Told | None = None) -> Ran:
+    """Make every missing unit once all that it needs is there; Ctrl-C leaves the rest.
+
+    A unit that fails takes with it those that need it, and no others. Workers keep at most
+    twice as many units as they have slots, in the plan's order: studies' first cells first.
+    """
+    missing = plan.missing(store)
+    todo = {unit.key: unit for unit in missing}
+    waits = {key: _stored_parents(unit) & todo.keys() for key, unit in todo.items()}
+    needed_by: dict[str, list[str]] = {}
+    for key, parents in waits.items():
+        for parent in parents:
+            needed_by.setdefault(parent, []).append(key)
+    ready = [key for key in todo if not waits[key]]
+    ran, running, done, total = Ran(), 0, 0, len(todo)
+    try:
+        while ready or running:
+            while ready and running < 2 * workers.slots:
+                unit = todo[ready.pop(0)]
+                workers.submit(unit)
+                running += 1
+                if told is not None:
+                    told(done, total, unit, None)
+            for outcome in workers.wait(None):
+                running -= 1
+                done += 1
+                _take(outcome, ran)
+                if outcome.error is None:
+                    for child in needed_by.get(outcome.key, ()):
+                        waits[child].discard(outcome.key)
+                        if not waits[child]:
+                            ready.append(child)
+                else:
+                    done += _drop(outcome.key, outcome.error, needed_by, ran)
+                if told is not None:
+                    told(done, total, None, outcome)
+    except KeyboardInterrupt:
+        ran.interrupted = True
+    return ran
+
+
+def _take(outcome: Outcome, ran: Ran) -> None:
+    ran.repaired.update(outcome.repaired)
+    if outcome.error is not None:
+        ran.failed[outcome.key] = outcome.error
+        return
+    ran.seconds[outcome.key] = outcome.seconds
+    if outcome.status == "made":
+        ran.made.add(outcome.key)
+
+
+def _drop(key: str, why: str, needed_by: dict[str, list[str]], ran: Ran) -> int:
+    """Fail all that waits for a failed unit; how many."""
+    count, waiting = 0, [key]
+    while waiting:
+        for child in needed_by.get(waiting.pop(), ()):
+            if child not in ran.failed:
+                ran.failed[child] = why
+                waiting.append(child)
+                count += 1
+    return count
+
+
+def _stored_parents(unit: Unit) -> set[str]:
+    """Keys of the stored units that a unit needs; those not stored are looked through."""
+    found: set[str] = set()
+    for parent in unit.parents():
+        if kind_of(parent.kind).stored:
+            found.add(parent.key)
+        else:
+            found |= _stored_parents(parent)
+    return found

@@ -1,0 +1,285 @@
+"""What a study is: a TOML file, its extensions, its scales and the settings given by hand."""
+
+from __future__ import annotations
+
+import copy
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mithridate.errors import InputError, unknown
+
+P = TypeVar("P", bound=BaseModel)
+
+
+class Part(BaseModel):
+    """A table of a study file: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class MatrixSpec(Part):
+    """One matrix of cells: every combination of the axes' values.
+
+    Attributes:
+        measure: what is measured in each cell (`mithridate list measures`).
+        axes: setting -> its values, or labels of `options`. "attack.eps" is a setting within one.
+        set: settings of every cell, over the study's defaults.
+        exclude: combinations left out: axis -> label or list of labels.
+        include: further cells: axis -> label, any setting besides.
+    """
+
+    measure: str
+    title: str = ""
+    note: str = ""
+    axes: dict[str, list[Any]] = Field(default_factory=dict)
+    set: dict[str, Any] = Field(default_factory=dict)
+    exclude: list[dict[str, Any]] = Field(default_factory=list)
+    include: list[dict[str, Any]] = Field(default_factory=list)
+
+
+class FindingSpec(Part):
+    """A sentence of the main finding, filled from the cells.
+
+    `text` may name {k} of {n} with {low} to {high} (percent), {mean}, {least}, {most}.
+    """
+
+    text: str
+    matrix: str
+    value: str
+    where: dict[str, Any] = Field(default_factory=dict)
+
+
+class CompareSpec(Part):
+    """Two groups of cells to be compared: where the first lie, and where the second."""
+
+    title: str
+    matrix: str
+    value: str
+    first: dict[str, Any]
+    second: dict[str, Any]
+
+
+class Spec(Part):
+    """A study as its file says it; `docs/how-to/add-a-study.md` explains each key.
+
+    Attributes:
+        extends: a study that this one changes.
+        without: matrices of that study which this one leaves out, with all that is about them.
+        scale: which of `scales` is laid over the rest.
+        threads: CPU threads of every unit; part of every key, as results depend on it.
+        device: "auto", "cpu" or "cuda".
+        seed: of every random choice; an axis named seed overrides it.
+        defaults: settings of every cell of every matrix.
+        options: axis -> label -> the settings that the label stands for.
+        doubts: what a reader must know beside the numbers; id -> text.
+    """
+
+    name: str
+    title: str
+    question: str = ""
+    extends: str | None = None
+    without: list[str] = Field(default_factory=list)
+    scale: str = "small"
+    threads: int = Field(default=1, ge=1)
+    device: str = "auto"
+    seed: int = Field(default=0, ge=0)
+    defaults: dict[str, Any] = Field(default_factory=dict)
+    options: dict[str, dict[str, dict[str, Any]]] = Field(default_factory=dict)
+    matrix: dict[str, MatrixSpec]
+    scales: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    finding: list[FindingSpec] = Field(default_factory=list)
+    compare: list[CompareSpec] = Field(default_factory=list)
+    columns: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    view: list[dict[str, Any]] = Field(default_factory=list)
+    published: list[dict[str, Any]] = Field(default_factory=list)
+    doubts: dict[str, str] = Field(default_factory=dict)
+
+
+def shipped() -> list[str]:
+    """Names of the studies that come with the package.
+
+    >>> "audit" in shipped()
+    True
+    """
+    folder = files("mithridate.studies") / "shipped"
+    return sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name[-5:] == ".toml")
+
+
+def load(study: str, settings: Mapping[str, str] | None = None) -> Spec:
+    """A study by name or file, with its extensions, its scale and settings laid over it.
+
+    Args:
+        study: a shipped name, or the path of a TOML file.
+        settings: dotted key -> value as TOML writes it, or plain text.
+
+    Raises:
+        InputError: no such study, not TOML, an unknown key or a value of the wrong type; one
+            line that names the key and suggests the nearest.
+
+    >>> load("audit", {"seed": "3"}).seed
+    3
+    """
+    tree = _read(study, ())
+    given: dict[str, Any] = {}
+    for key, value in (settings or {}).items():
+        put(given, key, toml_value(value))
+    return build(tree, given, study)
+
+
+def build(tree: Mapping[str, Any], given: Mapping[str, Any], where: str) -> Spec:
+    """A spec from its tree of tables and the settings given by hand, which come last.
+
+    Raises:
+        InputError: as `load`.
+    """
+    merged = merge(tree, {k: v for k, v in given.items() if k == "scale"})
+    scale, scales = str(merged.get("scale", "small")), merged.get("scales", {})
+    if scale in scales:
+        merged = merge(merged, scales[scale])
+    elif "scale" in merged:
+        raise unknown("scale", scale, scales)
+    _check_paths(merged, given, where)
+    spec = validated(Spec, merge(merged, given), where)
+    if spec.without:
+        return _without(spec, merged.get("matrix", {}))
+    return spec
+
+
+def _without(spec: Spec, matrices: Mapping[str, Any]) -> Spec:
+    """The study without some of its matrices."""
+    for name in spec.without:
+        if name not in matrices:
+            raise unknown("matrix to leave out", name, matrices)
+    gone = set(spec.without)
+    return spec.model_copy(
+        update={
+            "matrix": {name: m for name, m in spec.matrix.items() if name not in gone},
+            "finding": [one for one in spec.finding if one.matrix not in gone],
+            "compare": [one for one in spec.compare if one.matrix not in gone],
+            "view": [one for one in spec.view if one.get("matrix") not in gone],
+            "published": [one for one in spec.published if one.get("matrix") not in gone],
+        }
+    )
+
+
+def validated(model: type[P], tree: Mapping[str, Any], where: str) -> P:
+    """A table as a model, or one line that names the first key at fault."""
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        raise refused(error, model, where) from None
+
+
+def refused(error: ValidationError, model: type[BaseModel], where: str) -> InputError:
+    """The first fault of a validation, in one line, with a suggestion for an unknown key."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        owner, _, key = place.rpartition(".")
+        about = f"key in {where}" + (f", {owner}" if owner else "")
+        return unknown(about, key, _fields(model, first["loc"][:-1]))
+    reason = " ".join(str(first["msg"]).removeprefix("Value error, ").split())
+    return InputError(f"{where}: {place}: {reason}")
+
+
+def _fields(model: Any, path: Iterable[str | int]) -> list[str]:
+    """The keys that the table at a path may have."""
+    for part in path:
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            field = model.model_fields.get(str(part))
+            model = field.annotation if field else None
+        elif getattr(model, "__args__", None):
+            model = model.__args__[-1]
+        while getattr(model, "__origin__", None) in (list,):
+            model = model.__args__[0]
+    fields = getattr(model, "model_fields", {})
+    return sorted(fields)
+
+
+def merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables laid over each other; lists and values are replaced whole.
+
+    >>> merge({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}})
+    {'a': {'b': 3, 'c': 2}}
+    """
+    out = copy.deepcopy(dict(low))
+    for key, value in high.items():
+        under = out.get(key)
+        if isinstance(under, Mapping) and isinstance(value, Mapping):
+            # another component's settings mean nothing to this one
+            other = "name" in value and value["name"] != under.get("name")
+            out[key] = copy.deepcopy(dict(value)) if other else merge(under, value)
+        else:
+            out[key] = copy.deepcopy(value)
+    return out
+
+
+def put(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Set a value at a dotted key.
+
+    >>> tree = {}
+    >>> put(tree, "attack.eps", 0.3); tree
+    {'attack': {'eps': 0.3}}
+    """
+    *path, last = key.split(".")
+    for part in path:
+        tree = tree.setdefault(part, {})
+        if not isinstance(tree, dict):
+            raise InputError(f"{key}: {part} is not a table")
+    tree[last] = value
+
+
+def toml_value(text: str) -> Any:
+    """A value as TOML reads it; what is not TOML is text.
+
+    >>> toml_value("[0, 1]"), toml_value("full"), toml_value("0.3")
+    ([0, 1], 'full', 0.3)
+    """
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _check_paths(tree: Mapping[str, Any], given: Mapping[str, Any], where: str) -> None:
+    """A matrix is named as it is, not made by a setting given by hand."""
+    matrices = tree.get("matrix", {})
+    for name in given.get("matrix", {}):
+        if name not in matrices:
+            raise unknown(f"matrix in {where}", name, matrices)
+
+
+def _read(study: str, seen: tuple[str, ...]) -> dict[str, Any]:
+    if study in seen:
+        raise InputError(f"{' extends '.join((*seen, study))}: a study cannot extend itself")
+    text = _text(study)
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{study} is not TOML: {error}") from None
+    base = tree.get("extends")
+    if base is None:
+        return tree
+    if not isinstance(base, str):
+        raise InputError(f"{study}: extends names one study, got {base!r}")
+    beside = Path(study).parent / base
+    found = str(beside) if base.endswith(".toml") and not Path(base).is_absolute() else base
+    return merge(_read(found, (*seen, study)), tree)
+
+
+def _text(study: str) -> str:
+    if study in shipped():
+        return (files("mithridate.studies") / "shipped" / f"{study}.toml").read_text("utf-8")
+    path = Path(study)
+    if not (study.endswith(".toml") or len(path.parts) > 1):
+        raise unknown("study", study, (*shipped(), "a TOML file"))
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise InputError(f"cannot read the study {study}: {reason}") from None

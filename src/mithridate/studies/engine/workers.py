@@ -1,0 +1,349 @@
+"""Who makes the units: this process, or worker processes of its own.
+
+A component or kind of a third party reaches every worker by its entry point
+("mithridate.units" and the like), from the same `sys.path`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from mithridate.errors import MithridateError, RunError, check_number
+from mithridate.studies.engine.perform import Outcome, line, maker_of, perform
+from mithridate.studies.engine.resources import Room, Share
+from mithridate.studies.engine.unit import Unit
+
+Follow = Callable[[str, int, int, str], None]
+"""Called with (key, done, total, what) while a unit is made."""
+TRIES = 3
+"""Times that a unit is begun where its worker is lost."""
+GRACE = 2.0
+"""Seconds in which a worker may drop its draft before it is killed."""
+PAUSE = 0.5
+"""Seconds between two reports of progress, at least."""
+
+
+class Workers(Protocol):
+    """Makes the units that it is given, in any order."""
+
+    @property
+    def slots(self) -> int:
+        """Units that it makes at once; more may be submitted, and wait."""
+
+    def submit(self, unit: Unit) -> None:
+        """Take a unit whose inputs are made."""
+
+    def wait(self, timeout: float | None = None) -> list[Outcome]:
+        """Outcomes since the last call: at least one, unless time or work runs out."""
+
+    def close(self) -> None:
+        """Stop. What is being made is dropped."""
+
+
+class Closing:
+    """`with` for workers: closed in any case."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop."""
+
+
+def unfollowed(key: str, done: int, total: int, what: str) -> None:
+    """Progress that nobody follows.
+
+    >>> unfollowed("0" * 64, 1, 2, "epoch")
+    """
+
+
+class InProcess(Closing):
+    """One unit after the other, here.
+
+    >>> InProcess(Path("store")).slots
+    1
+    """
+
+    slots = 1
+
+    def __init__(self, root: Path, follow: Follow = unfollowed) -> None:
+        self.root, self.follow = root.absolute(), follow
+        self._room = Room(1)
+        self._waiting: deque[Unit] = deque()
+
+    def submit(self, unit: Unit) -> None:
+        self._waiting.append(unit)
+
+    def wait(self, timeout: float | None = None) -> list[Outcome]:
+        """The next unit's outcome, however long it takes."""
+        if not self._waiting:
+            return []
+        unit = self._waiting.popleft()
+
+        def tell(done: int, total: int, what: str) -> None:
+            self.follow(unit.key, done, total, what)
+
+        try:
+            self._room.needs(unit)
+        except MithridateError as error:
+            return [refusal(unit, error)]
+        return [perform(unit, self.root, tell=tell)]
+
+
+@dataclass(eq=False)
+class Job:
+    """A unit on its way."""
+
+    unit: Unit
+    share: Share
+    tries: int
+
+
+@dataclass(eq=False)
+class Worker:
+    """A process, our end of the line to it, and what it is at."""
+
+    process: subprocess.Popen[bytes]
+    link: Connection[Any, Any]
+    job: Job | None = None
+
+
+class Processes(Closing):
+    """`count` processes on this machine, started as units come.
+
+    They are sessions of their own, so that Ctrl-C reaches this process alone, which decides;
+    they end with it, however it ends. A worker that is lost (SIGKILL, as for want of memory)
+    loses its unit's draft and lock; the unit is begun again in a new worker, `TRIES` times in
+    all. Units wait while their declared needs exceed what is left (`resources.Room`).
+
+    >>> with Processes(2, Path("store")) as workers:
+    ...     workers.wait()
+    []
+    """
+
+    def __init__(self, count: int, root: Path, follow: Follow = unfollowed) -> None:
+        check_number("workers", count, low=1)
+        self.slots, self.root, self.follow = count, root.absolute(), follow
+        self._room = Room(count)
+        self._waiting: deque[tuple[Unit, int]] = deque()
+        self._workers: list[Worker] = []
+        self._outcomes: list[Outcome] = []
+
+    def submit(self, unit: Unit) -> None:
+        self._waiting.append((unit, 1))
+        self._hand_out()
+
+    def wait(self, timeout: float | None = None) -> list[Outcome]:
+        end = None if timeout is None else time.monotonic() + timeout
+        while not self._outcomes:
+            self._hand_out()
+            busy = [worker for worker in self._workers if worker.job]
+            if not busy:
+                break
+            left = None if end is None else max(0.0, end - time.monotonic())
+            ready = wait([worker.link for worker in busy], left)
+            for worker in busy:
+                if worker.link in ready:
+                    self._listen(worker)
+            if not ready:
+                break
+        self._hand_out()
+        done, self._outcomes = self._outcomes, []
+        return done
+
+    def close(self) -> None:
+        """Ask the workers to drop what they make, and kill those that do not end soon."""
+        for worker in self._workers:
+            if worker.job:
+                worker.process.terminate()
+            worker.link.close()
+        end = time.monotonic() + GRACE
+        for worker in self._workers:
+            try:
+                worker.process.wait(max(0.0, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                worker.process.kill()
+                worker.process.wait()
+        self._workers.clear()
+        self._waiting.clear()
+
+    def _hand_out(self) -> None:
+        """Begin what fits; a unit that does not lets smaller ones pass."""
+        for unit, tries in list(self._waiting):
+            try:
+                share = self._room.take(unit)
+            except MithridateError as error:
+                self._waiting.remove((unit, tries))
+                self._outcomes.append(refusal(unit, error))
+                continue
+            if share is not None:
+                self._waiting.remove((unit, tries))
+                self._begin(Job(unit, share, tries))
+            if len(self._room.held) >= self.slots:
+                break
+
+    def _begin(self, job: Job) -> None:
+        for worker in [w for w in self._workers if not w.job]:
+            worker.job = job
+            if worker.process.poll() is None and self._sent(worker):
+                return
+            self._bury(worker)
+        worker = hire(self.root)
+        self._workers.append(worker)
+        worker.job = job
+        self._sent(worker)  # one that is lost already is noticed by `wait`
+
+    def _sent(self, worker: Worker) -> bool:
+        assert worker.job is not None
+        try:
+            worker.link.send((worker.job.unit, worker.job.share.gpus))
+        except OSError:
+            return False
+        return True
+
+    def _listen(self, worker: Worker) -> None:
+        assert worker.job is not None
+        try:
+            message = worker.link.recv()
+        except (EOFError, OSError):
+            self._lost(worker)
+            return
+        if isinstance(message, Outcome):
+            self._room.give(worker.job.share)
+            self._outcomes.append(message)
+            worker.job = None
+        else:
+            self.follow(worker.job.unit.key, *message)
+
+    def _lost(self, worker: Worker) -> None:
+        job, code = worker.job, self._bury(worker)
+        assert job is not None
+        self._room.give(job.share)
+        if job.tries < TRIES:
+            self._waiting.appendleft((job.unit, job.tries + 1))
+        else:
+            self._outcomes.append(refusal(job.unit, RunError(lost_line(job.unit, TRIES, code))))
+
+    def _bury(self, worker: Worker) -> int:
+        worker.link.close()
+        self._workers.remove(worker)
+        try:
+            return worker.process.wait(GRACE)
+        except subprocess.TimeoutExpired:  # it closed the line and lives on
+            worker.process.kill()
+            return worker.process.wait()
+
+
+def refusal(unit: Unit, error: MithridateError) -> Outcome:
+    """The outcome of a unit that was not made for `error`."""
+    return Outcome(unit.key, 0.0, "failed", line(error), error.exit_code)
+
+
+def lost_line(unit: Unit, tries: int, code: int) -> str:
+    """What is said of a unit whose workers were lost.
+
+    >>> print(lost_line(Unit("model", {}), 3, -9))
+    model: its worker was lost 3 times (SIGKILL, mostly for want of memory): run fewer workers
+    """
+    if code == -signal.SIGKILL:
+        how = "SIGKILL, mostly for want of memory): run fewer workers"
+    elif code < 0:
+        how = f"{signal.Signals(-code).name}): run it in this process, with one worker, to see why"
+    else:
+        how = f"exit code {code}): run it in this process, with one worker, to see why"
+    return f"{unit.kind}: its worker was lost {tries} times ({how}"
+
+
+def hire(root: Path) -> Worker:
+    """Start a worker process for the store at `root`."""
+    ours, theirs = Pipe()
+    code = (
+        f"import sys; sys.path[:] = {sys.path!r}\n"
+        "from mithridate.studies.engine.workers import serve\n"
+        f"serve({theirs.fileno()}, {os.getpid()}, {str(root)!r})"
+    )
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.DEVNULL,
+            stdout=2,  # what a library prints must not mix with our output
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,
+        )
+    except OSError as error:
+        ours.close()
+        raise RunError(f"cannot start a worker: {error.strerror}; run fewer") from None
+    finally:
+        theirs.close()
+    return Worker(process, ours)
+
+
+def serve(descriptor: int, parent: int, root: str) -> None:
+    """A worker's life: units in, outcomes out, until the line or the parent ends."""
+    os.set_inheritable(descriptor, False)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _stop)
+    threading.Thread(target=_follow_parent, args=(parent,), daemon=True).start()
+    link: Connection[Any, Any] = Connection(descriptor)
+    told = 0.0
+
+    def tell(done: int, total: int, what: str) -> None:
+        nonlocal told
+        if time.monotonic() - told >= PAUSE:
+            told = time.monotonic()
+            link.send((done, total, what))
+
+    on: tuple[int, ...] = ()
+    try:
+        while True:
+            unit, gpus = link.recv()
+            if gpus and gpus != on:
+                on = _move(gpus, Path(root))
+            link.send(perform(unit, Path(root), tell=tell))
+    except (EOFError, OSError, KeyboardInterrupt):
+        return
+
+
+def _move(gpus: tuple[int, ...], root: Path) -> tuple[int, ...]:
+    """Compute on these GPUs from now on; products that lie on others are forgotten."""
+    import torch
+
+    maker_of(root).kept.clear()
+    torch.cuda.set_device(gpus[0])
+    return gpus
+
+
+def _stop(number: int, frame: object) -> None:
+    """Leave as Ctrl-C does: the draft and the lock are dropped on the way out."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _follow_parent(parent: int) -> None:
+    """End after the parent, whichever way that ended."""
+    while os.getppid() == parent:
+        time.sleep(PAUSE)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE)
+    os._exit(1)

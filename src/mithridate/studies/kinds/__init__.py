@@ -1,0 +1,1 @@
+"""Kinds of units that several measures build on: data, models, poisoned sets, maps."""

@@ -1,0 +1,220 @@
+"""Backdoor: what a poisoned model does with clean and with stamped test images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mithridate.classifier import Classifier
+from mithridate.data import ImageSet
+from mithridate.errors import InputError
+from mithridate.metrics import accuracy, confusion, wilson
+from mithridate.norms import L0, L1, L2, LINF
+from mithridate.poisons import Poisoned, poisoned_test
+from mithridate.rng import child, rng
+from mithridate.studies.engine.tables import write_table
+from mithridate.studies.engine.unit import Inputs, Kind, Needs, Progress, Sizes, Unit, Work
+from mithridate.studies.kinds.poisoned import trigger_of
+from mithridate.studies.measures.base import TABLE, Measure, Subject, row, write_pictures
+from mithridate.studies.parts import mean_images, proportion
+from mithridate.training import predict
+
+SHOWN = 8
+CHUNK = 1024
+
+
+class Settings(Subject):
+    """A poisoned model.
+
+    Attributes:
+        embed: clean and stamped test images, half each, whose last-layer activations are
+            shown by t-SNE; 0 leaves that out.
+    """
+
+    embed: int = Field(default=0, ge=0)
+
+
+class Backdoor(Measure):
+    """Clean accuracy, attack success rate, and what the poison changed."""
+
+    settings = Settings
+    columns: ClassVar = {
+        "accuracy": {"title": "Clean accuracy", "unit": "share", "better": "up"},
+        "clean_model": {"title": "Accuracy of a clean model", "unit": "share", "better": "up"},
+        "asr": {
+            "title": "Attack success",
+            "unit": "share",
+            "better": "down",
+            "note": "stamped test images of other classes, classified as the attacker wants",
+        },
+        "stamped_accuracy": {
+            "title": "Accuracy on stamped images",
+            "unit": "share",
+            "better": "up",
+            "note": "by their true labels",
+        },
+        "poisoned": {"title": "Training images poisoned"},
+    }
+    views: ClassVar = [
+        {"kind": "table"},
+        {"kind": "bars", "value": "asr"},
+        {
+            "kind": "pictures",
+            "arrays": ["confusion_clean", "confusion_stamped", "examples_clean", "examples_changed"],
+        },
+    ]  # fmt: skip
+
+    def unit(self, settings: Settings) -> Unit:
+        """The measurement; a clean model of the same seed stands beside the poisoned one.
+
+        Raises:
+            InputError: no poison: there would be no trigger to stamp.
+        """
+        if settings.poison is None or settings.model is not None:
+            raise InputError("the measure backdoor needs a poison, and trains the model itself")
+        inputs = {**settings.inputs(), "clean": settings.clean_model()}
+        return Unit("backdoor", {**settings.about, "embed": settings.embed}, inputs)
+
+
+class BackdoorKind(Kind):
+    """Stamps the test images with the trigger of its input `poisoned`."""
+
+    def make(
+        self, spec: Mapping[str, Any], inputs: Inputs, folder: Path, tell: Progress
+    ) -> dict[str, Any]:
+        """Rates, confusion matrices, mean images, examples, embedding."""
+        model, test, poisoned = inputs["model"], inputs["data"].test, inputs["poisoned"]
+        random = child(rng(int(spec["seed"])), "test")
+        stamped = stamp_all(test, poisoned, random)
+        rows = changed_rows(test, poisoned)
+        said, meant = predict(model, test), predict(model, stamped)
+        labels = test.labels[rows]
+        wanted = wanted_class(poisoned, labels, test.classes)
+        hit = meant[rows] == wanted
+        arrays = {
+            "confusion_clean": confusion(said, test.labels, test.classes),
+            "confusion_stamped": confusion(meant, test.labels, test.classes),
+            "mean_images": mean_images(test),
+            "mean_stamped": mean_images(stamped),
+            "examples_clean": test.batch(rows[:SHOWN])[0],
+            "examples_changed": stamped.batch(rows[:SHOWN])[0],
+        }
+        if spec["embed"]:
+            arrays |= embedding(model, test, stamped, rows, int(spec["embed"]), random)
+        write_pictures(folder, arrays)
+        distances = _distances(test, stamped, rows)
+        write_table(folder / TABLE, _table(rows, labels, said[rows], meant[rows], hit, distances))
+        clean = predict(inputs["clean"], test)
+        values = {
+            "accuracy": proportion(accuracy(said, test.labels)),
+            "clean_model": proportion(accuracy(clean, test.labels)),
+            "asr": proportion(wilson(int(hit.sum()), len(rows))),
+            "stamped_accuracy": proportion(accuracy(meant[rows], labels)),
+            "poisoned": len(poisoned),
+        }
+        return row(values, [], test)
+
+    def code(self, spec: Mapping[str, Any]) -> tuple[str, ...]:
+        """The triggers'."""
+        return ("poisons.triggers",)
+
+    def needs(self, spec: Mapping[str, Any]) -> Needs:
+        """The data set, twice."""
+        return Needs(gpus=int(spec["device"] == "cuda"), memory=2 * 2**30)
+
+    def work(self, unit: Unit, sizes: Sizes) -> Work:
+        """Three passes over the test set."""
+        return Work(forwards=3 * sizes.test, disk=2**18)
+
+
+def stamp_all(test: ImageSet, poisoned: Poisoned, random: torch.Generator) -> ImageSet:
+    """The test set with every image stamped that the attack is about, the others as they were."""
+    trigger = trigger_of(poisoned)
+    return poisoned_test(
+        test, trigger, source=poisoned.source, target=poisoned.target, others=True, rng=random
+    )
+
+
+def changed_rows(test: ImageSet, poisoned: Poisoned) -> Tensor:
+    """Rows of the test set that the attack is about."""
+    if poisoned.source is not None:
+        return test.of_class(poisoned.source)
+    if poisoned.target is None:
+        return torch.arange(len(test))
+    return (test.labels != poisoned.target).nonzero()[:, 0]
+
+
+def wanted_class(poisoned: Poisoned, labels: Tensor, classes: int) -> Tensor:
+    """The class that the attacker wants for each image; the next one in all-to-all."""
+    if poisoned.target is None:
+        return (labels + 1) % classes
+    return torch.full_like(labels, poisoned.target)
+
+
+def embedding(
+    model: Classifier,
+    test: ImageSet,
+    stamped: ImageSet,
+    rows: Tensor,
+    count: int,
+    random: torch.Generator,
+) -> dict[str, Tensor]:
+    """t-SNE of last-layer activations: clean images of all classes, and stamped ones."""
+    from sklearn.manifold import TSNE
+
+    half = min(count // 2, len(rows), len(test))
+    if half < 2:
+        raise InputError(f"embed needs at least 4 images, got {count}")
+    clean_rows = torch.randperm(len(test), generator=child(random, "clean"))[:half]
+    stamped_rows = rows[torch.randperm(len(rows), generator=child(random, "stamped"))[:half]]
+    parts = [
+        model.features(images.batch(chosen[at : at + CHUNK])[0].to(model.device)).cpu()
+        for images, chosen in ((test, clean_rows), (stamped, stamped_rows))
+        for at in range(0, half, CHUNK)
+    ]
+    features = torch.cat(parts).numpy()
+    perplexity = min(30.0, (len(features) - 1) / 3)
+    points = TSNE(init="pca", random_state=0, perplexity=perplexity).fit_transform(features)
+    labels = torch.cat([test.labels[clean_rows], test.labels[stamped_rows]])
+    return {
+        "embedding": torch.from_numpy(points),
+        "embedding_label": labels,
+        "embedding_group": torch.arange(2).repeat_interleave(half),
+    }
+
+
+def _distances(test: ImageSet, stamped: ImageSet, rows: Tensor) -> dict[str, Tensor]:
+    """How far the stamp moves each image, by every norm."""
+    found: dict[str, list[Tensor]] = {"l0": [], "l1": [], "l2": [], "linf": []}
+    for at in range(0, len(rows), CHUNK):
+        before, after = (s.batch(rows[at : at + CHUNK])[0] for s in (test, stamped))
+        for name, norm in (("l0", L0), ("l1", L1), ("l2", L2), ("linf", LINF)):
+            found[name].append(norm.distance(after, before))
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def _table(
+    rows: Tensor,
+    labels: Tensor,
+    clean: Tensor,
+    said: Tensor,
+    hit: Tensor,
+    distances: Mapping[str, Tensor],
+) -> pa.Table:
+    return pa.table(
+        {
+            "image": pa.array(rows.numpy(), pa.int32()),
+            "label": pa.array(labels.numpy(), pa.int16()),
+            "clean": pa.array(clean.numpy(), pa.int16()),
+            "predicted": pa.array(said.numpy(), pa.int16()),
+            "success": pa.array(hit.numpy()),
+            **{name: pa.array(d.numpy(), pa.float32()) for name, d in distances.items()},
+            "queries": pa.nulls(len(rows), pa.int32()),
+        }
+    )

@@ -1,0 +1,124 @@
+"""Evasion: what one attack leaves of one model's accuracy, image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from mithridate.metrics import bootstrap_mean, wilson
+from mithridate.studies.engine.tables import write_table
+from mithridate.studies.engine.unit import Inputs, Kind, Progress, Unit
+from mithridate.studies.evasion import doubts_of
+from mithridate.studies.kinds.adversarial import Attacked, attack_of
+from mithridate.studies.measures.base import (
+    TABLE,
+    Measure,
+    Named,
+    Subject,
+    row,
+    write_pictures,
+)
+from mithridate.studies.parts import mean_part, proportion
+
+SHOWN = 8
+
+
+class Settings(Subject):
+    """A model, an attack, its goal, and how many test images.
+
+    Attributes:
+        goal: "untargeted", or "targeted": to `target`, else to another class at random.
+        samples: test images, drawn by `attack_seed`; all where there are fewer.
+        attack_seed: of the attack's random choices.
+    """
+
+    attack: Named
+    goal: Literal["untargeted", "targeted"] = "untargeted"
+    target: int | None = Field(default=None, ge=0)
+    samples: int = Field(default=1000, ge=1)
+    attack_seed: int = Field(default=0, ge=0)
+
+
+class Evasion(Measure):
+    """Accuracy left, success, distances and cost of an attack."""
+
+    settings = Settings
+    columns: ClassVar = {
+        "accuracy": {"title": "Clean accuracy", "unit": "share", "better": "up"},
+        "accuracy_left": {"title": "Accuracy left", "unit": "share", "better": "up"},
+        "success": {
+            "title": "Attack success",
+            "unit": "share",
+            "better": "down",
+            "note": "over the images that were classified rightly before",
+        },
+        "mean_l2": {"title": "Mean L2", "note": "of the images that were fooled"},
+        "mean_linf": {"title": "Mean Linf", "note": "of the images that were fooled"},
+        "median_l2": {"title": "Median L2", "note": "of the images that were fooled"},
+        "queries": {"title": "Forward passes an image"},
+        "gradients": {"title": "Gradients an image"},
+    }
+    views: ClassVar = [
+        {"kind": "table"},
+        {"kind": "bars", "value": "accuracy_left"},
+        {"kind": "budget"},
+        {"kind": "pictures", "arrays": ["examples_clean", "examples_changed"]},
+    ]
+
+    def unit(self, settings: Settings) -> Unit:
+        """The measurement, over the adversarial images as a unit of their own."""
+        attack_of(settings.attack)
+        model, data = settings.subject(), settings.data_unit()
+        spec = {
+            "attack": settings.attack,
+            "goal": settings.goal,
+            "target": settings.target,
+            "samples": settings.samples,
+            "seed": settings.attack_seed,
+            **settings.place,
+        }
+        images = Unit("adversarial", spec, {"model": model, "data": data})
+        return Unit("evasion", {}, {"adversarial": images, "data": data})
+
+
+class EvasionKind(Kind):
+    """Reads the table of its input `adversarial`."""
+
+    def make(
+        self, spec: Mapping[str, Any], inputs: Inputs, folder: Path, tell: Progress
+    ) -> dict[str, Any]:
+        """Shares with intervals, distances of the fooled, some of the images."""
+        found: Attacked = inputs["adversarial"]
+        table = found.table
+        label, clean, said, success, l2, linf = (
+            np.asarray(table[name])
+            for name in ("label", "clean", "predicted", "success", "l2", "linf")
+        )
+        right, n = clean == label, len(label)
+        fooled = right & success
+        write_table(folder / TABLE, table)
+        shown = np.flatnonzero(fooled)[:SHOWN]
+        if len(shown):
+            write_pictures(
+                folder,
+                {
+                    "examples_clean": inputs["data"].test.batch(found.rows[torch.tensor(shown)])[0],
+                    "examples_changed": found.adversarials[torch.tensor(shown)],
+                },
+            )
+        values = {
+            "accuracy": proportion(wilson(int(right.sum()), n)),
+            "accuracy_left": proportion(wilson(int((said == label).sum()), n)),
+            "success": proportion(wilson(int(fooled.sum()), int(right.sum()))),
+            "mean_l2": mean_part(bootstrap_mean(l2[fooled])),
+            "mean_linf": mean_part(bootstrap_mean(linf[fooled])),
+            "median_l2": float(np.median(l2[fooled])) if fooled.any() else None,
+            "queries": found.queries / n,
+            "gradients": found.gradients / n,
+        }
+        return row(values, doubts_of(n, found.status), inputs["data"].test)

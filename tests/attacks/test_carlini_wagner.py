@@ -1,0 +1,106 @@
+import pytest
+import torch
+
+from mithridate import rng as random
+from mithridate.attacks.carlini_wagner import CarliniWagner, Hinge, box_adam, squared
+from mithridate.attacks.run import run_attack
+from mithridate.errors import InputError
+from mithridate.goals import SourceToTarget, Targeted, Untargeted
+from mithridate.norms import L2
+from mithridate.testing import AttackConformance
+from mithridate.testing.models import boundary_distance, linear_model
+
+
+class TestCarliniWagner(AttackConformance):
+    deterministic = True
+
+    def attack(self):
+        return CarliniWagner(steps=60, search_steps=3)
+
+    def test_batch_size_does_not_matter(self):
+        """200 steps of Adam amplify rounding: the same distance, not the same bits."""
+        whole, parts = self.run(), self.run(batch_size=5)
+        torch.testing.assert_close(whole.l2, parts.l2, rtol=1e-3, atol=1e-4)
+
+
+def images(n, shape=(1, 4, 4)):
+    return 0.5 + 0.1 * (torch.rand((n, *shape), generator=random.rng(1)) - 0.5)
+
+
+@pytest.mark.parametrize("n", [1, 7, 64])
+@pytest.mark.parametrize("shape", [(1, 4, 4), (3, 5, 5)])
+def test_within_one_percent_of_the_optimum_on_a_linear_model(shape, n):
+    model, x = linear_model(shape), images(n, shape)
+    attack = CarliniWagner(search_steps=9)
+    r = run_attack(attack, model, x, Untargeted(model.labels(x)), rng=random.rng(0))
+    best = boundary_distance(model, x, L2)
+    assert bool(r.success.all())
+    assert bool((r.l2 >= best * (1 - 1e-4)).all())
+    torch.testing.assert_close(r.l2, best, rtol=0.01, atol=2e-3)
+
+
+def test_moves_pixels_that_are_exactly_black_or_white():
+    model = linear_model((1, 1, 2))
+    with torch.no_grad():
+        model.module.get_submodule("1").weight.copy_(torch.eye(2))
+    x = torch.tensor([[[[1.0, 0.0]]]])
+    for goal in (Untargeted([0]), Targeted([1]), SourceToTarget([0], [1])):
+        r = run_attack(CarliniWagner(), model, x, goal, rng=random.rng(0))
+        assert bool(r.success.all())
+        torch.testing.assert_close(r.l2, torch.tensor([0.5**0.5]), rtol=0.01, atol=0)
+
+
+def test_confidence_is_kept():
+    model, x = linear_model(classes=4), images(16)
+    goal = Untargeted(model.labels(x))
+    r = run_attack(CarliniWagner(confidence=0.5), model, x, goal, rng=random.rng(0))
+    assert bool((goal.margin(model.logits(r.adversarials)) < -0.5).all())
+    plain = run_attack(CarliniWagner(), model, x, goal, rng=random.rng(0))
+    assert float(r.l2.mean()) > float(plain.l2.mean())
+
+
+def test_more_values_of_c_never_lengthen():
+    model, x = linear_model(classes=4), images(16)
+    goal = Untargeted(model.labels(x))
+    sizes = [
+        run_attack(CarliniWagner(search_steps=k), model, x, goal, rng=random.rng(0)).l2
+        for k in (3, 6)
+    ]
+    assert bool((sizes[1] <= sizes[0] + 1e-6).all())
+
+
+def test_hinge_by_hand():
+    logits = torch.tensor([[3.0, 1.0], [0.0, 1.0]])
+    hinge = Hinge(Untargeted([0, 0]), 0.5)
+    assert hinge.loss(logits).tolist() == [2.5, 0.0]
+    assert hinge[slice(1)].loss(logits[:1]).tolist() == [2.5]
+
+
+def test_pixels_that_are_not_free_stay():
+    model, x = linear_model(), images(8)
+    free = torch.zeros_like(x, dtype=torch.bool)
+    free[..., :2] = True
+    settings = {"norm": L2, "penalty": squared, "steps": 100, "step_size": 0.1, "confidence": 0.0}
+    goal, c = Untargeted(model.labels(x)), torch.full((8,), 10.0)
+    found, distance = box_adam(model, x, goal, c, free=free, **settings)
+    assert bool(distance.isfinite().any())
+    assert torch.equal(found[..., 2:], x[..., 2:])
+
+
+def test_stalled_rows_leave():
+    """Without a hinge to pay, the penalty alone is soon at rest."""
+    model, x = linear_model(), images(8)
+    attack = CarliniWagner(steps=1000, search_steps=1, c=1e-6)
+    r = run_attack(attack, model, x, Untargeted(model.labels(x)), rng=random.rng(0))
+    assert not bool(r.success.any())
+    assert torch.equal(r.adversarials, x)
+    assert r.gradients < 500 * 8
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"steps": 0}, {"search_steps": 0}, {"step_size": 0}, {"c": 0}, {"confidence": -1}],
+)
+def test_bad_settings(settings):
+    with pytest.raises(InputError):
+        CarliniWagner(**settings)

@@ -1,0 +1,76 @@
+import pytest
+import torch
+
+from mithridate import rng as random
+from mithridate.attacks.ddn import DDN
+from mithridate.attacks.run import run_attack
+from mithridate.errors import InputError
+from mithridate.goals import SourceToTarget, Targeted, Untargeted
+from mithridate.norms import L2
+from mithridate.testing import AttackConformance
+from mithridate.testing.models import boundary_distance, linear_model
+
+
+class TestDDN(AttackConformance):
+    deterministic = True
+
+    def attack(self):
+        return DDN(steps=40)
+
+
+def images(n, shape=(1, 4, 4)):
+    return 0.5 + 0.1 * (torch.rand((n, *shape), generator=random.rng(1)) - 0.5)
+
+
+@pytest.mark.parametrize("n", [1, 7, 64])
+@pytest.mark.parametrize("shape", [(1, 4, 4), (3, 5, 5)])
+def test_within_one_percent_of_the_optimum_on_a_linear_model(shape, n):
+    model, x = linear_model(shape), images(n, shape)
+    r = run_attack(DDN(steps=300), model, x, Untargeted(model.labels(x)), rng=random.rng(0))
+    assert bool(r.success.all())
+    best = boundary_distance(model, x, L2)
+    assert bool((r.l2 >= best * (1 - 1e-4)).all())
+    assert float((r.l2 / best).mean()) <= 1.01 or float((r.l2 - best).mean()) < 1e-3
+
+
+def test_goals_of_two_classes_agree():
+    model, x = linear_model(), images(16)
+    labels = model.labels(x)
+    goals = Untargeted(labels), Targeted(1 - labels), SourceToTarget(labels, 1 - labels)
+    sizes = [run_attack(DDN(), model, x, goal, rng=random.rng(0)).l2 for goal in goals]
+    torch.testing.assert_close(sizes[0], sizes[1])
+    torch.testing.assert_close(sizes[0], sizes[2])
+
+
+def test_the_radius_by_hand():
+    """On logits (z1, z2), x = (0.6, 0.5): one step of radius 1.05, past the line z1 = z2."""
+    model = linear_model((1, 1, 2))
+    with torch.no_grad():
+        model.module.get_submodule("1").weight.copy_(torch.eye(2))
+    x = torch.tensor([[[[0.52, 0.5]]]])
+    r = run_attack(DDN(steps=1, radius=0.1), model, x, Untargeted([0]), rng=random.rng(0))
+    side = 0.105 / 2**0.5
+    expected = torch.tensor([[[[0.52 - side, 0.5 + side]]]])
+    torch.testing.assert_close(r.adversarials, expected)
+
+
+def test_one_pass_a_step():
+    model, x = linear_model(classes=4), images(9)
+    r = run_attack(DDN(steps=7), model, x, Untargeted(model.labels(x)), rng=random.rng(0))
+    assert (r.gradients, r.queries) == (7 * 9, (1 + 7 + 1) * 9)
+
+
+def test_unreachable_goal_gives_back_the_input():
+    model, x = linear_model(), images(4) * 0 + 0.9
+    attack = DDN(steps=2, radius=1e-4)
+    r = run_attack(attack, model, x, Untargeted(model.labels(x)), rng=random.rng(0))
+    assert not bool(r.success.any())
+    assert torch.equal(r.adversarials, x)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"steps": 0}, {"gamma": 0}, {"gamma": 1}, {"step_size": 0}, {"radius": 0}]
+)
+def test_bad_settings(settings):
+    with pytest.raises(InputError):
+        DDN(**settings)

@@ -1,0 +1,295 @@
+"""Executors: same outcomes and bytes; lost workers, interrupts, needs; nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mithridate.errors import InputError
+from mithridate.studies.engine import resources, workers
+from mithridate.studies.engine.resources import Room
+from mithridate.studies.engine.store import Store
+from mithridate.studies.engine.unit import Unit
+from mithridate.studies.engine.workers import InProcess, Processes
+
+pytestmark = pytest.mark.usefixtures("toys")
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def log(tmp_path):
+    path = tmp_path / "log"
+    path.touch()
+    return path
+
+
+def notes(log):
+    return [(what, int(pid)) for what, pid, _ in map(str.split, log.read_text().splitlines())]
+
+
+def total(*values, kind="toy-total", log=None, **spec):
+    spec = {**spec, "log": str(log)} if log else spec
+    return Unit(kind, spec, {"of": tuple(Unit("toy-number", {"value": v}) for v in values)})
+
+
+def gather(crew, units, seconds=60):
+    """Outcomes by key."""
+    for unit in units:
+        crew.submit(unit)
+    found, end = {}, time.monotonic() + seconds
+    while len(found) < len(units):
+        assert time.monotonic() < end, f"{len(found)} of {len(units)} after {seconds} s"
+        for outcome in crew.wait(1.0):
+            assert outcome.key not in found
+            found[outcome.key] = outcome
+    return found
+
+
+def products(root):
+    """Every byte of the finished units; timings apart."""
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted((root / "v1").rglob("*"))
+        if path.is_file() and path.name != "timing.json"
+    }
+
+
+def alive(pid):
+    """Whether a process runs, or is a zombie."""
+    return Path(f"/proc/{pid}").exists()
+
+
+def gone(pids, seconds=8.0):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and any(map(alive, pids)):
+        time.sleep(0.05)
+    return not any(map(alive, pids))
+
+
+def test_processes_make_the_same_bytes_as_this_process(tmp_path, log):
+    units = [total(i, 1) for i in range(6)] + [Unit("toy-drawn", {"seed": i}) for i in range(4)]
+    units.append(Unit("toy-broken", {"how": "input"}))
+    with InProcess(tmp_path / "one") as crew:
+        one = gather(crew, units)
+    with Processes(2, tmp_path / "two") as crew:
+        assert crew.slots == 2
+        two = gather(crew, units)
+        assert crew.wait() == []
+        pids = [worker.process.pid for worker in crew._workers]
+        assert len(pids) == 2
+    assert products(tmp_path / "one") == products(tmp_path / "two")
+    assert {k: (o.status, o.error) for k, o in one.items()} == {
+        k: (o.status, o.error) for k, o in two.items()
+    }
+    assert gone(pids)
+
+
+def test_progress_comes_at_a_low_rate(root):
+    told = []
+    unit = total(1, seconds=0.1)
+    with Processes(1, root, follow=lambda *what: told.append(what)) as crew:
+        gather(crew, [unit, total(2)])
+    assert told == [(unit.key, 0, 1, "adding")]  # the second within PAUSE of the first
+
+
+def test_a_lost_worker_loses_no_unit(root, log):
+    units = [total(i) for i in range(3)]
+    bad = Unit("toy-broken", {"how": "kill once", "log": str(log)})
+    with Processes(2, root) as crew:
+        found = gather(crew, [bad, *units])
+    assert {o.status for o in found.values()} == {"made"}
+    assert len(notes(log)) == 1
+    assert not Store(root).busy()
+    assert gone([pid for _, pid in notes(log)])
+
+
+def test_a_worker_lost_three_times_fails_the_unit(root, log):
+    bad = Unit("toy-broken", {"how": "kill", "log": str(log)})
+    with Processes(1, root) as crew:
+        found = gather(crew, [bad, total(1)])
+    assert len(notes(log)) == 3
+    assert found[bad.key].status == "failed"
+    assert found[bad.key].exit_code == 4
+    assert found[bad.key].error == (
+        "toy-broken: its worker was lost 3 times (SIGKILL, mostly for want of memory): "
+        "run fewer workers"
+    )
+    assert found[total(1).key].status == "made"
+    assert Store(root).sweep() == 4  # three drafts, and the last one's lock
+    assert list((root / "v1" / "tmp").iterdir()) == []
+
+
+def test_an_idle_worker_that_died_is_replaced(root):
+    with Processes(1, root) as crew:
+        gather(crew, [total(1)])
+        (worker,) = crew._workers
+        worker.process.kill()
+        worker.process.wait()
+        assert gather(crew, [total(2)])[total(2).key].status == "made"
+
+
+def test_wait_returns_when_time_is_up(root):
+    with Processes(1, root) as crew:
+        crew.submit(total(1, seconds=30))
+        began = time.monotonic()
+        assert crew.wait(0.2) == []
+        assert time.monotonic() - began < 2
+
+
+def test_close_drops_what_is_made(root, log):
+    unit = total(1, seconds=60, log=log)
+    with Processes(2, root) as crew:
+        crew.submit(unit)
+        crew.submit(total(2))
+        while not Store(root).busy():
+            crew.wait(0.1)
+        pids = [worker.process.pid for worker in crew._workers]
+        time.sleep(0.2)
+        began = time.monotonic()
+    assert time.monotonic() - began < 2 * workers.GRACE
+    assert not any(map(alive, pids))
+    assert not Store(root).has(unit.key)
+    assert not Store(root).busy()
+    assert list((root / "v1" / "tmp").iterdir()) == []
+
+
+def test_close_kills_what_does_not_listen(root, log, monkeypatch):
+    monkeypatch.setattr(workers, "GRACE", 0.3)
+    with Processes(1, root) as crew:
+        crew.submit(Unit("toy-broken", {"how": "deaf", "log": str(log)}))
+        while not notes(log):
+            crew.wait(0.1)
+        began = time.monotonic()
+    assert time.monotonic() - began < 2
+    assert gone([pid for _, pid in notes(log)], 0.1)
+
+
+PARENT = """
+import sys
+sys.path[:0] = {path!r}
+from pathlib import Path
+from mithridate.studies.engine.unit import Unit
+from mithridate.studies.engine.workers import Processes
+crew = Processes(2, Path({root!r}))
+try:
+    for i in range(2):
+        crew.submit(Unit("toy-total", {{"plus": i, "seconds": 60}}))
+    while True:
+        crew.wait(0.1)
+        print(*[w.process.pid for w in crew._workers], flush=True)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+    crew.close()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_workers_end_with_their_parent(root, installed, number):
+    code = PARENT.format(path=installed, root=str(root))
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as parent:
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
+        while len(Store(root).busy()) < 2:
+            time.sleep(0.05)
+        os.killpg(parent.pid, number)  # as a terminal does with Ctrl-C
+        out = parent.communicate(timeout=20)[0]
+    assert len(pids) == 2
+    assert gone(pids)
+    assert ("interrupted" in out) == (number == signal.SIGINT)
+    assert not Store(root).busy()
+    assert list((root / "v1" / "tmp").iterdir()) == []
+
+
+def test_units_wait_for_the_memory_that_they_declare(root, log, monkeypatch):
+    monkeypatch.setattr(resources, "available_memory", lambda: 100)
+    units = [
+        total(i, kind="toy-large", memory=memory, seconds=0.3, log=log)
+        for i, memory in enumerate((60, 60, 1000))
+    ]
+    with Processes(3, root) as crew:
+        found = gather(crew, units)
+    assert {o.status for o in found.values()} == {"made"}
+    ends = sorted(float(text.split()[2]) for text in log.read_text().splitlines())
+    assert all(b - a >= 0.29 for a, b in zip(ends, ends[1:], strict=False))
+
+
+def room(monkeypatch, slots, gpus=0, cpus=2, memory=100):
+    monkeypatch.setattr(resources, "available_memory", lambda: memory)
+    monkeypatch.setattr(resources, "gpus", lambda: gpus)
+    monkeypatch.setattr(resources, "cpus", lambda: cpus)
+    return Room(slots)
+
+
+def large(**spec):
+    return Unit("toy-large", spec)
+
+
+def test_room_counts_slots_threads_and_memory(monkeypatch):
+    place = room(monkeypatch, 2)
+    first = place.take(large())
+    assert place.take(large(threads=2)) is None
+    assert place.take(large(memory=100)) is None
+    second = place.take(large(memory=99))
+    assert place.take(large()) is None
+    place.give(first)
+    place.give(second)
+    alone = place.take(large(threads=8, memory=10**6))  # more than there is: alone
+    assert alone is not None
+    assert place.take(large()) is None
+
+
+def test_room_hands_each_gpu_to_one_unit(monkeypatch):
+    place = room(monkeypatch, 9, gpus=2)
+    first, second = place.take(large(gpus=1)), place.take(large(gpus=1))
+    assert (first.gpus, second.gpus) == ((0,), (1,))
+    assert place.take(large(gpus=1)) is None
+    assert place.take(large()).gpus == ()
+    place.give(first)
+    assert place.take(large(gpus=1)).gpus == (0,)
+    with pytest.raises(InputError, match="needs 3 GPUs, and this machine has 2"):
+        place.take(large(gpus=3))
+
+
+@pytest.mark.parametrize("make", [InProcess, lambda root: Processes(2, root)])
+def test_a_unit_without_its_gpu_fails_and_others_do_not(root, monkeypatch, make):
+    monkeypatch.setattr(resources, "gpus", lambda: 0)
+    bad = large(gpus=1)
+    with make(root) as crew:
+        found = gather(crew, [bad, total(1)])
+    assert found[bad.key].exit_code == 2
+    assert "needs 1 GPU, and this machine has 0: set device=cpu" in found[bad.key].error
+    assert found[total(1).key].status == "made"
+
+
+def test_in_process_does_one_after_the_other(root):
+    with InProcess(root) as crew:
+        assert crew.wait() == []
+        crew.submit(total(1))
+        crew.submit(total(2))
+        assert [o.key for o in crew.wait()] == [total(1).key]
+        assert [o.key for o in crew.wait(0.0)] == [total(2).key]
+
+
+def test_the_number_of_workers_is_checked(root):
+    with pytest.raises(InputError, match="workers must be at least 1"):
+        Processes(0, root)
+
+
+def test_relative_roots_are_the_callers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with Processes(1, Path("here")) as crew:
+        gather(crew, [total(1)])
+    folder = Store(tmp_path / "here").folder(total(1).key)
+    assert json.loads((folder / "total.json").read_text()) == 1
