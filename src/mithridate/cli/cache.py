@@ -196,7 +196,7 @@ def sized(count: float) -> str:
         if count < 999.5:
             return f"{count:.0f} B" if unit == "B" else f"{count:.3g} {unit}"
         count /= 1000
-    return f"{count:.3g} TB"
+    return f"{count:.3g} TB" if count < 999.5 else f"{count:.0f} TB"
 
 
 def _store() -> Store:

@@ -15,24 +15,28 @@ from mithridate.errors import unknown
 
 EXTRAS = {"bench": ("art", "foolbox", "torchattacks"), "test": ("pytest", "hypothesis")}
 """Extra -> what it brings."""
+KINDS = (*(kind for kind in registry.TABLES if kind != "units"), "studies")
+"""What there is to list."""
 
 
 def list_(
     kind: Annotated[
         str | None,
-        typer.Argument(metavar="KIND", help="One of " + ", ".join(registry.TABLES) + "."),
+        typer.Argument(metavar="KIND", help="One of " + ", ".join(KINDS) + "."),
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> int:
-    """Name the components: networks, attacks, triggers, poisons, inspectors."""
-    if kind is not None and kind not in registry.TABLES:
-        raise unknown("kind", kind, registry.TABLES)
+    """Name the components: networks, attacks, poisons, measures, studies and so on."""
+    if kind is not None and kind not in KINDS:
+        raise unknown("kind", kind, KINDS)
     screen = Screen(as_json=as_json, quiet=quiet)
-    kinds = [kind] if kind else list(registry.TABLES)
-    found = {each: [_described(each, name) for name in registry.names(each)] for each in kinds}
+    found = {
+        each: _studies() if each == "studies" else _components(each)
+        for each in ([kind] if kind else KINDS)
+    }
     screen.data(found)
     for each, components in found.items():
         screen.table((each, "what"), [(c["name"], c["summary"]) for c in components])
@@ -45,6 +49,20 @@ def list_(
     if kind is None:
         screen.say("For settings: mithridate list KIND")
     return 0
+
+
+def _components(kind: str) -> list[dict[str, Any]]:
+    return [_described(kind, name) for name in registry.names(kind)]
+
+
+def _studies() -> list[dict[str, Any]]:
+    from mithridate.studies.engine.spec import load, shipped
+
+    specs = {name: load(name) for name in shipped()}
+    return [
+        {"name": name, "summary": spec.title, "settings": {"scale": spec.scale}}
+        for name, spec in specs.items()
+    ]
 
 
 def _described(kind: str, name: str) -> dict[str, Any]:
@@ -63,6 +81,9 @@ def settings(cls: type[Any]) -> dict[str, Any]:
     >>> settings(find("networks", "borji-cnn"))
     {'width': 1.0}
     """
+    fields = getattr(getattr(cls, "settings", None), "model_fields", None)
+    if fields is not None:  # a measure: the keys that a cell may have
+        return {k: ... if f.is_required() else f.get_default(call_default_factory=True) for k, f in fields.items()}
     if dataclasses.is_dataclass(cls):
         found = registry.settings(cls)
         return {k: ... if v is dataclasses.MISSING else v for k, v in found.items()}

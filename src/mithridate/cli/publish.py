@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mithridate.cli.gate import Gate
 from mithridate.cli.screen import Screen, share
 from mithridate.errors import RunError
+
+if TYPE_CHECKING:
+    from mithridate.studies.engine.records import Records
 
 BREACHED, OPEN, INTERRUPTED = 1, 3, 130
 
@@ -113,17 +117,30 @@ def _value(found: Mapping[str, Any] | None) -> float | None:
     return None if found is None else float(found["value"])
 
 
-def study(records: Any, folder: Path) -> Path:
-    """Write a study's records and report; returns the report's place."""
+def study(found: Records, out: Path) -> Path:
+    """Write a study's records and report; returns the report's place.
+
+    The report of a study that is one audit is the audit's.
+    """
     from mithridate import reports
+    from mithridate.reports.folder import ARRAYS, RECORD
     from mithridate.reports.study.folder import write
 
+    for name in (ARRAYS, RECORD):
+        (out / name).unlink(missing_ok=True)
     write(
-        folder,
-        records.study,
-        records.cells,
-        images=records.images,
-        pictures=dict(records.pictures),
-        timings=records.timings,
+        out,
+        found.study,
+        found.cells,
+        images=found.images,
+        pictures=dict(found.pictures),
+        timings=found.timings,
     )
-    return reports.render(folder)
+    if found.audit is not None:
+        from safetensors.numpy import load_file
+
+        record = json.loads((found.audit / RECORD).read_bytes())
+        record["command"] = found.study["command"]
+        pictures = found.audit / "pictures.safetensors"
+        reports.write(out, reports.Record.model_validate(record), load_file(pictures))
+    return reports.render(out)

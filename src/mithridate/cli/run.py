@@ -148,7 +148,7 @@ def _workers(count: int | None, ray: str | None, plan: Plan, store: Store) -> An
             raise InputError("give --workers or --ray, not both")
         from mithridate.studies.engine.ray_workers import RayWorkers
 
-        return RayWorkers(store.root, ray)
+        return RayWorkers(ray, store.root)
     usual = max(1, len(os.sched_getaffinity(0)) // plan.spec.threads)
     wide = min(count or usual, max(1, len(plan.missing(store))))
     return InProcess(store.root) if wide == 1 else Processes(wide, store.root)

@@ -13,7 +13,8 @@ from mithridate.reports.view import context
 def render(folder: Path) -> Path:
     """Write `report.html` into the folder of a run, from its record and arrays alone.
 
-    A folder with `study.json` is a study's, one with `record.json` an audit's or an attack's.
+    A folder with `record.json` is an audit's or an attack's, one with `study.json` a study's; the
+    study that is one audit has both, and is shown as the audit.
     The same folder gives the same bytes. The file is replaced whole or not at all.
 
     Raises:
@@ -26,7 +27,7 @@ def render(folder: Path) -> Path:
     mithridate.errors.InputError: no-such-folder is not a folder: give the folder that an audit ...
     """
     folder = Path(folder)
-    if studies.is_study(folder):
+    if studies.is_study(folder) and not (folder / store.RECORD).exists():
         from mithridate.reports.study.page import render as render_study
 
         return render_study(folder)

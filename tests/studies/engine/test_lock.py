@@ -191,9 +191,36 @@ def test_many_takers_of_a_dead_owners_lock_end_with_one(locks):
         assert read(path).token == taken[0].token
 
 
+@pytest.mark.parametrize("number", lock.LINKLESS)
+def test_a_file_system_without_links(locks, monkeypatch, number):
+    def link(old, new):
+        raise OSError(number, "no links here")
+
+    monkeypatch.setattr(lock.os, "link", link)
+    with locks.claim("k"):
+        assert locks.claim("k") is None
+        assert locks.live().keys() == {"k"}
+        assert locks._born(locks.folder / "k.lock") is None
+        assert [path.name for path in locks.folder.iterdir()] == ["k.lock"]
+    assert list(locks.folder.iterdir()) == []
+
+
+def test_a_link_whose_answer_was_lost_is_ours(locks, monkeypatch):
+    real = os.link
+
+    def link(old, new):
+        real(old, new)
+        raise FileExistsError
+
+    monkeypatch.setattr(lock.os, "link", link)
+    held = locks.claim("k")
+    assert read(locks.folder / "k.lock").token == held.token
+    assert [path.name for path in locks.folder.iterdir()] == ["k.lock"]
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "locks").write_text("a file")
-    with pytest.raises(RunError, match="cannot write .*k.lock: Not a directory"):
+    with pytest.raises(RunError, match=r"cannot write .*k\.lock: (Not a directory|File exists)"):
         Locks(tmp_path / "locks").claim("k")
 
 

@@ -11,6 +11,7 @@ from mithridate.reports import words
 from mithridate.reports.charts import Mark, nice_ticks
 from mithridate.reports.schema import Scalar
 from mithridate.reports.study import values
+from mithridate.reports.study.plot import COLOURS
 from mithridate.reports.study.schema import Cell, Column, Published, Study, Value, View
 from mithridate.reports.study.select import (
     Group,
@@ -26,7 +27,6 @@ from mithridate.reports.study.select import (
 from mithridate.reports.study.summary import over_seeds, point
 from mithridate.reports.study.tables import Marks
 
-COLOURS = 8
 MOST = 120
 """Bars above which a chart is a table's job; the others are counted below the chart."""
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 
@@ -12,7 +12,7 @@ from mithridate.reports import words
 from mithridate.reports.panels import MOST_CLASSES
 from mithridate.reports.study import plot, select
 from mithridate.reports.study.plot import short, text
-from mithridate.reports.study.schema import Cell, Column, Study, Value, View
+from mithridate.reports.study.schema import Cell, Column, Study, View
 from mithridate.reports.study.values import number
 
 HEIGHT = 96
@@ -21,7 +21,7 @@ MOST_CHARTS = 60
 LEVEL = 3
 """Letters of the longest class name that is written level below its bar."""
 
-Role = Literal["", "source", "target"]
+ROLES = {"source": "S", "target": "T"}
 
 
 def classes(view: View, study: Study, cells: list[Cell], images: pa.Table | None) -> str:
@@ -48,7 +48,7 @@ def classes(view: View, study: Study, cells: list[Cell], images: pa.Table | None
     key = f'<span class="key-bar">{text(column.title)}</span>'
     if view.reference:
         key += f'<span class="key-mark">{text(reference.title)}</span>'
-    if any(_role(cell, k) for cell in there for k in range(len(_list(cell, view.value)))):
+    if any(isinstance(cell.values.get(role), int) for cell in there for role in ROLES):
         key += '<span class="key-role">S source, T target</span>'
     return (
         f'<figure class="plot"><p class="bars-key">{key}</p><div class="class-charts">'
@@ -77,15 +77,17 @@ def _chart(cell: Cell, view: View, column: Column, names: Sequence[str], title: 
     span = (high - low) or 1.0
 
     def height(value: float) -> float:
-        return HEIGHT * (high - value) / span if high > low else HEIGHT - HEIGHT * value
+        return HEIGHT * (high - value) / span if high > low else HEIGHT
 
-    bars = "".join(
-        _bar(k, value, (*beside, *[None] * count)[k], names[k], _role(cell, k), count, height)
-        for k, value in enumerate(values)
-    )
-    foot, labels = _labels(names, [_role(cell, k) for k in range(count)])
+    roles = [_role(cell, k) for k in range(count)]
+    slots = [
+        _Slot(k, count, role, name) for k, (role, name) in enumerate(zip(roles, names, strict=True))
+    ]
+    bars = "".join(slot.bar(values[slot.at], height, column.unit) for slot in slots)
+    bars += "".join(slot.mark(value, height) for slot, value in zip(slots, beside, strict=False))
+    foot, labels = _labels(slots)
     base = short(height(0.0))
-    said = _said(cell, values, names, column)
+    said = _said(values, names, slots, column)
     return (
         f'<div class="class-chart"><p><bdi>{text(title or cell.id)}</bdi></p>'
         f'<svg class="plot-area" role="img" height="{HEIGHT + foot}">'
@@ -95,3 +97,98 @@ def _chart(cell: Cell, view: View, column: Column, names: Sequence[str], title: 
         f'<line class="plot-axis" x1="0" x2="100%" y1="{base}" y2="{base}"/>{bars}{labels}'
         "</svg></div>"
     )
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """The place of one class among `count`."""
+
+    at: int
+    count: int
+    role: str
+    name: str
+
+    @property
+    def middle(self) -> float:
+        """In percent of the width."""
+        return 100 * (self.at + 0.5) / self.count
+
+    def across(self, share: float) -> tuple[str, str]:
+        """Left end and width of something that takes this share of the place."""
+        width = 100 * share / self.count
+        return short(self.middle - width / 2), short(width)
+
+    def bar(self, value: float | None, height: Callable[[float], float], unit: str) -> str:
+        """From zero to the value; no bar where there is no value."""
+        left, width = self.across(0.72)
+        if value is None or not math.isfinite(value):
+            return f'<text class="bar-none" x="{short(self.middle)}%" y="{HEIGHT - 4}">–</text>'
+        top, tall = min(height(value), height(0.0)), abs(height(value) - height(0.0))
+        return (
+            f'<rect class="bar {self.role}" x="{left}%" width="{width}%" y="{short(top)}" '
+            f'height="{short(tall)}"><title>{text(self.name)}: {number(value, unit)}</title></rect>'
+        )
+
+    def mark(self, value: float | None, height: Callable[[float], float]) -> str:
+        """A line across the place at the value of the reference."""
+        if value is None or not math.isfinite(value):
+            return ""
+        left, width = self.across(0.96)
+        return (
+            f'<rect class="bar-mark" x="{left}%" width="{width}%" '
+            f'y="{short(height(value) - 1)}" height="2"/>'
+        )
+
+
+def _labels(slots: Sequence[_Slot]) -> tuple[int, str]:
+    """Height below the bars, and the names: all where they fit, else some and those with a role."""
+    longest = max((len(words.short(slot.name)) for slot in slots), default=0)
+    upright = longest > LEVEL or len(slots) > MOST_CLASSES
+    every = 1 if len(slots) <= MOST_CLASSES else math.ceil(len(slots) / 10)
+    marked = [slot.at for slot in slots if slot.role]
+    out = []
+    for slot in slots:
+        near = any(0 < abs(slot.at - at) < every for at in marked)
+        if not slot.role and (slot.at % every or near):
+            continue
+        name, letter = text(words.short(slot.name)), ROLES.get(slot.role, "")
+        style = f'class="{"bar-role" if slot.role else ""}"'
+        place = f'<svg class="plot-tick" x="{short(slot.middle)}%" y="{HEIGHT + 6}">'
+        if upright:
+            told = f"{letter} {name}" if letter else name
+            turned = 'text-anchor="end" transform="rotate(-90)"'
+            out.append(f'{place}<text {style} {turned} dy=".35em">{told}</text></svg>')
+        else:
+            second = f'<tspan x="0" dy="1.15em">{letter}</tspan>' if letter else ""
+            whole = f'<text {style} y="10" text-anchor="middle">{name}{second}</text>'
+            out.append(f"{place}{whole}</svg>")
+    return (14 + 7 * (longest + 2) if upright else 34), "".join(out)
+
+
+def _said(
+    values: Sequence[float | None], names: Sequence[str], slots: Sequence[_Slot], column: Column
+) -> str:
+    """The greatest value and the marked classes, in words."""
+    there = {k: value for k, value in enumerate(values) if value is not None}
+    top = max(there, key=lambda k: there[k])
+    said = [f"{column.title} per class, greatest {number(there[top], column.unit)} at {names[top]}"]
+    for slot in slots:
+        if slot.role:
+            value = there.get(slot.at)
+            shown = words.NONE if value is None else number(value, column.unit)
+            said.append(f"{slot.role} {slot.name}: {shown}")
+    return "; ".join(said) + "."
+
+
+def _list(cell: Cell, name: str) -> list[float | None]:
+    value = cell.values.get(name)
+    return value if isinstance(value, list) else []
+
+
+def _role(cell: Cell, at: int) -> str:
+    """ "target" or "source" where the cell says that the class is one."""
+    for role in ROLES:
+        value = cell.values.get(role)
+        if isinstance(value, int) and not isinstance(value, bool) and value == at:
+            return role
+    return ""

@@ -130,9 +130,7 @@ def _explained(view: View, lines: Sequence[Line]) -> str:
     return " ".join(filter(None, said))
 
 
-def _bought(
-    view: View, cells: list[Cell], images: pa.Table | None, name: str, title: str
-) -> str:
+def _bought(view: View, cells: list[Cell], images: pa.Table | None, name: str, title: str) -> str:
     """The empirical curve of what an attack achieves within a cost."""
     moving = [axis for axis in select.varying(cells) if axis != view.over]
     groups = select.groups(cells, view.over)

@@ -231,7 +231,9 @@ def _drawn(line: Line, x: Axis, y: Axis, at: int) -> str:
     bands, paths = [], []
     for run in line.runs:
         places = [(_fine(x.place(p.x)), _fine(1 - y.place(p.y))) for p in run]
-        paths.append(_stairs(places) if line.steps else "M" + "L".join(f"{a} {b}" for a, b in places))
+        paths.append(
+            _stairs(places) if line.steps else "M" + "L".join(f"{a} {b}" for a, b in places)
+        )
         sides = [
             (_fine(x.place(p.x)), _fine(1 - y.place(p.high)), _fine(1 - y.place(p.low)))
             for p in run

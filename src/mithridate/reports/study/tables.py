@@ -19,6 +19,7 @@ from mithridate.reports.study.select import (
     state,
     varying,
 )
+from mithridate.reports.study.summary import point
 from mithridate.reports.study.values import Entry
 
 SHOWN = 300
@@ -121,6 +122,7 @@ def of_view(study: Study, cells: Sequence[Cell], view: View, number: int) -> Tab
     names = list(view.values) or _measured(study, mine)
     counts = {name: _common_n(gathered, name) if not view.over else None for name in names}
     columns = {name: study.columns.get(name, Column(title=name)) for name in names}
+    tops = {name: _top(mine, name) for name in names}
     known = _published(study.published, view.matrix) if not view.over else {}
     marks = Marks()
     rows = []
@@ -128,7 +130,7 @@ def of_view(study: Study, cells: Sequence[Cell], view: View, number: int) -> Tab
         lead = [values.label(group.axes[a]) if a in group.axes else values.MISSING for a in moving]
         if not moving:
             lead = [values.text(title)]
-        entries = _entries(group, columns, counts, view.over, known)
+        entries = _entries(group, columns, counts, tops, view.over, known)
         rows.append(Row(lead, entries, marks.of(group.doubts), group.cells[0].id))
     note = [view.note or (matrix_of(study, view.matrix).note)]
     note += [fixed([c.model_copy(update={"axes": _less(c, view.over)}) for c in mine])]
@@ -153,6 +155,7 @@ def _entries(
     group: Group,
     columns: Mapping[str, Column],
     counts: Mapping[str, int | None],
+    tops: Mapping[str, float | None],
     over: str,
     known: Mapping[str, list[Published]],
 ) -> list[Entry]:
@@ -163,13 +166,14 @@ def _entries(
     for name, column in columns.items():
         if over:
             there = [cell.values[name] for cell in group.done if name in cell.values]
-            found.append(values.summed(there, column, len(group.cells)))
+            found.append(values.summed(there, column, len(group.cells), tops[name]))
             continue
         cell = group.cells[0]
         if why or name not in cell.values:
             found.append(values.MISSING)
             continue
-        shown = values.entry(cell.values[name], column, with_n=counts[name] is None)
+        value, with_n = cell.values[name], counts[name] is None
+        shown = values.entry(value, column, with_n=with_n, top=tops[name])
         found.append(_beside(shown, cell, column, known.get(name, ())))
     return found
 
@@ -211,6 +215,15 @@ def _common_n(gathered: Sequence[Group], name: str) -> int | None:
         if name in cell.values and cell.values[name] is not None
     }
     return counts.pop() if len(counts) == 1 else None
+
+
+def _top(cells: Sequence[Cell], name: str) -> float | None:
+    """The greatest value of a column, where its numbers can be told with as many decimals."""
+    there = [cell.values[name] for cell in cells if name in cell.values]
+    if all(isinstance(value, int) for value in there):
+        return None
+    sizes = [abs(at) for at in map(point, there) if at]
+    return max(sizes) if sizes and min(sizes) >= max(sizes) / 100 else None
 
 
 def _head(name: str, column: Column, count: int | None, gathered: Sequence[Group]) -> Head:

@@ -37,8 +37,8 @@ class Entry:
     raw: Mapping[str, Raw] = field(default_factory=dict)
 
 
-MISSING = Entry(words.NONE, kind="none", title=NOT_RUN)
-UNDEFINED = Entry("n/a", kind="none", title="measured, but undefined here")
+MISSING = Entry(words.NONE, (NOT_RUN,), kind="none", title=NOT_RUN)
+UNDEFINED = Entry("n/a", ("undefined",), kind="none", title="measured, but undefined here")
 
 
 def label(value: Scalar) -> Entry:
@@ -54,47 +54,54 @@ def text(words_: str, sort: float | None = None, raw: Raw = None) -> Entry:
     return Entry(words_, sort=sort, kind=kind, raw={"": words_ if raw is None else raw})
 
 
-def entry(value: Value, column: Column, *, with_n: bool = True) -> Entry:
+def entry(
+    value: Value, column: Column, *, with_n: bool = True, top: float | None = None
+) -> Entry:
     """One value. `with_n` where its n is not said for the whole column.
+
+    `top` is the greatest value of the column, where all are to have as many decimals.
 
     >>> half = Proportion(value=0.5, low=0.095, high=0.905, k=1, n=2)
     >>> shown = entry(half, Column(title="success", unit="share"))
     >>> shown.text.replace(words.GAP, " "), [s.replace(words.GAP, " ") for s in shown.small]
-    ('50.0 %', ['9.5 to 90.5 %', '1 of 2'])
+    ('50.0 %', ['9.5 to 90.5 %, 1 of 2'])
     """
     if value is None:
         return UNDEFINED
     if isinstance(value, Proportion):
-        count = (f"{value.k:,} of {value.n:,}",) if with_n else ()
+        count = f", {value.k:,} of {value.n:,}" if with_n else ""
         raw: dict[str, Raw] = {"": value.value, "low": value.low, "high": value.high}
         raw |= {"k": value.k, "n": value.n}
         said = words.percent(value.value)
-        return Entry(said, (limits(value, "share"), *count), value.value, raw=raw)
+        return Entry(said, (limits(value, "share") + count,), value.value, raw=raw)
     if isinstance(value, Mean):
         raw = {"": value.value, "low": value.low, "high": value.high, "n": value.n, "sd": value.sd}
-        count = (f"n = {value.n:,}",) if with_n else ()
-        said = number(value.value, column.unit)
-        return Entry(said, (limits(value, column.unit), *count), value.value, raw=raw)
+        count = f", n = {value.n:,}" if with_n else ""
+        said = number(value.value, column.unit, top)
+        return Entry(said, (limits(value, column.unit, top) + count,), value.value, raw=raw)
     if isinstance(value, bool):
         return Entry("yes" if value else "no", sort=float(value), kind="text", raw={"": value})
     if isinstance(value, int | float):
-        return Entry(number(value, column.unit), sort=float(value), raw={"": value})
+        return Entry(number(value, column.unit, top), sort=float(value), raw={"": value})
     if isinstance(value, str):
         return Entry(value, kind="text", raw={"": value})
     return _several(value, column)
 
 
-def summed(values: Sequence[Value], column: Column, members: int) -> Entry:
+def summed(
+    values: Sequence[Value], column: Column, members: int, top: float | None = None
+) -> Entry:
     """Values over an axis such as seed: mean with t interval, and the proportions pooled.
 
     Args:
         members: how many there should be; fewer is said.
+        top: as in `entry`.
     """
     points = [at for at in map(point, values) if at is not None]
     if not points:
         return MISSING if not values else UNDEFINED
     mean = over_seeds(points)
-    small = [limits(mean, column.unit)]
+    small = [limits(mean, column.unit, top)]
     raw: dict[str, Raw] = {"": mean.value, "low": mean.low, "high": mean.high, "n": mean.n}
     raw["sd"] = mean.sd
     if mean.n < members:
@@ -105,10 +112,10 @@ def summed(values: Sequence[Value], column: Column, members: int) -> Entry:
         small.append(f"pooled {limits(whole, 'share')}, {whole.k:,} of {whole.n:,}")
         raw |= {"pooled": whole.value, "pooled_low": whole.low, "pooled_high": whole.high}
         raw |= {"pooled_k": whole.k, "pooled_n": whole.n}
-    return Entry(number(mean.value, column.unit), tuple(small), mean.value, raw=raw)
+    return Entry(number(mean.value, column.unit, top), tuple(small), mean.value, raw=raw)
 
 
-def number(value: float, unit: str) -> str:
+def number(value: float, unit: str, top: float | None = None) -> str:
     """A number in its unit.
 
     >>> number(0.25, "share").replace(words.GAP, " "), number(1234.5, "number")
@@ -118,18 +125,19 @@ def number(value: float, unit: str) -> str:
         return words.percent(value) if 0 <= value <= 1 else f"{100 * value:.1f}{words.GAP}%"
     if unit == "seconds":
         return words.seconds(value)
-    shown = words.number(value)
+    shown = words.number(value) if top is None else words.aligned(value, top)
     return f"{shown}{words.GAP}px" if unit == "pixels" else shown
 
 
-def limits(value: Proportion | Mean, unit: str) -> str:
+def limits(value: Proportion | Mean, unit: str, top: float | None = None) -> str:
     """The interval alone; the mean of a share may have limits beyond 0 and 100 %."""
     if value.low is None or value.high is None:
         return "one value, no interval"
     if unit == "share":
         low, high = (f"{100 * bound:.1f}".replace("-", "−") for bound in (value.low, value.high))
         return f"{low} to {high}{words.GAP}%"
-    ends = words.number(value.low), words.number(value.high)
+    bare = "number" if unit == "pixels" else unit
+    ends = number(value.low, bare, top), number(value.high, bare, top)
     return f"{ends[0]} to {ends[1]}"
 
 

@@ -37,8 +37,8 @@ def cells(spec: Spec) -> Iterator[Cell]:
     """Every cell of every matrix, in order.
 
     Raises:
-        InputError: a default that no measure of the study knows, an axis without values, a label given twice, an exclusion or inclusion that
-            names no axis or label of the matrix.
+        InputError: a default that no measure of the study knows, an axis without values or
+            with one given twice, an exclusion that names no axis of the matrix.
     """
     known = {name: _settings(matrix.measure) for name, matrix in spec.matrix.items()}
     for key in spec.defaults:
@@ -53,50 +53,42 @@ def _settings(measure: str) -> set[str]:
 
 
 def _of_matrix(spec: Spec, name: str, matrix: MatrixSpec, known: set[str]) -> Iterator[Cell]:
-    axes = {axis: [label_of(v) for v in values] for axis, values in matrix.axes.items()}
-    total = 1
-    for axis, labels in axes.items():
-        total *= len(labels)
-        if not labels:
-            raise InputError(f"matrix.{name}.axes.{axis} has no values: leave the axis out")
-        if len({*map(str, labels)}) < len(labels):
-            raise InputError(f"matrix.{name}.axes.{axis} has a value twice: {labels}")
-    if total > MANY:
-        raise InputError(f"matrix.{name} has {total:,} cells: leave out values")
-    for rule in (*matrix.exclude, *matrix.include):
-        for axis in rule:
-            if axis not in axes and rule in matrix.exclude:
-                raise unknown(f"axis of matrix.{name}", axis, axes)
+    _check(name, matrix)
     study = {"seed": spec.seed, "device": spec.device, "threads": spec.threads, **spec.defaults}
     common = merge({key: value for key, value in study.items() if key in known}, matrix.set)
-    number = 0
-    values = [list(zip(axes[a], matrix.axes[a], strict=True)) for a in axes]
-    for combination in itertools.product(*values):
-        labels = dict(zip(axes, (label for label, _ in combination), strict=True))
-        if any(matches(labels, rule) for rule in matrix.exclude):
-            continue
-        chosen = dict(zip(axes, (value for _, value in combination), strict=True))
-        yield _cell(spec, name, matrix, number, labels, chosen, common)
-        number += 1
-    for extra in matrix.include:
-        labels = {axis: label_of(value) for axis, value in extra.items()}
-        yield _cell(spec, name, matrix, number, labels, extra, common)
-        number += 1
+    product = itertools.product(*matrix.axes.values())
+    every = [dict(zip(matrix.axes, values, strict=True)) for values in product]
+    kept = [
+        chosen
+        for chosen in every
+        if not any(matches(_labels(chosen), rule) for rule in matrix.exclude)
+    ]
+    for number, chosen in enumerate([*kept, *matrix.include]):
+        settings: dict[str, Any] = dict(common)
+        for axis, value in chosen.items():
+            settings = merge(settings, _stands_for(spec, axis, value))
+        yield Cell(f"{name}/{number:04d}", name, matrix.measure, _labels(chosen), settings)
 
 
-def _cell(
-    spec: Spec,
-    name: str,
-    matrix: MatrixSpec,
-    number: int,
-    labels: dict[str, Label],
-    chosen: Mapping[str, Any],
-    common: Mapping[str, Any],
-) -> Cell:
-    settings: dict[str, Any] = dict(common)
-    for axis, value in chosen.items():
-        settings = merge(settings, _stands_for(spec, axis, value))
-    return Cell(f"{name}/{number:04d}", name, matrix.measure, labels, settings)
+def _labels(chosen: Mapping[str, Any]) -> dict[str, Label]:
+    return {axis: label_of(value) for axis, value in chosen.items()}
+
+
+def _check(name: str, matrix: MatrixSpec) -> None:
+    total = 1
+    for axis, values in matrix.axes.items():
+        total *= len(values)
+        if not values:
+            raise InputError(f"matrix.{name}.axes.{axis} has no values: leave the axis out")
+        labels = [str(label_of(value)) for value in values]
+        if len(set(labels)) < len(labels):
+            raise InputError(f"matrix.{name}.axes.{axis} has a value twice: {', '.join(labels)}")
+    if total > MANY:
+        raise InputError(f"matrix.{name} has {total:,} cells: leave out values")
+    for rule in matrix.exclude:
+        for axis in rule:
+            if axis not in matrix.axes:
+                raise unknown(f"axis of matrix.{name}", axis, matrix.axes)
 
 
 def _stands_for(spec: Spec, axis: str, value: Any) -> dict[str, Any]:

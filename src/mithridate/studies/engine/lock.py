@@ -4,8 +4,9 @@ They spare work and never decide a result. A product is written beside and renam
 the hash of everything that it depends on; where two processes make one unit, the second finds
 the place taken and keeps the first one's. So a lock may be lost without harm.
 
-How far two processes can both hold one: a lock is born by O_EXCL, which one process wins, on a
-network file system too. An abandoned lock is not deleted but renamed to a name of the taker's
+How far two processes can both hold one: a lock is born by linking a written file to its name
+(by O_EXCL where there are no links), which one process wins, on a network file system too. An
+abandoned lock is not deleted but renamed to a name of the taker's
 own, which again one process wins, and only then looked at: if it is not the one that was judged
 (another taker was faster, and this is its new lock), it is linked back. Between this rename and
 the link, a third process can be born a lock: microseconds, after a death, among three takers.
@@ -15,6 +16,7 @@ is taken for dead. Either way a unit is made twice, and the same comes out.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -35,6 +37,8 @@ EXPIRY = 120.0
 """Seconds after which a lock that nobody refreshed is abandoned."""
 BEAT = 20.0
 """Seconds between two refreshments."""
+LINKLESS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What file systems without hard links say."""
 
 
 class Owner(NamedTuple):
@@ -157,37 +161,39 @@ class Locks:
         """
         path = self.folder / f"{key}.lock"
         for _ in range(3):
+            held = read(path)
+            if held is not None:
+                if held.live():
+                    return None
+                _bury(path, held)
             token = self._born(path)
             if token is not None:
                 return Lock(path, token)
-            held = read(path)
-            if held is not None and held.live():
-                return None
-            if held is not None:
-                _bury(path, held)
         return None
 
     def _born(self, path: Path) -> str | None:
-        """A new lock's token; None where there is one."""
+        """A new lock's token; None where another was faster."""
         token = secrets.token_hex(8)
-        text = _text(token)
+        text, own = _text(token), path.with_name(f"{path.stem}.{token}.new")
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            own.write_bytes(text)
             try:
-                file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-            except FileNotFoundError:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+                os.link(own, path)
+            except FileExistsError:  # by us, where a network lost the first answer
+                return token if own.stat().st_nlink == 2 else None
+            except OSError as error:
+                if error.errno not in LINKLESS:
+                    raise
+                with path.open("xb") as file:
+                    file.write(text)
         except FileExistsError:
             return None
         except OSError as error:
             raise refused(path, error, len(text)) from None
-        try:
-            os.write(file, text)
-        except OSError as error:
-            path.unlink(missing_ok=True)
-            raise refused(path, error, len(text)) from None
         finally:
-            os.close(file)
+            with suppress(OSError):
+                own.unlink()
         return token
 
     def live(self) -> dict[str, Held]:
@@ -213,7 +219,7 @@ class Locks:
 def read(path: Path) -> Held | None:
     """The holder; None where there is no lock.
 
-    A file that says nothing was just born, or its owner died before the first word: it expires
+    A file that says nothing (written by O_EXCL, its owner dead before the first word) expires
     like any other.
     """
     try:

@@ -94,7 +94,8 @@ def place(device: str) -> torch.device:
 def _unit_of(cell: Cell) -> Unit:
     measure = registry.find("measures", cell.measure)()
     try:
-        return measure.unit(validated(measure.settings, cell.settings, f"cell {cell.id}"))
+        unit: Unit = measure.unit(validated(measure.settings, cell.settings, f"cell {cell.id}"))
+        return unit
     except MithridateError as error:
         labels = ", ".join(f"{axis} {label}" for axis, label in cell.labels.items())
         text = str(error)

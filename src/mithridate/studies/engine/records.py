@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +35,8 @@ class Records(NamedTuple):
         images: cell -> its per-image table; read when asked for.
         pictures: yields "CELL:NAME" and the array.
         timings: for `timings.jsonl`, which differ from run to run.
+        audit: where the product of a study lies whose one cell is an audit: it has a record and
+            a report of its own.
     """
 
     study: dict[str, Any]
@@ -42,6 +44,7 @@ class Records(NamedTuple):
     images: pa.Table
     pictures: Iterator[tuple[str, Any]]
     timings: list[dict[str, Any]]
+    audit: Path | None
 
 
 def assemble(plan: Plan, store: Store, ran: Ran, *, command: str) -> Records:
@@ -62,7 +65,7 @@ def assemble(plan: Plan, store: Store, ran: Ran, *, command: str) -> Records:
         "status": "complete" if len(entries) == len(rows) else "incomplete",
         "class_names": _class_names(entries),
         "comparisons": comparisons(plan.spec, rows, tables),
-        "finding": finding(plan.spec, rows),
+        "finding": finding(plan.spec, rows) or _headline(rows),
     }
     return Records(
         study=study,
@@ -70,6 +73,7 @@ def assemble(plan: Plan, store: Store, ran: Ran, *, command: str) -> Records:
         images=_one_table(tables),
         pictures=_pictures(plan, entries),
         timings=_timings(plan, store, ran),
+        audit=_audit(plan, entries),
     )
 
 
@@ -181,6 +185,17 @@ def _pictures(plan: Plan, entries: Mapping[str, Entry]) -> Iterator[tuple[str, A
             tensors, _ = read_tensors(entry.folder / PICTURES)
             for name in sorted(tensors):
                 yield f"{cell.id}:{name}", tensors[name].numpy()
+
+
+def _headline(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What a study of one cell found, where its measure says so in words."""
+    return str(rows[0]["values"].get("headline", "")) if len(rows) == 1 else ""
+
+
+def _audit(plan: Plan, entries: Mapping[str, Entry]) -> Path | None:
+    cells = [cell for cell, _ in plan.leaves]
+    alone = len(cells) == 1 and cells[0].measure == "audit" and cells[0].id in entries
+    return entries[cells[0].id].folder if alone else None
 
 
 def _class_names(entries: Mapping[str, Entry]) -> dict[str, list[str]]:

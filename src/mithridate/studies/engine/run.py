@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from mithridate.studies.engine.perform import Outcome
 from mithridate.studies.engine.plan import Plan
 from mithridate.studies.engine.store import Store
 from mithridate.studies.engine.unit import Unit, kind_of
-from mithridate.studies.engine.workers import Outcome, Workers
+from mithridate.studies.engine.workers import Workers
 
 
 @dataclass

@@ -28,11 +28,11 @@ class MapsKind(Kind):
         """Compute the maps, and keep sums and counts."""
         model, test = inputs["model"], inputs["data"].test
         images = probes(spec["probe"], test, spec["samples"], rng(int(spec["seed"])))
-        step = {"eps": float(spec["eps"]), "steps": int(spec["steps"])}
+        eps, steps = float(spec["eps"]), int(spec["steps"])
         if spec["algorithm"] == 1:
-            maps = algorithm_one(model, images, **step)
+            maps = algorithm_one(model, images, eps=eps, steps=steps)
         else:
-            maps = algorithm_two(model, images, pairs(model.classes), **step)
+            maps = algorithm_two(model, images, pairs(model.classes), eps=eps, steps=steps)
         write_maps(folder / FILE, maps)
         return {"queries": maps.cost.queries, "gradients": maps.cost.gradients}
 

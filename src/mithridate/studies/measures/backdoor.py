@@ -66,9 +66,14 @@ class Backdoor(Measure):
         {"kind": "bars", "value": "asr"},
         {
             "kind": "pictures",
-            "arrays": ["confusion_clean", "confusion_stamped", "examples_clean", "examples_changed"],
+            "arrays": [
+                "confusion_clean",
+                "confusion_stamped",
+                "examples_clean",
+                "examples_changed",
+            ],
         },
-    ]  # fmt: skip
+    ]
 
     def unit(self, settings: Settings) -> Unit:
         """The measurement; a clean model of the same seed stands beside the poisoned one.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -143,4 +144,4 @@ def classes_of(count: int) -> int:
     >>> classes_of(90)
     10
     """
-    return round((1 + (1 + 4 * count) ** 0.5) / 2)
+    return round((1 + math.sqrt(1 + 4 * count)) / 2)

@@ -78,8 +78,10 @@ class Inspection(Measure):
         inspector_of(plan)
         spec = {"inspector": plan, "seed": settings.inspect_seed, **settings.place}
         inputs = settings.inputs()
-        sides = {"models": settings.clean_models(), "data": inputs["data"]}
-        return Unit("inspection", spec, {**inputs, "clean": Unit("calibration", spec, sides)})
+        clean = Unit(
+            "calibration", spec, {"models": settings.clean_models(), "data": inputs["data"]}
+        )
+        return Unit("inspection", spec, {**inputs, "clean": clean})
 
 
 class InspectionKind(Kind):
@@ -151,6 +153,10 @@ def truth_of(
         "first": first in (poisoned.source, poisoned.target),
     }
     if box is not None:
-        values["iou"] = 0.0 if found.region is None else box_iou(tuple(box), found.region)
+        values["iou"] = (
+            0.0
+            if found.region is None
+            else box_iou((box.top, box.left, box.bottom, box.right), found.region)
+        )
         values["located"] = values["iou"] >= LOCATED
     return values

@@ -1,0 +1,283 @@
+"""Arrays of a cell to what the templates show: grids, maps, confusions, heat, embeddings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mithridate.errors import InputError, unknown
+from mithridate.reports import images, words
+from mithridate.reports.folder import Array
+from mithridate.reports.images import Scale
+from mithridate.reports.panels import MOST_CLASSES, MOST_EXAMPLES
+from mithridate.reports.study.matrices import counts_grid, counts_picture, sheet
+from mithridate.reports.study.panel import (
+    Column,
+    Counts,
+    Panel,
+    Sheet,
+    Tile,
+    grey_bar,
+    holes,
+    only,
+    signed_bar,
+)
+from mithridate.reports.study.scatter import scatter
+
+Arrays = Mapping[str, Array]
+
+
+class Drawing(NamedTuple):
+    """How an array is drawn: its shape, by whom, and the arrays that are drawn with it."""
+
+    shape: str
+    draw: Callable[[str, Arrays, Sequence[str]], Panel]
+    beside: tuple[str, ...] = ()
+
+
+def pictures(title: str, arrays: dict[str, Array], class_names: list[str]) -> list[Panel]:
+    """The panels of one cell, in the order of `DRAWN`.
+
+    Args:
+        title: the cell's.
+        arrays: name -> array, by the names of `DRAWN`; NaN is "nothing there".
+        class_names: index -> name; a class beyond them is called by its index.
+
+    Raises:
+        InputError: an unknown name, or an array that cannot be what its name says.
+
+    >>> [panel.title for panel in pictures("fgsm", {"trigger": np.ones((1, 2, 2))}, [])]
+    ['Recovered trigger']
+    """
+    checked: dict[str, Array] = {}
+    sizes: dict[str, int] = {}
+    for name, array in arrays.items():
+        if name not in DRAWN:
+            raise unknown("array", name, DRAWN)
+        checked[name] = np.asarray(array, np.float64)
+        _check(name, checked[name], sizes)
+    draws = dict.fromkeys(drawing.draw for name, drawing in DRAWN.items() if name in arrays)
+    names = list(class_names)
+    names += [str(k) for k in range(len(names), sizes.get("K", 0))]
+    return [draw(title, checked, names) for draw in draws]
+
+
+def with_companions(names: Iterable[str]) -> list[str]:
+    """The arrays that a view names, and those without which these are not fully drawn.
+
+    >>> with_companions(["maps_suspect"])
+    ['maps_suspect', 'map_share_suspect']
+    """
+    wanted = list(names)
+    return list(
+        dict.fromkeys([*wanted, *(b for n in wanted if n in DRAWN for b in DRAWN[n].beside)])
+    )
+
+
+def _check(name: str, array: Array, sizes: dict[str, int]) -> None:
+    """The letters of a shape stand for the same number in all arrays of a cell."""
+    shape = DRAWN[name].shape
+    fits = array.ndim == len(shape) and all(
+        size == int(letter) if letter.isdigit() else sizes.setdefault(letter, size) == size
+        for letter, size in zip(shape, array.shape, strict=False)
+    )
+    if not fits or (("C" in shape) and array.shape[shape.index("C")] not in (1, 3)):
+        raise InputError(
+            f"array {name!r} should be {' x '.join(shape)} as the cell's other arrays, "
+            f"got {' x '.join(map(str, array.shape))}: run the study again"
+        )
+
+
+def _examples(cell: str, arrays: Arrays, names: Sequence[str]) -> Panel:
+    before, after = arrays.get("examples_clean"), arrays.get("examples_changed")
+    change = after - before if before is not None and after is not None else None
+    factor = enlargement(change)
+    reach = Scale(-1 / factor, 1 / factor)
+    count = len(next(array for array in (before, after) if array is not None))
+    columns = []
+    for at in range(min(count, MOST_EXAMPLES)):
+        tiles = []
+        if before is not None:
+            tiles.append(Tile(images.plain(before[at]), f"image {at + 1}, clean", "clean"))
+        if after is not None:
+            tiles.append(Tile(images.plain(after[at]), f"image {at + 1}, changed", "changed"))
+        if change is not None:
+            label = f"difference × {words.number(factor)}"
+            picture = images.signed(change[at], reach)
+            tiles.append(Tile(picture, f"image {at + 1}, {label}", label))
+        columns.append(Column(str(at + 1), f"image {at + 1}", tuple(tiles)))
+    said = []
+    if change is not None:
+        said.append(f"The difference is enlarged {words.number(factor)} times.")
+    bars = () if change is None else (signed_bar(reach, "changed minus clean"),)
+    if count > MOST_EXAMPLES:
+        said.append(f"{MOST_EXAMPLES} of {count} images are shown.")
+    return Panel(
+        cell, "Clean and changed images", " ".join(said), "examples", tuple(columns), bars=bars
+    )
+
+
+def enlargement(change: Array | None) -> float:
+    """The largest of 1, 2, 5, 10, 20, 50 ... that keeps every difference within full colour.
+
+    >>> enlargement(np.array([0.1, -0.03])), enlargement(np.array([0.3]))
+    (10.0, 2.0)
+    """
+    top = 0.0 if change is None else float(np.abs(np.nan_to_num(change)).max(initial=0.0))
+    if not 0 < top < 1:
+        return 1.0
+    power = 10.0 ** math.floor(-math.log10(top) + 1e-6)
+    return max((power * step for step in (1, 2, 5) if power * step * top <= 1 + 1e-6), default=1.0)
+
+
+def _maps(cell: str, arrays: Arrays, names: Sequence[str]) -> Panel:
+    models = [m for m in ("suspect", "reference") if f"maps_{m}" in arrays]
+    maps = [arrays[f"maps_{model}"] for model in models]
+    scale = images.shared_scale(*maps)
+    classes = most_different(maps, len(maps[0]))
+    columns = []
+    for k in classes:
+        tiles = []
+        for model, array in zip(models, maps, strict=True):
+            share = arrays.get(f"map_share_{model}")
+            note = "" if share is None else words.percent(float(share[k]))
+            alt = f"map of {names[k]}, {model}"
+            tiles.append(Tile(images.plain(array[k], scale), alt, model, note))
+        columns.append(Column(words.short(names[k]), names[k], tuple(tiles)))
+    said = "The mean crafted image of each class that the model predicts."
+    if any(f"map_share_{model}" in arrays for model in models):
+        said += " The percentage is the share of crafted images under that class."
+    said += only(len(classes), len(maps[0]), "those whose maps differ most")
+    bar = grey_bar(scale, "map value, one scale for the panel")
+    return Panel(cell, "Bias maps", said, "maps", tuple(columns), bars=(bar,))
+
+
+def _pair_maps(cell: str, arrays: Arrays, names: Sequence[str]) -> Panel:
+    models = [m for m in ("suspect", "reference") if f"pair_maps_{m}" in arrays]
+    maps = [arrays[f"pair_maps_{model}"] for model in models]
+    scale = images.shared_scale(*maps)
+    total = len(maps[0])
+    classes = most_different(maps, total)
+    told = tuple(words.short(names[k]) for k in classes)
+    sheets = []
+    for model, array in zip(models, maps, strict=True):
+        picture = images.plain(sheet(array[np.ix_(classes, classes)]), scale)
+        alt = f"maps of all pairs, {model}: a row per source, a column per target"
+        sheets.append(Sheet(model, Tile(picture, alt), told))
+    said = "Rows: source. Columns: target. A pair that was not looked at is left empty."
+    said += only(len(classes), total, "those whose maps differ most")
+    bar = grey_bar(scale, "map value, one scale for the panel")
+    return Panel(cell, "Bias maps of pairs", said, "sheets", sheets=tuple(sheets), bars=(bar,))
+
+
+def most_different(maps: Sequence[Array], total: int) -> list[int]:
+    """All classes in order, or the `MOST_CLASSES` in whose maps two models differ most."""
+    if total <= MOST_CLASSES:
+        return list(range(total))
+    apart = np.nan_to_num(maps[0] - maps[-1] if len(maps) > 1 else maps[0])
+    by_class = (apart**2).reshape(total, -1).sum(axis=1)
+    if maps[0].ndim == 5:
+        by_class = by_class + (apart**2).sum(axis=(0, 2, 3, 4))
+    return sorted(np.argsort(-by_class, kind="stable")[:MOST_CLASSES].tolist())
+
+
+def _confusions(cell: str, arrays: Arrays, names: Sequence[str]) -> Panel:
+    parts = []
+    for state, title in (("clean", "Clean test images"), ("stamped", "Stamped test images")):
+        counts = arrays.get(f"confusion_{state}")
+        means = arrays.get("mean_images" if state == "clean" else "mean_stamped")
+        if counts is None and means is None:
+            continue
+        grid, tile = None, None
+        if counts is not None and len(counts) <= MOST_CLASSES:
+            grid = counts_grid(counts, names)
+        elif counts is not None:
+            picture, worst = counts_picture(counts, names)
+            tile = Tile(picture, f"{title}: {worst}", note=worst)
+        parts.append(
+            Counts(title, grid, tile, () if means is None else _means(means, title, names))
+        )
+    confused = any(part.grid or part.tile for part in parts)
+    said = (
+        ["Rows: true class. Columns: predicted class. Shade: share of the row."] if confused else []
+    )
+    means_of = [part for part in parts if part.means]
+    if means_of:
+        said.append("Mean image of each true class, from black at 0 to white at 1.")
+        total = len(arrays["mean_images" if "mean_images" in arrays else "mean_stamped"])
+        said.append(only(len(means_of[0].means), total, "the first").strip())
+    name = "Confusion of classes" if confused else "Mean images"
+    return Panel(cell, name, " ".join(filter(None, said)), "counts", counts=tuple(parts))
+
+
+def _means(means: Array, state: str, names: Sequence[str]) -> tuple[Column, ...]:
+    return tuple(
+        Column(
+            words.short(names[k]),
+            names[k],
+            (Tile(images.plain(mean), f"mean image of {names[k]}, {state.lower()}"),),
+        )
+        for k, mean in enumerate(means[:MOST_CLASSES])
+    )
+
+
+def _difference(cell: str, arrays: Arrays, names: Sequence[str]) -> Panel:
+    array = arrays["difference"]
+    reach = images.signed_scale(images.strongest_channel(array))
+    said = "The suspect's map of the target minus the reference's."
+    if len(array) > 1:
+        said += " Of each pixel, the channel that differs most."
+    tile = Tile(images.signed(array, reach), "difference of the target's maps", clear=holes(array))
+    bar = signed_bar(reach, "suspect darker – suspect brighter")
+    return Panel(cell, "Difference of maps", said, "heat", (Column("", "", (tile,)),), bars=(bar,))
+
+
+def _trigger(cell: str, arrays: Arrays, names: Sequence[str]) -> Panel:
+    """Pixel values as they are; a pattern with values below zero in diverging colours."""
+    array = arrays["trigger"]
+    chequered = "Chequered where it leaves the image alone." if holes(array) else ""
+    if np.nanmin(array, initial=0.0) < 0:
+        reach = images.signed_scale(array)
+        tile = Tile(images.signed(array, reach), "recovered trigger", clear=holes(array))
+        bar = signed_bar(reach, "added to the image")
+    else:
+        tile = Tile(images.plain(array), "recovered trigger", clear=holes(array))
+        bar = grey_bar(Scale(0.0, 1.0), "pixel value")
+    column = Column("", "", (tile,))
+    return Panel(cell, "Recovered trigger", chequered, "heat", (column,), bars=(bar,))
+
+
+def _embedding(cell: str, arrays: Arrays, names: Sequence[str]) -> Panel:
+    points = arrays.get("embedding")
+    if points is None:
+        return Panel(cell, "Embedding", "Not run.", "embedding")
+    nothing = np.zeros(len(points))
+    labels = arrays.get("embedding_label", nothing)
+    svg, said = scatter(points, labels, arrays.get("embedding_group", nothing), names)
+    return Panel(cell, "Last-layer activations (t-SNE)", said, "embedding", svg=svg)
+
+
+DRAWN: dict[str, Drawing] = {
+    "examples_clean": Drawing("MCHW", _examples),
+    "examples_changed": Drawing("MCHW", _examples, ("examples_clean",)),
+    "maps_suspect": Drawing("KCHW", _maps, ("map_share_suspect",)),
+    "maps_reference": Drawing("KCHW", _maps, ("map_share_reference",)),
+    "map_share_suspect": Drawing("K", _maps, ("maps_suspect",)),
+    "map_share_reference": Drawing("K", _maps, ("maps_reference",)),
+    "pair_maps_suspect": Drawing("KKCHW", _pair_maps),
+    "pair_maps_reference": Drawing("KKCHW", _pair_maps),
+    "difference": Drawing("CHW", _difference),
+    "trigger": Drawing("CHW", _trigger),
+    "confusion_clean": Drawing("KK", _confusions),
+    "confusion_stamped": Drawing("KK", _confusions),
+    "mean_images": Drawing("KCHW", _confusions),
+    "mean_stamped": Drawing("KCHW", _confusions),
+    "embedding": Drawing("N2", _embedding, ("embedding_label", "embedding_group")),
+    "embedding_label": Drawing("N", _embedding, ("embedding",)),
+    "embedding_group": Drawing("N", _embedding, ("embedding",)),
+}
+"""Every array that a cell may have. Letters of a shape are numbers that a cell's arrays share:
+K classes, C x H x W images, M examples, N points."""

@@ -1,0 +1,99 @@
+"""An embedding as SVG: a dot for each clean image, a cross for each stamped one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mithridate.reports import words
+from mithridate.reports.folder import Array
+from mithridate.reports.panels import MOST_CLASSES
+from mithridate.reports.study.plot import short, text
+
+SIDE = 400
+COLOURS = 10
+MOST_POINTS = 4000
+CROSS = "m-3 -3l6 6m0 -6l-6 6"
+
+
+def scatter(points: Array, labels: Array, stamped: Array, names: Sequence[str]) -> tuple[str, str]:
+    """Markup and caption of (N, 2) points; both axes have one scale, as distances matter.
+
+    Args:
+        labels: (N,) classes. stamped: (N,) whether the image carries the trigger.
+    """
+    kept = np.flatnonzero(np.isfinite(points).all(axis=1))
+    total = len(kept)
+    if not total:
+        return "", "No image has a place."
+    if total > MOST_POINTS:
+        kept = kept[np.linspace(0, total - 1, MOST_POINTS).round().astype(int)]
+    places, classes, cross = _placed(points[kept]), labels[kept].astype(int), stamped[kept] > 0
+    present = [int(k) for k in np.unique(classes)]
+    named = present if len(present) <= MOST_CLASSES else []
+    marks, tags = "", ""
+    for shape in (False, True):
+        for k in present:
+            marks += _marks(places[(classes == k) & (cross == shape)], k, cross=shape)
+    for k in named:
+        mine = classes == k
+        clean = mine & ~cross
+        tags += _tag(places[clean if clean.any() else mine], _name(names, k))
+    many = f"{int((~cross).sum()):,} clean and {int(cross.sum()):,} stamped images"
+    svg = (
+        f'<svg viewBox="0 0 {SIDE} {SIDE}" role="img"><title>Embedding of {many}</title>'
+        f"{marks}{tags}</svg>{_key(named, names, stamped=bool(cross.any()))}"
+    )
+    return svg, _caption(total, len(kept), len(present))
+
+
+def _caption(total: int, shown: int, classes: int) -> str:
+    said = "Each mark is an image, coloured by its true class"
+    said += " and named at the middle of its clean images." if classes <= MOST_CLASSES else "."
+    if classes > COLOURS:
+        said += f" {classes} classes share {COLOURS} colours."
+    if shown < total:
+        said += f" {shown:,} of {total:,} images are drawn."
+    return f"{said} Neighbours are alike to the model; axes have no meaning of their own."
+
+
+def _placed(points: Array) -> Array:
+    """Centred in a square, with room at the edges, y upwards."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    span = float((high - low).max()) or 1.0
+    turned = (points - (low + high) / 2) * np.array([1.0, -1.0])
+    return np.asarray(SIDE / 2 + turned * (SIDE - 24) / span)
+
+
+def _marks(places: Array, label: int, *, cross: bool) -> str:
+    if not len(places):
+        return ""
+    shape, style = (CROSS, "crosses") if cross else ("h0", "dots")
+    path = "".join(f"M{short(round(x, 1))} {short(round(y, 1))}{shape}" for x, y in places.tolist())
+    return f'<path class="{style} k{label % COLOURS}" d="{path}"/>'
+
+
+def _tag(places: Array, name: str) -> str:
+    x, y = np.median(places, axis=0).tolist()
+    return f'<text x="{short(x)}" y="{short(y)}" dy=".35em">{text(words.short(name))}</text>'
+
+
+def _key(labels: Sequence[int], names: Sequence[str], *, stamped: bool) -> str:
+    grey = "kx"
+    entries = [(f"k{k % COLOURS}", "dots", _name(names, k)) for k in labels]
+    entries.append((grey, "dots", "dot: clean"))
+    if stamped:
+        entries.append((grey, "crosses", "cross: stamped"))
+    shapes = {"dots": "h0", "crosses": CROSS}
+    return '<ul class="embedding-key">{}</ul>'.format(
+        "".join(
+            f'<li><svg viewBox="-6 -6 12 12" aria-hidden="true"><path class="{kind} {colour}" '
+            f'd="M0 0{shapes[kind]}"/></svg><bdi>{text(words.short(said))}</bdi></li>'
+            for colour, kind, said in entries
+        )
+    )
+
+
+def _name(names: Sequence[str], label: int) -> str:
+    return names[label] if 0 <= label < len(names) else str(label)
