@@ -42,7 +42,8 @@ def test_near_the_fewest_values_on_a_linear_model(shape, n):
     best = fewest(model, x)
     assert bool(r.success.all())
     assert bool((r.l0 >= best).all())
-    assert bool((r.l0 <= best + 1).all())
+    assert bool((r.l0 <= best + 2).all())
+    assert float((r.l0 - best).mean()) <= 0.5
 
 
 def test_targets():

@@ -83,7 +83,10 @@ def settings(cls: type[Any]) -> dict[str, Any]:
     """
     fields = getattr(getattr(cls, "settings", None), "model_fields", None)
     if fields is not None:  # a measure: the keys that a cell may have
-        return {k: ... if f.is_required() else f.get_default(call_default_factory=True) for k, f in fields.items()}
+        return {
+            key: ... if field.is_required() else field.get_default(call_default_factory=True)
+            for key, field in fields.items()
+        }
     if dataclasses.is_dataclass(cls):
         found = registry.settings(cls)
         return {k: ... if v is dataclasses.MISSING else v for k, v in found.items()}

@@ -1,4 +1,4 @@
-"""`mithridate report`: draws the report of a run again."""
+"""`mithridate report`: draws the report of a run again, or compares two runs."""
 
 from __future__ import annotations
 
@@ -9,20 +9,30 @@ import typer
 
 from mithridate.cli.options import AsJson, Device, Quiet, Seed
 from mithridate.cli.screen import Screen
+from mithridate.errors import InputError
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What an audit or attack wrote.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What run, audit or attack wrote.")],
+    second: Annotated[
+        Path | None, typer.Argument(metavar="DIR2", help="Another run, to compare with.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Of the comparison; default DIR2/compare.html."),
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> int:
-    """Draw the report of a run again, from its record and arrays."""
-    from mithridate.reports import render
+    """Draw the report of a run again, from its records, or compare two runs of a study."""
+    from mithridate.reports import compare, render
 
     screen = Screen(as_json=as_json, quiet=quiet)
-    path = render(folder)
+    if second is None and out is not None:
+        raise InputError("--out goes with two folders: a report lies in the folder of its run")
+    path = render(folder) if second is None else compare(folder, second, out)
     screen.data({"report": str(path)})
     screen.say(f"Report: {path}")
     return 0

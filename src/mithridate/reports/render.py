@@ -36,3 +36,20 @@ def render(folder: Path) -> Path:
     path = folder / store.REPORT
     store.replace(path, page.encode("utf-8"))
     return path
+
+
+def compare(first: Path, second: Path, out: Path | None = None) -> Path:
+    """Write a page that compares two runs of a study, into the second folder or to `out`.
+
+    Raises:
+        InputError: one of them is no study, or they share no cell.
+        RunError: the page cannot be written.
+
+    >>> compare(Path("a"), Path("b"))
+    Traceback (most recent call last):
+    ...
+    mithridate.errors.InputError: a has no study.json: give the folder that `mithridate run` wrote
+    """
+    from mithridate.reports.study.compare import compare as compare_studies
+
+    return compare_studies(first, second, out)

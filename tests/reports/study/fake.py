@@ -252,9 +252,7 @@ def make(folder: Path, change: float = 0.0, **more: Any) -> Path:
          "cached": at % 4 == 0}
         for at, c in enumerate(cells)
     ]  # fmt: skip
-    write(
-        folder, study() | more, cells + more_cells, pa.table(columns), pictures, timings
-    )
+    write(folder, study() | more, cells + more_cells, pa.table(columns), pictures, timings)
     return folder
 
 
@@ -263,8 +261,9 @@ def many(folder: Path, count: int = 10_000) -> Path:
     side = round(math.sqrt(count))
     doubt = {"id": "tiny", "text": "One image a cell"}
     cells = [
-        {"id": f"grid/{at:05d}", "matrix": "grid", "axes": {"row": at // side, "column": at % side},
-         "status": "done" if at % 97 else "not run", "unit": f"{at:064x}", "doubts": [doubt][at % 2:],
+        {"id": f"grid/{at:05d}", "matrix": "grid", "unit": f"{at:064x}",
+         "axes": {"row": at // side, "column": at % side},
+         "status": "done" if at % 97 else "not run", "doubts": [doubt][at % 2:],
          "values": {"success": share(at % 101, 100), "loss": math.sin(at), "l2": at / 7}}
         for at in range(count)
     ]  # fmt: skip

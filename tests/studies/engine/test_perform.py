@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from mithridate.studies.engine import perform as module
-from mithridate.studies.engine.perform import Kept, Outcome, perform, set_threads
+from mithridate.studies.engine.perform import Kept, Outcome, perform
+from mithridate.studies.engine.settle import set_threads
 from mithridate.studies.engine.store import Store
 from mithridate.studies.engine.unit import Unit
 

@@ -91,7 +91,10 @@ def of_view(study: Study, cells: Sequence[Cell], view: View) -> Chart | None:
         )
         sorted_in.setdefault(heading if label else "", []).append(bar)
     shared = fixed([c.model_copy(update={"axes": _without(c, view.over)}) for c in mine])
-    how = f"mean over {view.over}, 95 % t-interval" if view.over else "whiskers: 95 % interval"
+    how = f"mean over {view.over}, 95 % t-interval" if view.over else "95 % intervals"
+    counts = {values.n_of(value) for value in shown if value is not None}
+    if len(counts) == 1 and counts != {None}:
+        how += f", n = {counts.pop():,}"
     return Chart(
         title=column.title,
         note=" · ".join(filter(None, [shared, how, column.note])),
@@ -126,9 +129,8 @@ def _reach(
 ) -> tuple[float, float]:
     ends = [0.0, *(at for at in told if at is not None)]
     for value in shown:
-        for end in (point(value), getattr(value, "low", None), getattr(value, "high", None)):
-            if end is not None and math.isfinite(end):
-                ends.append(end)
+        three = (point(value), getattr(value, "low", None), getattr(value, "high", None))
+        ends += [end for end in three if end is not None]
     low, high = min(ends), max(ends)
     if column.unit == "share" and low >= 0 and high <= 1:
         return 0.0, 1.0 if high > 0.4 else _above(high)
@@ -149,6 +151,7 @@ def _place(value: float, low: float, high: float) -> float:
 def _ticks(low: float, high: float, column: Column) -> list[Mark]:
     ticks = nice_ticks(low, high)
     if column.unit == "share":
+        ticks = [k / 4 for k in range(5)] if (low, high) == (0.0, 1.0) else ticks
         said = [f"{round(100 * tick, 6):g}{words.GAP}%".replace("-", "−") for tick in ticks]
     else:
         said = [values.number(tick, column.unit) for tick in ticks]
@@ -181,8 +184,8 @@ def _bar(
     entry = values.entry(value, column)
     title = ", ".join([entry.text, *entry.small])
     width = round(abs(end - zero), 2)
-    small = entry.small[0] if entry.small else ""
-    return Bar("", 0, min(zero, end), width, *ends, tick, entry.text, small, title)
+    small = values.entry(value, column, with_n=False).small[:1]
+    return Bar("", 0, min(zero, end), width, *ends, tick, entry.text, " ".join(small), title)
 
 
 def _without(cell: Cell, over: str) -> dict[str, Scalar]:

@@ -40,7 +40,7 @@ def classes(view: View, study: Study, cells: list[Cell], images: pa.Table | None
         _chart(cell, view, column, names_of(study, cell), select.title_of(cell.axes, moving))
         for cell in there[:MOST_CHARTS]
     ]
-    said = [view.note, "Each chart has its own scale, from zero to the number at its top."]
+    said = ["Each chart has its own scale, from zero to the number at its top."]
     if len(there) > len(charts):
         said.append(f"Drawn are the first {len(charts)} of {len(there)} cells.")
     if len(there) < len(cells):
@@ -52,7 +52,7 @@ def classes(view: View, study: Study, cells: list[Cell], images: pa.Table | None
         key += '<span class="key-role">S source, T target</span>'
     return (
         f'<figure class="plot"><p class="bars-key">{key}</p><div class="class-charts">'
-        f"{''.join(charts)}</div><figcaption>{text(' '.join(filter(None, said)))}</figcaption>"
+        f"{''.join(charts)}</div><figcaption>{text(' '.join(said))}</figcaption>"
         "</figure>"
     )
 
@@ -60,12 +60,13 @@ def classes(view: View, study: Study, cells: list[Cell], images: pa.Table | None
 def names_of(study: Study, cell: Cell) -> list[str]:
     """Names of the classes of a cell's data set; none where the study does not tell.
 
-    The data set is that of the axis "data", or the study's only one.
+    The data set is that of the axis "data", else of any axis, else the study's only one.
     """
-    known, label = study.class_names, cell.axes.get("data")
-    if isinstance(label, str) and label in known:
-        return known[label]
-    return next(iter(known.values())) if len(known) == 1 else []
+    for label in (cell.axes.get("data"), *cell.axes.values()):
+        if isinstance(label, str) and label in study.class_names:
+            return study.class_names[label]
+    every = list(study.class_names.values())
+    return every[0] if len(every) == 1 else []
 
 
 def _chart(cell: Cell, view: View, column: Column, names: Sequence[str], title: str) -> str:
@@ -87,13 +88,16 @@ def _chart(cell: Cell, view: View, column: Column, names: Sequence[str], title: 
     bars += "".join(slot.mark(value, height) for slot, value in zip(slots, beside, strict=False))
     foot, labels = _labels(slots)
     base = short(height(0.0))
+    wide = " many" if count > MOST_CLASSES else ""
+    marked = ", ".join(f"{ROLES[slot.role]} {text(slot.name)}" for slot in slots if slot.role)
+    marked = f' <span class="bar-role">{marked}</span>' if wide and marked else ""
     said = _said(values, names, slots, column)
     return (
-        f'<div class="class-chart"><p><bdi>{text(title or cell.id)}</bdi></p>'
+        f'<div class="class-chart{wide}"><p><bdi>{text(title or cell.id)}</bdi>{marked}</p>'
         f'<svg class="plot-area" role="img" height="{HEIGHT + foot}">'
         f"<title>{text(title or cell.id)}</title><desc>{text(said)}</desc>"
         f'<line class="plot-rule" x1="0" x2="100%" y1="0" y2="0"/>'
-        f'<text x="-6" y="0" dy=".35em" text-anchor="end">{number(high, column.unit)}</text>'
+        f'<text x="-6" y="0" dy=".35em" text-anchor="end">{text(number(high, column.unit))}</text>'
         f'<line class="plot-axis" x1="0" x2="100%" y1="{base}" y2="{base}"/>{bars}{labels}'
         "</svg></div>"
     )
@@ -124,9 +128,10 @@ class _Slot:
         if value is None or not math.isfinite(value):
             return f'<text class="bar-none" x="{short(self.middle)}%" y="{HEIGHT - 4}">–</text>'
         top, tall = min(height(value), height(0.0)), abs(height(value) - height(0.0))
+        said = text(f"{self.name}: {number(value, unit)}")
         return (
             f'<rect class="bar {self.role}" x="{left}%" width="{width}%" y="{short(top)}" '
-            f'height="{short(tall)}"><title>{text(self.name)}: {number(value, unit)}</title></rect>'
+            f'height="{short(tall)}"><title>{said}</title></rect>'
         )
 
     def mark(self, value: float | None, height: Callable[[float], float]) -> str:
@@ -141,18 +146,14 @@ class _Slot:
 
 
 def _labels(slots: Sequence[_Slot]) -> tuple[int, str]:
-    """Height below the bars, and the names: all where they fit, else some and those with a role."""
+    """Height below the bars, and the names: all where they fit, else about ten of them."""
     longest = max((len(words.short(slot.name)) for slot in slots), default=0)
     upright = longest > LEVEL or len(slots) > MOST_CLASSES
     every = 1 if len(slots) <= MOST_CLASSES else math.ceil(len(slots) / 10)
-    marked = [slot.at for slot in slots if slot.role]
     out = []
-    for slot in slots:
-        near = any(0 < abs(slot.at - at) < every for at in marked)
-        if not slot.role and (slot.at % every or near):
-            continue
-        name, letter = text(words.short(slot.name)), ROLES.get(slot.role, "")
-        style = f'class="{"bar-role" if slot.role else ""}"'
+    for slot in slots[::every]:
+        name, letter = text(words.short(slot.name)), ROLES.get(slot.role, "") if every == 1 else ""
+        style = f'class="{"bar-role" if letter else ""}"'
         place = f'<svg class="plot-tick" x="{short(slot.middle)}%" y="{HEIGHT + 6}">'
         if upright:
             told = f"{letter} {name}" if letter else name

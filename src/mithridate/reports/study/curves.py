@@ -121,13 +121,13 @@ def _line(name: str, found: Sequence[tuple[float, Value]], column: Column) -> Li
 
 def _explained(view: View, lines: Sequence[Line]) -> str:
     told = any(p.low is not None for line in lines for run in line.runs for p in run)
-    said = [view.note]
+    said = []
     if told:
         over = f", over {view.over} where there are several (Student's t)" if view.over else ""
         said.append(f"Bands and stems: 95{words.GAP}% intervals{over}.")
     if any(len(line.runs) != 1 for line in lines):
         said.append("A line is broken, or missing, where nothing was measured.")
-    return " ".join(filter(None, said))
+    return " ".join(said)
 
 
 def _bought(view: View, cells: list[Cell], images: pa.Table | None, name: str, title: str) -> str:
@@ -151,7 +151,7 @@ def _bought(view: View, cells: list[Cell], images: pa.Table | None, name: str, t
     axis = plot.spread_axis if name == "queries" and costs.size else _from_zero
     x = axis(title, costs.tolist())
     lines = [fooled.line(x, title) for fooled in made if fooled.n]
-    caption = " ".join(filter(None, [view.note, _left_out(view, groups, there, made)]))
+    caption = _left_out(view, groups, there, made)
     total = len(there) - sum(fooled.n == 0 for fooled in made)
     return plot.chart(what, x, plot.share_axis("images fooled"), lines, caption, total)
 

@@ -51,21 +51,19 @@ def to_csv(table: Table) -> str:
     """One line a row: labels, then each value with its limits and counts, then the doubts."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    suffixes = [_suffixes(table, at) for at in range(len(table.heads))]
+    width = len(table.heads)
+    spread = [_spread(row, width) for row in table.rows]
+    suffixes = [_suffixes([entries[at] for entries in spread]) for at in range(width)]
     header = ["cell", *(head.key for head in table.lead)]
     for head, parts in zip(table.heads, suffixes, strict=True):
         header += [f"{head.key}_{part}" if part else head.key for part in parts]
     writer.writerow([*header, "status", "doubts"])
-    for row in table.rows:
-        entries = _spread(row, len(table.heads))
-        failed = next((e.text for e in row.entries if e.kind == "fail"), "")
+    for row, entries in zip(table.rows, spread, strict=True):
         line: list[Raw] = [row.name, *(_plain(entry.raw.get("")) for entry in row.lead)]
         for entry, parts in zip(entries, suffixes, strict=True):
             line += [_plain(entry.raw.get(part)) for part in parts]
-        unmeasured = all(entry.kind == "none" for entry in entries)
-        status = failed or ("not run" if entries and unmeasured else "")
         doubts = ";".join(table.foot[mark].id for mark in row.marks)
-        writer.writerow([*line, status, doubts])
+        writer.writerow([*line, _status(row), doubts])
     return out.getvalue()
 
 
@@ -103,33 +101,34 @@ def tex(text: str) -> str:
     return "".join(_TEX.get(sign, sign) for sign in text)
 
 
-def with_files(tables: Iterable[Table], folder: Path) -> list[Table]:
-    """The tables with their files embedded; the same files are written into `folder`.
+def with_files(tables: Iterable[Table], folder: Path | None = None) -> list[Table]:
+    """The tables with their files embedded; the same files are written into `folder`, if given.
 
     Files of earlier tables of this numbering go.
 
     Raises:
         RunError: the folder cannot be written.
     """
-    done = []
-    kept = set()
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{folder} cannot be made: {error.strerror}") from None
+    done, kept = [], set()
+    if folder is not None:
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{folder} cannot be made: {error.strerror}") from None
     for table in tables:
         files = {}
         for name, text in (("csv", to_csv(table)), ("tex", to_latex(table))):
             content = text.encode("utf-8")
             file = f"{table.slug}.{name}"
-            replace(folder / file, content)
-            kept.add(file)
-            files |= dict([_embedded(file, content)])
+            if folder is not None:
+                replace(folder / file, content)
+                kept.add(file)
+            key, uri = _embedded(file, content)
+            files[key] = uri
         done.append(dataclasses.replace(table, files=files))
-    for suffix in ("csv", "tex"):
-        for old in sorted(folder.glob(f"[0-9][0-9]-*.{suffix}")):
-            if old.name not in kept:
-                old.unlink(missing_ok=True)
+    for old in sorted(folder.glob("[0-9][0-9]-*.*")) if folder is not None else ():
+        if old.suffix in (".csv", ".tex") and old.name not in kept:
+            old.unlink(missing_ok=True)
     return done
 
 
@@ -140,12 +139,20 @@ def _embedded(file: str, content: bytes) -> tuple[str, str]:
     return file, f"data:{kind};charset=utf-8;base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def _suffixes(table: Table, at: int) -> list[str]:
+def _suffixes(entries: Iterable[Entry]) -> list[str]:
     """Parts that any entry of a column has; always the value itself."""
     found = {"": None}
-    for row in table.rows:
-        found |= dict.fromkeys(_spread(row, len(table.heads))[at].raw)
+    for entry in entries:
+        found |= dict.fromkeys(entry.raw)
     return list(found)
+
+
+def _status(row: Row) -> str:
+    """The failure, "not run" where nothing of the row was, "" where something was measured."""
+    for entry in row.entries:
+        if entry.kind == "fail":
+            return entry.text
+    return "not run" if row.entries and all(e.kind == "none" for e in row.entries) else ""
 
 
 def _spread(row: Row, width: int) -> list[Entry]:

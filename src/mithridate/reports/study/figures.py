@@ -135,10 +135,10 @@ def comparisons(study: Study, number: int) -> Table | None:
                 one.difference,
                 raw={"": one.difference, "n": one.n},
             ),
-            _between(one.unpaired, column),
-            _between(one.paired, column),
-            _p(one.mcnemar, "not measured on the same images"),
-            _p(one.holm, "no p-value to correct"),
+            range_entry(one.unpaired, column),
+            range_entry(one.paired, column),
+            p_entry(one.mcnemar, "not measured on the same images"),
+            p_entry(one.holm, "no p-value to correct"),
             values.text(_reads(one)),
         ]
         rows.append(Row(lead, entries))
@@ -147,7 +147,8 @@ def comparisons(study: Study, number: int) -> Table | None:
         title="Comparisons",
         note=(
             "Difference: first less second. Unpaired: the 95 % interval of the documents, which "
-            "takes the two as independent. Paired and McNemar (exact): the same images. Holm: "
+            "takes the two as independent. Paired and McNemar (exact): on the same images, – where "
+            "they were not. Holm: "
             f"corrected for the {len(study.comparisons)} comparisons of this study."
         ),
         lead=[Head("comparison", "comparison", number=False)],
@@ -166,7 +167,8 @@ def comparisons(study: Study, number: int) -> Table | None:
     )
 
 
-def _between(bounds: tuple[float, float] | None, column: Column) -> Entry:
+def range_entry(bounds: tuple[float, float] | None, column: Column, how: str = "") -> Entry:
+    """The limits of a difference; `how` says which they are."""
     if bounds is None:
         return Entry(words.NONE, kind="none", title="not run: needs the same images in both")
     low, high = bounds
@@ -174,10 +176,12 @@ def _between(bounds: tuple[float, float] | None, column: Column) -> Entry:
         said = f"{100 * low:+.2f} to {100 * high:+.2f}".replace("-", "−")
     else:
         said = f"{signed(low, column.unit)} to {signed(high, column.unit)}"
-    return Entry(said, sort=low, raw={"low": low, "high": high})
+    small = (how,) if how else ()
+    return Entry(said, small, low, raw={"low": low, "high": high})
 
 
-def _p(value: float | None, why: str) -> Entry:
+def p_entry(value: float | None, why: str) -> Entry:
+    """A p-value, or why there is none."""
     if value is None:
         return Entry(words.NONE, kind="none", title=why)
     said = words.p_value(value).removeprefix("p = ").removeprefix("p ")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +23,7 @@ from mithridate.errors import InputError, RunError
 from mithridate.reports.study.parts import as_json, checked, content, damaged, lines_of
 from mithridate.reports.study.schema import VERSION, Cell, Matrix, Study, Timing
 
-Array = NDArray[np.float32]
+Array = NDArray[np.float64]
 
 STUDY, CELLS, IMAGES = "study.json", "cells.jsonl", "images.parquet"
 PICTURES, TIMINGS, REPORT, TABLES = (
@@ -62,8 +62,10 @@ class StudyFolder:
         """Rows of `images.parquet`, 0 where there is none."""
         return int(self._parquet.metadata.num_rows) if self._parquet else 0
 
-    def images(self, cells: Collection[str]) -> pa.Table | None:
-        """The rows of these cells; None where no image was recorded.
+    def images(
+        self, cells: Collection[str], columns: Sequence[str] | None = None
+    ) -> pa.Table | None:
+        """The rows of these cells, in the file's order; None where no image was recorded.
 
         Raises:
             InputError: the file is damaged.
@@ -72,7 +74,9 @@ class StudyFolder:
             return None
         path = self.path / IMAGES
         try:
-            return pq.read_table(path, filters=[("cell", "in", list(cells) or [""])])
+            wanted = [("cell", "in", list(cells) or [""])]
+            named = None if columns is None else list(columns)
+            return pq.read_table(path, columns=named, filters=wanted)
         except (OSError, pa.ArrowException) as error:
             raise damaged(path, error) from None
 
@@ -89,7 +93,8 @@ class StudyFolder:
         path = self.path / PICTURES
         try:
             with safe_open(str(path), framework="numpy") as file:
-                return {name: file.get_tensor(f"{cell}:{name}") for name in wanted}
+                found = {name: file.get_tensor(f"{cell}:{name}") for name in wanted}
+            return {name: array.astype(np.float64) for name, array in found.items()}
         except (OSError, SafetensorError) as error:
             raise damaged(path, error) from None
 

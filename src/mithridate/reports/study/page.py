@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -19,6 +20,7 @@ from mithridate.reports.folder import replace
 from mithridate.reports.html import environment
 from mithridate.reports.study import bars, curves, export, figures, panels, tables
 from mithridate.reports.study.folder import REPORT, TABLES, StudyFolder, read
+from mithridate.reports.study.panel import Panel
 from mithridate.reports.study.schema import Cell, Study, View
 from mithridate.reports.study.select import DONE, NOT_RUN, chosen, matrix_of, title_of, varying
 from mithridate.reports.study.tables import Table
@@ -27,6 +29,12 @@ from mithridate.reports.view import Tile, flatten
 PICTURED = 24
 """Cells of a view whose pictures are drawn; the arrays of the others stay in the file."""
 LISTED = 20
+DRAW = {
+    "curve": curves.curve,
+    "budget": curves.budget,
+    "queries": curves.queries,
+    "classes": curves.classes,
+}
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,7 @@ class Part:
     table: Table | None = None
     chart: bars.Chart | None = None
     drawing: Markup | None = None
-    pictures: Sequence[tuple[str, Sequence[panels.Panel]]] = ()
+    pictures: Sequence[tuple[str, Sequence[Panel]]] = ()
     left_out: int = 0
 
 
@@ -86,11 +94,12 @@ def context(found: StudyFolder) -> dict[str, Any]:
     numbered = Numbered()
     parts = list(_parts(found, numbered))
     rest: dict[str, Table | None] = {}
-    for name, make in (
-        ("published", lambda at: figures.published(study, found.cells, at)),
-        ("comparisons", lambda at: figures.comparisons(study, at)),
-        ("times", lambda at: figures.times(found.timings, at)),
-    ):
+    makers: dict[str, Callable[[int], Table | None]] = {
+        "published": lambda at: figures.published(study, found.cells, at),
+        "comparisons": lambda at: figures.comparisons(study, at),
+        "times": lambda at: figures.times(found.timings, at),
+    }
+    for name, make in makers.items():
         rest[name] = make(numbered.next)
         numbered.add(rest[name])
     done = {t.slug: t for t in export.with_files(numbered.made, found.path / TABLES)}
@@ -132,30 +141,31 @@ def _parts(found: StudyFolder, numbered: Numbered) -> Iterator[Part]:
     for at, view in enumerate(study.views, 1):
         mine = chosen(found.cells, view)
         title = view.title or matrix_of(study, view.matrix).title or view.matrix
-        common = {"anchor": f"view-{at}", "title": title, "note": view.note, "kind": view.kind}
+        part = Part(f"view-{at}", title, view.note, view.kind)
         if not mine:
-            yield Part(**common)
+            yield part
         elif view.kind == "table":
             table = tables.of_view(study, found.cells, view, numbered.next)
             numbered.add(table)
-            yield Part(**common, table=table)
+            yield dataclasses.replace(part, table=table)
         elif view.kind == "bars":
-            yield Part(**common, chart=bars.of_view(study, found.cells, view))
+            yield dataclasses.replace(part, chart=bars.of_view(study, found.cells, view))
         elif view.kind == "pictures":
             pictured = [c for c in mine if found.has_arrays(c.id, view.arrays)]
             shown = [(n, p) for n, p in _pictures(found, view, pictured[:PICTURED]) if p]
-            yield Part(**common, pictures=shown, left_out=max(0, len(pictured) - PICTURED))
+            left_out = max(0, len(pictured) - PICTURED)
+            yield dataclasses.replace(part, pictures=shown, left_out=left_out)
         else:
             images = None
             if view.kind in ("budget", "queries"):
                 images = found.images([cell.id for cell in mine])
-            draw = getattr(curves, view.kind)
-            yield Part(**common, drawing=Markup(draw(view, study, mine, images)))
+            drawn = DRAW[view.kind](view, study, mine, images)
+            yield dataclasses.replace(part, drawing=Markup(drawn))
 
 
 def _pictures(
     found: StudyFolder, view: View, cells: Sequence[Cell]
-) -> Iterator[tuple[str, list[panels.Panel]]]:
+) -> Iterator[tuple[str, list[Panel]]]:
     moving = varying(cells)
     for cell in cells:
         title = title_of(cell.axes, moving)
@@ -173,9 +183,7 @@ def class_names(study: Study, cell: Cell) -> list[str]:
 
 
 def _filed(part: Part, done: dict[str, Table]) -> Part:
-    if part.table is None:
-        return part
-    return Part(part.anchor, part.title, part.note, part.kind, table=done[part.table.slug])
+    return part if part.table is None else dataclasses.replace(part, table=done[part.table.slug])
 
 
 def _failed(cells: Sequence[Cell]) -> list[tuple[str, str]]:

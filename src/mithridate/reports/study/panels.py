@@ -31,11 +31,19 @@ Arrays = Mapping[str, Array]
 
 
 class Drawing(NamedTuple):
-    """How an array is drawn: its shape, by whom, and the arrays that are drawn with it."""
+    """How an array is drawn.
+
+    Attributes:
+        shape: a letter or number per axis.
+        draw: makes the panel from all the arrays that it takes.
+        beside: arrays that the panel needs to say all.
+        alone: False where the array says nothing without those beside it.
+    """
 
     shape: str
     draw: Callable[[str, Arrays, Sequence[str]], Panel]
     beside: tuple[str, ...] = ()
+    alone: bool = True
 
 
 def pictures(title: str, arrays: dict[str, Array], class_names: list[str]) -> list[Panel]:
@@ -59,7 +67,7 @@ def pictures(title: str, arrays: dict[str, Array], class_names: list[str]) -> li
             raise unknown("array", name, DRAWN)
         checked[name] = np.asarray(array, np.float64)
         _check(name, checked[name], sizes)
-    draws = dict.fromkeys(drawing.draw for name, drawing in DRAWN.items() if name in arrays)
+    draws = dict.fromkeys(d.draw for name, d in DRAWN.items() if name in arrays and d.alone)
     names = list(class_names)
     names += [str(k) for k in range(len(names), sizes.get("K", 0))]
     return [draw(title, checked, names) for draw in draws]
@@ -105,13 +113,14 @@ def _examples(cell: str, arrays: Arrays, names: Sequence[str]) -> Panel:
         if after is not None:
             tiles.append(Tile(images.plain(after[at]), f"image {at + 1}, changed", "changed"))
         if change is not None:
-            label = f"difference × {words.number(factor)}"
+            label = "difference" if factor == 1 else f"difference × {words.number(factor)}"
             picture = images.signed(change[at], reach)
             tiles.append(Tile(picture, f"image {at + 1}, {label}", label))
         columns.append(Column(str(at + 1), f"image {at + 1}", tuple(tiles)))
     said = []
     if change is not None:
-        said.append(f"The difference is enlarged {words.number(factor)} times.")
+        times = f"enlarged {words.number(factor)} times" if factor > 1 else "not enlarged"
+        said.append(f"The difference is {times}.")
     bars = () if change is None else (signed_bar(reach, "changed minus clean"),)
     if count > MOST_EXAMPLES:
         said.append(f"{MOST_EXAMPLES} of {count} images are shown.")
@@ -251,9 +260,7 @@ def _trigger(cell: str, arrays: Arrays, names: Sequence[str]) -> Panel:
 
 
 def _embedding(cell: str, arrays: Arrays, names: Sequence[str]) -> Panel:
-    points = arrays.get("embedding")
-    if points is None:
-        return Panel(cell, "Embedding", "Not run.", "embedding")
+    points = arrays["embedding"]
     nothing = np.zeros(len(points))
     labels = arrays.get("embedding_label", nothing)
     svg, said = scatter(points, labels, arrays.get("embedding_group", nothing), names)
@@ -265,8 +272,8 @@ DRAWN: dict[str, Drawing] = {
     "examples_changed": Drawing("MCHW", _examples, ("examples_clean",)),
     "maps_suspect": Drawing("KCHW", _maps, ("map_share_suspect",)),
     "maps_reference": Drawing("KCHW", _maps, ("map_share_reference",)),
-    "map_share_suspect": Drawing("K", _maps, ("maps_suspect",)),
-    "map_share_reference": Drawing("K", _maps, ("maps_reference",)),
+    "map_share_suspect": Drawing("K", _maps, ("maps_suspect",), alone=False),
+    "map_share_reference": Drawing("K", _maps, ("maps_reference",), alone=False),
     "pair_maps_suspect": Drawing("KKCHW", _pair_maps),
     "pair_maps_reference": Drawing("KKCHW", _pair_maps),
     "difference": Drawing("CHW", _difference),
@@ -276,8 +283,8 @@ DRAWN: dict[str, Drawing] = {
     "mean_images": Drawing("KCHW", _confusions),
     "mean_stamped": Drawing("KCHW", _confusions),
     "embedding": Drawing("N2", _embedding, ("embedding_label", "embedding_group")),
-    "embedding_label": Drawing("N", _embedding, ("embedding",)),
-    "embedding_group": Drawing("N", _embedding, ("embedding",)),
+    "embedding_label": Drawing("N", _embedding, ("embedding",), alone=False),
+    "embedding_group": Drawing("N", _embedding, ("embedding",), alone=False),
 }
 """Every array that a cell may have. Letters of a shape are numbers that a cell's arrays share:
 K classes, C x H x W images, M examples, N points."""

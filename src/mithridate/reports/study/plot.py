@@ -24,7 +24,7 @@ LOG_FROM = 50.0
 CROWDED = 0.13
 """Labels nearer to each other than this share of the axis could touch on a phone."""
 WIDE_TICKS = 46
-"""Letters of all labels below an axis that fit side by side on a phone."""
+"""Letters of labels below an axis, each as long as the longest, that fit on a phone."""
 
 MARKERS = (
     "M-3.5 0a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0 -7 0z",
@@ -163,7 +163,7 @@ def chart(
     return (
         f'<figure class="plot"><svg class="plot-area" role="img" height="{HEIGHT + foot}">'
         f"<title>{text(title)}</title><desc>{text(f'{y.title} by {x.title}. {said}')}</desc>"
-        f'<text class="plot-title" x="-44" y="-10">{text(y.title)}</text>'
+        f'<text class="plot-title" x="-44" y="-16">{text(y.title)}</text>'
         f'{_beside(y)}{labels}<svg class="plot-lines" width="100%" height="{HEIGHT}" '
         f'viewBox="0 0 {FINE} {FINE}" preserveAspectRatio="none">{inside}</svg>{marks}</svg>'
         f"{_key(shown)}<figcaption>{text(caption)}</figcaption></figure>"
@@ -209,8 +209,8 @@ def _beside(y: Axis) -> str:
 
 def _below(x: Axis) -> tuple[int, str]:
     """Height of what stands below the frame, and its labels, slanted where they are many."""
-    slanted = sum(len(label) + 2 for _, label in x.ticks) > WIDE_TICKS
     longest = max((len(label) for _, label in x.ticks), default=0)
+    slanted = longest * len(x.ticks) > WIDE_TICKS
     foot = round(34 + (5 + 4.6 * longest if slanted else 10))
     out = [f'<line class="plot-axis" x1="0" x2="100%" y1="{HEIGHT}" y2="{HEIGHT}"/>']
     for value, label in x.ticks:

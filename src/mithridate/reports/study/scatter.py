@@ -11,7 +11,7 @@ from mithridate.reports.folder import Array
 from mithridate.reports.panels import MOST_CLASSES
 from mithridate.reports.study.plot import short, text
 
-SIDE = 400
+SIDE, EDGE, LETTERS = 400, 12, 14
 COLOURS = 10
 MOST_POINTS = 4000
 CROSS = "m-3 -3l6 6m0 -6l-6 6"
@@ -29,20 +29,23 @@ def scatter(points: Array, labels: Array, stamped: Array, names: Sequence[str]) 
         return "", "No image has a place."
     if total > MOST_POINTS:
         kept = kept[np.linspace(0, total - 1, MOST_POINTS).round().astype(int)]
-    places, classes, cross = _placed(points[kept]), labels[kept].astype(int), stamped[kept] > 0
+    places, height = _placed(points[kept])
+    classes, cross = labels[kept].astype(int), stamped[kept] > 0
     present = [int(k) for k in np.unique(classes)]
     named = present if len(present) <= MOST_CLASSES else []
     marks, tags = "", ""
     for shape in (False, True):
         for k in present:
             marks += _marks(places[(classes == k) & (cross == shape)], k, cross=shape)
+    middles: list[tuple[float, float]] = []
     for k in named:
         mine = classes == k
         clean = mine & ~cross
-        tags += _tag(places[clean if clean.any() else mine], _name(names, k))
+        middles.append(_free(places[clean if clean.any() else mine], middles))
+        tags += _tag(*middles[-1], _name(names, k))
     many = f"{int((~cross).sum()):,} clean and {int(cross.sum()):,} stamped images"
     svg = (
-        f'<svg viewBox="0 0 {SIDE} {SIDE}" role="img"><title>Embedding of {many}</title>'
+        f'<svg viewBox="0 0 {SIDE} {short(height)}" role="img"><title>Embedding of {many}</title>'
         f"{marks}{tags}</svg>{_key(named, names, stamped=bool(cross.any()))}"
     )
     return svg, _caption(total, len(kept), len(present))
@@ -58,12 +61,21 @@ def _caption(total: int, shown: int, classes: int) -> str:
     return f"{said} Neighbours are alike to the model; axes have no meaning of their own."
 
 
-def _placed(points: Array) -> Array:
-    """Centred in a square, with room at the edges, y upwards."""
+def _placed(points: Array) -> tuple[Array, float]:
+    """Places with room at the edges, y downwards, and the height of the whole."""
     low, high = points.min(axis=0), points.max(axis=0)
-    span = float((high - low).max()) or 1.0
-    turned = (points - (low + high) / 2) * np.array([1.0, -1.0])
-    return np.asarray(SIDE / 2 + turned * (SIDE - 24) / span)
+    scale = (SIDE - 2 * EDGE) / (float((high - low).max()) or 1.0)
+    height = max(SIDE / 3, 2 * EDGE + float(high[1] - low[1]) * scale)
+    turned = (points - (low + high) / 2) * np.array([scale, -scale])
+    return np.asarray(turned + np.array([SIDE / 2, height / 2])), height
+
+
+def _free(places: Array, taken: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The middle of the places, or below it where a name already stands there."""
+    x, y = np.median(places, axis=0).tolist()
+    while any(abs(x - a) < LETTERS and abs(y - b) < LETTERS for a, b in taken):
+        y += LETTERS
+    return x, y
 
 
 def _marks(places: Array, label: int, *, cross: bool) -> str:
@@ -74,17 +86,15 @@ def _marks(places: Array, label: int, *, cross: bool) -> str:
     return f'<path class="{style} k{label % COLOURS}" d="{path}"/>'
 
 
-def _tag(places: Array, name: str) -> str:
-    x, y = np.median(places, axis=0).tolist()
+def _tag(x: float, y: float, name: str) -> str:
     return f'<text x="{short(x)}" y="{short(y)}" dy=".35em">{text(words.short(name))}</text>'
 
 
 def _key(labels: Sequence[int], names: Sequence[str], *, stamped: bool) -> str:
     grey = "kx"
     entries = [(f"k{k % COLOURS}", "dots", _name(names, k)) for k in labels]
-    entries.append((grey, "dots", "dot: clean"))
     if stamped:
-        entries.append((grey, "crosses", "cross: stamped"))
+        entries += [(grey, "dots", "clean"), (grey, "crosses", "stamped")]
     shapes = {"dots": "h0", "crosses": CROSS}
     return '<ul class="embedding-key">{}</ul>'.format(
         "".join(

@@ -167,9 +167,10 @@ class Study(_Part):
     @model_validator(mode="after")
     def _agree(self) -> Study:
         names = {matrix.name for matrix in self.matrices}
-        for part in (*self.views, *self.published, *self.comparisons):
-            if part.matrix not in names:
-                raise ValueError(f"no matrix named {part.matrix!r}")
+        named = [view.matrix for view in self.views] + [one.matrix for one in self.published]
+        for matrix in (*named, *(one.matrix for one in self.comparisons)):
+            if matrix not in names:
+                raise ValueError(f"no matrix named {matrix!r}")
         return self
 
 

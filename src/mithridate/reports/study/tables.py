@@ -68,6 +68,16 @@ class Table:
     files: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def widths(self) -> list[int]:
+        """Letters of the longest first small line of each column, so that numbers line up."""
+        found = [0] * len(self.heads)
+        for row in self.rows:
+            for at, entry in enumerate(row.entries):
+                if entry.small:
+                    found[at] = max(found[at], len(entry.small[0]))
+        return found
+
+    @property
     def folded(self) -> int:
         """Rows that are not shown at once."""
         return max(0, len(self.rows) - SHOWN)

@@ -54,9 +54,7 @@ def text(words_: str, sort: float | None = None, raw: Raw = None) -> Entry:
     return Entry(words_, sort=sort, kind=kind, raw={"": words_ if raw is None else raw})
 
 
-def entry(
-    value: Value, column: Column, *, with_n: bool = True, top: float | None = None
-) -> Entry:
+def entry(value: Value, column: Column, *, with_n: bool = True, top: float | None = None) -> Entry:
     """One value. `with_n` where its n is not said for the whole column.
 
     `top` is the greatest value of the column, where all are to have as many decimals.

@@ -176,25 +176,15 @@ class Locks:
         token = secrets.token_hex(8)
         text, own = _text(token), path.with_name(f"{path.stem}.{token}.new")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            if not self.folder.is_dir():
+                self.folder.mkdir(parents=True, exist_ok=True)
             own.write_bytes(text)
-            try:
-                os.link(own, path)
-            except FileExistsError:  # by us, where a network lost the first answer
-                return token if own.stat().st_nlink == 2 else None
-            except OSError as error:
-                if error.errno not in LINKLESS:
-                    raise
-                with path.open("xb") as file:
-                    file.write(text)
-        except FileExistsError:
-            return None
+            return token if _linked(own, path) else None
         except OSError as error:
             raise refused(path, error, len(text)) from None
         finally:
             with suppress(OSError):
                 own.unlink()
-        return token
 
     def live(self) -> dict[str, Held]:
         """Key -> holder, of every unit that is being made."""
@@ -214,6 +204,23 @@ class Locks:
                 path.unlink(missing_ok=True)
             count += 1
         return count
+
+
+def _linked(own: Path, path: Path) -> bool:
+    """Give our file the lock's name, unless there is one of that name."""
+    try:
+        os.link(own, path)
+    except FileExistsError:  # made by us, where a network lost the first answer
+        return own.stat().st_nlink == 2
+    except OSError as error:
+        if error.errno not in LINKLESS:
+            raise
+        try:
+            with path.open("xb") as file:
+                file.write(own.read_bytes())
+        except FileExistsError:
+            return False
+    return True
 
 
 def read(path: Path) -> Held | None:

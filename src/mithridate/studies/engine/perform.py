@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import random
-import sys
 import time
 import traceback
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +16,7 @@ from mithridate.errors import MithridateError
 from mithridate.studies.engine.entry import Damaged, Entry
 from mithridate.studies.engine.lock import Lock
 from mithridate.studies.engine.resources import threads_of
+from mithridate.studies.engine.settle import set_threads, settled
 from mithridate.studies.engine.store import Store
 from mithridate.studies.engine.unit import Inputs, Kind, Progress, Unit, kind_of
 
@@ -228,58 +226,6 @@ class Maker:
         return lock
 
 
-_threads_now: tuple[int, bool] | None = None
-
-
-def set_threads(count: int) -> None:
-    """Let this process compute with `count` threads: torch, BLAS and OpenMP alike.
-
-    It lasts, as libraries are slow to ask. One that is loaded later follows OMP_NUM_THREADS.
-
-    >>> import torch
-    >>> before = torch.get_num_threads()
-    >>> set_threads(1); torch.get_num_threads()
-    1
-    >>> set_threads(before)
-    """
-    global _threads_now
-    import torch
-    from threadpoolctl import threadpool_limits
-
-    now = (count, "sklearn" in sys.modules)
-    if now != _threads_now or torch.get_num_threads() != count:
-        os.environ["OMP_NUM_THREADS"] = str(count)
-        threadpool_limits(count)
-        torch.set_num_threads(count)
-        _threads_now = now
-
-
-@contextmanager
-def settled(unit: Unit) -> Iterator[None]:
-    """The unit's threads; global generators that follow its key, and are restored after.
-
-    Kinds draw from generators of their own. This is for libraries that they call and that do
-    not, so that what ran before in the process never shows.
-    """
-    import numpy as np
-    import torch
-
-    from mithridate.networks.base import seeded
-
-    set_threads(threads_of(unit.spec))
-    on_gpu = unit.spec.get("device") == "cuda" and torch.cuda.is_available()
-    seed = int(unit.key[:8], 16)
-    before, numpy_before = random.getstate(), np.random.get_state()
-    random.seed(seed)
-    np.random.seed(seed)
-    try:
-        with seeded(seed, "cuda" if on_gpu else "cpu"):
-            yield
-    finally:
-        random.setstate(before)
-        np.random.set_state(numpy_before)
-
-
 def described(error: Exception, unit: Unit) -> str:
     """One line on an error that nobody foresaw: its type, and where in our code or the kind's.
 
@@ -290,10 +236,8 @@ def described(error: Exception, unit: Unit) -> str:
     'unheard-of failed: ZeroDivisionError: division by zero'
     """
     ours = {"mithridate"}
-    try:
+    with suppress(MithridateError):  # the kind itself may be what is missing
         ours.add(type(kind_of(unit.kind)).__module__.partition(".")[0])
-    except MithridateError:  # the kind itself is what is missing
-        pass
     place = ""
     for frame, number in traceback.walk_tb(error.__traceback__):
         module = str(frame.f_globals.get("__name__", ""))

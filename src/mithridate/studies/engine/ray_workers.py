@@ -9,22 +9,17 @@ nodes. A token does not encrypt: on a network of others, Ray's TLS settings do.
 
 from __future__ import annotations
 
-import os
-import secrets
-import shutil
 import signal
 import sys
-import tempfile
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mithridate.errors import InputError, MithridateError, RunError
 from mithridate.studies.engine.perform import Outcome, line, perform
-from mithridate.studies.engine.resources import cpus, needs_line, threads_of
+from mithridate.studies.engine.ray_session import Session
+from mithridate.studies.engine.resources import needs_line, threads_of
 from mithridate.studies.engine.unit import Unit, kind_of
 from mithridate.studies.engine.workers import (
     GRACE,
@@ -36,15 +31,8 @@ from mithridate.studies.engine.workers import (
     unfollowed,
 )
 
-OBJECTS = 2**27
-"""Bytes of a local cluster's object store, which only units and outcomes pass through."""
 LOOK = 5.0
 """Seconds for which what is known of the cluster's nodes is taken to hold."""
-LOCAL = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    # Despite its name, what makes a cluster on Linux keep to the loopback address.
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-}
 
 
 class RayWorkers(Closing):
@@ -190,105 +178,3 @@ def anew(unit: Unit) -> Unit:
         for name, given in unit.inputs.items()
     }
     return Unit(unit.kind, unit.spec, inputs)
-
-
-class Session:
-    """This process's connection to a cluster, and the cluster itself where it is ours."""
-
-    def __init__(self, where: str) -> None:
-        self._folder: str | None = None
-        self._ours = False
-        self._environment: dict[str, str | None] = {}
-        self._on_term = signal.getsignal(signal.SIGTERM)
-        if where == "local":
-            token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-            own = {} if "RAY_AUTH_MODE" in os.environ else token
-            self._set({**LOCAL, **own})
-        try:
-            self.ray = imported()
-            if not self.ray.is_initialized():
-                self._start(where)
-        except BaseException:
-            self.close()
-            raise
-
-    def _start(self, where: str) -> None:
-        quiet = {"log_to_driver": False, "configure_logging": False, "logging_level": "ERROR"}
-        self._ours = True
-        if where == "local":
-            # Short, as the sockets' paths within may not exceed 107 characters.
-            self._folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp" if _tmp() else None)
-            place = {
-                "num_cpus": cpus(),
-                "object_store_memory": OBJECTS,
-                "include_dashboard": False,
-                "_node_ip_address": "127.0.0.1",
-                "_temp_dir": self._folder,
-            }
-        else:
-            place = {"address": where}
-        with connecting(where):
-            self.ray.init(**place, **quiet)
-
-    def _set(self, values: Mapping[str, str]) -> None:
-        for name, value in values.items():
-            self._environment[name] = os.environ.get(name)
-            os.environ[name] = value
-
-    def close(self) -> None:
-        """Leave; what was changed in this process is put back."""
-        if self._ours:
-            self._ours = False
-            self.ray.shutdown()
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, self._on_term)  # Ray puts its own there
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-        for name, value in self._environment.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-        self._environment.clear()
-
-
-def _tmp() -> bool:
-    return os.access("/tmp", os.W_OK)
-
-
-def imported() -> Any:
-    """Ray.
-
-    Raises:
-        InputError: it is not installed.
-    """
-    try:
-        import ray
-        import ray.exceptions
-    except ImportError:
-        raise InputError("Ray is not installed: pip install 'mithridate[ray]'") from None
-    return ray
-
-
-@contextmanager
-def connecting(where: str) -> Iterator[None]:
-    """Ray's many ways to refuse, as ours.
-
-    >>> with connecting("nowhere:1"):
-    ...     raise ConnectionError("no answer")
-    Traceback (most recent call last):
-    ...
-    mithridate.errors.RunError: cannot use the Ray cluster nowhere:1: no answer
-    """
-    try:
-        yield
-    except ValueError as error:
-        raise InputError(
-            f"no address of a Ray cluster: {where!r} ({line(error)}); give local, auto or HOST:PORT"
-        ) from None
-    except (ConnectionError, RuntimeError, OSError, TimeoutError) as error:
-        raise RunError(f"cannot use the Ray cluster {where}: {line(error)}") from None
-    except Exception as error:
-        if type(error).__module__.partition(".")[0] == "ray":
-            raise RunError(f"cannot use the Ray cluster {where}: {line(error)}") from None
-        raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -48,12 +49,12 @@ def run(plan: Plan, store: Store, workers: Workers, told: Told | None = None) ->
     for key, parents in waits.items():
         for parent in parents:
             needed_by.setdefault(parent, []).append(key)
-    ready = [key for key in todo if not waits[key]]
+    ready = deque(key for key in todo if not waits[key])
     ran, running, done, total = Ran(), 0, 0, len(todo)
     try:
         while ready or running:
             while ready and running < 2 * workers.slots:
-                unit = todo[ready.pop(0)]
+                unit = todo[ready.popleft()]
                 workers.submit(unit)
                 running += 1
                 if told is not None:

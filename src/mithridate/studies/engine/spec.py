@@ -7,7 +7,8 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -138,10 +139,10 @@ def build(tree: Mapping[str, Any], given: Mapping[str, Any], where: str) -> Spec
         InputError: as `load`.
     """
     merged = merge(tree, {k: v for k, v in given.items() if k == "scale"})
-    scale, scales = str(merged.get("scale", "small")), merged.get("scales", {})
-    if scale in scales:
+    scale, scales = str(merged.get("scale", "small")), _table(merged, "scales")
+    if isinstance(scales.get(scale), Mapping):
         merged = merge(merged, scales[scale])
-    elif "scale" in merged:
+    elif "scale" in merged and scale not in scales:
         raise unknown("scale", scale, scales)
     _check_paths(merged, given, where)
     spec = validated(Spec, merge(merged, given), where)
@@ -177,7 +178,8 @@ def validated(model: type[P], tree: Mapping[str, Any], where: str) -> P:
 
 def refused(error: ValidationError, model: type[BaseModel], where: str) -> InputError:
     """The first fault of a validation, in one line, with a suggestion for an unknown key."""
-    first = error.errors(include_url=False)[0]
+    faults = error.errors(include_url=False)
+    first = next((one for one in faults if one["type"] == "extra_forbidden"), faults[0])
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         owner, _, key = place.rpartition(".")
@@ -187,18 +189,22 @@ def refused(error: ValidationError, model: type[BaseModel], where: str) -> Input
     return InputError(f"{where}: {place}: {reason}")
 
 
-def _fields(model: Any, path: Iterable[str | int]) -> list[str]:
+def _fields(kind: Any, path: Iterable[str | int]) -> list[str]:
     """The keys that the table at a path may have."""
     for part in path:
-        if isinstance(model, type) and issubclass(model, BaseModel):
-            field = model.model_fields.get(str(part))
-            model = field.annotation if field else None
-        elif getattr(model, "__args__", None):
-            model = model.__args__[-1]
-        while getattr(model, "__origin__", None) in (list,):
-            model = model.__args__[0]
-    fields = getattr(model, "model_fields", {})
-    return sorted(fields)
+        fields = getattr(_given(kind), "model_fields", None)
+        if fields is None:  # a list's entries, a table's values
+            kind = (get_args(_given(kind)) or (None,))[-1]
+        else:
+            kind = fields[part].annotation if part in fields else None
+    return sorted(getattr(_given(kind), "model_fields", {}))
+
+
+def _given(kind: Any) -> Any:
+    """A type, without the None that it may be instead."""
+    if get_origin(kind) not in (Union, UnionType):
+        return kind
+    return next(one for one in get_args(kind) if one is not type(None))
 
 
 def merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
@@ -241,17 +247,24 @@ def toml_value(text: str) -> Any:
     ([0, 1], 'full', 0.3)
     """
     try:
-        return tomllib.loads(f"v = {text}")["v"]
+        found = tomllib.loads(f"v = {text}")
     except tomllib.TOMLDecodeError:
         return text
+    return found["v"] if len(found) == 1 else text
 
 
 def _check_paths(tree: Mapping[str, Any], given: Mapping[str, Any], where: str) -> None:
     """A matrix is named as it is, not made by a setting given by hand."""
-    matrices = tree.get("matrix", {})
-    for name in given.get("matrix", {}):
+    matrices = _table(tree, "matrix")
+    for name in _table(given, "matrix"):
         if name not in matrices:
             raise unknown(f"matrix in {where}", name, matrices)
+
+
+def _table(tree: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """The table under a key; empty where it is something else, which validation refuses."""
+    found = tree.get(key)
+    return found if isinstance(found, Mapping) else {}
 
 
 def _read(study: str, seen: tuple[str, ...]) -> dict[str, Any]:

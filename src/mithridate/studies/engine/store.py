@@ -81,7 +81,8 @@ class Draft:
         try:
             write(self.folder / TIMING, timing, flush=False)
             write(self.folder / UNIT, text)
-            flush(self.folder)
+            if files or seconds >= COSTLY:
+                flush(self.folder)
             first = store.put(self.folder, unit.key, lasting=seconds >= COSTLY)
         except OSError as error:
             raise refused(store.folder(unit.key), error, len(text) + len(timing)) from None
@@ -201,7 +202,7 @@ class Store:
                     flush(goal.parent)
                 return True
             try:
-                self.read(key)
+                self.check(key)
             except Damaged:
                 self.discard(key)
             else:

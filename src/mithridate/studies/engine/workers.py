@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from mithridate.errors import MithridateError, RunError, check_number
-from mithridate.studies.engine.perform import Outcome, line, maker_of, perform
+from mithridate.studies.engine.perform import Outcome, line, perform
 from mithridate.studies.engine.resources import Room, Share
 from mithridate.studies.engine.unit import Unit
 
@@ -32,8 +31,6 @@ TRIES = 3
 """Times that a unit is begun where its worker is lost."""
 GRACE = 2.0
 """Seconds in which a worker may drop its draft before it is killed."""
-PAUSE = 0.5
-"""Seconds between two reports of progress, at least."""
 
 
 class Workers(Protocol):
@@ -280,7 +277,7 @@ def hire(root: Path) -> Worker:
     ours, theirs = Pipe()
     code = (
         f"import sys; sys.path[:] = {sys.path!r}\n"
-        "from mithridate.studies.engine.workers import serve\n"
+        "from mithridate.studies.engine.serve import serve\n"
         f"serve({theirs.fileno()}, {os.getpid()}, {str(root)!r})"
     )
     try:
@@ -297,53 +294,3 @@ def hire(root: Path) -> Worker:
     finally:
         theirs.close()
     return Worker(process, ours)
-
-
-def serve(descriptor: int, parent: int, root: str) -> None:
-    """A worker's life: units in, outcomes out, until the line or the parent ends."""
-    os.set_inheritable(descriptor, False)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _stop)
-    threading.Thread(target=_follow_parent, args=(parent,), daemon=True).start()
-    link: Connection[Any, Any] = Connection(descriptor)
-    told = 0.0
-
-    def tell(done: int, total: int, what: str) -> None:
-        nonlocal told
-        if time.monotonic() - told >= PAUSE:
-            told = time.monotonic()
-            link.send((done, total, what))
-
-    on: tuple[int, ...] = ()
-    try:
-        while True:
-            unit, gpus = link.recv()
-            if gpus and gpus != on:
-                on = _move(gpus, Path(root))
-            link.send(perform(unit, Path(root), tell=tell))
-    except (EOFError, OSError, KeyboardInterrupt):
-        return
-
-
-def _move(gpus: tuple[int, ...], root: Path) -> tuple[int, ...]:
-    """Compute on these GPUs from now on; products that lie on others are forgotten."""
-    import torch
-
-    maker_of(root).kept.clear()
-    torch.cuda.set_device(gpus[0])
-    return gpus
-
-
-def _stop(number: int, frame: object) -> None:
-    """Leave as Ctrl-C does: the draft and the lock are dropped on the way out."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
-def _follow_parent(parent: int) -> None:
-    """End after the parent, whichever way that ended."""
-    while os.getppid() == parent:
-        time.sleep(PAUSE)
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(GRACE)
-    os._exit(1)

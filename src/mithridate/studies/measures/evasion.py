@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 
 from mithridate.metrics import bootstrap_mean, wilson
@@ -94,31 +96,36 @@ class EvasionKind(Kind):
     ) -> dict[str, Any]:
         """Shares with intervals, distances of the fooled, some of the images."""
         found: Attacked = inputs["adversarial"]
-        table = found.table
-        label, clean, said, success, l2, linf = (
-            np.asarray(table[name])
-            for name in ("label", "clean", "predicted", "success", "l2", "linf")
-        )
-        right, n = clean == label, len(label)
-        fooled = right & success
+        table, test = found.table, inputs["data"].test
         write_table(folder / TABLE, table)
-        shown = np.flatnonzero(fooled)[:SHOWN]
+        fooled = np.asarray(table["success"]) & _right(table)
+        shown = torch.from_numpy(np.flatnonzero(fooled)[:SHOWN])
         if len(shown):
-            write_pictures(
-                folder,
-                {
-                    "examples_clean": inputs["data"].test.batch(found.rows[torch.tensor(shown)])[0],
-                    "examples_changed": found.adversarials[torch.tensor(shown)],
-                },
-            )
-        values = {
-            "accuracy": proportion(wilson(int(right.sum()), n)),
-            "accuracy_left": proportion(wilson(int((said == label).sum()), n)),
-            "success": proportion(wilson(int(fooled.sum()), int(right.sum()))),
-            "mean_l2": mean_part(bootstrap_mean(l2[fooled])),
-            "mean_linf": mean_part(bootstrap_mean(linf[fooled])),
-            "median_l2": float(np.median(l2[fooled])) if fooled.any() else None,
-            "queries": found.queries / n,
-            "gradients": found.gradients / n,
-        }
-        return row(values, doubts_of(n, found.status), inputs["data"].test)
+            clean = test.batch(found.rows[shown])[0]
+            changed = found.adversarials[shown]
+            write_pictures(folder, {"examples_clean": clean, "examples_changed": changed})
+        values = measured(table, found.queries, found.gradients)
+        return row(values, doubts_of(len(table), found.status), test)
+
+
+def measured(table: pa.Table, queries: int, gradients: int) -> dict[str, Any]:
+    """Shares with intervals, distances of the images that were fooled, and the cost of each."""
+    right, n = _right(table), len(table)
+    fooled = np.asarray(table["success"]) & right
+    left = int((np.asarray(table["predicted"]) == np.asarray(table["label"])).sum())
+    l2, linf = (np.asarray(table[name])[fooled] for name in ("l2", "linf"))
+    return {
+        "accuracy": proportion(wilson(int(right.sum()), n)),
+        "accuracy_left": proportion(wilson(left, n)),
+        "success": proportion(wilson(int(fooled.sum()), int(right.sum()))),
+        "mean_l2": mean_part(bootstrap_mean(l2)),
+        "mean_linf": mean_part(bootstrap_mean(linf)),
+        "median_l2": float(np.median(l2)) if len(l2) else None,
+        "queries": queries / n,
+        "gradients": gradients / n,
+    }
+
+
+def _right(table: pa.Table) -> NDArray[np.bool_]:
+    """Which images were classified rightly before the attack."""
+    return np.asarray(np.asarray(table["clean"]) == np.asarray(table["label"]))

@@ -1,0 +1,130 @@
+"""JSMA: change, two at a time, the values that the saliency map ranks highest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mithridate.attacks.base import MinimalAttack
+from mithridate.classifier import Classifier
+from mithridate.errors import InputError, check_number
+from mithridate.goals import Goal, Rows
+
+ROUNDING = 1e-5
+"""Share of the largest logit by which a margin must be negative to survive another batch."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """The sum of some of a row's logits, those of `classes`: (N, K) of 0 and 1."""
+
+    classes: Tensor
+
+    def loss(self, logits: Tensor) -> Tensor:
+        return (logits * self.classes).sum(1)
+
+    def __getitem__(self, rows: Rows) -> Share:
+        return Share(self.classes[rows])
+
+
+def best_pair(gain: Tensor, loss: Tensor, free: Tensor, candidates: int | None) -> Tensor:
+    """The pair (p, q) of the largest -(gain_p + gain_q) * (loss_p + loss_q), gain > 0 > loss.
+
+    Args:
+        gain: slope of what should rise, (N, D).
+        loss: slope of what should fall, (N, D).
+        free: bool (N, D), values that may be used.
+        candidates: values among which pairs are formed; None for all, D * D numbers a row.
+
+    Returns:
+        Indices (N, 2); -1 where no pair helps.
+
+    >>> gain, loss = torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([[1.0, -2.0, -1.0]])
+    >>> best_pair(gain, loss, torch.ones(1, 3, dtype=torch.bool), None).sort().values
+    tensor([[1, 2]])
+    """
+    highest = [v.abs().amax(1, keepdim=True).clamp(min=1e-12) for v in (gain, loss)]
+    promise = (gain / highest[0] - loss / highest[1]).masked_fill(~free, float("-inf"))
+    top = promise.topk(min(candidates or gain.shape[1], gain.shape[1]), 1).indices
+    up, down, usable = gain.gather(1, top), loss.gather(1, top), free.gather(1, top)
+    rise, fall = up[:, :, None] + up[:, None], down[:, :, None] + down[:, None]
+    helps = (rise > 0) & (fall < 0) & usable[:, :, None] & usable[:, None]
+    helps &= ~torch.eye(top.shape[1], dtype=torch.bool, device=gain.device)
+    score = torch.where(helps, -rise * fall, 0).flatten(1)
+    highest_score, place = score.max(1)
+    pair = torch.stack([place // top.shape[1], place % top.shape[1]], 1)
+    return torch.where(highest_score[:, None] > 0, top.gather(1, pair), -1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JSMA(MinimalAttack):
+    """Jacobian-based saliency map over pairs of values (Papernot et al. 2016, algorithm 3).
+
+    A pair is chosen by the slopes of the logits that should rise (alpha) and of those that
+    should fall (beta), with the largest -alpha * beta; both its values move by theta.
+
+    Deviations: slopes of logits, since those of probabilities sum to 0, which makes beta
+    -alpha. An untargeted goal swaps the roles: the true logit falls, the sum of the others
+    rises. Pairs are formed among the `candidates` values that promise most alone, as all pairs
+    are D * D numbers per image; None takes all, as published. A row without a helpful pair is
+    given up, and comes back as it was.
+
+    Args:
+        theta: change per step, in [-1, 1] and not 0; below 0, values only fall.
+        gamma: largest share of the values to change, in (0, 1].
+        candidates: at least 2; None for all.
+
+    Raises:
+        InputError: a value out of range.
+
+    >>> from mithridate.goals import Untargeted
+    >>> model = Classifier(torch.nn.Flatten(), classes=4)
+    >>> x = torch.tensor([[[[0.9, 0.1], [0.0, 0.2]]]])
+    >>> JSMA().perturb(model, x, Untargeted([0]), rng=torch.Generator()).sum() > x.sum()
+    tensor(True)
+    """
+
+    theta: float = 1.0
+    gamma: float = 0.145
+    candidates: int | None = 128
+
+    def __post_init__(self) -> None:
+        check_number("theta", self.theta, low=-1, high=1)
+        if self.theta == 0:
+            raise InputError("theta must not be 0: nothing would change; give 1 or -1")
+        check_number("gamma", self.gamma, low=0, high=1, open_low=True)
+        if self.candidates is not None:
+            check_number("candidates", self.candidates, low=2)
+
+    def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
+        out, point = x.detach().clone(), x.detach().flatten(1)
+        if len(x) == 0:
+            return out
+        rows, size = torch.arange(len(x), device=x.device), point.shape[1]
+        classes = torch.arange(model.classes, device=x.device)
+        wins = goal.reached(classes[:, None]).T.to(point.dtype)
+        sign, bound = (1, 1.0) if self.theta > 0 else (-1, 0.0)
+        budget = max(1, int(self.gamma * size / (2 * abs(self.theta))))
+        with model.frozen():
+            for i in range(budget + 1):
+                images = point.view(-1, *x.shape[1:])
+                gain, logits = model.gradient(images, Share(wins))
+                crossed = goal.reached(logits.argmax(1))
+                if i:
+                    crossed &= goal.margin(logits) < -ROUNDING * logits.abs().amax(1)
+                    out[rows[crossed]] = images[crossed]
+                if i == budget:
+                    break
+                loss, _ = model.gradient(images, Share(1 - wins))
+                pair = best_pair(
+                    sign * gain.flatten(1), sign * loss.flatten(1), point != bound, self.candidates
+                )
+                left = (~crossed & (pair[:, 0] >= 0)).nonzero()[:, 0]
+                if len(left) == 0:
+                    break
+                rows, wins, goal, pair = rows[left], wins[left], goal[left], pair[left]
+                moved = (point[left].gather(1, pair) + self.theta).clamp(0, 1)
+                point = point[left].scatter(1, pair, moved)
+        return out

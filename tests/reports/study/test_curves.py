@@ -1,0 +1,292 @@
+from __future__ import annotations
+
+import math
+import re
+import xml.etree.ElementTree as ET
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mithridate.reports.schema import Proportion
+from mithridate.reports.study import class_bars, curves, plot
+from mithridate.reports.study.schema import Cell, Column, Matrix, Mean, Study, View
+
+DIGITS = [str(k) for k in range(10)]
+
+
+def study(**changes: Any) -> Study:
+    base: dict[str, Any] = {
+        "name": "s", "title": "S", "question": "", "finding": "", "command": "", "scale": "",
+        "status": "complete", "spec": {}, "spec_sha256": "0" * 64, "class_names": {"mnist": DIGITS},
+        "matrices": [Matrix(name="m", title="M", measure="evasion", axes={})],
+        "columns": {
+            "left": Column(title="Accuracy left", unit="share"),
+            "distance": Column(title="Distance"),
+        },
+        "views": [], "published": [], "comparisons": [], "doubts": [], "environment": {},
+    }  # fmt: skip
+    return Study(**(base | changes))
+
+
+def cell(at: int, axes: dict[str, Any], values: dict[str, Any], status: str = "done") -> Cell:
+    return Cell(
+        id=f"m/{at}", matrix="m", axes=axes, status=status, unit="u", values=values, doubts=[]
+    )
+
+
+def view(kind: str, **settings: Any) -> View:
+    return View(kind=kind, matrix="m", **settings)
+
+
+def half(k: int, n: int = 4) -> Proportion:
+    return Proportion(
+        value=k / n, low=max(0.0, k / n - 0.25), high=min(1.0, k / n + 0.25), k=k, n=n
+    )
+
+
+def table(name: str, rows: list[tuple[int, int, bool, float, int | None]]) -> pa.Table:
+    """Rows of (label, clean, success, l2, queries)."""
+    label, clean, success, l2, queries = zip(*rows, strict=True)
+    return pa.table(
+        {
+            "cell": [name] * len(rows),
+            "label": pa.array(label, pa.int16()),
+            "clean": pa.array(clean, pa.int16()),
+            "success": pa.array(success, pa.bool_()),
+            "l2": pa.array(l2, pa.float32()),
+            "linf": pa.array(l2, pa.float32()),
+            "queries": pa.array(queries, pa.int32()),
+        }
+    )
+
+
+def parsed(markup: str) -> ET.Element:
+    return ET.fromstring(f"<all>{markup}</all>")
+
+
+def of_class(root: ET.Element, name: str) -> list[ET.Element]:
+    return [e for e in root.iter() if name in (e.get("class") or "").split()]
+
+
+def lines(root: ET.Element) -> list[str]:
+    """The paths in the frame, without those of the key."""
+    frame = of_class(root, "plot-lines")[0]
+    return [e.get("d") or "" for e in of_class(frame, "plot-line")]
+
+
+def words_of(root: ET.Element) -> str:
+    return " ".join("".join(root.itertext()).replace("\u00a0", " ").split())
+
+
+FOUR_OF_EIGHT = [
+    (1, 1, True, 1.0, 10),
+    (1, 1, True, 2.0, 100),
+    (1, 1, True, 2.0, None),
+    (1, 1, True, 4.0, 1000),
+    (1, 1, False, 0.5, 5000),
+    (1, 1, False, 9.0, 5000),
+    (1, 1, False, 0.0, 5000),
+    (1, 1, False, 3.0, 5000),
+    (1, 2, True, 0.0, 1),  # wrong before the attack: not fooled by it
+]
+
+
+def test_budget_steps_are_those_worked_by_hand():
+    images = table("m/0", FOUR_OF_EIGHT)
+    root = parsed(curves.budget(view("budget"), study(), [cell(0, {}, {})], images))
+    # The axis ends at 1.05 * 4: x = 1000 * d / 4.2 and y = 1000 * (1 - k / 8).
+    assert lines(root) == ["M0 1000H238V875H476V625H952V500H1000"]
+    said = words_of(root)
+    assert "50.0 % of 8, median 2" in said
+    assert "Misclassified from the start and left out: 1." in said
+
+
+def test_queries_leave_out_and_count_what_is_not_told():
+    images = table("m/0", FOUR_OF_EIGHT)
+    root = parsed(curves.queries(view("queries"), study(), [cell(0, {}, {})], images))
+    # Seven images tell their queries, three of them fooled, at 10, 100, 1,000 on a log axis.
+    assert lines(root) == [
+        f"M0 {round(1000 * 6 / 7)}H500V{round(1000 * 5 / 7)}H1000V{round(4000 / 7)}"
+    ]
+    assert "Left out since their queries are not told: images 1." in words_of(root)
+
+
+@given(st.lists(st.floats(0, 100), max_size=50), st.integers(50, 80))
+def test_reached_is_the_empirical_curve(values, n):
+    steps = curves.reached(values, n)
+    for at, share in steps:
+        assert share == pytest.approx(np.mean([v <= at for v in values]) * len(values) / n)
+    assert [x for x, _ in steps] == sorted(set(values))
+    assert all(share <= 1 for _, share in steps)
+
+
+def test_nobody_fooled_is_a_flat_line_and_no_rows_are_not_run():
+    images = table("m/0", [(1, 1, False, math.inf, 3)])
+    root = parsed(curves.budget(view("budget"), study(), [cell(0, {}, {})], images))
+    assert lines(root) == ["M0 1000H1000"]
+    for kind in ("budget", "queries"):
+        draw = getattr(curves, kind)
+        assert "not run" in draw(view(kind), study(), [cell(0, {}, {})], None)
+        assert "not run" in draw(view(kind), study(), [cell(1, {}, {})], images)
+
+
+def test_seeds_are_pooled_and_absent_cells_are_counted():
+    cells = [cell(0, {"attack": "a", "seed": 0}, {}), cell(1, {"attack": "a", "seed": 1}, {})]
+    cells.append(cell(2, {"attack": "b", "seed": 0}, {}, "not run"))
+    images = pa.concat_tables(
+        [table("m/0", [(1, 1, True, 1.0, 1)]), table("m/1", [(1, 1, False, 1.0, 1)])]
+    )
+    root = parsed(curves.budget(view("budget", over="seed"), study(), cells, images))
+    assert "a 50.0 % of 2" in words_of(root)
+    assert "Without images in the records: 1 of 2." in words_of(root)
+
+
+def test_curve_places_values_and_intervals():
+    cells = [cell(k, {"eps": e}, {"left": half(k)}) for k, e in ((3, 0.1), (1, 0.3), (2, 0.5))]
+    root = parsed(curves.curve(view("curve", value="left", x="eps"), study(), cells, None))
+    assert lines(root) == ["M0 250L500 750L1000 500"]
+    band = of_class(root, "plot-band")[0].get("d")
+    assert band == "M0 0L500 500L1000 250L1000 750L500 1000L0 500Z"
+    stems = [(s.get("x1"), s.get("y1"), s.get("y2")) for s in of_class(root, "plot-stem")]
+    assert stems == [("0%", "115", "0"), ("50%", "230", "115"), ("100%", "172.5", "57.5")]
+
+
+def test_curve_breaks_where_nothing_was_measured_and_not_where_no_cell_is():
+    axes = [("a", 0), ("a", 1), ("a", 2), ("a", 3), ("b", 0), ("b", 3)]
+    cells = [
+        cell(k, {"attack": a, "eps": e}, {"distance": 1.0} if (a, e) != ("a", 2) else {})
+        for k, (a, e) in enumerate(axes)
+    ]
+    settings = {"value": "distance", "x": "eps", "series": "attack"}
+    root = parsed(curves.curve(view("curve", **settings), study(), cells, None))
+    y = round(1000 - 1000 / 1.05)
+    assert lines(root) == [f"M0 {y}L333 {y}M1000 {y}", f"M0 {y}L1000 {y}"]
+    assert "A line is broken" in words_of(root)
+    assert "not run" in curves.curve(view("curve", **settings), study(), cells[2:3], None)
+
+
+def test_curve_over_seeds_is_the_mean_with_its_t_interval():
+    cells = [cell(s, {"eps": 1, "seed": s}, {"distance": v}) for s, v in enumerate((1.0, 2.0, 3.0))]
+    drawn = curves.curve(
+        view("curve", value="distance", x="eps", over="seed"), study(), cells, None
+    )
+    stem = of_class(parsed(drawn), "plot-stem")[0]
+    # t(2, 0.975) = 4.302653, times 1 / sqrt(3): 2 +- 2.484138. The axis adds 5 % of its span.
+    low, high = 2 - 2.484138, 2 + 2.484138
+    top, bottom = high + 0.05 * (high - low), low - 0.05 * (high - low)
+    ends = [plot.HEIGHT * (top - value) / (top - bottom) for value in (low, high)]
+    assert [float(stem.get(end)) for end in ("y1", "y2")] == pytest.approx(ends, abs=0.01)
+
+
+def test_means_and_labels_that_are_no_numbers_stand_side_by_side():
+    mean = Mean(value=2.0, low=None, high=None, n=1, sd=None)
+    cells = [cell(k, {"d": d}, {"distance": mean}) for k, d in enumerate(("none", None, True, "x"))]
+    root = parsed(curves.curve(view("curve", value="distance", x="d"), study(), cells, None))
+    places = re.findall(r"[ML](\d+)", lines(root)[0])
+    assert places == ["125", "375", "625", "875"]
+
+
+def test_a_dozen_lines_at_most_and_the_rest_is_said():
+    cells = [cell(k, {"attack": f"a{k}", "eps": 1}, {"distance": k}) for k in range(20)]
+    drawn = curves.curve(
+        view("curve", value="distance", x="eps", series="attack"), study(), cells, None
+    )
+    root = parsed(drawn)
+    assert len(lines(root)) == 12
+    assert "Drawn are the first 12 of 20 lines." in words_of(root)
+    looks = {e.get("class") for e in of_class(of_class(root, "plot-lines")[0], "plot-line")}
+    assert len(looks) == 12
+    images = pa.concat_tables([table(c.id, FOUR_OF_EIGHT) for c in cells])
+    root = parsed(curves.budget(view("budget"), study(), cells, images))
+    assert len(lines(root)) == 12
+    assert "Drawn are the first 12 of 20 lines." in words_of(root)
+
+
+def test_names_are_escaped_and_every_chart_is_told_in_words():
+    cells = [cell(0, {"a": "<b>&\u202e", "eps": 1}, {"distance": 1.0})]
+    cells.append(cell(1, {"a": "c", "eps": 1}, {"distance": 2.0}))
+    drawn = curves.curve(view("curve", value="distance", x="eps", series="a"), study(), cells, None)
+    assert "<b>" not in drawn
+    assert "\u202e" not in drawn
+    svg = next(parsed(drawn).iter("svg"))
+    assert svg.get("role") == "img"
+    assert [child.tag for child in svg][:2] == ["title", "desc"]
+    assert "c: 2" in svg[1].text
+
+
+def bars_of(drawn: str) -> list[ET.Element]:
+    return of_class(parsed(drawn), "bar")
+
+
+@pytest.mark.parametrize("count", [2, 10, 100])
+def test_bars_are_as_tall_as_their_values(count):
+    values = np.random.default_rng(count).uniform(0.1, 3, count).tolist()
+    beside = [value / 2 for value in values]
+    cells = [cell(0, {}, {"distance": values, "clean": beside, "source": 0, "target": 1})]
+    drawn = curves.classes(
+        view("classes", value="distance", reference="clean"), study(), cells, None
+    )
+    bars = bars_of(drawn)
+    tall = [float(bar.get("height")) for bar in bars]
+    assert tall == pytest.approx([96 * v / max(values) for v in values], abs=0.006)
+    for bar, height in zip(bars, tall, strict=True):
+        assert float(bar.get("y")) + height == pytest.approx(96, abs=0.02)
+    marks = of_class(parsed(drawn), "bar-mark")
+    middle = [float(mark.get("y")) + 1 for mark in marks]
+    assert middle == pytest.approx([96 * (1 - v / max(values)) for v in beside], abs=0.006)
+    assert [bar.get("class") for bar in bars[:2]] == ["bar source", "bar target"]
+    assert "S source, T target" in words_of(parsed(drawn))
+
+
+def test_bars_of_cells_without_the_value_are_counted():
+    cells = [
+        cell(0, {"eps": 1}, {"distance": [1.0, None]}),
+        cell(1, {"eps": 2}, {"distance": [None, None]}),
+        cell(2, {"eps": 3}, {}, "failed: out of memory"),
+    ]
+    drawn = curves.classes(view("classes", value="distance"), study(), cells, None)
+    assert len(bars_of(drawn)) == 1
+    assert len(of_class(parsed(drawn), "bar-none")) == 1
+    assert "Without this value: 2 of 3 cells." in words_of(parsed(drawn))
+    assert "not run" in curves.classes(view("classes", value="distance"), study(), cells[1:], None)
+
+
+def test_bars_of_zeros_and_below_zero():
+    flat = curves.classes(
+        view("classes", value="distance"), study(), [cell(0, {}, {"distance": [0.0, 0.0]})], None
+    )
+    assert [bar.get("height") for bar in bars_of(flat)] == ["0", "0"]
+    both = curves.classes(
+        view("classes", value="distance"), study(), [cell(0, {}, {"distance": [1.0, -1.0]})], None
+    )
+    assert [(b.get("y"), b.get("height")) for b in bars_of(both)] == [("0", "48"), ("48", "48")]
+
+
+def test_tiny_shares_are_escaped():
+    cells = [cell(0, {}, {"left": [1e-5, 0.0]})]
+    drawn = curves.classes(view("classes", value="left"), study(), cells, None)
+    assert "< 0.1 %" in words_of(parsed(drawn))
+
+
+def test_names_of_classes_come_from_the_cells_data():
+    many = study(class_names={"mnist": DIGITS, "pets": ["cat", "dog"]})
+    assert class_bars.names_of(many, cell(0, {"data": "pets"}, {})) == ["cat", "dog"]
+    assert class_bars.names_of(many, cell(0, {"eps": 1}, {})) == []
+    assert class_bars.names_of(study(), cell(0, {}, {})) == DIGITS
+
+
+def test_the_same_records_give_the_same_bytes():
+    images = table("m/0", FOUR_OF_EIGHT)
+    draw = [curves.budget(view("budget"), study(), [cell(0, {}, {})], images) for _ in range(2)]
+    assert draw[0] == draw[1]
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=9), st.booleans())
+def test_axes_hold_their_values(values, spread):
+    axis = plot.spread_axis("x", values) if spread else plot.value_axis("x", values, "number")
+    assert all(-1e-9 <= axis.place(value) <= 1 + 1e-9 for value in values)
+    assert all(-1e-6 <= axis.place(tick) <= 1 + 1e-6 for tick, _ in axis.ticks)
