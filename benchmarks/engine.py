@@ -126,8 +126,8 @@ def trivial(count: int) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
         f"{count:,} trivial cells: planned in {planned - began:.1f} s, "
-        f"run in {made - planned:.1f} s, reported in {ended - made:.1f} s; {ended - began:.1f} s in all, peak {peak:.2f} GiB, "
-        f"report {size / 2**20:.1f} MiB"
+        f"run in {made - planned:.1f} s, reported in {ended - made:.1f} s; "
+        f"{ended - began:.1f} s in all, peak {peak:.2f} GiB, report {size / 2**20:.1f} MiB"
     )
 
 

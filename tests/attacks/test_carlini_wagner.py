@@ -32,7 +32,7 @@ def images(n, shape=(1, 4, 4), width=0.1):
 @pytest.mark.parametrize("shape", [(1, 4, 4), (3, 5, 5)])
 def test_within_one_percent_of_the_optimum_on_a_linear_model(shape, n):
     model, x = linear_model(shape), images(n, shape, width=0.6)
-    attack = CarliniWagner(search_steps=9, step_size=0.01)
+    attack = CarliniWagner(search_steps=8, step_size=0.01)
     r = run_attack(attack, model, x, Untargeted(model.labels(x)), rng=random.rng(0))
     best = boundary_distance(model, x, L2)
     assert bool(r.success.all())

@@ -117,7 +117,7 @@ def test_a_bump_keeps_the_whole_budget():
 @pytest.mark.parametrize("shape", [(1, 4, 4), (3, 5, 5)])
 @pytest.mark.parametrize(("norm", "dual"), [(LINF, 1), (L2, 2)])
 def test_nears_the_optimum_on_a_linear_model(norm, dual, shape, n):
-    """With no end to reach, the margin falls nearly as far as it can (L2: windows are no smaller than 3)."""
+    """With no end to reach, the margin falls most of its way; in L2 no window is below 3 x 3."""
     model, x, eps = linear_model(shape), images(n, shape), 0.05
     weights = model.module.get_submodule("1").weight.detach()
     goal = Untargeted(model.labels(x))

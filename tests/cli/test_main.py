@@ -41,7 +41,7 @@ def test_without_a_verb_the_help_and_a_usage_code(call) -> None:
         (("audit", "m", "--data", "digits", "--seed", "x"), "--seed"),
         (("list", "--device", "gpu"), "--device"),
         (("list", "attack"), "did you mean 'attacks'"),
-        (("report", "a", "b"), "unexpected extra argument"),
+        (("report", "a", "b", "c"), "unexpected extra argument"),
     ],
 )
 def test_usage_errors_are_one_line(call, words, says) -> None:

@@ -14,6 +14,9 @@ from mithridate.errors import check_number
 from mithridate.goals import Goal
 from mithridate.norms import L2
 
+ROUNDING = 1e-5
+"""Share of the largest logit by which a margin must be negative to survive another batch."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DDN(MinimalAttack):
@@ -69,7 +72,7 @@ class DDN(MinimalAttack):
         radius = x.new_full((len(x),), self.radius)
         for k in range(self.steps):
             gradient, logits = model.gradient(point, goal)
-            crossed = goal.margin(logits) < 0
+            crossed = _crossed(goal, logits)
             distance = L2.distance(point, x)
             better = crossed & (distance < smallest)
             smallest = torch.where(better, distance, smallest)
@@ -80,12 +83,12 @@ class DDN(MinimalAttack):
             radius = radius * torch.where(crossed, 1 - self.gamma, 1 + self.gamma)
             direction = L2.steepest(point - x - step * L2.steepest(gradient))
             point = (x + radius[:, None, None, None] * direction).clamp_(0, 1)
-        last = goal.margin(self._logits(model, point)) < 0
-        better = last & (L2.distance(point, x) < smallest)
+        with torch.no_grad():
+            crossed = _crossed(goal, model.logits(point))
+        better = crossed & (L2.distance(point, x) < smallest)
         best[better] = point[better]
         return best
 
-    @staticmethod
-    def _logits(model: Classifier, x: Tensor) -> Tensor:
-        with torch.no_grad():
-            return model.logits(x)
+
+def _crossed(goal: Goal, logits: Tensor) -> Tensor:
+    return goal.margin(logits) < -ROUNDING * logits.abs().amax(1)

@@ -94,12 +94,14 @@ def fab(
         Images (N, C, H, W): the nearest adversarial ones, or x.
     """
     out, rows = x.clone(), torch.arange(len(x), device=x.device)
+    untargeted = isinstance(goal, Untargeted)
     centre, point, best, size = x, start, x, x.new_full((len(x),), float("inf"))
     for _ in range(steps):
         with model.cost.on_rows(rows):
             holding, rivals = _contest(model, point, goal, pair)
             normal, rise = _nearest(model, point, holding, rivals, norm)
-            point = _towards(centre, point, normal, rise, norm)
+            most = torch.where(size.isfinite() | untargeted, BIAS, 0.0)
+            point = _towards(centre, point, normal, rise, norm, most)
             with torch.no_grad():
                 crossed = _crossed(goal, model.logits(point))
         far = norm.distance(point, centre)
@@ -117,13 +119,15 @@ def fab(
     return out.index_copy_(0, rows, best)
 
 
-def _towards(x: Tensor, point: Tensor, normal: Tensor, rise: Tensor, norm: Norm) -> Tensor:
+def _towards(
+    x: Tensor, point: Tensor, normal: Tensor, rise: Tensor, norm: Norm, most: Tensor
+) -> Tensor:
     """Equations 8 and 9: past the hyperplane, from the point and with some bias from x."""
     flat, centre, w = point.flatten(1), x.flatten(1), normal.flatten(1)
     own = project(flat, w, -rise, norm)
     other = project(centre, w, -rise - (w * (centre - flat)).sum(1), norm)
     length, rest = norm.size(own)[:, None], norm.size(other)[:, None]
-    bias = (length / (length + rest).clamp(min=1e-12)).clamp(max=BIAS)
+    bias = (length / (length + rest).clamp(min=1e-12)).minimum(most[:, None])
     ours, theirs = flat + EXTRAPOLATION * own, centre + EXTRAPOLATION * other
     return ((1 - bias) * ours + bias * theirs).clamp(0, 1).view_as(x)
 
@@ -148,7 +152,8 @@ def _nearest(
     One forward pass serves the backward passes of all rivals.
     """
     normals, leads = [], []
-    for rows in torch.arange(len(x), device=x.device).split(model.compute_batch):
+    for start in range(0, len(x), model.compute_batch):
+        rows = slice(start, start + model.compute_batch)
         part = x[rows].detach().requires_grad_()
         with torch.enable_grad():
             logits = model.logits(part)
@@ -206,7 +211,8 @@ class FAB(MinimalAttack):
 
     Deviations: the final search comes once, at the end, and aims a little beyond the boundary;
     adversarial means by more than rounding. A targeted goal has one rival at a time: the class
-    that is strongest at the moment against the target.
+    that is strongest at the moment against the target; and no bias before the first success,
+    as it can hold a row between the boundaries of several rivals.
 
     Args:
         norm: L1, L2 or LINF.

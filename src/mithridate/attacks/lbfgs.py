@@ -81,6 +81,7 @@ class LBFGS(MinimalAttack):
         InputError: a value out of range.
 
     >>> from mithridate.goals import Untargeted
+    >>> from mithridate.norms import L2
     >>> model = Classifier(torch.nn.Flatten(), classes=2)
     >>> x, rng = torch.tensor([[[[0.6, 0.5]]]]), torch.Generator()
     >>> found = LBFGS().perturb(model, x, Untargeted([0]), rng=rng)

@@ -57,6 +57,7 @@ def run(
     from mithridate.data.store import cache_folder
     from mithridate.studies.engine.plan import plan_of
     from mithridate.studies.engine.records import assemble, header
+    from mithridate.studies.engine.run import discard_damaged
     from mithridate.studies.engine.spec import load
     from mithridate.studies.engine.store import Store
 
@@ -66,10 +67,11 @@ def run(
         return _show_plan(plan, store, screen)
     folder = publish.prepare(out or Path(f"mithridate-{plan.spec.name}"))
     store.sweep()
+    damaged = discard_damaged(plan, store)
     ran = _run(plan, store, _workers(workers, ray, plan, store), screen)
     records = assemble(plan, store, ran, command=command_line())
     report = publish.study(records, folder)
-    for key in sorted(ran.repaired):
+    for key in sorted(ran.repaired | (damaged & ran.made)):
         screen.note(f"unit {key[:12]} was damaged in the cache, and was made again")
     return _conclude(plan, ran, records, report, screen, time.perf_counter() - began)
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mithridate.studies.engine import perform as module
-from mithridate.studies.engine.perform import Kept, Outcome, perform
+from mithridate.studies.engine.perform import KEPT, Kept, Outcome, perform
 from mithridate.studies.engine.settle import set_threads
 from mithridate.studies.engine.store import Store
 from mithridate.studies.engine.unit import Unit
@@ -89,9 +89,9 @@ def test_opened_inputs_are_kept_for_the_next_unit(root, toys):
 
 def test_kept_is_bounded_in_number_and_bytes(monkeypatch):
     kept = Kept()
-    for i in range(20):
+    for i in range(KEPT + 12):
         kept.put(str(i), i, 0)
-    assert [i for i in range(20) if kept.get(str(i)) is not None] == list(range(12, 20))
+    assert [kept.get(str(i)) for i in range(13)] == [None] * 12 + [12]
     monkeypatch.setattr(module, "KEPT_BYTES", 100)
     kept = Kept()
     kept.put("large", 1, 101)

@@ -15,6 +15,7 @@ import pytest
 
 from mithridate.errors import InputError
 from mithridate.studies.engine import resources, workers
+from mithridate.studies.engine.perform import Outcome
 from mithridate.studies.engine.resources import Room
 from mithridate.studies.engine.store import Store
 from mithridate.studies.engine.unit import Unit
@@ -96,48 +97,40 @@ def test_processes_make_the_same_bytes_as_this_process(tmp_path, log):
     assert gone(pids)
 
 
-def test_progress_comes_at_a_low_rate(root):
+def test_progress_comes_at_a_low_rate_and_an_idle_worker_that_died_is_replaced(root):
     told = []
     unit = total(1, seconds=0.1)
     with Processes(1, root, follow=lambda *what: told.append(what)) as crew:
         gather(crew, [unit, total(2)])
-    assert told == [(unit.key, 0, 1, "adding")]  # the second within PAUSE of the first
-
-
-def test_a_lost_worker_loses_no_unit(root, log):
-    units = [total(i) for i in range(3)]
-    bad = Unit("toy-broken", {"how": "kill once", "log": str(log)})
-    with Processes(2, root) as crew:
-        found = gather(crew, [bad, *units])
-    assert {o.status for o in found.values()} == {"made"}
-    assert len(notes(log)) == 1
-    assert not Store(root).busy()
-    assert gone([pid for _, pid in notes(log)])
-
-
-def test_a_worker_lost_three_times_fails_the_unit(root, log):
-    bad = Unit("toy-broken", {"how": "kill", "log": str(log)})
-    with Processes(1, root) as crew:
-        found = gather(crew, [bad, total(1)])
-    assert len(notes(log)) == 3
-    assert found[bad.key].status == "failed"
-    assert found[bad.key].exit_code == 4
-    assert found[bad.key].error == (
-        "toy-broken: its worker was lost 3 times (SIGKILL, mostly for want of memory): "
-        "run fewer workers"
-    )
-    assert found[total(1).key].status == "made"
-    assert Store(root).sweep() == 4  # three drafts, and the last one's lock
-    assert list((root / "v1" / "tmp").iterdir()) == []
-
-
-def test_an_idle_worker_that_died_is_replaced(root):
-    with Processes(1, root) as crew:
-        gather(crew, [total(1)])
         (worker,) = crew._workers
         worker.process.kill()
         worker.process.wait()
-        assert gather(crew, [total(2)])[total(2).key].status == "made"
+        assert gather(crew, [total(3)])[total(3).key].status == "made"
+    assert told[0] == (unit.key, 0, 1, "adding")
+    assert len(told) == 2  # unit 2 is begun within PAUSE of 1, and unit 3 by a new worker
+
+
+def test_lost_workers_lose_no_unit_but_the_one_that_kills_them(root, log, monkeypatch):
+    monkeypatch.setattr(workers, "TRIES", 2)
+    units = [total(i) for i in range(3)]
+    once, always = (
+        Unit("toy-broken", {"how": how, "log": str(log)}) for how in ("kill once", "kill")
+    )
+    with Processes(2, root) as crew:
+        found = gather(crew, [once, *units]) | gather(crew, [always])
+    assert found.pop(always.key) == Outcome(
+        always.key,
+        status="failed",
+        error="toy-broken: its worker was lost 2 times (SIGKILL, mostly for want of memory): "
+        "run fewer workers",
+        exit_code=4,
+    )
+    assert {o.status for o in found.values()} == {"made"}
+    pids = [pid for _, pid in notes(log)]
+    assert len(pids) == 3
+    assert gone(pids)
+    assert Store(root).sweep() == 4  # three drafts, and the last one's lock
+    assert list((root / "v1" / "tmp").iterdir()) == []
 
 
 def test_wait_returns_when_time_is_up(root):
@@ -150,7 +143,7 @@ def test_wait_returns_when_time_is_up(root):
 
 def test_close_drops_what_is_made(root, log):
     unit = total(1, seconds=60, log=log)
-    with Processes(2, root) as crew:
+    with Processes(1, root) as crew:
         crew.submit(unit)
         crew.submit(total(2))
         while not Store(root).busy():
@@ -214,13 +207,16 @@ def test_workers_end_with_their_parent(root, installed, number):
 
 
 def test_units_wait_for_the_memory_that_they_declare(root, log, monkeypatch):
+    monkeypatch.setattr(resources, "gpus", lambda: 0)
     monkeypatch.setattr(resources, "available_memory", lambda: 100)
     units = [
         total(i, kind="toy-large", memory=memory, seconds=0.3, log=log)
         for i, memory in enumerate((60, 60, 1000))
     ]
-    with Processes(3, root) as crew:
-        found = gather(crew, units)
+    bad = large(gpus=1)
+    with Processes(2, root) as crew:
+        found = gather(crew, [bad, *units])
+    refused(found.pop(bad.key))
     assert {o.status for o in found.values()} == {"made"}
     ends = sorted(float(text.split()[2]) for text in log.read_text().splitlines())
     assert all(b - a >= 0.29 for a, b in itertools.pairwise(ends))
@@ -263,14 +259,17 @@ def test_room_hands_each_gpu_to_one_unit(monkeypatch):
         place.take(large(gpus=3))
 
 
-@pytest.mark.parametrize("make", [InProcess, lambda root: Processes(2, root)])
-def test_a_unit_without_its_gpu_fails_and_others_do_not(root, monkeypatch, make):
+def refused(outcome):
+    assert outcome.exit_code == 2
+    assert "needs 1 GPU, and this machine has 0: set device=cpu" in outcome.error
+
+
+def test_a_unit_without_its_gpu_fails_and_others_do_not(root, monkeypatch):
     monkeypatch.setattr(resources, "gpus", lambda: 0)
     bad = large(gpus=1)
-    with make(root) as crew:
+    with InProcess(root) as crew:
         found = gather(crew, [bad, total(1)])
-    assert found[bad.key].exit_code == 2
-    assert "needs 1 GPU, and this machine has 0: set device=cpu" in found[bad.key].error
+    refused(found[bad.key])
     assert found[total(1).key].status == "made"
 
 
@@ -290,7 +289,8 @@ def test_the_number_of_workers_is_checked(root):
 
 def test_relative_roots_are_the_callers(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with Processes(1, Path("here")) as crew:
+    with InProcess(Path("here")) as crew:
         gather(crew, [total(1)])
+        assert Processes(1, Path("here")).root == crew.root
     folder = Store(tmp_path / "here").folder(total(1).key)
     assert json.loads((folder / "total.json").read_text()) == 1

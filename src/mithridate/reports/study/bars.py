@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from mithridate.reports import words
 from mithridate.reports.charts import Mark, nice_ticks
-from mithridate.reports.schema import Scalar
 from mithridate.reports.study import values
 from mithridate.reports.study.plot import COLOURS
 from mithridate.reports.study.schema import Cell, Column, Published, Study, Value, View
@@ -69,7 +68,8 @@ def of_view(study: Study, cells: Sequence[Cell], view: View) -> Chart | None:
     if not mine:
         return None
     column = study.columns.get(view.value, Column(title=view.value))
-    gathered = groups(mine, view.over)[:MOST]
+    every = groups(mine, view.over)
+    gathered = every[:MOST]
     shown = [_value(group, view) for group in gathered]
     known = [f for f in study.published if f.matrix == view.matrix and f.value == view.value]
     told = [_told(group, known) for group in gathered]
@@ -90,7 +90,7 @@ def of_view(study: Study, cells: Sequence[Cell], view: View) -> Chart | None:
             marks=marks.of(group.doubts),
         )
         sorted_in.setdefault(heading if label else "", []).append(bar)
-    shared = fixed([c.model_copy(update={"axes": _without(c, view.over)}) for c in mine])
+    shared = fixed(mine, view.over)
     how = f"mean over {view.over}, 95 % t-interval" if view.over else "95 % intervals"
     counts = {values.n_of(value) for value in shown if value is not None}
     if len(counts) == 1 and counts != {None}:
@@ -102,7 +102,7 @@ def of_view(study: Study, cells: Sequence[Cell], view: View) -> Chart | None:
         ticks=_ticks(low, high, column),
         key=[(colour, series) for series, colour in colours.items()] if len(colours) > 1 else [],
         zero=_place(0.0, low, high),
-        left_out=len(groups(mine, view.over)) - len(gathered),
+        left_out=len(every) - len(gathered),
         has_published=any(other is not None for other in told),
         marks=marks,
     )
@@ -186,7 +186,3 @@ def _bar(
     width = round(abs(end - zero), 2)
     small = values.entry(value, column, with_n=False).small[:1]
     return Bar("", 0, min(zero, end), width, *ends, tick, entry.text, " ".join(small), title)
-
-
-def _without(cell: Cell, over: str) -> dict[str, Scalar]:
-    return {axis: label for axis, label in cell.axes.items() if axis != over}

@@ -60,9 +60,10 @@ def classes(view: View, study: Study, cells: list[Cell], images: pa.Table | None
 def names_of(study: Study, cell: Cell) -> list[str]:
     """Names of the classes of a cell's data set; none where the study does not tell.
 
-    The data set is that of the axis "data", else of any axis, else the study's only one.
+    They stand under the cell's id, or under the data set's name: that of the axis "data", else of
+    any axis, else the study's only one.
     """
-    for label in (cell.axes.get("data"), *cell.axes.values()):
+    for label in (cell.id, cell.axes.get("data"), *cell.axes.values()):
         if isinstance(label, str) and label in study.class_names:
             return study.class_names[label]
     every = list(study.class_names.values())

@@ -143,18 +143,20 @@ def _table(
         return None
     moving = varying([line.cell[0] for line, _ in mine])
     columns = second.study.columns
+    counts = {values.n_of(v) for line, _ in mine for v in (line.first, line.second)} - {None}
     rows = []
     for line, holm in mine:
         column = columns.get(line.name, Column(title=line.name))
         axes = line.cell[0].axes
         lead = [values.label(axes[a]) if a in axes else values.MISSING for a in moving]
         lead.append(values.text(column.title))
-        rows.append(Row(lead, _entries(line, column, holm), name=line.cell[1].id))
+        entries = _entries(line, column, holm, with_n=len(counts) > 1)
+        rows.append(Row(lead, entries, name=line.cell[1].id))
     title = matrix.title or matrix.name
     return Table(
         slug=f"{number:02d}-{slug(title)}",
         title=title,
-        note="",
+        note=f"Every value is over n = {counts.pop():,}." if len(counts) == 1 else "",
         lead=[
             *(Head(axis, axis, number=False) for axis in moving),
             Head("value", "value", "", False),
@@ -171,9 +173,9 @@ def _table(
     )
 
 
-def _entries(line: Line, column: Column, holm: float | None) -> list[Entry]:
+def _entries(line: Line, column: Column, holm: float | None, *, with_n: bool) -> list[Entry]:
     shown = [
-        values.entry(value, column) if there else _absent(cell)
+        values.entry(value, column, with_n=with_n) if there else _absent(cell)
         for value, there, cell in zip((line.first, line.second), line.there, line.cell, strict=True)
     ]
     return [

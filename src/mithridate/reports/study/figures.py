@@ -108,7 +108,7 @@ def _difference(
 def signed(value: float, unit: str) -> str:
     """A difference with its sign; shares in points.
 
-    >>> signed(-0.0123, "share"), signed(3.0, "number")
+    >>> signed(-0.0123, "share").replace(words.GAP, " "), signed(3.0, "number")
     ('−1.23 points', '+3')
     """
     sign = "+" if value > 0 else ""

@@ -19,6 +19,7 @@ from mithridate.reports import words
 from mithridate.reports.folder import replace
 from mithridate.reports.html import environment
 from mithridate.reports.study import bars, curves, export, figures, panels, tables
+from mithridate.reports.study.class_bars import names_of
 from mithridate.reports.study.folder import REPORT, TABLES, StudyFolder, read
 from mithridate.reports.study.panel import Panel
 from mithridate.reports.study.schema import Cell, Study, View
@@ -169,17 +170,8 @@ def _pictures(
     moving = varying(cells)
     for cell in cells:
         title = title_of(cell.axes, moving)
-        names = class_names(found.study, cell)
-        yield title, panels.pictures(title, found.arrays(cell.id, view.arrays), names)
-
-
-def class_names(study: Study, cell: Cell) -> list[str]:
-    """The names of the classes of a cell's data: by its axis "data", or the only ones there."""
-    for label in (cell.axes.get("data"), *cell.axes.values()):
-        if isinstance(label, str) and label in study.class_names:
-            return study.class_names[label]
-    every = list(study.class_names.values())
-    return every[0] if len(every) == 1 else []
+        arrays = found.arrays(cell.id, panels.with_companions(view.arrays))
+        yield title, panels.pictures(title, arrays, names_of(found.study, cell))
 
 
 def _filed(part: Part, done: dict[str, Table]) -> Part:

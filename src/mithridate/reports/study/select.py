@@ -74,13 +74,13 @@ def varying(cells: Sequence[Cell]) -> list[str]:
     ]
 
 
-def fixed(cells: Sequence[Cell]) -> str:
-    """The labels that all of these cells share, in words.
+def fixed(cells: Sequence[Cell], over: str = "") -> str:
+    """The labels that all of these cells share, in words; that of `over` is left out.
 
     >>> fixed([])
     ''
     """
-    moving = set(varying(cells))
+    moving = {over, *varying(cells)}
     shared = {axis: labels[0] for axis, labels in axes_of(cells).items() if axis not in moving}
     return ", ".join(f"{axis} {name(label)}" for axis, label in shared.items())
 

@@ -143,7 +143,7 @@ def of_view(study: Study, cells: Sequence[Cell], view: View, number: int) -> Tab
         entries = _entries(group, columns, counts, tops, view.over, known)
         rows.append(Row(lead, entries, marks.of(group.doubts), group.cells[0].id))
     note = [view.note or (matrix_of(study, view.matrix).note)]
-    note += [fixed([c.model_copy(update={"axes": _less(c, view.over)}) for c in mine])]
+    note += [fixed(mine, view.over)]
     if view.over:
         note.append(
             f"Each number is the mean over {view.over} with its 95 % t-interval; "
@@ -244,7 +244,3 @@ def _head(name: str, column: Column, count: int | None, gathered: Sequence[Group
     there = (cell.values.get(name) for group in gathered for cell in group.done)
     textual = textual or all(isinstance(value, str | bool | None) for value in there)
     return Head(column.title, name, " · ".join(notes), not textual, column.note)
-
-
-def _less(cell: Cell, over: str) -> dict[str, object]:
-    return {axis: label for axis, label in cell.axes.items() if axis != over}

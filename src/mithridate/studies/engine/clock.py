@@ -48,7 +48,7 @@ def span(seconds: float) -> str:
     >>> span(4.2), span(200), span(9000)
     ('4.2 s', '3 min 20 s', '2 h 30 min')
     """
-    if seconds < 60:
+    if seconds < 59.5:  # else it is a minute, rounded
         return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:

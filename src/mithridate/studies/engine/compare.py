@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mithridate.errors import InputError
+from mithridate.errors import InputError, unknown
 from mithridate.metrics import (
     holm,
     mcnemar,
@@ -31,6 +31,8 @@ PER_IMAGE = {
     "asr": lambda t: t["success"],
 }
 """Shares that can be compared image by image, and what they count there."""
+TOLD = ("k", "n", "low", "high", "mean", "least", "most")
+"""What a sentence of the finding may name."""
 
 
 def comparisons(
@@ -158,25 +160,53 @@ def _sentence(one: FindingSpec, group: Sequence[Row]) -> str:
         return ""
     if all(isinstance(v, bool) for v in known):
         k, n, numbers = sum(known), len(known), [100.0 * v for v in known]
+        mean = 100 * k / n
     elif all(isinstance(v, Mapping) and "k" in v for v in known):
         k, n = sum(v["k"] for v in known), sum(v["n"] for v in known)
         numbers = [100.0 * float(v["value"]) for v in known]
+        mean = 100 * k / n
     else:
-        numbers = [float(v["value"] if isinstance(v, Mapping) else v) for v in known]
-        k, n = 0, len(numbers)
+        try:
+            numbers = [float(v["value"] if isinstance(v, Mapping) else v) for v in known]
+        except (TypeError, ValueError):
+            raise InputError(f"finding {one.text!r}: {one.value} is no number or share") from None
+        k, n, mean = 0, len(numbers), sum(numbers) / len(numbers)
     interval = wilson(k, n)
-    mean = 100 * k / n if k or isinstance(known[0], bool | Mapping) else sum(numbers) / n
+    told = {
+        "k": str(k),
+        "n": str(n),
+        "low": f"{100 * interval.low:.1f}",
+        "high": f"{100 * interval.high:.1f}",
+        "mean": f"{mean:.4g}",
+        "least": f"{min(numbers):.4g}",
+        "most": f"{max(numbers):.4g}",
+    }
+    return _filled(one.text, told)
+
+
+def _filled(text: str, told: Mapping[str, str]) -> str:
     try:
-        return one.text.format(
-            k=k,
-            n=n,
-            low=f"{100 * interval.low:.1f}",
-            high=f"{100 * interval.high:.1f}",
-            mean=f"{mean:.4g}",
-            least=f"{min(numbers):.4g}",
-            most=f"{max(numbers):.4g}",
-        )
-    except (KeyError, IndexError, ValueError) as error:
-        raise InputError(
-            f"finding {one.text!r}: unknown {error}; it may name k, n, low, high, mean, least, most"
-        ) from None
+        return text.format(**told)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        names = ", ".join(TOLD)
+        raise InputError(f"finding {text!r}: {error} is not known; it may name {names}") from None
+
+
+def check(spec: Spec) -> None:
+    """See that findings and comparisons can be told, before any work.
+
+    Raises:
+        InputError: a sentence that names something else than `TOLD`; a matrix or an axis that
+            the study does not have.
+    """
+    for one in spec.finding:
+        _filled(one.text, dict.fromkeys(TOLD, ""))
+    rules = [(one.matrix, one.where) for one in spec.finding]
+    rules += [(one.matrix, side) for one in spec.compare for side in (one.first, one.second)]
+    for name, where in rules:
+        if name not in spec.matrix:
+            raise unknown("matrix", name, spec.matrix)
+        axes = [*spec.matrix[name].axes, *(a for cell in spec.matrix[name].include for a in cell)]
+        for axis in where:
+            if axis not in axes:
+                raise unknown(f"axis of matrix.{name}", axis, set(axes))

@@ -93,14 +93,14 @@ def place(device: str) -> torch.device:
 
 def _unit_of(cell: Cell) -> Unit:
     measure = registry.find("measures", cell.measure)()
+    labels = ", ".join(f"{axis} {label}" for axis, label in cell.labels.items())
+    where = f"cell {cell.id} ({labels})" if labels else f"cell {cell.id}"
     try:
-        unit: Unit = measure.unit(validated(measure.settings, cell.settings, f"cell {cell.id}"))
+        unit: Unit = measure.unit(validated(measure.settings, cell.settings, where))
         return unit
     except MithridateError as error:
-        labels = ", ".join(f"{axis} {label}" for axis, label in cell.labels.items())
         text = str(error)
-        told = text if cell.id in text else f"cell {cell.id} ({labels}): {text}"
-        raise type(error)(told) from None
+        raise type(error)(text if where in text else f"{where}: {text}") from None
 
 
 def _share(unit: Unit, seen: dict[str, Unit], order: list[Unit]) -> Unit:

@@ -14,7 +14,7 @@ import torch
 from mithridate import registry
 from mithridate.networks.storage import read_tensors
 from mithridate.studies.engine.cells import Cell
-from mithridate.studies.engine.compare import comparisons, finding
+from mithridate.studies.engine.compare import check, comparisons, finding
 from mithridate.studies.engine.entry import TIMING, Damaged, Entry
 from mithridate.studies.engine.plan import Plan
 from mithridate.studies.engine.run import Ran
@@ -78,7 +78,12 @@ def assemble(plan: Plan, store: Store, ran: Ran, *, command: str) -> Records:
 
 
 def header(spec: Spec, plan: Plan, command: str) -> dict[str, Any]:
-    """What is known of a study before it has run."""
+    """What is known of a study before it has run.
+
+    Raises:
+        InputError: its findings or comparisons cannot be told.
+    """
+    check(spec)
     columns: dict[str, Any] = {}
     views: list[dict[str, Any]] = []
     for name, matrix in spec.matrix.items():
@@ -199,9 +204,11 @@ def _audit(plan: Plan, entries: Mapping[str, Entry]) -> Path | None:
 
 
 def _class_names(entries: Mapping[str, Entry]) -> dict[str, list[str]]:
-    """Cell -> the names of its data's classes, where its measure tells."""
+    """Cell -> the names of its data's classes, where its measure tells; once where all agree."""
     named = {cell: entry.values.get("class_names") for cell, entry in entries.items()}
-    return {cell: list(names) for cell, names in named.items() if names}
+    known = {cell: list(names) for cell, names in named.items() if names}
+    first = next(iter(known.values()), [])
+    return {"all": first} if known and all(n == first for n in known.values()) else known
 
 
 def _timings(plan: Plan, store: Store, ran: Ran) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from mithridate.studies.engine.entry import Damaged
 from mithridate.studies.engine.perform import Outcome
 from mithridate.studies.engine.plan import Plan
 from mithridate.studies.engine.store import Store
@@ -75,6 +76,22 @@ def run(plan: Plan, store: Store, workers: Workers, told: Told | None = None) ->
     except KeyboardInterrupt:
         ran.interrupted = True
     return ran
+
+
+def discard_damaged(plan: Plan, store: Store) -> set[str]:
+    """Remove finished measurements whose bytes are not what was written; returns their keys.
+
+    Damaged products that others are made of are found where they are opened.
+    """
+    found = set()
+    for _, leaf in plan.leaves:
+        if store.has(leaf.key):
+            try:
+                store.read(leaf.key)
+            except Damaged:
+                store.discard(leaf.key)
+                found.add(leaf.key)
+    return found
 
 
 def _take(outcome: Outcome, ran: Ran) -> None:

@@ -159,7 +159,8 @@ def declare(raised: Iterable[str], same: Iterable[str]) -> list[str]:
         rows[module] = (version + (module in raised), before)
     lines = [f'"{m}" = {{ version = {v}, source = "{s}" }}' for m, (v, s) in sorted(rows.items())]
     TABLE.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    declared.cache_clear()
+    for cached in (declared, code_of, imported, _origin):
+        cached.cache_clear()
     return stale()
 
 

@@ -14,6 +14,14 @@
     return cell.dataset.v === undefined ? cell.textContent.trim() : Number(cell.dataset.v);
   };
 
+  /* Words and labels, not measured numbers: "0.3" asks for eps 0.3, not for 60.3 %. */
+  const labelsOf = (row) =>
+    [...row.cells]
+      .filter((cell) => !cell.classList.contains("n"))
+      .map((cell) => cell.textContent)
+      .join(" ")
+      .toLowerCase();
+
   const compare = (a, b) =>
     typeof a === "number" && typeof b === "number"
       ? a - b
@@ -33,7 +41,7 @@
     const show = () => {
       const found = words.length
         ? order.filter((row) => {
-            row.words ??= row.textContent.toLowerCase();
+            row.words ??= labelsOf(row);
             return words.every((word) => row.words.includes(word));
           })
         : order;

@@ -1,0 +1,129 @@
+"""Boundary attack: a random walk along the boundary, seen through labels alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from mithridate import rng as random
+from mithridate.attacks.base import MinimalAttack
+from mithridate.attacks.decision import (
+    Bracket,
+    Progress,
+    Questions,
+    check_starts,
+    find_starts,
+    per_row,
+)
+from mithridate.classifier import Oracle
+from mithridate.errors import check_number
+from mithridate.goals import Goal
+from mithridate.norms import L2
+
+_WINDOW = 10  # answers by which a step size is judged
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boundary(MinimalAttack):
+    """Decision-based random walk, in L2 (Brendel et al. 2018, algorithm 1).
+
+    Each proposal is drawn on the sphere around x, a relative distance `side` away; where it is
+    still adversarial, it is pulled toward x by a relative distance `pull`, and taken if it
+    still is then. All images move together, one shared call for the spheres and one for the
+    pulls; each image adapts its own two step sizes to its own answers (section 2.4): `side`
+    grows while more than half of the spheres' points stay adversarial, `pull` while more than
+    a quarter of the pulled ones do, and both shrink otherwise.
+
+    Deviations: the start is the nearest of 16 random images after a rough search, and moved to
+    the boundary by bisection; success rates run over a decaying window of 10 answers. All rows
+    share the directions of a step, so that a row's result does not depend on its neighbours.
+    A row without a starting point comes back as it is.
+
+    Args:
+        budget: queries per image, never exceeded.
+        side: first step along the sphere, relative to the distance, above 0.
+        pull: first step toward x, relative to the distance, in (0, 1).
+        init_trials: random images tried for a start that reaches the goal.
+        starts: images (M, C, H, W) tried first, for goals that random images do not reach.
+
+    Raises:
+        InputError: a value out of range.
+
+    >>> from mithridate.classifier import Classifier
+    >>> from mithridate.goals import Untargeted
+    >>> model = Classifier(torch.nn.Flatten(), classes=2)
+    >>> x, rng = torch.tensor([[[[0.9, 0.5]]]]), random.rng(0)
+    >>> found = Boundary(budget=400).perturb(model, x, Untargeted([0]), rng=rng)
+    >>> round(L2.distance(found, x).item(), 2)  # the nearest point is at 0.4 / sqrt(2)
+    0.28
+    """
+
+    budget: int = 5000
+    side: float = 0.1
+    pull: float = 0.1
+    init_trials: int = 100
+    starts: Tensor | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_number("budget", self.budget, low=1)
+        check_number("side", self.side, low=0, open_low=True)
+        check_number("pull", self.pull, low=0, high=0.999, open_low=True)
+        check_number("init_trials", self.init_trials, low=0)
+
+    def perturb(self, model: Oracle, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
+        out = x
+        for step in self.steps(model, x, goal, rng=rng):
+            out = step.images
+        return out
+
+    def steps(
+        self, model: Oracle, x: Tensor, goal: Goal, *, rng: torch.Generator
+    ) -> Iterator[Progress]:
+        """The attack, one item after the start and after each step: a curve of queries."""
+        check_starts(self.starts, x)
+        ask, bracket = Questions(model, x, goal, self.budget), Bracket(x, L2)
+        rows = torch.arange(len(x), device=x.device)
+        rows = rows[~ask(rows, torch.zeros_like(x))]
+        candidates = random_starts(x, self.init_trials, rng, self.starts)
+        rows = find_starts(ask, bracket, rows, candidates, enough=16, halvings=3)
+        bracket.close(ask, rows, 0.01)
+        yield Progress.of(ask, bracket)
+
+        side, pull = x.new_full((len(x),), self.side), x.new_full((len(x),), self.pull)
+        stayed, pulled = x.new_full((len(x),), 0.5), x.new_full((len(x),), 0.25)
+        stream = random.child(rng, "steps", device=x.device)
+        while len(rows := ask.left(rows, 2)):
+            noise = torch.randn(x.shape[1:], generator=stream, device=x.device).to(x)
+            sphere = _on_sphere(ask.x[rows], bracket.delta[rows], noise, side[rows])
+            near = ask(rows, sphere)
+            stayed[rows] += (near.to(x) - stayed[rows]) / _WINDOW
+            side = _adapted(side, stayed, 0.5, rows)
+
+            going, delta = rows[near], sphere[near] * per_row(1 - pull[rows[near]])
+            nearer = ask(going, delta)
+            bracket.accept(going[nearer], delta[nearer])
+            pulled[going] += (nearer.to(x) - pulled[going]) / _WINDOW
+            pull = _adapted(pull, pulled, 0.25, going)
+            yield Progress.of(ask, bracket)
+
+
+def _on_sphere(x: Tensor, delta: Tensor, noise: Tensor, side: Tensor) -> Tensor:
+    """Steps of the same size as `delta`, a random relative distance `side` along the sphere.
+
+    Clipping to [0, 1] only brings a point nearer.
+    """
+    radius, along = L2.size(delta), L2.steepest(delta)
+    across = noise - per_row((noise * along).flatten(1).sum(1)) * along
+    moved = delta + per_row(side * radius) * L2.steepest(across)
+    moved = moved * per_row(radius / L2.size(moved).clamp(min=1e-12))
+    return (x + moved).clamp_(0, 1) - x
+
+
+def _adapted(step: Tensor, rate: Tensor, target: float, rows: Tensor) -> Tensor:
+    """Step sizes that grow where the success rate is above its target, and shrink below."""
+    factor = torch.ones_like(step)
+    factor[rows] = 1.1 ** ((rate[rows] - target) / target).clamp(-1, 1)
+    return (step * factor).clamp(1e-6, 0.5)

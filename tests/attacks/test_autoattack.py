@@ -1,0 +1,133 @@
+import pytest
+import torch
+
+from mithridate import rng as random
+from mithridate.attacks.apgd import APGD
+from mithridate.attacks.autoattack import AutoAttack
+from mithridate.attacks.fab import FAB
+from mithridate.attacks.run import run_attack
+from mithridate.attacks.square import Square
+from mithridate.classifier import Classifier
+from mithridate.errors import InputError
+from mithridate.goals import Targeted, Untargeted
+from mithridate.norms import L1, L2, LINF
+from mithridate.testing import AttackConformance
+from mithridate.testing.models import boundary_distance, linear_model
+
+
+class TestAutoAttack(AttackConformance):
+    def attack(self):
+        return AutoAttack(eps=0.3, steps=5, queries=10)
+
+
+def images(n=32, shape=(1, 4, 4), seed=1):
+    return 0.5 + 0.1 * (torch.rand((n, *shape), generator=random.rng(seed)) - 0.5)
+
+
+def test_members_and_their_settings():
+    standard = AutoAttack(eps=0.3, norm=L2, steps=7, queries=50).members()
+    assert list(standard.items()) == [
+        ("apgd-ce", APGD(eps=0.3, norm=L2, steps=7)),
+        ("apgd-t", APGD(eps=0.3, norm=L2, steps=7, loss="dlr-targeted")),
+        ("fab-t", FAB(norm=L2, steps=7, targets=9, enough=0.3)),
+        ("square", Square(eps=0.3, norm=L2, queries=50)),
+    ]
+    plus = AutoAttack(eps=0.3, version="plus").members()
+    assert list(plus) == ["apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"]
+    assert [plus[name].restarts for name in ("apgd-ce", "apgd-dlr", "fab", "apgd-t")] == [
+        5,
+        5,
+        5,
+        1,
+    ]
+    assert plus["fab"].targets is None
+    rand = AutoAttack(eps=0.3, version="rand").members()
+    assert [(m.loss, m.eot) for m in rand.values()] == [("ce", 20), ("dlr", 20)]
+
+
+@pytest.mark.parametrize("norm", [L2, LINF])
+@pytest.mark.parametrize("version", ["standard", "plus", "rand"])
+def test_robust_accuracy_of_a_linear_model_is_exact(version, norm):
+    """An image is robust where its nearest boundary is further than eps."""
+    model, x = linear_model(classes=4), images(24)
+    distance = boundary_distance(model, x, norm)
+    eps = float(distance.median())
+    clear = (distance - eps).abs() > 0.02 * eps
+    attack = AutoAttack(eps=eps, norm=norm, version=version, steps=12, queries=20)
+    r = run_attack(attack, model, x, Untargeted(model.labels(x)), rng=random.rng(0))
+    assert r.status == "done"
+    assert torch.equal(r.success[clear], (distance < eps)[clear])
+    assert torch.equal(r.adversarials[~r.success], x[~r.success])
+    assert int(r.row_queries.sum()) == r.queries
+
+
+def test_members_see_survivors_only(monkeypatch):
+    seen = []
+    for member in (APGD, FAB, Square):
+        inner = member.perturb
+
+        def watched(self, model, x, goal, *, rng, inner=inner):
+            found = inner(self, model, x, goal, rng=rng)
+            seen.append((len(x), int(goal.reached(model.labels(found)).sum())))
+            return found
+
+        monkeypatch.setattr(member, "perturb", watched)
+    model, x = linear_model(classes=4), images()
+    labels = model.labels(x)
+    goal = Untargeted(torch.where(torch.arange(32) < 3, (labels + 1) % 4, labels))
+    eps = float(boundary_distance(model, x, LINF).median())
+    AutoAttack(eps=eps, steps=8, queries=10).perturb(model, x, goal, rng=random.rng(0))
+    sizes = [n for n, _ in seen]
+    assert sizes[0] == 29
+    assert sizes[1] == 29 - seen[0][1]
+    assert len(sizes) == 4
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_a_member_that_needs_too_far_a_step_does_not_count():
+    """FAB's nearest image lies beyond a tiny ball: it is not taken."""
+    model, x = linear_model(classes=4), images(8) * 0.5
+    attack = AutoAttack(eps=1e-6, steps=3, queries=5)
+    r = run_attack(attack, model, x, Untargeted(model.labels(x)), rng=random.rng(0))
+    assert (r.status, bool(r.success.any())) == ("done", False)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_few_classes(classes):
+    model, x = linear_model(classes=classes), images(8)
+    for goal in (Untargeted(model.labels(x)), Targeted((model.labels(x) + 1) % classes)):
+        r = run_attack(AutoAttack(eps=0.3, steps=5), model, x, goal, rng=random.rng(0))
+        assert bool(r.success.all())
+
+
+def test_a_random_model():
+    class Noisy(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.draws = torch.Generator().manual_seed(0)
+            self.inner = linear_model(classes=4).module
+
+        def forward(self, z):
+            return self.inner(z) + 0.01 * torch.randn((len(z), 4), generator=self.draws)
+
+    model, x = Classifier(Noisy(), classes=4, bounds=(-0.5, 0.5)), images(8)
+    attack = AutoAttack(eps=0.3, version="rand", steps=5)
+    goal = Untargeted(linear_model(classes=4).labels(x))
+    r = run_attack(attack, model, x, goal, rng=random.rng(0))
+    assert float(r.success.float().mean()) >= 0.75
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"eps": -1},
+        {"steps": 0},
+        {"queries": 1},
+        {"targets": 0},
+        {"norm": L1},
+        {"version": "fast"},
+    ],
+)
+def test_bad_settings(settings):
+    with pytest.raises(InputError):
+        AutoAttack(**({"eps": 0.1} | settings))

@@ -1,0 +1,157 @@
+import dataclasses
+
+import pytest
+import torch
+
+from mithridate import rng as random
+from mithridate.attacks.hopskipjump import HopSkipJump
+from mithridate.attacks.run import run_attack
+from mithridate.classifier import Bounds
+from mithridate.errors import InputError
+from mithridate.goals import SourceToTarget, Targeted, Untargeted
+from mithridate.norms import L1, L2, LINF
+from mithridate.testing import AttackConformance
+from mithridate.testing.models import boundary_distance, linear_model
+
+
+class TestHopSkipJump(AttackConformance):
+    deterministic = False
+
+    def attack(self):
+        return HopSkipJump(budget=150)
+
+
+def images(n, shape=(1, 4, 4)):
+    return torch.rand((n, *shape), generator=random.rng(1)) * 0.4 + 0.3
+
+
+class LabelsOnly:
+    """An oracle that gives labels, counts them per image, and has nothing else to take."""
+
+    def __init__(self, model, x):
+        self.model, self.asked = model, 0
+        self.bounds, self.classes = Bounds(0.0, 1.0), model.classes
+
+    def labels(self, x):
+        assert not x.requires_grad
+        assert bool(((x >= 0) & (x <= 1)).all())
+        self.asked += len(x)
+        return self.model.labels(x)
+
+
+@pytest.mark.parametrize("norm", [L2, LINF])
+@pytest.mark.parametrize("n", [1, 7, 64])
+@pytest.mark.parametrize("shape", [(1, 4, 4), (3, 4, 4)])
+def test_within_a_quarter_of_the_optimum_on_a_linear_model(shape, n, norm):
+    model, x = linear_model(shape, classes=3), images(n, shape)
+    attack = HopSkipJump(norm=norm, budget=1500)
+    r = run_attack(attack, model, x, Untargeted(model.labels(x)), rng=random.rng(0))
+    assert bool(r.success.all())
+    best = boundary_distance(model, x, norm)
+    size = norm.distance(r.adversarials, x)
+    assert bool((size >= best * (1 - 1e-4)).all())
+    assert float(size.mean() / best.mean()) <= 1.25
+
+
+@pytest.mark.parametrize("norm", [L2, LINF])
+@pytest.mark.parametrize("budget", [1, 2, 20, 37, 200])
+def test_the_budget_of_an_image_is_never_exceeded(budget, norm):
+    model, x = linear_model(classes=4), images(9)
+    attack = HopSkipJump(norm=norm, budget=budget)
+    oracle, goal = LabelsOnly(model, x), Untargeted(model.labels(x))
+    steps = list(attack.steps(oracle, x, goal, rng=random.rng(0)))
+    for step in steps:
+        assert int(step.queries.max()) <= budget
+    assert int(steps[-1].queries.sum()) == oracle.asked
+    if budget >= 200:
+        assert int(steps[-1].queries.min()) >= budget - 10, "budget left unused"
+
+
+def test_reported_queries_are_those_of_a_counting_model():
+    model, x = linear_model(classes=4), images(5)
+    goal = Untargeted(model.labels(x))
+    attack = HopSkipJump(max_iter=3, init_eval=10)
+    model.cost.queries = 0
+    *_, last = attack.steps(model, x, goal, rng=random.rng(0))
+    assert model.cost.queries == int(last.queries.sum())
+
+
+def test_the_curve_never_rises():
+    model, x = linear_model(classes=4), images(8)
+    goal = Untargeted(model.labels(x))
+    curve = list(HopSkipJump(budget=400).steps(model, x, goal, rng=random.rng(0)))
+    sizes = torch.stack([L2.distance(step.images, x) for step in curve])
+    assert bool((sizes[1:] <= sizes[:-1] + 1e-6).all())
+    assert all(bool(goal.reached(model.labels(step.images)).all()) for step in curve)
+
+
+@pytest.mark.parametrize("norm", [L2, LINF])
+def test_an_image_does_not_depend_on_its_neighbours(norm):
+    model, x = linear_model(classes=4), images(6)
+    attack, goal = HopSkipJump(norm=norm, budget=150), Untargeted(model.labels(x))
+    together = attack.perturb(model, x, goal, rng=random.rng(0))
+    for i in range(len(x)):
+        alone = attack.perturb(model, x[i : i + 1], goal[i : i + 1], rng=random.rng(0))
+        torch.testing.assert_close(alone, together[i : i + 1], rtol=0, atol=1e-4)
+
+
+def test_goals_of_two_classes_agree():
+    model, x = linear_model(), images(6)
+    labels = model.labels(x)
+    goals = Untargeted(labels), Targeted(1 - labels), SourceToTarget(labels, 1 - labels)
+    a, b, c = (HopSkipJump(budget=99).perturb(model, x, g, rng=random.rng(0)) for g in goals)
+    assert torch.equal(a, b)
+    assert torch.equal(a, c)
+
+
+def test_no_starting_point_gives_back_the_input():
+    model, x = linear_model(), images(4)
+    with torch.no_grad():
+        model.module.get_submodule("1").bias.copy_(torch.tensor([100.0, 0.0]))
+    attack = HopSkipJump(budget=300, init_trials=30)
+    *_, last = attack.steps(model, x, Targeted([1] * 4), rng=random.rng(0))
+    assert torch.equal(last.images, x)
+    assert last.queries.tolist() == [31] * 4
+    r = run_attack(attack, model, x, Targeted([1] * 4), rng=random.rng(0))
+    assert (r.status, bool(r.success.any())) == ("done", False)
+
+
+def test_a_given_start_reaches_what_random_images_do_not():
+    model, x = linear_model(), images(4) * 0 + 0.9
+    weights = model.module.get_submodule("1").weight
+    with torch.no_grad():
+        weights.copy_(torch.stack([torch.ones(16), torch.zeros(16)]))
+        model.module.get_submodule("1").bias.copy_(torch.tensor([6.0, 0.0]))
+    dark = torch.zeros(1, 1, 4, 4)
+    attack = HopSkipJump(budget=400, init_trials=0)
+    goal = Targeted([1] * 4)
+    assert torch.equal(attack.perturb(model, x, goal, rng=random.rng(0)), x)
+    r = run_attack(
+        dataclasses.replace(attack, starts=dark), model, x, goal, rng=random.rng(0)
+    )
+    assert bool(r.success.all())
+    # 16 pixels fall from 0.9 to the plane where the mean is 0.5 - 6 / 16.
+    torch.testing.assert_close(r.l2, torch.full((4,), 4 * (0.9 - 0.125)), rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"norm": L1},
+        {"max_iter": -1},
+        {"init_eval": 0},
+        {"max_eval": 0},
+        {"budget": 0},
+        {"momentum": 1},
+        {"init_trials": -1},
+    ],
+)
+def test_bad_settings(settings):
+    with pytest.raises(InputError):
+        HopSkipJump(**settings)
+
+
+def test_starts_of_another_shape():
+    attack = HopSkipJump(starts=torch.zeros(1, 3, 4, 4))
+    with pytest.raises(InputError, match="starts are images"):
+        attack.perturb(linear_model(), images(1), Untargeted([0]), rng=random.rng(0))

@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+
+from mithridate.metrics import mean_over_seeds, wilson
+from mithridate.reports.schema import Proportion
+from mithridate.reports.study import bars, export, figures, tables, values
+from mithridate.reports.study.folder import read
+from mithridate.reports.study.schema import Cell, Column, Mean
+from mithridate.reports.study.select import fits, groups, title_of, varying
+from mithridate.reports.study.summary import over_seeds, pooled
+
+
+def share(k, n):
+    found = wilson(k, n)
+    return Proportion(value=found.value, low=found.low, high=found.high, k=k, n=n)
+
+
+@pytest.fixture
+def found(folder):
+    return read(folder)
+
+
+def view(found, title):
+    return next(view for view in found.study.views if view.title == title)
+
+
+def table(found, title):
+    return tables.of_view(found.study, found.cells, view(found, title), 1)
+
+
+@pytest.mark.parametrize("points", [[0.9, 0.92, 0.94], [0.1, 0.1], [3.0], [1.0, 5.0, 2.0, 8.0]])
+def test_means_over_seeds_are_those_of_metrics(points):
+    ours, theirs = over_seeds(points), mean_over_seeds(points)
+    assert (ours.n, ours.value) == (theirs.n, pytest.approx(theirs.value, abs=1e-15))
+    for end in ("low", "high", "sd"):
+        assert getattr(ours, end) == pytest.approx(getattr(theirs, end), abs=1e-12)
+
+
+@pytest.mark.parametrize("counts", [[(1, 2), (3, 4)], [(0, 10)], [(10, 10), (10, 10)]])
+def test_pooled_proportions_are_wilsons(counts):
+    ours = pooled([share(k, n) for k, n in counts])
+    theirs = wilson(sum(k for k, _ in counts), sum(n for _, n in counts))
+    assert (ours.k, ours.n) == (theirs.k, theirs.n)
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
+
+def test_a_column_of_one_n_says_it_once(found):
+    made = table(found, "Every cell")
+    assert [head.title for head in made.lead] == ["attack", "eps", "seed"]
+    assert made.note == "data mnist"
+    assert made.heads[0].note == "n = 200 · ↓ better"
+    assert made.heads[2].note == ""  # the mean over fooled images: its n differs
+    assert made.rows[9].entries[2].small[0].endswith(f"n = {made.rows[9].entries[2].raw['n']}")
+
+
+def test_not_run_is_a_dash_and_failure_says_why(found):
+    made = table(found, "Every cell")
+    assert len(made.rows) == 27
+    idle, failed, _ = made.rows[24:]
+    assert {(e.text, e.title) for e in idle.entries} == {("–", "not run")}
+    assert [(e.text, e.span) for e in failed.entries] == [
+        ("failed: the worker was lost three times", 4)
+    ]
+    fgsm = made.rows[0].entries
+    assert (fgsm[2].text, fgsm[3].text) == ("–", "200")
+
+
+def test_zero_is_not_a_dash():
+    entry = values.entry(share(0, 10), Column(title="x", unit="share"))
+    assert entry.text == "0\u00a0%"
+    assert values.entry(0, Column(title="x")).text == "0"
+    assert values.entry(None, Column(title="x")).text == "n/a"
+    assert values.MISSING.text == "–"
+
+
+def test_doubts_are_marked_and_told_below(found):
+    made = table(found, "Every cell")
+    assert {mark: doubt.id for mark, doubt in made.foot.items()} == {
+        "a": "visible", "b": "not-converged"
+    }  # fmt: skip
+    assert [list(row.marks) for row in made.rows[6:10]] == [["a"], ["a"], ["a"], []]
+
+
+def test_over_seeds_the_mean_and_the_pool_are_told(found):
+    made = table(found, "Over seeds")
+    assert [head.title for head in made.lead] == ["attack", "eps"]
+    cells = [c for c in found.cells if c.axes.get("attack") == "FGSM" and c.axes["eps"] == 0.1]
+    rates = [cell.values["success"] for cell in cells]
+    expected = mean_over_seeds([rate.value for rate in rates])
+    raw = made.rows[0].entries[0].raw
+    assert (raw[""], raw["low"], raw["n"]) == (
+        pytest.approx(expected.value), pytest.approx(expected.low), 3
+    )  # fmt: skip
+    assert (raw["pooled_k"], raw["pooled_n"]) == (sum(r.k for r in rates), 600)
+
+
+def test_a_lost_seed_is_said():
+    column = Column(title="x", unit="share")
+    entry = values.summed([share(1, 2), share(2, 2)], column, 3)
+    assert "2 of 3 measured" in entry.small
+    assert values.summed([], column, 3) is values.MISSING
+
+
+def test_published_figures_stand_beside_ours(found):
+    made = figures.published(found.study, found.cells, 1)
+    fgsm, pgd, asr = made.rows
+    ours = next(c for c in found.cells if c.id == "evasion/0003").values["accuracy_left"]
+    assert fgsm.entries[2].raw[""] == pytest.approx(ours.value - 0.299)
+    assert fgsm.entries[2].small == ("outside our interval",)
+    assert fgsm.entries[4].text.startswith("another network")
+    assert pgd.entries[1].kind == "fail"
+    assert pgd.entries[2].text == "–"
+    assert asr.entries[1].small[-1] == "mean of 2 cells"
+    assert "published 29.9\u00a0%" in table(found, "Every cell").rows[3].entries[1].small
+
+
+def test_comparisons_read_the_strongest_evidence(found):
+    made = figures.comparisons(found.study, 1)
+    first, second = made.rows
+    assert first.entries[-1].text == "first higher"
+    assert second.entries[-1].text == "not told apart"
+    assert first.entries[6].text == "< 0.0001"
+    assert second.entries[5].text == "–"
+
+
+def test_times_are_told_by_kind_and_never_zero_for_cached(found):
+    made = figures.times(found.timings, 1)
+    units, cached, total, *_ = made.rows[0].entries
+    assert (units.text, cached.text) == ("27", "7")
+    assert total.sort == sum(2.5 + at for at in range(27) if at % 4)
+    stored = [t.model_copy(update={"cached": True}) for t in found.timings]
+    assert figures.times(stored, 1).rows[0].entries[2].text == "–"
+    assert figures.times([], 1) is None
+
+
+def test_csv_has_every_digit(found):
+    made = table(found, "Every cell")
+    rows = list(csv.DictReader(io.StringIO(export.to_csv(made))))
+    assert len(rows) == 27
+    cell = found.cells[9]
+    assert float(rows[9]["success"]) == cell.values["success"].value
+    assert float(rows[9]["success_low"]) == cell.values["success"].low
+    assert int(rows[9]["success_n"]) == 200
+    assert float(rows[9]["l2_sd"]) == cell.values["l2"].sd
+    assert rows[0]["l2"] == ""
+    assert rows[24]["status"] == "not run"
+    assert rows[25]["status"] == "failed: the worker was lost three times"
+    assert rows[0]["status"] == ""
+    assert rows[8]["doubts"] == "visible"
+    assert rows[26]["cell"] == "evasion/0026"
+    assert float(rows[3]["accuracy_left_published"]) == 0.299
+
+
+def test_latex_is_escaped_and_square(found):
+    evil = view(found, "Backdoors").model_copy(update={"title": r"50% of $x_1$ \evil{}"})
+    made = tables.of_view(found.study, found.cells, evil, 1)
+    text = export.to_latex(made)
+    assert export.tex(r"50% \x{}_^~&#") == (
+        r"50\% \textbackslash{}x\{\}\_\textasciicircum{}\textasciitilde{}\&\#"
+    )
+    body = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert {line.count(" & ") for line in body} == {len(made.lead) + len(made.heads) - 1}
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
+    assert text.isascii() or "–" not in text
+
+
+def cell(**axes):
+    return Cell(id=str(axes), matrix="m", axes=axes, status="done", unit="u", values={}, doubts=[])
+
+
+def test_labels_group_and_select():
+    cells = [cell(a="x", s=0), cell(a="x", s=1), cell(a="y", s=True)]
+    assert [len(group.cells) for group in groups(cells, "s")] == [2, 1]
+    assert [len(group.cells) for group in groups(cells, "")] == [1, 1, 1]
+    assert varying(cells) == ["a", "s"]
+    assert varying([*cells[:1], cell(a="x")]) == ["s"]
+    assert not fits({"s": True}, {"s": 1})
+    assert title_of({"a": "x", "s": 0}, ["a", "s"]) == "x, s 0"
+
+
+def test_bars_carry_intervals_and_what_was_not_run(found):
+    chart = bars.of_view(found.study, found.cells, view(found, "Accuracy left by attack"))
+    assert [heading for heading, _ in chart.groups] == ["eps 0.1", "eps 0.3", "eps 0.5"]
+    assert [[bar.label for bar in group] for _, group in chart.groups] == [
+        ["FGSM", "I-FGSM", "PGD"]
+    ] * 3
+    for _, group in chart.groups:
+        for bar in group:
+            if bar.width is not None:
+                assert bar.low <= bar.start + bar.width <= bar.high
+    lost = chart.groups[2][1][2]
+    assert (lost.width, lost.text) == (None, "–")
+    assert lost.small.startswith("failed")
+    assert [name for _, name in chart.key] == ["FGSM", "I-FGSM", "PGD"]
+
+
+def test_bars_grow_from_zero_both_ways(found):
+    study = found.study
+    cells = [
+        cell(a=label).model_copy(update={"matrix": "badnets", "values": {"v": value}})
+        for label, value in (("down", -2.0), ("up", 4.0), ("none", 0), ("mean", MEAN))
+    ]
+    one = view(found, "Accuracy left by attack").model_copy(
+        update={"matrix": "badnets", "value": "v", "by": "", "series": "", "over": ""}
+    )
+    chart = bars.of_view(study, cells, one)
+    down, up, none, mean = (bar for _, group in chart.groups for bar in group)
+    assert down.start == 0 or down.start + down.width == pytest.approx(up.start)
+    assert none.width == 0
+    assert mean.low < mean.high
+    assert bars.of_view(study, [], one) is None
+
+
+MEAN = Mean(value=1.0, low=0.5, high=1.5, n=9, sd=0.7)

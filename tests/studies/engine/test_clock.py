@@ -1,0 +1,56 @@
+"""The time that is left, hand-worked."""
+
+from __future__ import annotations
+
+import pytest
+
+from mithridate.studies.engine.clock import Clock, span
+from mithridate.studies.engine.unit import Unit
+
+
+def units(**counts):
+    return [Unit(kind, {"n": n}) for kind, count in counts.items() for n in range(count)]
+
+
+def test_each_kind_by_its_own_mean():
+    clock = Clock(units(model=3, evasion=4), slots=1)
+    assert clock.left() is None
+    clock.ended("model", 60.0)
+    assert clock.left() is None  # no evasion has ended yet
+    clock.ended("evasion", 2.0)
+    assert clock.left() == 2 * 60 + 3 * 2
+    clock.ended("model", 30.0)
+    assert clock.left() == 1 * 45 + 3 * 2
+    clock.ended("model", 30.0)
+    assert clock.left() == 3 * 2
+
+
+def test_slots_share_the_work_and_nothing_is_left_at_the_end():
+    clock = Clock(units(model=5), slots=2)
+    clock.ended("model", 10.0)
+    assert clock.left() == 4 * 10 / 2
+    for _ in range(4):
+        clock.ended("model", 10.0)
+    assert clock.left() == 0
+    assert Clock([], slots=1).left() == 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.123, "0.12 s"),
+        (9.94, "9.9 s"),
+        (9.96, "10 s"),
+        (59.4, "59 s"),
+        (59.7, "1 min 0 s"),
+        (60, "1 min 0 s"),
+        (119.6, "2 min 0 s"),
+        (3599, "59 min 59 s"),
+        (3599.7, "1 h 0 min"),
+        (7260, "2 h 1 min"),
+        (90000, "25 h 0 min"),
+        (0, "0 s"),
+    ],
+)
+def test_times_as_people_say_them(seconds, text):
+    assert span(seconds) == text
