@@ -71,9 +71,9 @@ class Plain:
         self.kept[unit.key] = made
 
 
-def overhead(scale: str) -> None:
+def overhead(scale: str, seeds: str) -> None:
     """Both ways in turns; the sums, and the ratio for each kind of unit."""
-    plan = plan_of(load("fgsm-family", {"scale": scale}))
+    plan = plan_of(load("fgsm-family", {"scale": scale, "matrix.evasion.axes.seed": seeds}))
     torch.set_num_threads(plan.spec.threads)
     plain, times = Plain(), defaultdict(lambda: ([], []))  # type: ignore[var-annotated]
     with tempfile.TemporaryDirectory() as folder:
@@ -136,11 +136,12 @@ def main() -> None:
     parser.add_argument("--scale", default="full", choices=["small", "full"])
     parser.add_argument("--cells", type=int, default=CELLS, help="0 leaves that part out")
     parser.add_argument("--only-cells", action="store_true")
+    parser.add_argument("--seeds", default="[0, 1, 2]", help="of the models")
     given = parser.parse_args()
     if given.cells:
         trivial(given.cells)
     if not given.only_cells:
-        overhead(given.scale)
+        overhead(given.scale, given.seeds)
 
 
 if __name__ == "__main__":

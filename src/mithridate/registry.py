@@ -30,6 +30,18 @@ TABLES: dict[str, dict[str, str]] = {
         "fgsm": "mithridate.attacks.fast_gradient:FGSM",
         "iterative-fgsm": "mithridate.attacks.fast_gradient:IterativeFGSM",
         "pgd": "mithridate.attacks.pgd:PGD",
+        "deepfool": "mithridate.attacks.deepfool:DeepFool",
+        "dynamic-deepfool": "mithridate.attacks.dynamic_deepfool:DynamicDeepFool",
+        "ddn": "mithridate.attacks.ddn:DDN",
+        "carlini-wagner": "mithridate.attacks.carlini_wagner:CarliniWagner",
+        "carlini-wagner-l0": "mithridate.attacks.carlini_wagner_l0:CarliniWagnerL0",
+        "carlini-wagner-linf": "mithridate.attacks.carlini_wagner_linf:CarliniWagnerLinf",
+        "lbfgs": "mithridate.attacks.lbfgs:LBFGS",
+        "jsma": "mithridate.attacks.jsma:JSMA",
+        "apgd": "mithridate.attacks.apgd:APGD",
+        "square": "mithridate.attacks.square:Square",
+        "fab": "mithridate.attacks.fab:FAB",
+        "autoattack": "mithridate.attacks.autoattack:AutoAttack",
     },
     "triggers": {
         "single-pixel": "mithridate.poisons.triggers:SinglePixel",
@@ -74,8 +86,8 @@ TABLES: dict[str, dict[str, str]] = {
 def names(kind: str) -> list[str]:
     """The registered names of a kind, ours and third parties', sorted.
 
-    >>> names("attacks")[:2]
-    ['fgsm', 'iterative-fgsm']
+    >>> names("inspectors")
+    ['bias-maps', 'white-noise']
     """
     if kind not in TABLES:
         raise unknown("kind", kind, TABLES)

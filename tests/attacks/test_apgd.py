@@ -50,11 +50,9 @@ def test_checkpoints_of_the_paper():
 def test_step_rule_on_a_sequence_worked_by_hand():
     """Checkpoints after steps 3, 5, 6, 7, 8, 9.
 
-    Row 0 always falls: never halves. Row 1 falls in 2 of its first 3 steps (below 3/4: halves,
-    goes back to 7), then in 2 of 2 (7 -> 6 -> 5: keeps), then at step 6 rises (halves, back to
-    5); at 7 it rises to 6 (halves again, by condition 1); at 8, 4 is below 5; at 9 5 is not.
-    Row 2 never comes below its start: 3 falls of 3 after a jump would pass condition 1, but
-    the best is what it was (condition 2), see the next test.
+    Row 0 always falls: never halves. Row 1 falls in 2 of its first 3 steps: halves, back to 7
+    (where it is); in 2 of 2: keeps; at step 6 it rises: halves, back to 5; at 7 it rises to 6:
+    halves, back to 5; at 8 it falls to 4: keeps; at 9 it rises: halves, back to 4.
     """
     falling = [10.0, 9, 8, 7, 6, 5, 4, 3, 2, 1]
     mixed = [10.0, 8, 9, 7, 6, 5, 8, 6, 4, 5]

@@ -50,7 +50,7 @@ def test_nearest_boundary_of_a_linear_model(norm, shape, n):
 def test_fewer_iterations_and_no_longer_than_deepfool():
     train, test = mi.load_data("digits")
     network = mi.networks.create("digits-cnn", image_shape=train.image_shape, classes=10)
-    model = mi.fit(network, train, epochs=4, rng=random.rng(0))
+    model = mi.fit(network, train, epochs=3, rng=random.rng(0))
     x, labels = test.batch(range(128))
     for goal in (Untargeted(labels), Targeted((labels + 1) % 10)):
         plain, dynamic = (

@@ -4,7 +4,7 @@ import torch
 from scipy.optimize import linprog, minimize
 
 from mithridate import rng as random
-from mithridate.attacks.fab import FAB, project
+from mithridate.attacks.fab import FAB, fab, project
 from mithridate.attacks.run import run_attack
 from mithridate.classifier import Classifier
 from mithridate.errors import InputError
@@ -146,6 +146,15 @@ def test_success_survives_another_batch():
     found = FAB(steps=20).perturb(model, x, goal, rng=random.rng(0))
     alone = torch.stack([model.logits(row[None])[0] for row in found])
     assert bool((goal.margin(alone) < 0).all())
+
+
+def test_a_row_cannot_rest_within_rounding_of_the_boundary():
+    """Begun on the boundary, steps have to cross it for good."""
+    model, x = linear_model(classes=2), images(8)
+    goal = Untargeted(model.labels(x))
+    found = FAB(norm=LINF, steps=50).perturb(model, x, goal, rng=random.rng(0))
+    again = fab(model, x, goal, None, start=found, norm=LINF, steps=10)
+    assert bool((goal.margin(model.logits(again)) < 0).all())
 
 
 def test_enough_lets_rows_leave():

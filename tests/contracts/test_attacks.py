@@ -13,8 +13,29 @@ SETTINGS = {
     "fgsm": {"eps": 0.3},
     "iterative-fgsm": {"eps": 0.3},
     "pgd": {"eps": 0.3, "steps": 10, "step_size": 0.05},
+    "deepfool": {},
+    "dynamic-deepfool": {},
+    "ddn": {"steps": 20},
+    "carlini-wagner": {"steps": 20, "search_steps": 2},
+    "carlini-wagner-l0": {"steps": 20, "rounds": 5},
+    "carlini-wagner-linf": {"steps": 20, "rounds": 5},
+    "lbfgs": {"steps": 10, "search_steps": 3},
+    "jsma": {"gamma": 1.0},
+    "apgd": {"eps": 0.3, "steps": 10},
+    "square": {"eps": 0.3, "queries": 60},
+    "fab": {"steps": 10},
+    "autoattack": {"eps": 0.3, "steps": 5, "queries": 10},
 }
-DETERMINISTIC = {"fgsm", "iterative-fgsm"}
+DETERMINISTIC = {
+    "fgsm",
+    "iterative-fgsm",
+    "deepfool",
+    "dynamic-deepfool",
+    "ddn",
+    "lbfgs",
+    "jsma",
+    "fab",
+}
 NAMES = sorted(registry.TABLES["attacks"])
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import time
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -62,3 +65,42 @@ class Lab:
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     """One store for all tests: models are trained once."""
     return Lab(tmp_path_factory.mktemp("lab"))
+
+
+def _loaded(path: Path) -> ModuleType:
+    """A file of helpers as a module: tests are no package."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+courses = _loaded(Path(__file__).parent / "engine" / "toys" / "courses.py")
+
+
+@pytest.fixture(name="courses")
+def _courses() -> ModuleType:
+    """Helpers for runs that are disturbed."""
+    return courses
+
+
+@pytest.fixture(scope="session")
+def nurseries():
+    """Two, so that two runs can go on at once."""
+    both = courses.Nursery(), courses.Nursery()
+    yield both
+    for one in both:
+        one.close()
+
+
+@pytest.fixture(scope="session")
+def reference(nurseries, tmp_path_factory):
+    """Records of a run that nothing disturbed, its units, and the seconds that it took."""
+    place = tmp_path_factory.mktemp("reference")
+    began = time.monotonic()
+    run = nurseries[0].start(place / "a", place / "cache")
+    assert run.end() == 0, run.said
+    seconds = time.monotonic() - began
+    return courses.records(place / "a"), set(courses.units(place / "cache")), seconds

@@ -1,17 +1,41 @@
 """Evasion attacks, one algorithm a file, and the runner that certifies them."""
 
+from mithridate.attacks.apgd import APGD
+from mithridate.attacks.autoattack import AutoAttack
 from mithridate.attacks.base import Attack, BoundedAttack, MinimalAttack
+from mithridate.attacks.carlini_wagner import CarliniWagner
+from mithridate.attacks.carlini_wagner_l0 import CarliniWagnerL0
+from mithridate.attacks.carlini_wagner_linf import CarliniWagnerLinf
+from mithridate.attacks.ddn import DDN
+from mithridate.attacks.deepfool import DeepFool
+from mithridate.attacks.dynamic_deepfool import DynamicDeepFool
+from mithridate.attacks.fab import FAB
 from mithridate.attacks.fast_gradient import FGSM, IterativeFGSM
+from mithridate.attacks.jsma import JSMA
+from mithridate.attacks.lbfgs import LBFGS
 from mithridate.attacks.pgd import PGD
 from mithridate.attacks.run import AttackResult, run_attack
+from mithridate.attacks.square import Square
 
 __all__ = [
+    "APGD",
+    "DDN",
+    "FAB",
     "FGSM",
+    "JSMA",
+    "LBFGS",
     "PGD",
     "Attack",
     "AttackResult",
+    "AutoAttack",
     "BoundedAttack",
+    "CarliniWagner",
+    "CarliniWagnerL0",
+    "CarliniWagnerLinf",
+    "DeepFool",
+    "DynamicDeepFool",
     "IterativeFGSM",
     "MinimalAttack",
+    "Square",
     "run_attack",
 ]

@@ -15,8 +15,11 @@ from mithridate.attacks.decision import (
     Progress,
     Questions,
     check_starts,
+    directions,
     find_starts,
+    importance,
     per_row,
+    random_starts,
 )
 from mithridate.classifier import Oracle
 from mithridate.errors import check_number
@@ -82,13 +85,13 @@ class Boundary(MinimalAttack):
     def steps(
         self, model: Oracle, x: Tensor, goal: Goal, *, rng: torch.Generator
     ) -> Iterator[Progress]:
-        """The attack, one item after the start and after each step: a curve of queries."""
+        """The attack, one item after the start, each step and the end: a curve of queries."""
         check_starts(self.starts, x)
         ask, bracket = Questions(model, x, goal, self.budget), Bracket(x, L2)
         rows = torch.arange(len(x), device=x.device)
         rows = rows[~ask(rows, torch.zeros_like(x))]
         candidates = random_starts(x, self.init_trials, rng, self.starts)
-        rows = find_starts(ask, bracket, rows, candidates, enough=16, halvings=3)
+        every = rows = find_starts(ask, bracket, rows, candidates, enough=16, halvings=3)
         bracket.close(ask, rows, 0.01)
         yield Progress.of(ask, bracket)
 
@@ -96,8 +99,9 @@ class Boundary(MinimalAttack):
         stayed, pulled = x.new_full((len(x),), 0.5), x.new_full((len(x),), 0.25)
         stream = random.child(rng, "steps", device=x.device)
         while len(rows := ask.left(rows, 2)):
-            noise = torch.randn(x.shape[1:], generator=stream, device=x.device).to(x)
-            sphere = _on_sphere(ask.x[rows], bracket.delta[rows], noise, side[rows])
+            delta = bracket.delta[rows]
+            noise = directions(1, x, stream) * importance(delta)
+            sphere = _on_sphere(ask.x[rows], delta, noise, side[rows])
             near = ask(rows, sphere)
             stayed[rows] += (near.to(x) - stayed[rows]) / _WINDOW
             side = _adapted(side, stayed, 0.5, rows)
@@ -108,6 +112,8 @@ class Boundary(MinimalAttack):
             pulled[going] += (nearer.to(x) - pulled[going]) / _WINDOW
             pull = _adapted(pull, pulled, 0.25, going)
             yield Progress.of(ask, bracket)
+        bracket.settle(ask, every)
+        yield Progress.of(ask, bracket)
 
 
 def _on_sphere(x: Tensor, delta: Tensor, noise: Tensor, side: Tensor) -> Tensor:

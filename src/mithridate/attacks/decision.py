@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mithridate import rng as random
@@ -62,15 +63,22 @@ class Questions:
         self.spent.index_add_(0, rows, torch.ones_like(rows))
         if len(rows) == 0:
             return torch.zeros(0, dtype=torch.bool, device=rows.device)
-        return self.goal[rows].reached(self.model.labels(self.at(rows, delta)))
+        with self.model.cost.on_rows(rows):
+            return self.goal[rows].reached(self.model.labels(self.at(rows, delta)))
 
     def at(self, rows: Tensor, delta: Tensor) -> Tensor:
         """The images asked about; the same bits whenever they are made again."""
         return (self.x[rows] + delta).clamp_(0, 1)
 
+    def room(self, rows: Tensor) -> Tensor:
+        """Queries that each of `rows` can still pay for, the last one of its budget kept back."""
+        if self.budget is None:
+            return torch.full_like(rows, 2**31)
+        return self.budget - 1 - self.spent[rows]
+
     def left(self, rows: Tensor, need: int = 1) -> Tensor:
         """Those of `rows` that can still pay for `need` queries."""
-        return rows if self.budget is None else rows[self.spent[rows] + need <= self.budget]
+        return rows if self.budget is None else rows[self.room(rows) >= need]
 
 
 def per_row(values: Tensor) -> Tensor:
@@ -128,6 +136,18 @@ class Bracket:
             if len(rows) == 0:
                 return
             self.halve(ask, rows)
+
+    def settle(self, ask: Questions, rows: Tensor) -> None:
+        """With the query kept back, move each row a little further out, if it still succeeds.
+
+        A point on the boundary itself may be judged otherwise in a batch of another size,
+        where sums are rounded in another order.
+        """
+        if ask.budget is not None:
+            rows = rows[ask.spent[rows] < ask.budget]
+        delta = self.delta[rows] * 1.001
+        reached = ask(rows, delta)
+        self.accept(rows[reached], delta[reached])
 
 
 def random_starts(
@@ -192,3 +212,20 @@ def check_starts(starts: Tensor | None, x: Tensor) -> None:
         raise InputError(
             f"starts are images M x {' x '.join(map(str, x.shape[1:]))}, got {tuple(starts.shape)}"
         )
+
+
+def directions(count: int, x: Tensor, rng: torch.Generator) -> Tensor:
+    """Random directions (count, C, H, W), half of their variance at half resolution."""
+    channels, height, width = x.shape[1:]
+    coarse = (count, channels, -(-height // 2), -(-width // 2))
+    fine = torch.randn((count, *x.shape[1:]), generator=rng, device=rng.device)
+    smooth = torch.randn(coarse, generator=rng, device=rng.device)
+    smooth = F.interpolate(smooth, size=(height, width), mode="bilinear", align_corners=False)
+    return (fine + smooth / smooth.std().clamp(min=1e-12)).to(x)
+
+
+def importance(delta: Tensor) -> Tensor:
+    """How long probes are, pixel by pixel: the root of the step's local size, never 0."""
+    near = F.avg_pool2d(delta.abs(), 3, 1, padding=1, count_include_pad=False)
+    mean = near.flatten(1).mean(1).clamp(min=1e-12)
+    return (near / per_row(mean) + 0.1).sqrt()

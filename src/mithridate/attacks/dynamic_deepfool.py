@@ -30,12 +30,13 @@ class DynamicDeepFool(MinimalAttack):
 
     The first step (ln 0) is not lengthened at all.
 
-    Why fewer iterations: DeepFool's steps fall short of the boundary, because the margin is
-    convex along the way and because clipping to [0, 1] takes part of each step. So it closes
-    in by ever smaller steps, and most iterations are spent on the last few percent of the
-    distance. A large overshoot there ends the series early, and costs little length, as these
-    steps are short; the first step carries nearly all the length, and every percent on it is
-    paid in full, so it gets none. The decay keeps late steps, which only have to cross, short.
+    Why fewer iterations: on images with many black pixels, clipping to [0, 1] takes a part of
+    every step, so DeepFool closes in on the boundary by a long series of ever shorter
+    corrections (on MNIST 7 iterations; 2 when clipped pixels are left out of the step). A
+    larger overshoot ends that series early, and costs little there, as corrections are short;
+    the first step carries most of the length, and every percent on it is paid in full, so it
+    gets none. The decay keeps late steps, which only have to cross, short. More overshoot buys
+    fewer iterations with length: 0.2 saves a quarter of them on MNIST, 0.1 saves 8 %.
 
     The rule is this library's: no paper states one (DeepFool: Moosavi-Dezfooli et al. 2016).
     Everything else is as in `DeepFool`, candidates and norms too.

@@ -149,6 +149,8 @@ def _nearest(
 ) -> tuple[Tensor, Tensor]:
     """The nearest linearised boundary: its normal (N, C, H, W), and the rival's lead at x (N,).
 
+    The lead lacks a little more than rounding, so that whoever makes it up has crossed.
+
     One forward pass serves the backward passes of all rivals.
     """
     normals, leads = [], []
@@ -170,7 +172,7 @@ def _nearest(
             normal = _pick(closer, gradient, normal)
             lead = torch.where(closer, gaps[:, k].detach(), lead.detach())
         normals.append(normal)
-        leads.append(lead)
+        leads.append(lead - 3 * ROUNDING * logits.detach().abs().amax(1))
     return torch.cat(normals), torch.cat(leads)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mithridate import rng as random
@@ -18,8 +17,11 @@ from mithridate.attacks.decision import (
     Progress,
     Questions,
     check_starts,
+    directions,
     find_starts,
+    importance,
     per_row,
+    random_starts,
     shrink,
 )
 from mithridate.classifier import Oracle
@@ -106,22 +108,25 @@ class HopSkipJump(MinimalAttack):
     def steps(
         self, model: Oracle, x: Tensor, goal: Goal, *, rng: torch.Generator
     ) -> Iterator[Progress]:
-        """The attack, one item after the start and after each iteration: a curve of queries."""
+        """The attack, one item after the start, each iteration and the end: a curve of queries."""
         check_starts(self.starts, x)
         ask, bracket = Questions(model, x, goal, self.budget), Bracket(x, self.norm)
         rows = torch.arange(len(x), device=x.device)
         rows = rows[~ask(rows, torch.zeros_like(x))]
-        rows = find_starts(ask, bracket, rows, self._candidates(x, rng), enough=16, halvings=3)
+        candidates = random_starts(x, self.init_trials, rng, self.starts)
+        every = rows = find_starts(ask, bracket, rows, candidates, enough=16, halvings=3)
         bracket.close(ask, rows, _TOLERANCE)
-        yield _progress(ask, bracket)
+        yield Progress.of(ask, bracket)
 
         normal, lift = torch.zeros_like(x), x.new_zeros(len(x))
         t = 0
-        while len(rows) and (t < self.max_iter or self.budget is not None):
+        while t < self.max_iter or self.budget is not None:
             t += 1
             rows = ask.left(rows, _FEWEST + 2)
+            if len(rows) == 0:
+                break
             stream = random.child(rng, "probes", t, device=x.device)
-            probes = _noise(self._count(t), x, stream)
+            probes = directions(self._count(t), x, stream)
             estimate = torch.zeros_like(x)
             for part in rows.split(max(1, CHUNK // len(probes))):
                 estimate[part], share = self._estimate(ask, bracket, part, probes, lift[part])
@@ -129,38 +134,32 @@ class HopSkipJump(MinimalAttack):
             normal = self.momentum * normal + estimate
             moved = self._jump(ask, bracket, rows, normal, 1 / math.sqrt(t + 1))
             bracket.close(ask, moved, _TOLERANCE)
-            yield _progress(ask, bracket)
+            yield Progress.of(ask, bracket)
+        bracket.settle(ask, every)
+        yield Progress.of(ask, bracket)
 
     def _count(self, t: int) -> int:
         first = self.init_eval if self.budget is None else min(10, self.init_eval)
         return min(int(first * math.sqrt(t)), self.max_eval)
-
-    def _candidates(self, x: Tensor, rng: torch.Generator) -> Iterator[Tensor]:
-        if self.starts is not None:
-            yield from self.starts.to(x)
-        for k in range(self.init_trials):
-            stream = random.child(rng, "start", k, device=x.device)
-            yield torch.rand(x.shape[1:], generator=stream, device=x.device)
 
     def _estimate(
         self, ask: Questions, bracket: Bracket, rows: Tensor, probes: Tensor, lift: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Equations 9 and 16 at the boundary of each row, and the share of probes that succeed."""
         delta = bracket.delta[rows]
-        middle = (1 + bracket.low[rows] / bracket.high[rows]) / 2
-        centre = shrink(delta, middle * bracket.high[rows], self.norm) + per_row(lift) * delta
-        along = L2.steepest(delta)
-        shaped = probes[None]
+        centre, shaped, along = delta, probes[None], L2.steepest(delta)
         if self.norm is L2:
-            shaped = probes * _importance(delta)[:, None]
+            middle = (1 + bracket.low[rows] / bracket.high[rows]) / 2
+            centre = delta * per_row(middle + lift)
+            shaped = probes * importance(delta)[:, None]
             shaped = shaped - _dot(shaped, along)[:, :, None, None, None] * along[:, None]
         length = shaped.flatten(2).norm(dim=2).clamp(min=1e-12)[:, :, None, None, None]
         reach = (_RADIUS * bracket.high[rows])[:, None, None, None, None]
         x = ask.x[rows][:, None]
         points = (x + centre[:, None] + reach * shaped / length).clamp_(0, 1)
 
-        left = len(probes) if ask.budget is None else (ask.budget - 2 - ask.spent[rows])[:, None]
-        asked = torch.arange(len(probes), device=x.device).expand(len(rows), -1) < left
+        left = ask.room(rows)[:, None] - 2
+        asked = torch.arange(len(probes), device=x.device) < left
         pairs = rows[:, None].expand_as(asked)[asked]
         reached = x.new_zeros(asked.shape)
         reached[asked] = ask(pairs, (points - x)[asked]).to(x)
@@ -186,7 +185,7 @@ class HopSkipJump(MinimalAttack):
             if len(going) == 0:
                 break
             radius = bracket.high[going]
-            step = self.norm.steepest(normal[going]) * per_row(size * 0.5**k * radius)
+            step = self._direction(normal[going]) * per_row(size * 0.5**k * radius)
             delta = (ask.x[going] + bracket.delta[going] + step).clamp_(0, 1) - ask.x[going]
             delta = shrink(delta, radius, self.norm)
             reached = ask(going, delta)
@@ -196,28 +195,13 @@ class HopSkipJump(MinimalAttack):
         return rows[moved[rows]]
 
 
-def _progress(ask: Questions, bracket: Bracket) -> Progress:
-    every = torch.arange(len(ask.x), device=ask.x.device)
-    return Progress(ask.spent.clone(), ask.at(every, bracket.delta))
+    def _direction(self, normal: Tensor) -> Tensor:
+        if self.norm is L2:
+            return L2.steepest(normal)
+        mean = normal.abs().flatten(1).mean(1).clamp(min=1e-12)
+        return (0.7 * normal / per_row(mean)).clamp(-1, 1)
 
 
 def _dot(many: Tensor, one: Tensor) -> Tensor:
     """(N, B, C, H, W) . (N, C, H, W) -> (N, B)."""
     return torch.einsum("nbchw,nchw->nb", many, one)
-
-
-def _noise(count: int, x: Tensor, rng: torch.Generator) -> Tensor:
-    """Random directions (count, C, H, W), half of their variance at half resolution."""
-    channels, height, width = x.shape[1:]
-    coarse = (count, channels, -(-height // 2), -(-width // 2))
-    fine = torch.randn((count, *x.shape[1:]), generator=rng, device=rng.device)
-    smooth = torch.randn(coarse, generator=rng, device=rng.device)
-    smooth = F.interpolate(smooth, size=(height, width), mode="bilinear", align_corners=False)
-    return (fine + smooth / smooth.std().clamp(min=1e-12)).to(x)
-
-
-def _importance(delta: Tensor) -> Tensor:
-    """How long probes are, pixel by pixel: the root of the step's local size, never 0."""
-    near = F.avg_pool2d(delta.abs(), 3, 1, padding=1, count_include_pad=False)
-    mean = near.flatten(1).mean(1).clamp(min=1e-12)
-    return (near / per_row(mean) + 0.1).sqrt()

@@ -70,9 +70,10 @@ def run(
     damaged = discard_damaged(plan, store)
     ran = _run(plan, store, _workers(workers, ray, plan, store), screen)
     records = assemble(plan, store, ran, command=command_line())
-    report = publish.study(records, folder)
     for key in sorted(ran.repaired | (damaged & ran.made)):
         screen.note(f"unit {key[:12]} was damaged in the cache, and was made again")
+    _note_failures(records.cells, screen)  # before the report, which a full disk refuses too
+    report = publish.study(records, folder)
     return _conclude(plan, ran, records, report, screen, time.perf_counter() - began)
 
 
@@ -181,6 +182,18 @@ def _run(plan: Plan, store: Store, workers: Any, screen: Screen) -> Ran:
         return run(plan, store, workers, told)
 
 
+def _failures(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [cell for cell in cells if cell["status"].startswith("failed")]
+
+
+def _note_failures(cells: list[dict[str, Any]], screen: Screen) -> None:
+    failures = _failures(cells)
+    for cell in failures[:5]:
+        screen.note(f"{cell['id']} {cell['status']}")
+    if len(failures) > 5:
+        screen.note(f"and {len(failures) - 5} cells more failed")
+
+
 def _conclude(
     plan: Plan, ran: Ran, records: Any, report: Path, screen: Screen, seconds: float
 ) -> int:
@@ -188,14 +201,10 @@ def _conclude(
 
     cells = records.cells
     done = sum(cell["status"] == "done" for cell in cells)
-    failures = [cell for cell in cells if cell["status"].startswith("failed")]
+    failures = _failures(cells)
     if records.study["finding"]:
         screen.say(records.study["finding"])
     screen.say(f"{done} of {len(cells)} cells, {len(ran.made)} units made, in {span(seconds)}")
-    for cell in failures[:5]:
-        screen.note(f"{cell['id']} {cell['status']}")
-    if len(failures) > 5:
-        screen.note(f"and {len(failures) - 5} cells more failed")
     screen.data(
         {
             "finding": records.study["finding"],

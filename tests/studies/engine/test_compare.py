@@ -70,9 +70,7 @@ def two(counts, seeds=(0,)):
         for seed, cell in zip(seeds, counts, strict=True):
             said_ = counted(*cell)[side]
             axes = {"attack": name, "seed": seed}
-            rows.append(
-                row(len(rows), axes, accuracy_left=share(said_.count(0), len(said_)))
-            )
+            rows.append(row(len(rows), axes, accuracy_left=share(said_.count(0), len(said_))))
             tables[rows[-1]["id"]] = table(said_)
     return rows, tables
 
@@ -189,7 +187,9 @@ def test_success_is_compared_over_images_that_both_saw_classified_rightly():
     label = [0, 0, 0, 0]
     tables = {
         "m/0000": table([1, 1, 0, 1], label, clean=[0, 0, 0, 1], success=[True, True, False, True]),
-        "m/0001": table([0, 1, 0, 1], label, clean=[0, 0, 1, 0], success=[False, True, False, True]),
+        "m/0001": table(
+            [0, 1, 0, 1], label, clean=[0, 0, 1, 0], success=[False, True, False, True]
+        ),
     }
     (found,) = comparisons(spec(("success", {"attack": "a"}, {"attack": "b"})), rows, tables)
     # images 0 and 1 count: one for a alone, one for both
@@ -237,7 +237,11 @@ def test_sentences_follow_each_other_where_their_cells_have_run():
         {"value": "none", "text": "B."},
         {"value": "alarm", "text": "C {n}.", "where": {"p": 0}},
     ]
-    rows = [*FLAGS, row(9, {"p": 0}, "not run", alarm=True), row(0, {"p": 0}, matrix="x", alarm=True)]
+    rows = [
+        *FLAGS,
+        row(9, {"p": 0}, "not run", alarm=True),
+        row(0, {"p": 0}, matrix="x", alarm=True),
+    ]
     assert finding(spec(findings=texts), rows) == "A 2. C 2."
     assert finding(spec(findings=texts), []) == ""
 
@@ -260,7 +264,13 @@ def test_a_sentence_on_text_is_refused():
 def test_what_the_study_does_not_have_is_refused_before_any_work():
     axes = {"measure": "evasion", "axes": {"attack": ["a"]}, "include": [{"more": 1}]}
     good = {**BASE, "matrix": {"m": axes}}
-    one = {"title": "t", "matrix": "m", "value": "v", "first": {"attack": "a"}, "second": {"more": 1}}
+    one = {
+        "title": "t",
+        "matrix": "m",
+        "value": "v",
+        "first": {"attack": "a"},
+        "second": {"more": 1},
+    }
 
     def checked(**parts):
         check(build({**good, **parts}, {}, "a.toml"))

@@ -18,9 +18,10 @@ from mithridate.studies.engine.unit import Kind, Unit
 TRAIN, TEST, CLASSES = 1437, 360, 10
 """The digits."""
 
+FGSM = 'attack = { name = "fgsm", eps = 0.1 }'
 BOTH = """
 [options.poison]
-"8→9" = { poison = { name = "badnets", trigger = "single-pixel", source = 8, target = 9, count = 60 } }
+"8→9".poison = { name = "badnets", trigger = "single-pixel", source = 8, target = 9, count = 60 }
 [options.attack]
 fgsm = { attack = { name = "fgsm", eps = 0.1 } }
 pgd = { attack = { name = "pgd", eps = 0.1, step_size = 0.02, steps = 5, restarts = 2 } }
@@ -37,7 +38,8 @@ set = { samples = 20, steps = 3 }
 axes = { poison = ["8→9"], probe = ["data", "blank"], algorithm = [1, 2] }
 [matrix.verdicts]
 measure = "inspection"
-set = { controls = 3, inspector = { samples = 20, images = 8, steps = 3, grow_steps = 4, pairs = 2 } }
+set.controls = 3
+set.inspector = { samples = 20, images = 8, steps = 3, grow_steps = 4, pairs = 2 }
 axes = { poison = ["8→9"], reference = ["parent", "other"] }
 """
 
@@ -67,10 +69,10 @@ def planned(*leaves):
     order, seen = [], set()
 
     def visit(one):
-        for parent in one.parents():
-            visit(parent)
         if one.key not in seen:
             seen.add(one.key)
+            for parent in one.parents():
+                visit(parent)
             order.append(one)
 
     cells = [(Cell(f"m/{i:04d}", "m", "x", {}, {}), leaf) for i, leaf in enumerate(leaves)]
@@ -86,11 +88,6 @@ def put(store, one):
 
 def names(units):
     return [one.spec["name"] for one in units]
-
-
-def test_the_digits_are_what_the_counts_below_assume():
-    train, test = load_data("digits")
-    assert (len(train), len(test), train.classes) == (TRAIN, TEST, CLASSES)
 
 
 def test_a_unit_that_cells_share_is_there_once(study):
@@ -179,20 +176,8 @@ def test_a_deep_graph_with_many_ways_through_it_is_walked_once(tmp_path):
     layer = (unit("a0"), unit("b0"))
     for depth in range(1, 40):  # 2**40 ways
         layer = (unit(f"a{depth}", *layer), unit(f"b{depth}", *layer))
-    plan = planned_flat(layer)
+    plan = planned(*layer)
     assert len(plan.missing(Store(tmp_path))) == 2 * 40
-
-
-def planned_flat(layer):
-    order, waiting, seen = [], list(layer), set()
-    while waiting:
-        one = waiting.pop()
-        if one.key not in seen:
-            seen.add(one.key)
-            order.append(one)
-            waiting += one.parents()
-    cells = [(Cell(f"m/{i}", "m", "x", {}, {}), leaf) for i, leaf in enumerate(layer)]
-    return Plan(None, cells, order[::-1])
 
 
 def test_an_error_names_the_cell_and_its_labels(study):
@@ -205,7 +190,7 @@ def test_an_error_names_the_cell_and_its_labels(study):
         plan_of(study(text))
     assert str(caught.value).startswith("cell e/0001 (attack fgsm eps=-1, seed 3): ")
     assert "eps" in str(caught.value).partition(": ")[2]
-    typed = text.replace("{ name = \"fgsm\", eps = -1 }", '"x"').replace("[3]", "[-3]")
+    typed = text.replace('{ name = "fgsm", eps = -1 }', '"x"').replace("[3]", "[-3]")
     with pytest.raises(InputError) as caught:
         plan_of(study(typed))
     assert str(caught.value).startswith("cell e/0000 (attack fgsm eps=0.1, seed -3): seed: ")
@@ -217,8 +202,11 @@ def test_an_error_names_the_cell_and_its_labels(study):
         ('measure = "backdoor"', "needs a poison"),
         ('measure = "evasion"\nset = { attack = "pgdd" }', "did you mean 'pgd'"),
         ('measure = "evasion"\nset = { attack = { name = "fgsm", ep = 1 } }', "did you mean 'eps'"),
-        ('measure = "evasion"\nset = { attack = { name = "fgsm", eps = 0.1 }, network = "digit-cnn" }', "digits-cnn"),
-        ('measure = "evasion"\nset = { attack = { name = "fgsm", eps = 0.1 }, data = "none/" }', "none"),
+        (f'measure = "evasion"\nset = {{ {FGSM}, network = "digit-cnn" }}', "digits-cnn"),
+        (
+            'measure = "evasion"\nset = { attack = { name = "fgsm", eps = 0.1 }, data = "none/" }',
+            "none",
+        ),
         ('measure = "inspection"\nset = { inspector = { sampels = 1 } }', "did you mean 'samples'"),
         ('measure = "audit"\nset = { model = "none.safetensors" }', "none.safetensors"),
         ('measure = "inspection"\nset = { controls = 2 }', "controls"),
@@ -259,6 +247,8 @@ def test_places(monkeypatch):
 
 
 def test_estimate(study, tmp_path):
+    train, test = load_data("digits")
+    assert (len(train), len(test), train.classes) == (TRAIN, TEST, CLASSES)
     plan, store = plan_of(study(BOTH)), Store(tmp_path)
     found = estimate(plan, store)
     assert found.cells == 12

@@ -88,7 +88,7 @@ def products(root):
     }
 
 
-def gather(crew, todo, each=lambda: None, seconds=60):
+def gather(crew, todo, each=lambda: None, seconds=120):
     for unit in todo:
         crew.submit(unit)
     found, end = {}, time.monotonic() + seconds

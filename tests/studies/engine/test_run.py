@@ -160,9 +160,7 @@ def test_two_failures_below_one_unit_are_counted_once(store):
     a, b = unit("a"), unit("b")
     top = unit("top", unit("left", a), unit("right", b))
     told = []
-    ran = run(
-        planned(top), store, Script(2, fail=("a", "b")), lambda *of: told.append(of[:2])
-    )
+    ran = run(planned(top), store, Script(2, fail=("a", "b")), lambda *of: told.append(of[:2]))
     assert len(ran.failed) == 5
     assert told[-1] == (5, 5)
 

@@ -100,7 +100,8 @@ def tree(tmp_path, monkeypatch):
         "attacks/other": "from mithridate.attacks import P\n",
         "attacks/inner": "def f():\n    from mithridate.attacks import Attack\n",
         "studies/engine/x": "from mithridate.attacks.pgd import PGD\n",
-        "studies/kind": "from mithridate.studies.engine.x import y\nfrom mithridate.norms import L\n",
+        "studies/kind": "from mithridate.studies.engine.x import y\n"
+        "from mithridate.norms import L\n",
     }
     for name, text in texts.items():
         path = tmp_path / f"{name}.py"
@@ -175,9 +176,16 @@ def test_a_raised_number_changes_the_keys_of_the_units_that_use_the_module(study
         return {(unit.kind, i): unit for i, unit in enumerate(plan_of(study(text)).order)}
 
     before = units()
-    for module in ("attacks.pgd", "poisons.badnets", "networks.digits_cnn", "training", "metrics.means"):
+    for module in (
+        "attacks.pgd",
+        "poisons.badnets",
+        "networks.digits_cnn",
+        "training",
+        "metrics.means",
+    ):
         raised = {
-            name: (number + (name == module), source) for name, (number, source) in declared().items()
+            name: (number + (name == module), source)
+            for name, (number, source) in declared().items()
         }
         with monkeypatch.context() as patch:
             patch.setattr(versions, "declared", lambda table=raised: table)
@@ -189,13 +197,16 @@ def test_a_raised_number_changes_the_keys_of_the_units_that_use_the_module(study
             used = any(module in one.about["code"] for one in below(unit))
             assert (unit.key != after[name].key) == used, (module, name)
         changed = {unit.kind for name, unit in before.items() if unit.key != after[name].key}
-        assert changed == {
-            "attacks.pgd": {"adversarial", "evasion"},
-            "poisons.badnets": {"poisoned", "model", "backdoor"},
-            "networks.digits_cnn": {"model", "adversarial", "evasion", "backdoor"},
-            "training": {"model", "adversarial", "evasion", "backdoor"},
-            "metrics.means": {"evasion"},
-        }[module]
+        assert (
+            changed
+            == {
+                "attacks.pgd": {"adversarial", "evasion"},
+                "poisons.badnets": {"poisoned", "model", "backdoor"},
+                "networks.digits_cnn": {"model", "adversarial", "evasion", "backdoor"},
+                "training": {"model", "adversarial", "evasion", "backdoor"},
+                "metrics.means": {"evasion"},
+            }[module]
+        )
 
 
 def below(unit):

@@ -45,7 +45,7 @@ def total(*values, kind="toy-total", log=None, **spec):
     return Unit(kind, spec, {"of": tuple(Unit("toy-number", {"value": v}) for v in values)})
 
 
-def gather(crew, units, seconds=60):
+def gather(crew, units, seconds=120):
     """Outcomes by key."""
     for unit in units:
         crew.submit(unit)
@@ -72,7 +72,7 @@ def alive(pid):
     return Path(f"/proc/{pid}").exists()
 
 
-def gone(pids, seconds=8.0):
+def gone(pids, seconds=15.0):
     end = time.monotonic() + seconds
     while time.monotonic() < end and any(map(alive, pids)):
         time.sleep(0.05)

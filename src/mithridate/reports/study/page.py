@@ -22,7 +22,7 @@ from mithridate.reports.study import bars, curves, export, figures, panels, tabl
 from mithridate.reports.study.class_bars import names_of
 from mithridate.reports.study.folder import REPORT, TABLES, StudyFolder, read
 from mithridate.reports.study.panel import Panel
-from mithridate.reports.study.schema import Cell, Study, View
+from mithridate.reports.study.schema import Cell, View
 from mithridate.reports.study.select import DONE, NOT_RUN, chosen, matrix_of, title_of, varying
 from mithridate.reports.study.tables import Table
 from mithridate.reports.view import Tile, flatten

@@ -1,0 +1,86 @@
+"""A study whose cache is damaged, or whose disk is full: found, said, and mended."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def test_flipped_bytes_are_found_made_again_and_said(courses, nurseries, reference, tmp_path):
+    expected, keys, _ = reference
+    cache = tmp_path / "cache"
+    assert nurseries[0].start(tmp_path / "a", cache).end() == 0
+    before = courses.units(cache)
+    models = courses.of_kind(cache, "model")
+    leaves = courses.of_kind(cache, "evasion")
+    courses.flip(leaves[0] / "images.parquet")
+    courses.flip(leaves[1] / "unit.json")
+    (courses.of_kind(cache, "backdoor")[0] / "pictures.safetensors").unlink()
+    damaged = {leaves[0].name, leaves[1].name, courses.of_kind(cache, "backdoor")[0].name}
+    # a damaged model shows when something is made of it again
+    needed = json.loads((leaves[2] / "unit.json").read_text())["inputs"]["adversarial"]
+    remake = {leaves[2].name, needed}
+    base = cache / "store" / "v1"
+    used = json.loads((base / needed[:2] / needed / "unit.json").read_text())["inputs"]["model"]
+    assert used in {model.name for model in models}
+    courses.flip(base / used[:2] / used / "model.safetensors")
+    for key in remake:
+        (base / key[:2] / key / "unit.json").unlink()
+        for path in (base / key[:2] / key).iterdir():
+            path.unlink()
+        (base / key[:2] / key).rmdir()
+
+    run = nurseries[0].start(tmp_path / "a", cache)
+    assert run.end() == 0, run.said
+    said = {line for line in run.said.splitlines() if "was damaged in the cache" in line}
+    assert {line.split()[2] for line in said} == {key[:12] for key in damaged | {used}}
+    now = courses.units(cache)
+    made = {key for key in keys if now[key] != before[key]}
+    assert made == damaged | remake | {used}
+    courses.whole(cache, keys)
+    assert courses.records(tmp_path / "a") == expected
+
+
+def test_a_full_disk_is_said_with_the_bytes_needed(courses, nurseries, reference, tmp_path):
+    expected, keys, _ = reference
+    cache = tmp_path / "cache"
+    run = nurseries[0].start(tmp_path / "a", cache, largest=6000)
+    assert run.end() == 4
+    lines = run.said.splitlines()
+    assert any("bytes needed" in line and "bytes free" in line for line in lines), run.said
+    assert any("make room" in line for line in lines)
+    assert not any("Traceback" in line for line in lines)
+    before = courses.units(cache)
+    assert len(before) < len(keys)
+    base = cache / "store" / "v1"
+    assert not list((base / "tmp").iterdir())
+    assert not list((base / "locks").iterdir())
+    run = nurseries[0].start(tmp_path / "a", cache)
+    assert run.end() == 0, run.said
+    assert before.items() <= courses.units(cache).items()
+    courses.whole(cache, keys)
+    assert courses.records(tmp_path / "a") == expected
+
+
+def test_a_disk_that_fills_up_in_the_middle(courses, nurseries, reference, tmp_path):
+    """Small units are made, larger ones are not; what is there stays."""
+    expected, keys, _ = reference
+    cache = tmp_path / "cache"
+    assert nurseries[0].start(tmp_path / "a", cache).end() == 0
+    for folder in courses.of_kind(cache, "evasion") + courses.of_kind(cache, "bias-maps"):
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+    before = courses.units(cache)
+    largest = 4000
+    run = nurseries[0].start(tmp_path / "a", cache, largest=largest)
+    assert run.end() == 4
+    assert f"no file larger than {largest:,} allowed" in run.said
+    assert before.items() <= courses.units(cache).items()
+    run = nurseries[0].start(tmp_path / "a", cache)
+    assert run.end() == 0, run.said
+    courses.whole(cache, keys)
+    assert courses.records(tmp_path / "a") == expected
