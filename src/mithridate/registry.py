@@ -11,7 +11,8 @@ import importlib
 import types
 import typing
 from collections.abc import Mapping
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from mithridate.errors import InputError, unknown
@@ -92,8 +93,14 @@ def names(kind: str) -> list[str]:
     if kind not in TABLES:
         raise unknown("kind", kind, TABLES)
     found = set(TABLES[kind])
-    found.update(point.name for point in entry_points(group=f"mithridate.{kind}"))
+    found.update(point.name for point in _points(kind))
     return sorted(found)
+
+
+@cache
+def _points(kind: str) -> tuple[EntryPoint, ...]:
+    """What other packages add; looked up once, as it reads the metadata of all of them."""
+    return tuple(entry_points(group=f"mithridate.{kind}"))
 
 
 def find(kind: str, name: str) -> type[Any]:
@@ -110,7 +117,7 @@ def find(kind: str, name: str) -> type[Any]:
     if name in TABLES[kind]:
         module, _, attribute = TABLES[kind][name].partition(":")
         return typing.cast(type[Any], getattr(importlib.import_module(module), attribute))
-    for point in entry_points(group=f"mithridate.{kind}"):
+    for point in _points(kind):
         if point.name == name:
             return typing.cast(type[Any], point.load())
     raise unknown(kind.removesuffix("s"), name, names(kind))

@@ -81,6 +81,16 @@ class Questions:
         return rows if self.budget is None else rows[self.room(rows) >= need]
 
 
+def parts(rows: Tensor, each: int) -> Iterator[Tensor]:
+    """Rows (N,), so many at a time that at `each` images a row no more than CHUNK are in flight.
+
+    >>> [len(part) for part in parts(torch.arange(5), CHUNK // 2)]
+    [2, 2, 1]
+    """
+    size = max(1, CHUNK // each)
+    return (rows[i : i + size] for i in range(0, len(rows), size))
+
+
 def per_row(values: Tensor) -> Tensor:
     """(N,) shaped to multiply images (N, C, H, W)."""
     return values[:, None, None, None]
@@ -214,14 +224,21 @@ def check_starts(starts: Tensor | None, x: Tensor) -> None:
         )
 
 
-def directions(count: int, x: Tensor, rng: torch.Generator) -> Tensor:
-    """Random directions (count, C, H, W), half of their variance at half resolution."""
+def directions(count: int, x: Tensor, rng: torch.Generator, *, smooth: float = 1.0) -> Tensor:
+    """Random directions (count, C, H, W): white noise, and `smooth` x as much at half resolution.
+
+    Gradients of image classifiers are smooth, so that the second part finds more of them; the
+    first keeps every direction possible.
+
+    >>> directions(2, torch.zeros(1, 3, 5, 4), random.rng(0)).shape
+    torch.Size([2, 3, 5, 4])
+    """
     channels, height, width = x.shape[1:]
-    coarse = (count, channels, -(-height // 2), -(-width // 2))
+    half = (count, channels, -(-height // 2), -(-width // 2))
     fine = torch.randn((count, *x.shape[1:]), generator=rng, device=rng.device)
-    smooth = torch.randn(coarse, generator=rng, device=rng.device)
-    smooth = F.interpolate(smooth, size=(height, width), mode="bilinear", align_corners=False)
-    return (fine + smooth / smooth.std().clamp(min=1e-12)).to(x)
+    coarse = torch.randn(half, generator=rng, device=rng.device)
+    coarse = F.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)
+    return (fine + smooth * coarse / coarse.square().mean().sqrt().clamp(min=1e-12)).to(x)
 
 
 def importance(delta: Tensor) -> Tensor:

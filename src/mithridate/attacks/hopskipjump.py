@@ -12,7 +12,6 @@ from torch import Tensor
 from mithridate import rng as random
 from mithridate.attacks.base import MinimalAttack
 from mithridate.attacks.decision import (
-    CHUNK,
     Bracket,
     Progress,
     Questions,
@@ -20,6 +19,7 @@ from mithridate.attacks.decision import (
     directions,
     find_starts,
     importance,
+    parts,
     per_row,
     random_starts,
     shrink,
@@ -30,7 +30,7 @@ from mithridate.goals import Goal
 from mithridate.norms import L2, LINF, Norm
 
 _TOLERANCE = 0.002  # width of the bracket around the boundary, relative to the distance
-_RADIUS = 0.05  # length of a probe, likewise
+_RADIUS = {"l2": 0.1, "linf": 0.2}  # length of a probe in L2, relative to the distance in norm
 _HALVINGS = 8  # tries of the geometric step search
 _FEWEST = 4  # probes below which an estimate is not worth a query
 
@@ -43,12 +43,14 @@ class HopSkipJump(MinimalAttack):
     in shared calls. Deviations, each of which saves queries:
 
     - start: the nearest of 16 random images after a rough search, not the first that works;
-    - equation 9's probes are drawn at full and at half resolution, and in L2 larger where the
+    - equation 9's probes are drawn at full and, less and less, at half resolution; in L2 larger where the
       present step is large (the gradient is, too) and orthogonal to the present step: the estimate
       then vanishes where the step is the normal, whatever the probes' covariance;
-    - probes have length 0.05 and start from the middle of a bracket of 0.002 x the distance
-      (sections IV-A and IV-C tie both to the dimension, for 14 queries a search and not 9),
-      moved outward while fewer than half of them succeed: the boundary is curved;
+    - the bisection ends at 0.002 x the distance, and probes have length 0.1 (LINF: 0.2) x it
+      (sections IV-A and IV-C tie both to the dimension: 14 queries a search and not 9);
+    - in L2, probes start from the middle of the bracket, and farther out while fewer than half
+      of them succeed, as the boundary is curved;
+    - in LINF, the step is in proportion to the estimate, cut at its 1.4-fold mean, not its sign;
     - estimates are averaged over iterations with weight `momentum`;
     - the geometric search tries points no farther than the present one: no step loses;
     - with a `budget`, estimates begin at no more than 10 probes and iterations run until it
@@ -126,11 +128,11 @@ class HopSkipJump(MinimalAttack):
             if len(rows) == 0:
                 break
             stream = random.child(rng, "probes", t, device=x.device)
-            probes = directions(self._count(t), x, stream)
+            probes = directions(self._count(t), x, stream, smooth=1 / (1 + t / 30))
             estimate = torch.zeros_like(x)
-            for part in rows.split(max(1, CHUNK // len(probes))):
+            for part in parts(rows, len(probes)):
                 estimate[part], share = self._estimate(ask, bracket, part, probes, lift[part])
-                lift[part] = (lift[part] + 0.1 * _RADIUS * (0.5 - share)).clamp(0, 0.2)
+                lift[part] = (lift[part] + 0.01 * (0.5 - share)).clamp(0, 0.2)
             normal = self.momentum * normal + estimate
             moved = self._jump(ask, bracket, rows, normal, 1 / math.sqrt(t + 1))
             bracket.close(ask, moved, _TOLERANCE)
@@ -154,7 +156,7 @@ class HopSkipJump(MinimalAttack):
             shaped = probes * importance(delta)[:, None]
             shaped = shaped - _dot(shaped, along)[:, :, None, None, None] * along[:, None]
         length = shaped.flatten(2).norm(dim=2).clamp(min=1e-12)[:, :, None, None, None]
-        reach = (_RADIUS * bracket.high[rows])[:, None, None, None, None]
+        reach = (_RADIUS[self.norm.name] * bracket.high[rows])[:, None, None, None, None]
         x = ask.x[rows][:, None]
         points = (x + centre[:, None] + reach * shaped / length).clamp_(0, 1)
 
@@ -193,7 +195,6 @@ class HopSkipJump(MinimalAttack):
             moved[going[reached]] = True
             going = going[~reached]
         return rows[moved[rows]]
-
 
     def _direction(self, normal: Tensor) -> Tensor:
         if self.norm is L2:

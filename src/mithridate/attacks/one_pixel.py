@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mithridate import rng as random
 from mithridate.attacks.base import MinimalAttack
-from mithridate.attacks.decision import CHUNK, Progress
+from mithridate.attacks.decision import Progress, parts
 from mithridate.classifier import ScoreOracle
 from mithridate.errors import check_number
 from mithridate.goals import Goal
@@ -159,7 +159,7 @@ def _margins(model: ScoreOracle, x: Tensor, goal: Goal, rows: Tensor, genes: Ten
     """Margins (N, P) of all candidates, in shared calls of bounded size."""
     count = genes.shape[1]
     out = []
-    for part in torch.arange(len(rows), device=x.device).split(max(1, CHUNK // count)):
+    for part in parts(torch.arange(len(rows), device=x.device), count):
         owners = rows[part].repeat_interleave(count)
         with model.cost.on_rows(owners):
             scores = model.scores(paint(x[rows[part]], genes[part]).flatten(0, 1))

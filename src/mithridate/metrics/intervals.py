@@ -8,7 +8,7 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy.special import bdtr
 
 from mithridate.errors import InputError, check_number
 
@@ -187,7 +187,7 @@ def mcnemar(table: Pairs) -> float:
     """
     discordant = table.first_only + table.second_only
     fewer = min(table.first_only, table.second_only)
-    return min(1.0, 2 * float(stats.binom.cdf(fewer, discordant, 0.5)))
+    return min(1.0, 2 * float(bdtr(fewer, discordant, 0.5)))
 
 
 def _phi(table: Pairs) -> float:

@@ -8,7 +8,7 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy.special import stdtrit
 from torch import Tensor
 
 from mithridate.errors import InputError
@@ -110,7 +110,7 @@ def mean_over_seeds(values: ArrayLike | Tensor, level: float = 0.95) -> Mean:
     value, sd = _mean_and_sd(x)
     if sd is None:
         return Mean(value, None, None, len(x), None)
-    half = float(stats.t.ppf((1 + level) / 2, len(x) - 1)) * sd / math.sqrt(len(x))
+    half = float(stdtrit(len(x) - 1, (1 + level) / 2)) * sd / math.sqrt(len(x))
     return Mean(value, value - half, value + half, len(x), sd)
 
 

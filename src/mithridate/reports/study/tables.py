@@ -87,7 +87,7 @@ class Marks:
     """Footnote letters of doubts, in order of first sight.
 
     >>> marks = Marks()
-    >>> marks.of([Doubt(id="few", text="only 9 images")]), list(marks.foot)
+    >>> marks.of([Doubt(id="few-images", text="only 9 images")]), list(marks.foot)
     (['a'], ['a'])
     """
 
