@@ -38,7 +38,7 @@ suppress_warnings = ["ref.python"]
 HERE = Path(__file__).parent
 SOURCE = HERE.parent / "src" / "mithridate"
 FLOORS = (
-    *("errors", "rng", "registry", "classifier", "goals", "norms", "metrics", "data"),
+    *("errors", "rng", "registry", "cost", "classifier", "goals", "norms", "metrics", "data"),
     *("networks", "training", "attacks", "poisons", "defenses", "checks", "studies"),
     *("reports", "cli", "testing"),
 )

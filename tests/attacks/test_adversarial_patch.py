@@ -7,7 +7,7 @@ from mithridate import rng as random
 from mithridate.attacks.adversarial_patch import AdversarialPatch
 from mithridate.attacks.run import run_attack
 from mithridate.errors import InputError
-from mithridate.goals import Targeted
+from mithridate.goals import SourceToTarget, Targeted
 from mithridate.testing import AttackConformance
 from mithridate.testing.models import linear_model, linear_weights
 
@@ -31,7 +31,8 @@ def test_learns_the_best_patch_of_a_linear_model(shape):
     """Covering the image, the best pixels are 1 where the target's weights are larger, else 0."""
     model, x = linear_model(shape), images(8, shape)
     weights = linear_weights(model)
-    patch = fixed(steps=100).learn(model, x, Targeted([1] * 8), rng=random.rng(0))
+    goal = SourceToTarget([0] * 8, [1] * 8)
+    patch = fixed(steps=100).learn(model, x, goal, rng=random.rng(0))
     expected = (weights[1] > weights[0]).float().view(shape)
     torch.testing.assert_close(patch, expected, rtol=0, atol=1e-3)
 

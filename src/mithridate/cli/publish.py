@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,11 +28,24 @@ def prepare(out: Path) -> Path:
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
-            return out
+            pass
+        for part in out.glob(".*.part"):
+            if not _alive(part.name.split(".")[-2]):  # of a run that was killed
+                part.unlink(missing_ok=True)
+        return out
     except OSError as error:
         raise RunError(
             f"{out} cannot be written: {error.strerror or error}; choose another --out"
         ) from None
+
+
+def _alive(pid: str) -> bool:
+    """Whether a process of this machine has that number.
+
+    >>> _alive("0x"), _alive(str(os.getpid()))
+    (False, True)
+    """
+    return pid.isdecimal() and Path(f"/proc/{pid}").exists()
 
 
 def store(record: Mapping[str, Any], arrays: Mapping[str, Any], out: Path) -> Path:

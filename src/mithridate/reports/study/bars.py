@@ -23,7 +23,7 @@ from mithridate.reports.study.select import (
     title_of,
     varying,
 )
-from mithridate.reports.study.summary import over_seeds, point
+from mithridate.reports.study.summary import over, point
 from mithridate.reports.study.tables import Marks
 
 MOST = 120
@@ -112,8 +112,7 @@ def _value(group: Group, view: View) -> Value:
     there = [cell.values[view.value] for cell in group.done if view.value in cell.values]
     if not view.over:
         return there[0] if there else None
-    points = [at for at in map(point, there) if at is not None]
-    return over_seeds(points) if points else None
+    return over(there)
 
 
 def _told(group: Group, known: Sequence[Published]) -> float | None:

@@ -16,7 +16,7 @@ from mithridate.reports.study import plot, select
 from mithridate.reports.study.class_bars import classes
 from mithridate.reports.study.plot import Axis, Line, Point
 from mithridate.reports.study.schema import Cell, Column, Mean, Study, Value, View
-from mithridate.reports.study.summary import over_seeds, point
+from mithridate.reports.study.summary import over, point
 from mithridate.reports.study.values import number
 
 __all__ = ["budget", "classes", "curve", "queries", "reached"]
@@ -99,8 +99,7 @@ def _merged(values: Sequence[Value]) -> Value:
     """The one value, or the mean of several cells with its t interval."""
     if len(values) == 1:
         return values[0]
-    points = [number for number in map(point, values) if number is not None]
-    return over_seeds(points) if points else None
+    return over(values)
 
 
 def _line(name: str, found: Sequence[tuple[float, Value]], column: Column) -> Line:

@@ -15,7 +15,7 @@ from mithridate.reports.study.schema import (
     Timing,
 )
 from mithridate.reports.study.select import fits, name, state
-from mithridate.reports.study.summary import over_seeds, point
+from mithridate.reports.study.summary import over, point
 from mithridate.reports.study.tables import Head, Row, Table
 from mithridate.reports.study.values import Entry
 
@@ -81,10 +81,9 @@ def _ours(
         at = point(one)
         low, high = getattr(one, "low", None), getattr(one, "high", None)
         return values.entry(one, column), None if at is None else (at, low, high)
-    points = [at for at in map(point, there) if at is not None]
-    if not points:
+    mean = over(there)
+    if mean is None:
         return values.UNDEFINED, None
-    mean = over_seeds(points)
     shown = values.entry(mean, column, with_n=False)
     count = f"mean of {mean.n} cells"
     told = Entry(shown.text, (*shown.small, count), shown.sort, raw=shown.raw)

@@ -44,6 +44,24 @@ def over_seeds(values: Sequence[float]) -> Mean:
     return Mean(value=value, low=value - half, high=value + half, n=n, sd=sd)
 
 
+def over(values: Sequence[Value]) -> Mean | None:
+    """The mean of what is a number; None where nothing is. A share's interval ends at 0 and 1.
+
+    >>> shares = [Proportion(value=v, low=0, high=1, k=k, n=10) for v, k in ((0.9, 9), (1.0, 10))]
+    >>> over(shares).high, over([None])
+    (1.0, None)
+    """
+    points = [at for at in map(point, values) if at is not None]
+    if not points:
+        return None
+    mean = over_seeds(points)
+    if mean.low is None or mean.high is None:
+        return mean
+    if not all(isinstance(value, Proportion) for value in values if value is not None):
+        return mean
+    return mean.model_copy(update={"low": max(0.0, mean.low), "high": min(1.0, mean.high)})
+
+
 def pooled(shares: Sequence[Proportion]) -> Proportion:
     """All images together, with Wilson's interval.
 

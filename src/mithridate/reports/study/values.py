@@ -10,7 +10,7 @@ from mithridate.reports import words
 from mithridate.reports.schema import Proportion, Scalar
 from mithridate.reports.study.schema import Column, Mean, Value
 from mithridate.reports.study.select import name
-from mithridate.reports.study.summary import over_seeds, point, pooled
+from mithridate.reports.study.summary import over, pooled
 
 Raw = Scalar
 NOT_RUN = "not run"
@@ -95,17 +95,16 @@ def summed(
         members: how many there should be; fewer is said.
         top: as in `entry`.
     """
-    points = [at for at in map(point, values) if at is not None]
-    if not points:
+    mean = over(values)
+    if mean is None:
         return MISSING if not values else UNDEFINED
-    mean = over_seeds(points)
     small = [limits(mean, column.unit, top)]
     raw: dict[str, Raw] = {"": mean.value, "low": mean.low, "high": mean.high, "n": mean.n}
     raw["sd"] = mean.sd
     if mean.n < members:
         small.append(f"{mean.n} of {members} measured")
     shares = [value for value in values if isinstance(value, Proportion)]
-    if len(shares) == len(points):
+    if len(shares) == mean.n:
         whole = pooled(shares)
         small.append(f"pooled {limits(whole, 'share')}, {whole.k:,} of {whole.n:,}")
         raw |= {"pooled": whole.value, "pooled_low": whole.low, "pooled_high": whole.high}
