@@ -43,6 +43,10 @@ TABLES: dict[str, dict[str, str]] = {
         "square": "mithridate.attacks.square:Square",
         "fab": "mithridate.attacks.fab:FAB",
         "autoattack": "mithridate.attacks.autoattack:AutoAttack",
+        "hopskipjump": "mithridate.attacks.hopskipjump:HopSkipJump",
+        "boundary": "mithridate.attacks.boundary:Boundary",
+        "one-pixel": "mithridate.attacks.one_pixel:OnePixel",
+        "adversarial-patch": "mithridate.attacks.adversarial_patch:AdversarialPatch",
     },
     "triggers": {
         "single-pixel": "mithridate.poisons.triggers:SinglePixel",

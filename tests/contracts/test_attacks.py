@@ -25,6 +25,10 @@ SETTINGS = {
     "square": {"eps": 0.3, "queries": 60},
     "fab": {"steps": 10},
     "autoattack": {"eps": 0.3, "steps": 5, "queries": 10},
+    "hopskipjump": {"budget": 150},
+    "boundary": {"budget": 150},
+    "one-pixel": {"pixels": 3, "population": 20, "generations": 10},
+    "adversarial-patch": {"scale_min": 0.7, "scale_max": 0.9, "steps": 30, "step_size": 0.2},
 }
 DETERMINISTIC = {
     "fgsm",

@@ -1,8 +1,10 @@
 """Evasion attacks, one algorithm a file, and the runner that certifies them."""
 
+from mithridate.attacks.adversarial_patch import AdversarialPatch
 from mithridate.attacks.apgd import APGD
 from mithridate.attacks.autoattack import AutoAttack
 from mithridate.attacks.base import Attack, BoundedAttack, MinimalAttack
+from mithridate.attacks.boundary import Boundary
 from mithridate.attacks.carlini_wagner import CarliniWagner
 from mithridate.attacks.carlini_wagner_l0 import CarliniWagnerL0
 from mithridate.attacks.carlini_wagner_linf import CarliniWagnerLinf
@@ -11,8 +13,10 @@ from mithridate.attacks.deepfool import DeepFool
 from mithridate.attacks.dynamic_deepfool import DynamicDeepFool
 from mithridate.attacks.fab import FAB
 from mithridate.attacks.fast_gradient import FGSM, IterativeFGSM
+from mithridate.attacks.hopskipjump import HopSkipJump
 from mithridate.attacks.jsma import JSMA
 from mithridate.attacks.lbfgs import LBFGS
+from mithridate.attacks.one_pixel import OnePixel
 from mithridate.attacks.pgd import PGD
 from mithridate.attacks.run import AttackResult, run_attack
 from mithridate.attacks.square import Square
@@ -25,17 +29,21 @@ __all__ = [
     "JSMA",
     "LBFGS",
     "PGD",
+    "AdversarialPatch",
     "Attack",
     "AttackResult",
     "AutoAttack",
+    "Boundary",
     "BoundedAttack",
     "CarliniWagner",
     "CarliniWagnerL0",
     "CarliniWagnerLinf",
     "DeepFool",
     "DynamicDeepFool",
+    "HopSkipJump",
     "IterativeFGSM",
     "MinimalAttack",
+    "OnePixel",
     "Square",
     "run_attack",
 ]

@@ -43,9 +43,9 @@ class HopSkipJump(MinimalAttack):
     in shared calls. Deviations, each of which saves queries:
 
     - start: the nearest of 16 random images after a rough search, not the first that works;
-    - equation 9's probes are drawn at full and, less and less, at half resolution; in L2 larger where the
-      present step is large (the gradient is, too) and orthogonal to the present step: the estimate
-      then vanishes where the step is the normal, whatever the probes' covariance;
+    - equation 9's probes are drawn at full and, less and less, at half resolution; in L2 they
+      are larger where the present step is large (the gradient is, too) and orthogonal to it:
+      the estimate then vanishes where the step is the normal, whatever the probes' covariance;
     - the bisection ends at 0.002 x the distance, and probes have length 0.1 (LINF: 0.2) x it
       (sections IV-A and IV-C tie both to the dimension: 14 queries a search and not 9);
     - in L2, probes start from the middle of the bracket, and farther out while fewer than half
