@@ -41,6 +41,7 @@ def prepare(out: Path) -> Path:
 def _alive(pid: str) -> bool:
     """Whether a process of this machine has that number.
 
+    >>> import os
     >>> _alive("0x"), _alive(str(os.getpid()))
     (False, True)
     """

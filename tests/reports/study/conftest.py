@@ -1,4 +1,4 @@
-"""The made-up studies, and a browser, as fixtures."""
+"""The made-up studies, as fixtures."""
 
 from __future__ import annotations
 
@@ -20,9 +20,6 @@ def load(name: str, path: Path) -> ModuleType:
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
-
-
-chromium = load("browser_fixtures", HERE.parents[1] / "browser" / "conftest.py").chromium
 
 
 @pytest.fixture(scope="session")
