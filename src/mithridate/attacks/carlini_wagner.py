@@ -106,7 +106,7 @@ def not_reached(model: Classifier, x: Tensor, goal: Goal) -> Tensor:
 
 
 def squared(delta: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The L2 penalty: |delta|^2, and its gradient."""
+    """The L2 penalty: `|delta|^2`, and its gradient."""
     return delta.flatten(1).square().sum(1), 2 * delta
 
 
@@ -114,11 +114,11 @@ def squared(delta: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
 class CarliniWagner(MinimalAttack):
     """Smallest L2 change by Adam, with a binary search over c (Carlini & Wagner 2017, VI.A).
 
-    Minimises |x' - x|^2 + c * max(margin + confidence, 0), x' = (tanh w + 1) / 2.
+    Minimises `|x' - x|^2 + c * max(margin + confidence, 0)`, `x' = (tanh w + 1) / 2`.
 
     Deviations: x is drawn in by 0.1 % before the change of variables (`INSIDE`), and the step
     is 0.05, not 0.01: with the authors' 1 - 1e-6, a pixel that is exactly 0 or 1 starts at
-    |w| = 7.3 and hardly moves in 200 steps. c starts at 1 and is searched 5 times (0.001 and 9
+    `|w| = 7.3` and hardly moves in 200 steps. c starts at 1 and is searched 5 times (0.001 and 9
     in the authors' code). An image leaves a round when it stalls, alone and not with its
     batch; a row that had reached its goal is left as it is, whatever its confidence.
 

@@ -20,7 +20,7 @@ class CarliniWagnerL0(MinimalAttack):
     """Fewest changed values, by fixing those that matter least (Carlini & Wagner 2017, VI.B).
 
     The L2 attack runs on the values still free, from the last solution; then those of the
-    smallest |gradient of the hinge * change| are put back and fixed, and so on until it fails.
+    smallest `|gradient of the hinge * change|` are put back and fixed, and so on until it fails.
 
     Deviations: a share of the free values is fixed at once, not one; a row that fails takes
     them back, halves the share and multiplies c by 10 (up to `largest_c`), and is done when a

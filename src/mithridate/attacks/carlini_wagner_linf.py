@@ -19,7 +19,7 @@ from mithridate.norms import LINF
 class CarliniWagnerLinf(MinimalAttack):
     """Smallest LINF change under a falling ceiling tau (Carlini & Wagner 2017, VI.C).
 
-    Minimises c * max(margin + confidence, 0) + sum_i max(|x'_i - x_i| - tau, 0) from the last
+    Minimises `c * max(margin + confidence, 0) + sum_i max(|x'_i - x_i| - tau, 0)` from the last
     solution. A row that crosses below its ceiling lowers it to `decay` times the largest change
     that it needed; one that fails doubles its c, and is done when c passes `largest_c`.
 

@@ -33,8 +33,8 @@ def project(x: Tensor, w: Tensor, gap: Tensor, norm: Norm) -> Tensor:
     """The smallest step d with x + d in [0, 1] and w d = gap, for each row (section 2.1).
 
     Every coordinate moves in the direction that raises w d, up to its wall. LINF: all by the
-    same t; L2: by t |w|; so the gain is piecewise linear in t, with a bend where a coordinate
-    meets its wall, and sorting the bends finds t. L1: the largest |w| first, each up to its wall.
+    same t; L2: by `t |w|`; so the gain is piecewise linear in t, with a bend where a coordinate
+    meets its wall, and sorting the bends finds t. L1: the largest `|w|` first, each up to its wall.
     Where the gap cannot be closed inside the box, the step ends in the corner.
 
     Args:

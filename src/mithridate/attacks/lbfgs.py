@@ -62,9 +62,9 @@ def newton_step(gradient: Tensor, moves: Tensor, turns: Tensor, scale: Tensor) -
 
 @dataclass(frozen=True, kw_only=True)
 class LBFGS(MinimalAttack):
-    """Minimise c * |r|^2 + loss(x + r) in the box, for the largest c (Szegedy et al. 2014, 4.1).
+    """Minimise `c * |r|^2 + loss(x + r)` in the box, for the largest c (Szegedy et al. 2014, 4.1).
 
-    Deviations: |r|^2 for |r| (smooth, as L-BFGS wants; the same minima for another c). The
+    Deviations: `|r|^2` for `|r|` (smooth, as L-BFGS wants; the same minima for another c). The
     loss is the cross-entropy between the wanted and the strongest other class: the full one
     has no minimum in the untargeted direction. c is searched by tens, then halfway in its
     logarithm. One pass serves every row: where it lowered the row's objective enough it is a
@@ -74,7 +74,7 @@ class LBFGS(MinimalAttack):
     Args:
         steps: passes per value of c at most, at least 1.
         search_steps: values of c to try, at least 1.
-        c: first weight of |r|^2, above 0.
+        c: first weight of `|r|^2`, above 0.
         memory: pairs of moves and gradients kept, at least 1.
 
     Raises:
@@ -169,7 +169,7 @@ def _push(history: Tensor, latest: Tensor, taken: Tensor) -> Tensor:
 
 
 def _way(point: Tensor, slope: Tensor, moves: Tensor, turns: Tensor, c: Tensor) -> Tensor:
-    """Newton's step in the box; |r|^2 alone has the inverse Hessian 1 / 2c."""
+    """Newton's step in the box; `|r|^2` alone has the inverse Hessian 1 / 2c."""
     free = ~(((point <= 0) & (slope > 0)) | ((point >= 1) & (slope < 0)))
     bend, size = (moves[-1] * turns[-1]).sum(1), turns[-1].square().sum(1)
     scale = torch.where(bend > 1e-12, bend / size.clamp(min=1e-12), 1 / (2 * c))

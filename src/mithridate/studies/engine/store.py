@@ -1,4 +1,4 @@
-"""Where products are kept: a folder for each finished unit, named by its key and never changed.
+"""Where products are kept: a folder for each finished unit, named by its key and never changed::
 
     ROOT/v1/ab/abcdef.../unit.json    what it is, its values, the hashes of its files, its own hash
                          timing.json  how long it took; not hashed
