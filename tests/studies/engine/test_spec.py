@@ -224,13 +224,17 @@ def _names_what_there_is(study, plan):
     assert set(values) - lists <= set(study.columns), set(values) - lists - set(study.columns)
 
 
-KEYS = st.sampled_from(["a", "b", "c"])
-VALUES = st.recursive(
-    st.integers(0, 3) | st.lists(st.integers(0, 3), max_size=2),
-    lambda inner: st.dictionaries(KEYS, inner, max_size=3),
-    max_leaves=6,
+LEAVES = st.integers(0, 3) | st.lists(st.integers(0, 3), max_size=2)
+INNER = st.fixed_dictionaries({}, optional={"a": LEAVES, "b": LEAVES})
+# One key is a table in all of them, or in none: a value between two tables hides the lower one.
+TREES = st.fixed_dictionaries(
+    {},
+    optional={
+        "a": LEAVES,
+        "b": INNER,
+        "c": st.fixed_dictionaries({}, optional={"a": LEAVES, "b": INNER}),
+    },
 )
-TREES = st.dictionaries(KEYS, VALUES, max_size=3)
 
 
 @settings(deadline=None)
@@ -242,6 +246,11 @@ def test_laying_over_is_associative_and_leaves_its_arguments(low, middle, high):
     assert merge({}, low) == low
     assert merge(low, low) == low
     assert repr((low, middle, high)) == before
+
+
+def test_a_value_replaces_a_table_and_a_table_a_value():
+    assert merge({"a": {"b": 1}}, {"a": 0}) == {"a": 0}
+    assert merge({"a": 0}, {"a": {"b": 1}}) == {"a": {"b": 1}}
 
 
 def test_another_component_leaves_the_settings_of_the_first_behind():
