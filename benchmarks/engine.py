@@ -21,6 +21,7 @@ import torch
 import mithridate as mi
 from mithridate import registry
 from mithridate.cli import publish
+from mithridate.data import some_rows
 from mithridate.rng import child
 from mithridate.studies.engine.perform import perform
 from mithridate.studies.engine.plan import plan_of
@@ -30,7 +31,6 @@ from mithridate.studies.engine.spec import build, load
 from mithridate.studies.engine.store import Store
 from mithridate.studies.engine.unit import Unit
 from mithridate.studies.engine.workers import InProcess
-from mithridate.studies.evasion import BATCH, some_rows
 from mithridate.studies.kinds.adversarial import attack_of, goal_of, table_of
 from mithridate.studies.measures.evasion import measured
 
@@ -62,7 +62,7 @@ class Plain:
             x, labels = test.batch(rows)
             goal = goal_of(spec["goal"], spec["target"], labels, test.classes, random)
             made = rows, labels, mi.run_attack(
-                attack_of(spec["attack"]), given["model"], x, goal, batch_size=BATCH,
+                attack_of(spec["attack"]), given["model"], x, goal,
                 rng=child(random, spec["attack"]["name"]),
             )  # fmt: skip
         else:

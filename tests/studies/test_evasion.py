@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import mithridate as mi
+from mithridate.data import some_rows
 from mithridate.errors import InputError
-from mithridate.studies.evasion import evade, some_rows, usual_attacks
+from mithridate.studies.evasion import evade, usual_attacks
 from mithridate.studies.parts import Subject
 
 

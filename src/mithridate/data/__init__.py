@@ -2,6 +2,15 @@
 
 from mithridate.data.image_set import ImageSet
 from mithridate.data.load import load_data
+from mithridate.data.sample import some_rows
 from mithridate.data.store import MEMORY_SHARE, FileStore, Store, TensorStore
 
-__all__ = ["MEMORY_SHARE", "FileStore", "ImageSet", "Store", "TensorStore", "load_data"]
+__all__ = [
+    "MEMORY_SHARE",
+    "FileStore",
+    "ImageSet",
+    "Store",
+    "TensorStore",
+    "load_data",
+    "some_rows",
+]

@@ -11,9 +11,8 @@ from torch import Tensor
 from mithridate import registry
 from mithridate.attacks import FGSM, PGD, Attack, IterativeFGSM, run_attack
 from mithridate.classifier import Classifier
-from mithridate.data import ImageSet
+from mithridate.data import ImageSet, some_rows
 from mithridate.doubts import Doubt
-from mithridate.errors import InputError
 from mithridate.goals import Untargeted
 from mithridate.metrics import accuracy, confusion, wilson
 from mithridate.rng import child
@@ -32,7 +31,6 @@ from mithridate.studies.parts import (
 from mithridate.studies.soundness import check_model
 from mithridate.training import predict
 
-BATCH = 512
 SHOWN = 8
 FEW = 100
 """Images below which a rate is doubted."""
@@ -86,18 +84,6 @@ def usual_attacks(channels: int) -> list[Attack]:
     ]
 
 
-def some_rows(data: ImageSet, count: int, rng: torch.Generator) -> Tensor:
-    """At most `count` random rows, ascending; the same for a seed.
-
-    Raises:
-        InputError: count below 1.
-    """
-    if count < 1:
-        raise InputError(f"samples is at least 1, got {count}")
-    order = torch.randperm(len(data), generator=child(rng, "rows"))
-    return order[:count].sort().values
-
-
 def evade(
     attack: Attack,
     model: Classifier,
@@ -130,9 +116,7 @@ def evade(
         if progress is not None:
             progress(done, total, name)
 
-    result = run_attack(
-        attack, model, x, Untargeted(y), batch_size=BATCH, rng=child(rng, name), progress=told
-    )
+    result = run_attack(attack, model, x, Untargeted(y), rng=child(rng, name), progress=told)
     right = result.clean_predicted == y
     fooled = right & result.success
     left = int((right & ~result.success).sum())

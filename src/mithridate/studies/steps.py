@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mithridate.classifier import Classifier, Cost
-from mithridate.data import ImageSet
+from mithridate.data import ImageSet, some_rows
 from mithridate.defenses.inspect import BiasMaps, Verdict, WhiteNoise, train_controls
 from mithridate.defenses.inspect.stamp import stamp
 from mithridate.doubts import Doubt
@@ -20,7 +20,7 @@ from mithridate.metrics import accuracy, confusion
 from mithridate.poisons import bounding_box, poisoned_test
 from mithridate.rng import child
 from mithridate.rng import rng as seeded
-from mithridate.studies.evasion import evade, some_rows, usual_attacks
+from mithridate.studies.evasion import evade, usual_attacks
 from mithridate.studies.parts import (
     Planted,
     Progress,

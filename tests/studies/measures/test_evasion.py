@@ -7,9 +7,10 @@ import pytest
 import torch
 
 import mithridate as mi
+from mithridate.data import some_rows
 from mithridate.rng import rng
 from mithridate.studies.engine.tables import read_table
-from mithridate.studies.evasion import evade, some_rows
+from mithridate.studies.evasion import evade
 from mithridate.studies.kinds.adversarial import attack_of
 from mithridate.studies.measures.evasion import Evasion
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mithridate import registry
 from mithridate.attacks import Attack, AttackResult, run_attack
+from mithridate.data import some_rows
 from mithridate.errors import InputError
 from mithridate.goals import Goal, Targeted, Untargeted
 from mithridate.networks.storage import read_tensors, write_tensors
@@ -28,7 +29,6 @@ from mithridate.studies.engine.unit import (
     Work,
     module_of,
 )
-from mithridate.studies.evasion import BATCH, some_rows
 
 FILE, TABLE = "adversarial.safetensors", "images.parquet"
 GOALS = ("untargeted", "targeted")
@@ -73,7 +73,6 @@ class AdversarialKind(Kind):
             model,
             x,
             goal,
-            batch_size=BATCH,
             rng=child(random, name),
             progress=lambda done, total: tell(done, total, name),
         )
