@@ -204,7 +204,7 @@ def test_a_raised_number_changes_the_keys_of_the_units_that_use_the_module(study
                 "poisons.badnets": {"poisoned", "model", "backdoor"},
                 "networks.digits_cnn": {"model", "adversarial", "evasion", "backdoor"},
                 "training": {"model", "adversarial", "evasion", "backdoor"},
-                "metrics.means": {"adversarial", "evasion", "backdoor"},
+                "metrics.means": {"evasion", "backdoor"},
             }[module]
         )
 
