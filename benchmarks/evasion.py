@@ -65,8 +65,7 @@ class Contest:
     """Libraries that are given fewer images, as they are too slow for all."""
 
 
-def contests(data: str) -> list[Contest]:
-    eps, step = BUDGETS[data]
+def contests(data: str, eps: float, step: float) -> list[Contest]:
     grey = data == "mnist"
     jumps: dict[str, Any] = {"max_iter": 8, "max_eval": 100, "init_eval": 10}
     pgd: dict[str, Any] = {"eps": eps, "step_size": step, "steps": 40}
@@ -365,6 +364,7 @@ def main() -> None:
     )
     parser.add_argument("--data", default="mnist", choices=sorted(BUDGETS))
     parser.add_argument("--model", help="a checkpoint; a network is trained where none is given")
+    parser.add_argument("--eps", type=float, help="another bound than the set's usual one")
     parser.add_argument("--only", nargs="*", default=None, help="contests, queries, growth")
     parser.add_argument(
         "--skip",
@@ -377,7 +377,8 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(given.threads)
     model, x, y = prepare(given.data, given.model, 10_000, given.skip)
-    case = Case(model, x, y, *BUDGETS[given.data])
+    eps, step = BUDGETS[given.data]
+    case = Case(model, x, y, given.eps or eps, step)
     device = torch.cuda.get_device_name() if x.is_cuda else f"{given.threads} CPU threads"
     print(
         f"{given.data}, {len(x)} images that the model has right, the first n of them used; "
@@ -386,7 +387,7 @@ def main() -> None:
     )
     passes = Passes(model.module)
     print(HEAD)
-    for contest in contests(given.data):
+    for contest in contests(given.data, case.eps, case.step):
         if given.only is None or contest.name in given.only:
             try:
                 print_rows(hold(contest, case, passes))

@@ -39,7 +39,7 @@ HERE = Path(__file__).parent
 SOURCE = HERE.parent / "src" / "mithridate"
 FLOORS = (
     *("errors", "rng", "registry", "cost", "classifier", "goals", "norms", "metrics", "data"),
-    *("networks", "training", "attacks", "poisons", "defenses", "checks", "studies"),
+    *("networks", "training", "attacks", "fooling", "poisons", "defenses", "checks", "studies"),
     *("reports", "cli", "testing"),
 )
 """From the ground up: the order in which the pages stand."""

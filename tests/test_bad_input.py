@@ -132,7 +132,7 @@ def test_bad_poison_settings(call, settings, words) -> None:
     [
         (("eps=-1",), ("eps", "-1")),
         (("eps=much",), ("a number",)),
-        ((), ("needs eps",)),
+        (("norm=l2",), ("--set eps", "l2")),
         (("eps",), ("KEY=VALUE",)),
     ],
 )
@@ -227,7 +227,7 @@ def test_one_image(call, model, tmp_path) -> None:
     attack = ("attack", model, "--data", "digits", "--attack", "fgsm", "--set", "eps=0.1")
     done = call(*attack, "--samples", 1)
     assert done.code == 0, done.err
-    assert "on 1 images" in done.out
+    assert "of 1 image " in done.out
     _, test = mi.load_data("digits")
     one = test.subset([0])
     plan = mi_audit(attack_images=1)

@@ -16,7 +16,7 @@ FLOORS = [
     {"data"},
     {"networks"},
     {"training"},
-    {"attacks"},
+    {"attacks", "fooling"},
     {"poisons"},
     {"defenses"},
     {"checks"},
@@ -27,6 +27,7 @@ FLOORS = [
 HEIGHT = {name: level for level, names in enumerate(FLOORS) for name in names}
 WINGS = {
     "attacks",
+    "fooling",
     "poisons",
     "defenses.inspect",
     "defenses.harden",

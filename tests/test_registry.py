@@ -4,7 +4,8 @@ from typing import Literal
 import pytest
 
 from mithridate import registry
-from mithridate.attacks import FGSM, PGD
+from mithridate.attacks import FGSM, PGD, Attack
+from mithridate.attacks.base import BoundedAttack, MinimalAttack
 from mithridate.errors import InputError
 from mithridate.norms import L2, Norm
 
@@ -80,3 +81,25 @@ def test_third_party_entry_points(monkeypatch):
     monkeypatch.setattr(registry, "_points", lambda kind: (Point(),))
     assert "mine" in registry.names("attacks")
     assert registry.find("attacks", "mine") is FGSM
+
+
+@pytest.mark.parametrize("name", registry.TABLES["attacks"])
+def test_what_is_told_of_an_attack_is_so(name):
+    about, cls = registry.about(name), registry.find("attacks", name)
+    bases = {"bounded": BoundedAttack, "minimal": MinimalAttack, "universal": Attack}
+    assert issubclass(cls, bases[about.kind])
+    assert set(about.access) <= {"gradient", "score", "label"}
+    assert about.access
+    assert any(word.isdigit() for word in about.paper.replace("b", " ").replace(",", " ").split())
+    fields = registry.settings(cls)
+    if "norm" in fields:
+        assert str(fields["norm"]) == about.norms[0]
+        given = {key: "1" for key, value in fields.items() if value is dataclasses.MISSING}
+        for norm in about.norms:
+            assert str(registry.create("attacks", name, given | {"norm": norm}).norm) == norm
+    assert set(about.norms) <= {"l0", "l1", "l2", "linf"}
+
+
+def test_every_attack_is_told_of():
+    assert set(registry.ABOUT) == set(registry.TABLES["attacks"])
+    assert registry.about("nothing-such") is None

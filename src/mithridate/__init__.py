@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 _PLACES = {
     "attacks": "mithridate.attacks",
     "errors": "mithridate.errors",
+    "fooling": "mithridate.fooling",
     "inspectors": "mithridate.defenses.inspect",
     "metrics": "mithridate.metrics",
     "networks": "mithridate.networks",
@@ -55,6 +56,7 @@ __all__ = [
     "attacks",
     "errors",
     "fit",
+    "fooling",
     "inspectors",
     "load",
     "load_data",
@@ -72,7 +74,7 @@ __all__ = [
 if TYPE_CHECKING:
     import torch
 
-    from mithridate import attacks, errors, metrics, networks, poisons, registry
+    from mithridate import attacks, errors, fooling, metrics, networks, poisons, registry
     from mithridate.attacks import run_attack
     from mithridate.classifier import Classifier
     from mithridate.data import ImageSet, load_data

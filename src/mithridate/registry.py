@@ -13,7 +13,7 @@ import typing
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, NamedTuple
 
 from mithridate.errors import InputError, unknown
 
@@ -47,6 +47,11 @@ TABLES: dict[str, dict[str, str]] = {
         "boundary": "mithridate.attacks.boundary:Boundary",
         "one-pixel": "mithridate.attacks.one_pixel:OnePixel",
         "adversarial-patch": "mithridate.attacks.adversarial_patch:AdversarialPatch",
+    },
+    "fooling": {
+        "direct": "mithridate.fooling.direct:Direct",
+        "cppn": "mithridate.fooling.cppn:CPPN",
+        "gradient": "mithridate.fooling.ascent:GradientAscent",
     },
     "triggers": {
         "single-pixel": "mithridate.poisons.triggers:SinglePixel",
@@ -86,6 +91,61 @@ TABLES: dict[str, dict[str, str]] = {
     },
 }
 """Kind -> name -> "module:class"."""
+
+
+class About(NamedTuple):
+    """What is worth knowing of an attack before it runs.
+
+    Attributes:
+        norms: in which it measures distance, its default first; none for a patch.
+        access: what it sees of the model: "gradient", "score", "label", or several.
+        kind: "bounded" (within eps), "minimal" (the smallest change) or "universal" (one change
+            for all images).
+        paper: authors and year.
+    """
+
+    norms: tuple[str, ...]
+    access: tuple[str, ...]
+    kind: str
+    paper: str
+
+
+_L2, _LINF, _BOTH, _ANY = ("l2",), ("linf",), ("l2", "linf"), ("l2", "l1", "linf")
+_EPS, _GRADIENT = ("linf", "l2"), ("gradient",)
+ABOUT: dict[str, About] = {
+    "fgsm": About(("linf", "l2", "l1"), _GRADIENT, "bounded", "Goodfellow et al. 2015"),
+    "iterative-fgsm": About(("linf", "l2", "l1"), _GRADIENT, "bounded", "Kurakin et al. 2017"),
+    "pgd": About(("linf", "l2", "l1"), _GRADIENT, "bounded", "Madry et al. 2018"),
+    "apgd": About(_EPS, _GRADIENT, "bounded", "Croce and Hein 2020"),
+    "autoattack": About(_EPS, ("gradient", "score"), "bounded", "Croce and Hein 2020"),
+    "deepfool": About(_BOTH, _GRADIENT, "minimal", "Moosavi-Dezfooli et al. 2016"),
+    "dynamic-deepfool": About(_BOTH, _GRADIENT, "minimal", "Moosavi-Dezfooli et al. 2016, varied"),
+    "fab": About(_ANY, _GRADIENT, "minimal", "Croce and Hein 2020b"),
+    "ddn": About(_L2, _GRADIENT, "minimal", "Rony et al. 2019"),
+    "lbfgs": About(_L2, _GRADIENT, "minimal", "Szegedy et al. 2014"),
+    "carlini-wagner": About(_L2, _GRADIENT, "minimal", "Carlini and Wagner 2017"),
+    "carlini-wagner-linf": About(_LINF, _GRADIENT, "minimal", "Carlini and Wagner 2017"),
+    "carlini-wagner-l0": About(("l0",), _GRADIENT, "minimal", "Carlini and Wagner 2017"),
+    "jsma": About(("l0",), _GRADIENT, "minimal", "Papernot et al. 2016"),
+    "adversarial-patch": About((), _GRADIENT, "universal", "Brown et al. 2017"),
+    "square": About(_EPS, ("score",), "bounded", "Andriushchenko et al. 2020"),
+    "one-pixel": About(("l0",), ("score",), "minimal", "Su et al. 2019"),
+    "hopskipjump": About(_BOTH, ("label",), "minimal", "Chen et al. 2020"),
+    "boundary": About(_L2, ("label",), "minimal", "Brendel et al. 2018"),
+}
+"""Attack -> what it is, in the order in which `mithridate attack --attack all` runs them."""
+
+
+def about(name: str) -> About | None:
+    """What is known of an attack; a third party's may carry an `about` of its own.
+
+    >>> about("square").access
+    ('score',)
+    """
+    if name in ABOUT or name not in names("attacks"):
+        return ABOUT.get(name)
+    found = getattr(find("attacks", name), "about", None)
+    return found if isinstance(found, About) else None
 
 
 def names(kind: str) -> list[str]:
@@ -145,12 +205,14 @@ def name_of(component: object) -> str:
 def settings(cls: type[Any]) -> dict[str, Any]:
     """Field name -> default (`dataclasses.MISSING` where it must be given).
 
+    A field whose metadata say `text=False` (images, say) is left out: only Python can give it.
+
     >>> settings(find("attacks", "pgd"))["restarts"]
     1
     """
     out: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
-        if field.init:
+        if field.init and field.metadata.get("text", True):
             made = field.default_factory
             out[field.name] = field.default if made is dataclasses.MISSING else made()
     return out

@@ -6,8 +6,6 @@ import json
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 import mithridate as mi
 from mithridate import reports
 from mithridate.cli.screen import Screen
@@ -80,34 +78,6 @@ def test_train_wants_one_beginning(call, models) -> None:
     assert call(*words).code == 2
     both = ("--network", "digits-cnn", "--from", models / "clean.safetensors")
     assert call(*words, *both).code == 2
-
-
-def test_attack_prints_a_table(call, models) -> None:
-    words = ("attack", models / "clean.safetensors", "--data", "digits", "--attack", "fgsm")
-    done = call(*words, "--set", "eps=0.3", "--samples", 50)
-    assert done.code == 0, done.err
-    assert "accuracy left" in done.out
-    assert "doubt: few-images" in done.out
-    assert done.last.startswith("fgsm leaves ")
-    again = call(*words, "--set", "eps=0.3", "--samples", 50)
-    assert [row for row in done.out.splitlines() if "seconds" not in row] == [
-        row for row in again.out.splitlines() if "seconds" not in row
-    ]
-
-
-def test_attack_with_a_report(call, models) -> None:
-    words = ("attack", models / "clean.safetensors", "--data", "digits", "--attack", "fgsm")
-    done = call(*words, "--set", "eps=76/255", "--samples", 40, "--out", "run")
-    assert done.code == 0, done.err
-    assert done.last == "Report: run/report.html"
-    record, arrays = reports.read(Path("run"))
-    assert record.kind == "attack"
-    assert record.attacks[0].settings["eps"] == pytest.approx(76 / 255)
-    assert record.attacks[0].n == 40
-    assert {"attack_clean", "confusion_clean"} <= arrays.keys()
-    before = Path("run/report.html").read_bytes()
-    assert call("report", "run").last == "Report: run/report.html"
-    assert Path("run/report.html").read_bytes() == before
 
 
 def test_audit_writes_everything(call, models, quick) -> None:

@@ -235,7 +235,21 @@ def attack_arrays(name: str) -> dict[str, np.ndarray]:
         "attack_clean": clean,
         "attack_adversarial": adversarial,
         "attack_difference": adversarial - clean,
+        **grid(clean[:8], adversarial[:8]),
         "confusion_clean": arrays(name)["confusion_clean"],
+    }
+
+
+def grid(clean: np.ndarray, adversarial: np.ndarray) -> dict[str, np.ndarray]:
+    """Three attacks, of which the last was not run."""
+    gone, labels = np.full_like(clean, np.nan), np.arange(len(clean))
+    said = np.where(labels % 3, (labels + 1) % 10, labels)
+    return {
+        "grid_clean": clean,
+        "grid_labels": labels,
+        "grid_wanted": np.full(len(clean), np.nan),
+        "grid_adversarial": np.stack([adversarial, adversarial, gone]),
+        "grid_predicted": np.stack([said, (labels + 1) % 10, labels * np.nan]),
     }
 
 

@@ -17,6 +17,8 @@ EXTRAS = {"bench": ("art", "foolbox", "torchattacks"), "test": ("pytest", "hypot
 """Extra -> what it brings."""
 KINDS = (*(kind for kind in registry.TABLES if kind != "units"), "studies")
 """What there is to list."""
+ABOUT = registry.About._fields
+"""What is told of an attack: norms, access, kind, paper."""
 
 
 def list_(
@@ -39,6 +41,9 @@ def list_(
     }
     screen.data(found)
     for each, components in found.items():
+        if kind == "attacks":
+            screen.table(("attacks", *ABOUT), [_facts(c) for c in components])
+            screen.say("")
         screen.table((each, "what"), [(c["name"], c["summary"]) for c in components])
         screen.say("")
         if kind is not None:
@@ -52,7 +57,28 @@ def list_(
 
 
 def _components(kind: str) -> list[dict[str, Any]]:
-    return [_described(kind, name) for name in registry.names(kind)]
+    found = [_described(kind, name) for name in registry.names(kind)]
+    return [_known(each) for each in found] if kind == "attacks" else found
+
+
+def _about(name: str) -> registry.About | None:
+    try:
+        return registry.about(name)
+    except Exception:  # a third party's attack that cannot be imported: said where it is named
+        return None
+
+
+def _known(component: dict[str, Any]) -> dict[str, Any]:
+    """An attack with what is known of it besides its settings."""
+    about = _about(component["name"])
+    return component | (dict.fromkeys(ABOUT) if about is None else about._asdict())
+
+
+def _facts(component: dict[str, Any]) -> tuple[str, ...]:
+    """A row: several values as a list, none as a dash."""
+    cells = (component[key] for key in ABOUT)
+    told = (cell if isinstance(cell, str) else ", ".join(cell or ()) for cell in cells)
+    return (component["name"], *(text or "–" for text in told))
 
 
 def _studies() -> list[dict[str, Any]]:

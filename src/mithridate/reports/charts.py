@@ -49,7 +49,8 @@ def strip(statistic: Statistic, height: float = 92.0) -> Strip | None:
     if not values:
         return None
     low, high = min([*values, statistic.value]), max([*values, statistic.value])
-    span = (high - low) or abs(high) or 1.0
+    span = (high - low) or abs(high)
+    span = span if span > 1e-300 else 1.0  # below, the division would be by 0
     low, high = low - 0.06 * span, high + 0.06 * span
 
     def place(value: float) -> float:

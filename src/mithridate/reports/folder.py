@@ -36,8 +36,13 @@ SHAPES: dict[str, str] = {
     "attack_clean": "MCHW",
     "attack_adversarial": "MCHW",
     "attack_difference": "MCHW",
+    "grid_clean": "MCHW",
+    "grid_labels": "M",
+    "grid_wanted": "M",
+    "grid_adversarial": "AMCHW",
+    "grid_predicted": "AM",
 }
-"""The arrays that a run may store, all optional; K classes, C x H x W images, any M.
+"""The arrays that a run may store, all optional; K classes, C x H x W images, A attacks, any M.
 
 NaN means "nothing there": a transparent pixel of the trigger, a class into which no image fell,
 a pair that was not looked at. Confusions hold counts, true class by predicted class.
@@ -126,6 +131,7 @@ def _checked(name: str, array: NDArray[np.generic], record: Record) -> Array:
         raise unknown("array", name, SHAPES)
     channels, height, width = record.data.image_shape
     sizes = {"K": len(record.data.class_names), "C": channels, "H": height, "W": width}
+    sizes["A"] = len(record.attacks)
     expected = tuple(sizes.get(letter) for letter in SHAPES[name])
     fits = array.ndim == len(expected) and all(
         want is None or want == got for want, got in zip(expected, array.shape, strict=True)

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from mithridate.reports import images, words
+from mithridate.reports.basic import Region
 from mithridate.reports.charts import shares
 from mithridate.reports.folder import Array
 from mithridate.reports.images import Picture, Scale
-from mithridate.reports.schema import Distances, Record, Region
+from mithridate.reports.schema import Distances, Record
 
 MOST_CLASSES = 24
 """More classes than this are not all shown: the top of the ranking stands for them."""

@@ -6,62 +6,20 @@ import json
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from mithridate.errors import InputError
+from mithridate.reports.attacks import Aim, AttackRow
+from mithridate.reports.basic import Count, Index, Part, Region, Share, Size
+from mithridate.reports.basic import Doubt as Doubt
+from mithridate.reports.basic import Proportion as Proportion
+from mithridate.reports.basic import Scalar as Scalar
 
 VERSION: Final = 1
 """The one schema version that this code writes and reads."""
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
-Index = Annotated[int, Field(ge=0)]
-Size = Annotated[float, Field(ge=0)]
-Scalar = bool | int | float | str | None
-Region = tuple[Index, Index, Index, Index]
 PerClass = list[float | None]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        allow_inf_nan=False,
-        validate_by_name=True,
-        validate_by_alias=True,
-        protected_namespaces=(),
-    )
-
-
-class Proportion(_Part):
-    """k of n with its 95 % Wilson interval.
-
-    >>> Proportion(value=0.5, low=0.09, high=0.91, k=1, n=2).k
-    1
-    """
-
-    value: Share
-    low: Share
-    high: Share
-    k: Count
-    n: Annotated[int, Field(ge=1)]
-
-    @model_validator(mode="after")
-    def _agree(self) -> Proportion:
-        if self.k > self.n:
-            raise ValueError(f"k is at most n, got {self.k} of {self.n}")
-        if abs(self.value - self.k / self.n) > 1e-3:
-            raise ValueError(f"value is k/n = {self.k / self.n:.4f}, got {self.value}")
-        if not self.low - 1e-6 <= self.value <= self.high + 1e-6:
-            raise ValueError(f"{self.value} lies outside its interval {self.low} to {self.high}")
-        return self
-
-
-class Doubt(_Part):
-    """A reason not to take a number at its word; `id` names its entry in the docs."""
-
-    id: str
-    text: str
+_Part = Part
 
 
 class Statistic(_Part):
@@ -130,22 +88,6 @@ class Distances(_Part):
     clean: PerClass | None
 
 
-class AttackRow(_Part):
-    """One attack on one model. `success` and `accuracy_left` are over the same n images."""
-
-    name: str
-    settings: dict[str, Any]
-    n: Count
-    success: Proportion | None
-    accuracy_left: Proportion | None
-    mean_l2: Size | None
-    mean_linf: Size | None
-    queries: Count
-    gradients: Count
-    seconds: Size
-    doubts: list[Doubt]
-
-
 class Truth(_Part):
     """What was planted; known only where the tool planted it."""
 
@@ -210,6 +152,7 @@ class Record(_Part):
     distances: list[Distances]
     pairs: list[PerClass] | None
     attacks: list[AttackRow]
+    aim: Aim | None = None
     backdoor: Backdoor | None
     white_noise: WhiteNoise | None
     cost: Cost
@@ -249,6 +192,8 @@ class Record(_Part):
         found: list[tuple[str, int | None]] = [("ranking", row.index) for row in self.ranking]
         if self.verdict is not None:
             found += [("source", self.verdict.source), ("target", self.verdict.target)]
+        if self.aim is not None:
+            found.append(("aim.target", self.aim.target))
         if self.backdoor is not None and self.backdoor.truth is not None:
             truth = self.backdoor.truth
             found += [("truth.source", truth.source), ("truth.target", truth.target)]

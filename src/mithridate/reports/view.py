@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mithridate.reports import charts, images, panels, words
+from mithridate.reports import charts, evasion, images, panels, words
 from mithridate.reports.folder import Array
-from mithridate.reports.schema import AttackRow, Proportion, Record
+from mithridate.reports.schema import Proportion, Record
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,14 @@ def context(record: Record, arrays: Mapping[str, Array]) -> dict[str, Any]:
         "attack_pictures": panels.examples(
             arrays, "attack_clean", "attack_adversarial", "attack_difference"
         ),
+        "attack_grid": evasion.grid(record, arrays),
+        "attack_goal": evasion.goal_line(record),
+        "attack_closing": evasion.closing(record),
+        "attack_doubts": evasion.dealt(record.attacks),
         "settings": list(flatten(record.settings)),
         "environment": list(flatten(record.environment)),
         "w": words,
+        "e": evasion,
         "flatten": flatten,
     }
     return common | (_audit(record, arrays) if record.kind == "audit" else {})
@@ -124,21 +129,11 @@ def _headline(record: Record) -> str:
         return record.verdict.headline
     if record.kind == "audit":
         return "No verdict was reached"
-    strongest = strongest_attack(record)
+    strongest = evasion.strongest(record)
     if strongest is None or strongest.accuracy_left is None:
         return record.title
     left = words.percent(strongest.accuracy_left.value)
     return f"{strongest.name} leaves {left} accuracy on {strongest.n:,} images"
-
-
-def strongest_attack(record: Record) -> AttackRow | None:
-    """The attack that leaves the least accuracy; None where none was measured."""
-    measured = [
-        (row.accuracy_left.value, place, row)
-        for place, row in enumerate(record.attacks)
-        if row.accuracy_left is not None
-    ]
-    return min(measured, default=(0.0, 0, None))[2]
 
 
 def _share_tile(name: str, share: Proportion | None) -> Tile:
@@ -156,11 +151,16 @@ def _audit_tiles(record: Record) -> list[Tile]:
 
 
 def _attack_tiles(record: Record) -> list[Tile]:
-    strongest = strongest_attack(record)
+    strongest, least = evasion.strongest(record), evasion.smallest(record)
+    by = f", {strongest.name}" if strongest and len(record.attacks) > 1 else ""
+    third = _share_tile("Attack success", strongest.success if strongest else None)
+    if least is not None:
+        value = f"L2 {words.number(least.median_l2)}"
+        third = Tile("Smallest change", value, f"median of the fooled, {least.name}")
     return [
         _share_tile("Clean accuracy", record.model.clean_accuracy),
-        _share_tile("Accuracy left", strongest.accuracy_left if strongest else None),
-        _share_tile("Attack success", strongest.success if strongest else None),
+        _share_tile(f"Accuracy left{by}", strongest.accuracy_left if strongest else None),
+        third,
         _cost_tile(record),
     ]
 

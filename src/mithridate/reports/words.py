@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from mithridate.reports.schema import Proportion, Region
+from mithridate.reports.basic import Proportion, Region
 
 NONE = "–"
 GAP = "\u00a0"  # holds a number and its unit together
@@ -23,6 +23,31 @@ def number(value: float | None, digits: int = 3) -> str:
     else:
         text = f"{value:.{digits}g}"
     return text.replace("-", "−")
+
+
+def many(count: int, what: str) -> str:
+    """A count of things.
+
+    >>> many(1, "image"), many(2000, "image")
+    ('1 image', '2,000 images')
+    """
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def setting(value: object) -> str:
+    """A setting: levels of 8 bits as such, other numbers short.
+
+    >>> setting(8 / 255), setting(0.3), setting(None), setting(True)
+    ('8/255', '0.3', 'none', 'yes')
+    """
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if not isinstance(value, float):
+        return "none" if value is None else str(value)
+    levels = round(value * 255)
+    if 0 < levels < 255 and abs(value * 255 - levels) < 1e-9 and len(repr(value)) > 6:
+        return f"{levels}/255"
+    return f"{value:.4g}"
 
 
 def aligned(value: float | None, top: float) -> str:

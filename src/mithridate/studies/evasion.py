@@ -1,7 +1,8 @@
-"""Evasion of one model by one attack, as a row of the report's table."""
+"""Evasion of one model by one attack, as a row of the report's table; and the usual settings."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,31 +10,76 @@ import torch
 from torch import Tensor
 
 from mithridate import registry
-from mithridate.attacks import FGSM, PGD, Attack, IterativeFGSM, run_attack
+from mithridate.attacks import FGSM, PGD, Attack, AttackResult, IterativeFGSM, run_attack
 from mithridate.classifier import Classifier
-from mithridate.data import ImageSet, some_rows
+from mithridate.data import ImageSet
 from mithridate.doubts import Doubt
-from mithridate.goals import Untargeted
-from mithridate.metrics import accuracy, confusion, wilson
+from mithridate.errors import InputError
+from mithridate.goals import Goal, Untargeted
+from mithridate.metrics import wilson
 from mithridate.rng import child
-from mithridate.rng import rng as seeded
-from mithridate.studies.parts import (
-    Progress,
-    Subject,
-    blank_record,
-    data_part,
-    environment,
-    model_part,
-    number,
-    proportion,
-    settings_of,
-)
-from mithridate.studies.soundness import check_model
-from mithridate.training import predict
+from mithridate.studies.parts import Progress, number, proportion, settings_of
 
 SHOWN = 8
 FEW = 100
 """Images below which a rate is doubted."""
+SMALL = 1000
+"""Queries per image below which a black-box attack is no judge."""
+
+USUAL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "fgsm": ({"eps": 0.3}, {"eps": 8 / 255}),
+    "iterative-fgsm": ({"eps": 0.3, "step_size": 0.05}, {"eps": 8 / 255, "step_size": 2 / 255}),
+    "pgd": (
+        {"eps": 0.3, "step_size": 0.01, "steps": 40},
+        {"eps": 8 / 255, "step_size": 2 / 255, "steps": 20},
+    ),
+    "apgd": ({"eps": 0.3}, {"eps": 8 / 255}),
+    "autoattack": ({"eps": 0.3}, {"eps": 8 / 255}),
+    "square": ({"eps": 0.3, "queries": 2000}, {"eps": 8 / 255, "queries": 2000}),
+    "one-pixel": ({"population": 100, "generations": 10},) * 2,
+    "hopskipjump": ({"budget": 1000},) * 2,
+    "boundary": ({"budget": 1000},) * 2,
+}
+"""Attack -> the settings usual for grey and for colour images; the others at their defaults.
+
+LINF of 0.3 and of 8/255. The budgets of the black-box attacks keep 200 images affordable: the
+papers give 5,000 queries an image (Square), 40,400 (one pixel) and up to 25,000 (the last two).
+"""
+
+
+def usual(name: str, channels: int, given: Mapping[str, Any] | None = None) -> Attack:
+    """An attack at the settings that are usual for grey (1 channel) or colour images.
+
+    Args:
+        given: settings that take the place of the usual ones.
+
+    Raises:
+        InputError: unknown name or setting, a value out of range, or another norm than the
+            usual eps is for, without an eps for it.
+
+    >>> usual("pgd", 1, {"steps": "10"})  # doctest: +ELLIPSIS
+    PGD(eps=0.3, norm=linf, steps=10, step_size=0.01, ...)
+    """
+    own, settings = dict(given or {}), USUAL.get(name, ({}, {}))[channels != 1]
+    norm = str(own.get("norm", "linf")).lower()
+    if norm != "linf" and "eps" in settings and "eps" not in own:
+        raise InputError(
+            f"{name}: eps {settings['eps']:.3g} is for linf: give --set eps for {norm}"
+        )
+    made: Attack = registry.create("attacks", name, settings | own)
+    return made
+
+
+def usual_attacks(channels: int) -> list[Attack]:
+    """FGSM, its iterative form and PGD, at the settings that are usual for such images.
+
+    Made by class, not by name: so the versions of an audit name the code that they run.
+
+    >>> [attack.eps for attack in usual_attacks(1)]
+    [0.3, 0.3, 0.3]
+    """
+    kinds: tuple[type[Attack], ...] = (FGSM, IterativeFGSM, PGD)
+    return [kind(**USUAL[registry.name_of(kind)][channels != 1]) for kind in kinds]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +90,16 @@ class Evasion:
         row: for the record's table.
         clean, adversarial: some of the images that were fooled, (M, C, H, W).
         status: as `AttackResult.status`.
+        reached: images of finished batches: the first so many.
+        result: all of them.
     """
 
     row: dict[str, Any]
     clean: Tensor
     adversarial: Tensor
     status: str
+    reached: int
+    result: AttackResult
 
     def arrays(self) -> dict[str, Any]:
         """The pictures for the report; none where no image was fooled."""
@@ -62,28 +112,6 @@ class Evasion:
         }
 
 
-def usual_attacks(channels: int) -> list[Attack]:
-    """FGSM, its iterative form and PGD, at the eps that is usual for grey or colour images.
-
-    0.3 for grey and 8/255 for colour images, in LINF.
-
-    >>> [attack.eps for attack in usual_attacks(1)]
-    [0.3, 0.3, 0.3]
-    """
-    if channels == 1:
-        return [
-            FGSM(eps=0.3),
-            IterativeFGSM(eps=0.3, step_size=0.05),
-            PGD(eps=0.3, step_size=0.01, steps=40),
-        ]
-    eps, step = 8 / 255, 2 / 255
-    return [
-        FGSM(eps=eps),
-        IterativeFGSM(eps=eps, step_size=step),
-        PGD(eps=eps, step_size=step, steps=20),
-    ]
-
-
 def evade(
     attack: Attack,
     model: Classifier,
@@ -91,16 +119,22 @@ def evade(
     rows: Tensor,
     *,
     rng: torch.Generator,
+    goal: Goal | None = None,
     progress: Progress | None = None,
 ) -> Evasion:
     """Attack some images and write down what came of it.
 
     Accuracy left is over all of them; success is over those that were classified rightly
-    before, so that a model's own mistakes are no merit of the attack.
+    before, so that a model's own mistakes are no merit of the attack. Where the attack was
+    stopped, both are over the images of the batches that it finished.
+
+    Args:
+        goal: one per row; untargeted by default.
 
     Raises:
         InputError, NothingAssessedError, RunError: as `run_attack`.
 
+    >>> from mithridate.attacks import FGSM
     >>> from mithridate.rng import rng
     >>> x = torch.tensor([[[[153, 128]]], [[[255, 0]]]]).byte()
     >>> data = ImageSet(x, [0, 0], ["left", "right"])
@@ -110,84 +144,133 @@ def evade(
     (1, 1)
     """
     x, y = data.batch(rows)
-    name = registry.name_of(attack)
+    name, aim, reached = registry.name_of(attack), Untargeted(y) if goal is None else goal, [0]
 
     def told(done: int, total: int) -> None:
+        reached[0] = done
         if progress is not None:
             progress(done, total, name)
 
-    result = run_attack(attack, model, x, Untargeted(y), rng=child(rng, name), progress=told)
-    right = result.clean_predicted == y
-    fooled = right & result.success
-    left = int((right & ~result.success).sum())
-    row = {
-        "name": name,
-        "settings": settings_of(attack),
-        "n": len(y),
-        "success": proportion(wilson(int(fooled.sum()), int(right.sum()))),
-        "accuracy_left": proportion(wilson(left, len(y))),
-        "mean_l2": number(result.l2[fooled].mean()) if bool(fooled.any()) else None,
-        "mean_linf": number(result.linf[fooled].mean()) if bool(fooled.any()) else None,
+    result = run_attack(attack, model, x, aim, rng=child(rng, name), progress=told)
+    n = len(y) if result.status == "done" else reached[0]
+    right = result.clean_predicted[:n] == y[:n]
+    fooled = right & result.success[:n]
+    left = int((result.predicted[:n] == y[:n]).sum())
+    row = blank_row(name, attack, result.status) | {
+        "n": n,
+        "success": proportion(wilson(int(fooled.sum()), int(right.sum()))) if n else None,
+        "accuracy_left": proportion(wilson(left, n)) if n else None,
         "queries": result.queries,
         "gradients": result.gradients,
         "seconds": result.seconds,
-        "doubts": [asdict(doubt) for doubt in doubts_of(len(y), result.status)],
     }
+    row |= _distances(result, fooled, row["norm"])
+    lost = int((result.given_up[:n] & right).sum()) if row["access"] == ["label"] else 0
+    found = doubts_of(len(y), result.status, reached=n) + _of_attack(attack, row, lost)
+    row["doubts"] = [asdict(doubt) for doubt in found]
     shown = fooled.nonzero()[:SHOWN, 0]
     return Evasion(
-        row=row, clean=x[shown], adversarial=result.adversarials[shown], status=result.status
+        row=row,
+        clean=x[shown],
+        adversarial=result.adversarials[shown],
+        status=result.status,
+        reached=n,
+        result=result,
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Assault:
-    """A whole attack run: a record of kind "attack", its arrays, and how it ended."""
+def blank_row(name: str, attack: Attack | None, status: str) -> dict[str, Any]:
+    """The row of an attack that measured nothing, and why.
 
-    record: dict[str, Any]
-    arrays: dict[str, Any]
-    status: str
-
-
-def assault(
-    attack: Attack,
-    subject: Subject,
-    test: ImageSet,
-    *,
-    samples: int,
-    seed: int = 0,
-    command: str = "",
-    progress: Progress | None = None,
-) -> Assault:
-    """Attack some test images of a model, for a report of its own.
-
-    Raises:
-        InputError: model and data do not fit each other.
-        NothingAssessedError: the model's logits are NaN or infinite.
+    >>> blank_row("boundary", None, "not run")["access"]
+    ['label']
     """
-    check_model(subject.name, subject.model, test, varied=False)
-    name, rng = registry.name_of(attack), seeded(seed)
-    said = predict(subject.model, test)
-    rows = some_rows(test, samples, rng)
-    found = evade(attack, subject.model, test, rows, rng=rng, progress=progress)
-    record = blank_record("attack", f"{name} on {subject.name}", command)
-    record |= {
-        "status": "complete" if found.status == "done" else "incomplete",
-        "model": model_part(subject, accuracy(said, test.labels)),
-        "data": data_part(test),
-        "attacks": [found.row],
-        "cost": {key: found.row[key] for key in ("queries", "gradients", "seconds")},
-        "settings": {"attack": {"name": name, **settings_of(attack)}, "samples": len(rows)},
-        "environment": environment(subject.model.device, seed),
+    about = registry.about(name)
+    norm = getattr(attack, "norm", None) or (about.norms[0] if about and about.norms else None)
+    nothing = ("success", "accuracy_left", "mean_l2", "mean_linf", "median_l2")
+    return dict.fromkeys((*nothing, "mean_distance", "median_distance")) | {
+        "name": name,
+        "settings": {} if attack is None else settings_of(attack),
+        "status": status,
+        "norm": None if norm is None else str(norm),
+        "access": list(about.access) if about else [],
+        "kind": about.kind if about else None,
+        "n": 0,
+        "queries": 0,
+        "gradients": 0,
+        "seconds": 0.0,
+        "doubts": [],
     }
-    arrays = {"confusion_clean": confusion(said, test.labels, test.classes).numpy()}
-    return Assault(record=record, arrays=arrays | found.arrays(), status=found.status)
 
 
-def doubts_of(images: int, status: str) -> list[Doubt]:
-    """What to doubt of a rate over so many images, after an attack that ended so."""
+def _distances(result: AttackResult, fooled: Tensor, norm: str | None) -> dict[str, Any]:
+    """Mean and median over the fooled of the first rows, None without any."""
+    if not bool(fooled.any()):
+        return {}
+    n = len(fooled)
+    own = None if norm is None else getattr(result, norm)[:n][fooled]
+    l2 = result.l2[:n][fooled]
+    return {
+        "mean_l2": number(l2.mean()),
+        "median_l2": number(l2.quantile(0.5)),
+        "mean_linf": number(result.linf[:n][fooled].mean()),
+        "mean_distance": None if own is None else number(own.mean()),
+        "median_distance": None if own is None else number(own.quantile(0.5)),
+    }
+
+
+def doubts_of(images: int, status: str, *, reached: int | None = None) -> list[Doubt]:
+    """What to doubt of a rate over so many images, after an attack that ended so.
+
+    Args:
+        reached: the images that the rate is over, where the others were left out of it.
+    """
     found = []
     if status != "done":
-        found.append(Doubt("stopped-early", f"{status}: images not reached count as not fooled."))
-    if images < FEW:
-        found.append(Doubt("few-images", f"Only {images} images: the interval is wide."))
+        what = "images not reached count as not fooled."
+        if reached is not None:
+            rest = "the rates are over those" if reached else "so there are no rates"
+            what = f"{reached} of {images} images were reached, {rest}."
+        found.append(Doubt("stopped-early", f"{status}: {what}"))
+    if 0 < (images if reached is None else reached) < FEW:
+        count = images if reached is None else reached
+        found.append(Doubt("few-images", f"Only {count} images: the interval is wide."))
+    return found
+
+
+def budget_of(attack: Attack) -> int | None:
+    """Queries per image that a black-box attack may ask; None where it has no such limit.
+
+    >>> budget_of(registry.create("attacks", "one-pixel", {"generations": "9"}))
+    4000
+    """
+    population = getattr(attack, "population", None)
+    if population is not None:
+        return int(population) * (1 + int(getattr(attack, "generations", 0)))
+    limit = getattr(attack, "budget", None) or getattr(attack, "queries", None)
+    return None if limit is None else int(limit)
+
+
+def _of_attack(attack: Attack, row: Mapping[str, Any], lost: int) -> list[Doubt]:
+    """What this attack's settings make of its figures; `lost` images had no starting point."""
+    found, budget = [], budget_of(attack)
+    if lost:
+        text = f"No starting point was found for {lost} of {row['n']} images: not fooled, untried."
+        found.append(Doubt("no-start", text))
+    if row["access"] and "gradient" not in row["access"] and budget and budget < SMALL:
+        found.append(
+            Doubt(
+                "small-budget",
+                f"At most {budget:,} queries an image: too few to judge a model, or this attack.",
+            )
+        )
+    eps, left = getattr(attack, "eps", None), row["accuracy_left"]
+    if row["kind"] == "bounded" and eps and row["success"] and left["k"] == 0:
+        found.append(
+            Doubt(
+                "nothing-left",
+                f"None of {left['n']} images is left at eps {eps:.3g}: a smaller eps or a minimal "
+                "attack tells how much less would do.",
+            )
+        )
     return found

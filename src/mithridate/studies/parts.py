@@ -100,14 +100,15 @@ def numbers(values: Tensor) -> list[float | None]:
 
 
 def settings_of(component: object) -> dict[str, Any]:
-    """The settings of a dataclass, as JSON holds them.
+    """The settings of a dataclass, as JSON holds them; images among them are left out.
 
     >>> from mithridate.attacks import FGSM
     >>> settings_of(FGSM(eps=0.1))
     {'eps': 0.1, 'norm': 'linf'}
     """
     assert dataclasses.is_dataclass(component)
-    found = {f.name: getattr(component, f.name) for f in dataclasses.fields(component) if f.init}
+    fields = [f.name for f in dataclasses.fields(component) if f.init and f.repr]
+    found = {name: getattr(component, name) for name in fields}
     plain = bool | int | float | str | None
     return {k: v if isinstance(v, plain) else str(v) for k, v in found.items()}
 

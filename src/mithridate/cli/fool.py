@@ -1,0 +1,151 @@
+"""`mithridate fool`: makes an image per class that is none, and that a model is sure of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mithridate.cli.options import (
+    AsJson,
+    Device,
+    Quiet,
+    Seed,
+    Settings,
+    command_line,
+    pairs,
+    place,
+)
+from mithridate.cli.screen import Screen, plain
+
+if TYPE_CHECKING:
+    from mithridate.classifier import Classifier
+    from mithridate.fooling import FoolingResult
+
+RECORD, PICTURE, IMAGES = "fooling.json", "fooling.png", "fooling.safetensors"
+SHOWN = 20
+"""Classes in the table; all are in the record."""
+
+
+def fool(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A checkpoint file.")],
+    method: Annotated[
+        str, typer.Option("--method", metavar="NAME", help="See mithridate list fooling.")
+    ] = "direct",
+    settings: Settings = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder for pictures and record.")
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> int:
+    """Make fooling images: one per class, like none, and the model is sure of it."""
+    from mithridate import registry
+    from mithridate.cli import publish
+
+    screen = Screen(as_json=as_json, quiet=quiet)
+    chosen = registry.create("fooling", method, pairs(settings))
+
+    import mithridate as mi
+    from mithridate.fooling import run_fooling
+
+    classifier = mi.load(model, device=place(device))
+    if out is not None:
+        publish.prepare(out)
+    with screen.stage(method) as progress:
+        found = run_fooling(chosen, classifier, rng=mi.rng(seed), progress=progress)
+    told = _record(found, classifier) | {
+        "method": method,
+        "settings": registry_values(chosen),
+        "seed": seed,
+        "model": str(model),
+        "device": classifier.device.type,
+        "command": command_line(),
+    }
+    if out is not None:
+        _store(out, told, found, classifier)
+    _show(told, out, screen)
+    return 0 if found.status == "done" else 130
+
+
+def registry_values(component: Any) -> dict[str, Any]:
+    """Settings of a component, as the record holds them.
+
+    >>> from mithridate.fooling import GradientAscent
+    >>> registry_values(GradientAscent())["start"]
+    'noise'
+    """
+    from mithridate import registry
+
+    return {key: getattr(component, key) for key in registry.settings(type(component))}
+
+
+def _record(found: FoolingResult, model: Classifier) -> dict[str, Any]:
+    from mithridate import __version__
+    from mithridate.networks.checkpoint import fingerprint
+
+    return {
+        "format": 1,
+        "mithridate": __version__,
+        "model_sha256": fingerprint(model),
+        "classes": list(model.class_names),
+        "image_shape": list(found.images.shape[1:]),
+        "confidence": found.confidence.tolist(),
+        "predicted": found.predicted.tolist(),
+        "rounds": found.rounds,
+        "queries": found.queries,
+        "gradients": found.gradients,
+        "seconds": found.seconds,
+        "status": found.status,
+        "evaluations": found.evaluations.tolist(),
+        "history": [[round(v, 6) for v in row] for row in found.history.tolist()],
+    }
+
+
+def _store(out: Path, told: dict[str, Any], found: FoolingResult, model: Classifier) -> None:
+    """The images exactly, then as a picture, then the record."""
+    from safetensors.torch import save
+
+    from mithridate.reports.folder import replace
+    from mithridate.reports.sheet import Column, sheet
+
+    replace(out / IMAGES, save({"images": found.images.contiguous()}))
+    if found.images.shape[1] in (1, 3):
+        captions = [percent(value) for value in told["confidence"]]
+        column = Column(told["method"], found.images.numpy(), captions)
+        replace(out / PICTURE, sheet(model.class_names, [column]))
+    replace(out / RECORD, (json.dumps(plain(told), ensure_ascii=False) + "\n").encode())
+
+
+def _show(told: dict[str, Any], out: Path | None, screen: Screen) -> None:
+    brief = {key: told[key] for key in told if key not in ("evaluations", "history")}
+    screen.data(brief | {"out": None if out is None else str(out)})
+    sure = told["confidence"]
+    rows = [(name, percent(value)) for name, value in zip(told["classes"], sure, strict=True)]
+    screen.table(("class", "confidence"), rows[:SHOWN])
+    if len(rows) > SHOWN:
+        screen.say(f"... and {len(rows) - SHOWN} more classes: --out keeps all of them")
+    screen.say(
+        f"{told['queries']:,} images asked, {told['gradients']:,} gradients, "
+        f"{told['seconds']:.2f} s"
+    )
+    if out is not None:
+        screen.say(f"Pictures and record: {out}")
+    best = sum(value >= 0.99 for value in sure)
+    screen.say(
+        f"{told['method']}: {best} of {len(sure)} classes at 99 % or more, "
+        f"the least sure at {percent(min(sure))}"
+    )
+
+
+def percent(value: float) -> str:
+    """A confidence, never rounded up to certainty.
+
+    >>> percent(0.99996), percent(1.0)
+    ('99.99 %', '100.00 %')
+    """
+    return f"{int(value * 10_000) / 100:.2f} %"
