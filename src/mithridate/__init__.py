@@ -95,6 +95,7 @@ if TYPE_CHECKING:
             parent: torch.Generator,
             *names: str | int,
             device: torch.device | str = "cpu",
+            rows: torch.Tensor | None = None,
         ) -> torch.Generator: ...
 
     rng: _Rng

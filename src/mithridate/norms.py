@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mithridate.errors import unknown
+from mithridate.rng import by_row
 
 
 def _flat(x: Tensor) -> Tensor:
@@ -41,7 +42,10 @@ class Norm(ABC):
 
     @abstractmethod
     def sample(self, like: Tensor, eps: float, rng: torch.Generator) -> Tensor:
-        """Uniform draws from the ball of radius eps, shaped and placed as `like`."""
+        """Uniform draws from the ball of radius eps, shaped and placed as `like`.
+
+        Each row's come from `rng.by_row`, so that of a `Stream` they are the row's own.
+        """
 
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         """Norm of a - b, row by row: (N,)."""
@@ -66,12 +70,8 @@ class Norm(ABC):
         return self.name.upper()
 
 
-def _uniform(like: Tensor, rng: torch.Generator) -> Tensor:
-    return torch.rand(like.shape, generator=rng, device=rng.device).to(like)
-
-
-def _normal(like: Tensor, rng: torch.Generator) -> Tensor:
-    return torch.randn(like.shape, generator=rng, device=rng.device).to(like)
+def _as(values: Tensor, like: Tensor) -> Tensor:
+    return values.to(like).view(like.shape)
 
 
 @final
@@ -96,9 +96,9 @@ class _L0(Norm):
 
     def sample(self, like: Tensor, eps: float, rng: torch.Generator) -> Tensor:
         """At most eps random positions, each uniform in [-1, 1]."""
-        order = _flat(_uniform(like, rng))
-        values = _flat(_uniform(like, rng)) * 2 - 1
-        return torch.where(order.argsort(1).argsort(1) < int(eps), values, 0).view_as(like)
+        numbers, size = by_row(rng, len(like)), _flat(like).shape[1]
+        rank, values = numbers.uniform(size).argsort(1).argsort(1), 2 * numbers.uniform(size) - 1
+        return _as(torch.where(rank < int(eps), values, 0), like)
 
 
 @final
@@ -132,12 +132,11 @@ class _L1(Norm):
 
     def sample(self, like: Tensor, eps: float, rng: torch.Generator) -> Tensor:
         """Exponential draws normalised with one spare coordinate are uniform in the simplex."""
-        flat = _flat(like)
-        draws = torch.rand((len(flat), flat.shape[1] + 1), generator=rng, device=rng.device)
-        weights = -draws.clamp(min=1e-12).log().to(like)
-        share = weights[:, :-1] / weights.sum(1, keepdim=True)
-        sign = torch.where(_flat(_uniform(like, rng)) < 0.5, -1.0, 1.0)
-        return (eps * share * sign).view_as(like)
+        numbers, size = by_row(rng, len(like)), _flat(like).shape[1]
+        weights = -(1 - numbers.uniform(size + 1)).log()
+        share = weights[:, :-1] / weights.sum(1, keepdim=True).clamp(min=1e-12)
+        sign = torch.where(numbers.uniform(size) < 0.5, -1.0, 1.0)
+        return _as(eps * share * sign, like)
 
 
 @final
@@ -159,9 +158,9 @@ class _L2(Norm):
         return gradient / _per_row(torch.where(size > 0, size, 1), gradient)
 
     def sample(self, like: Tensor, eps: float, rng: torch.Generator) -> Tensor:
-        direction = self.steepest(_normal(like, rng))
-        radius = torch.rand(len(like), generator=rng, device=rng.device).to(like)
-        return direction * _per_row(eps * radius ** (1 / max(1, _flat(like).shape[1])), like)
+        numbers, size = by_row(rng, len(like)), _flat(like).shape[1]
+        direction = self.steepest(numbers.normal(size))
+        return _as(direction * (eps * numbers.uniform(1) ** (1 / max(1, size))), like)
 
 
 @final
@@ -181,7 +180,8 @@ class _LINF(Norm):
         return gradient.sign()
 
     def sample(self, like: Tensor, eps: float, rng: torch.Generator) -> Tensor:
-        return eps * (2 * _uniform(like, rng) - 1)
+        numbers = by_row(rng, len(like)).uniform(_flat(like).shape[1])
+        return _as(numbers.mul_(2 * eps).sub_(eps), like)
 
 
 L0: Norm = _L0()

@@ -8,13 +8,7 @@ from mithridate.attacks.adversarial_patch import AdversarialPatch
 from mithridate.attacks.run import run_attack
 from mithridate.errors import InputError
 from mithridate.goals import SourceToTarget, Targeted
-from mithridate.testing import AttackConformance
 from mithridate.testing.models import linear_model, linear_weights
-
-
-class TestAdversarialPatch(AttackConformance):
-    def attack(self):
-        return AdversarialPatch(scale_min=0.7, scale_max=0.9, steps=30, step_size=0.2)
 
 
 def images(n, shape=(1, 8, 8), seed=1):

@@ -9,18 +9,7 @@ from mithridate.classifier import Classifier
 from mithridate.errors import InputError
 from mithridate.goals import SourceToTarget, Targeted, Untargeted
 from mithridate.norms import L1, L2, LINF
-from mithridate.testing import AttackConformance
 from mithridate.testing.models import linear_model, linear_weights
-
-
-class TestCrossEntropy(AttackConformance):
-    def attack(self):
-        return APGD(eps=0.3, steps=10)
-
-
-class TestTargetedDLR(AttackConformance):
-    def attack(self):
-        return APGD(eps=1.5, norm=L2, steps=10, loss="dlr-targeted", restarts=2)
 
 
 def images(n=16, shape=(1, 4, 4), seed=1):

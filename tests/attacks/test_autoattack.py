@@ -11,13 +11,7 @@ from mithridate.classifier import Classifier
 from mithridate.errors import InputError
 from mithridate.goals import Targeted, Untargeted
 from mithridate.norms import L1, L2, LINF
-from mithridate.testing import AttackConformance
 from mithridate.testing.models import boundary_distance, linear_model
-
-
-class TestAutoAttack(AttackConformance):
-    def attack(self):
-        return AutoAttack(eps=0.3, steps=5, queries=10)
 
 
 def images(n=32, shape=(1, 4, 4), seed=1):

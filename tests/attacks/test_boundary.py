@@ -7,13 +7,7 @@ from mithridate.attacks.run import run_attack
 from mithridate.errors import InputError
 from mithridate.goals import SourceToTarget, Targeted, Untargeted
 from mithridate.norms import L2
-from mithridate.testing import AttackConformance
 from mithridate.testing.models import boundary_distance, linear_model
-
-
-class TestBoundary(AttackConformance):
-    def attack(self):
-        return Boundary(budget=150)
 
 
 def images(n, shape=(1, 4, 4)):

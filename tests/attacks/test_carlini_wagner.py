@@ -8,20 +8,7 @@ from mithridate.classifier import Classifier
 from mithridate.errors import InputError
 from mithridate.goals import SourceToTarget, Targeted, Untargeted
 from mithridate.norms import L2
-from mithridate.testing import AttackConformance
 from mithridate.testing.models import boundary_distance, linear_model
-
-
-class TestCarliniWagner(AttackConformance):
-    deterministic = True
-
-    def attack(self):
-        return CarliniWagner(steps=60, search_steps=3)
-
-    def test_batch_size_does_not_matter(self):
-        """200 steps of Adam amplify rounding: the same distance, not the same bits."""
-        whole, parts = self.run(), self.run(batch_size=5)
-        torch.testing.assert_close(whole.l2, parts.l2, rtol=1e-3, atol=1e-4)
 
 
 def images(n, shape=(1, 4, 4), width=0.1):

@@ -8,15 +8,7 @@ from mithridate.classifier import Classifier
 from mithridate.errors import InputError
 from mithridate.goals import SourceToTarget, Targeted, Untargeted
 from mithridate.norms import L0, L2, LINF
-from mithridate.testing import AttackConformance
 from mithridate.testing.models import boundary_distance, linear_model, linear_weights
-
-
-class TestDeepFool(AttackConformance):
-    deterministic = True
-
-    def attack(self):
-        return DeepFool(candidates=None)
 
 
 def images(n, shape=(1, 4, 4), seed=1):

@@ -11,15 +11,7 @@ from mithridate.attacks.run import run_attack
 from mithridate.errors import InputError
 from mithridate.goals import Targeted, Untargeted
 from mithridate.norms import L1, L2, LINF
-from mithridate.testing import AttackConformance
 from mithridate.testing.models import boundary_distance, linear_model
-
-
-class TestDynamicDeepFool(AttackConformance):
-    deterministic = True
-
-    def attack(self):
-        return DynamicDeepFool(candidates=None)
 
 
 def test_rule():

@@ -10,20 +10,7 @@ from mithridate.classifier import Classifier
 from mithridate.errors import InputError
 from mithridate.goals import SourceToTarget, Targeted, Untargeted
 from mithridate.norms import L0, L1, L2, LINF
-from mithridate.testing import AttackConformance
 from mithridate.testing.models import boundary_distance, linear_model, linear_weights
-
-
-class TestFAB(AttackConformance):
-    deterministic = True
-
-    def attack(self):
-        return FAB(steps=10)
-
-
-class TestTargetedFAB(AttackConformance):
-    def attack(self):
-        return FAB(steps=10, norm=LINF, targets=9, restarts=2)
 
 
 def images(n=16, shape=(1, 4, 4), seed=1):

@@ -8,15 +8,7 @@ from mithridate.attacks.jsma import JSMA, best_pair
 from mithridate.attacks.run import run_attack
 from mithridate.errors import InputError
 from mithridate.goals import SourceToTarget, Targeted, Untargeted
-from mithridate.testing import AttackConformance
 from mithridate.testing.models import linear_model
-
-
-class TestJSMA(AttackConformance):
-    deterministic = True
-
-    def attack(self):
-        return JSMA(gamma=1.0)
 
 
 def images(n=12, shape=(1, 4, 4)):

@@ -8,15 +8,7 @@ from mithridate.attacks.run import run_attack
 from mithridate.errors import InputError
 from mithridate.goals import SourceToTarget, Targeted, Untargeted
 from mithridate.norms import L2
-from mithridate.testing import AttackConformance
 from mithridate.testing.models import boundary_distance, linear_model, linear_weights
-
-
-class TestLBFGS(AttackConformance):
-    deterministic = True
-
-    def attack(self):
-        return LBFGS(steps=20, search_steps=4)
 
 
 def images(n, shape=(1, 4, 4), width=0.6):

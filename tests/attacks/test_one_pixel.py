@@ -7,13 +7,7 @@ from mithridate.attacks.one_pixel import OnePixel, first_population, generation,
 from mithridate.attacks.run import run_attack
 from mithridate.errors import InputError
 from mithridate.goals import SourceToTarget, Targeted, Untargeted
-from mithridate.testing import AttackConformance
 from mithridate.testing.models import linear_model
-
-
-class TestOnePixel(AttackConformance):
-    def attack(self):
-        return OnePixel(pixels=3, population=20, generations=10)
 
 
 def images(n, shape=(1, 4, 4)):

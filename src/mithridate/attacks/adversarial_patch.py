@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mithridate import rng as random
 from mithridate.attacks.base import Attack
 from mithridate.classifier import Classifier
 from mithridate.errors import InputError, check_number
 from mithridate.goals import Goal
+from mithridate.rng import by_row, child
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +46,10 @@ class AdversarialPatch(Attack):
     >>> from mithridate.goals import Targeted
     >>> from mithridate.testing.models import linear_model
     >>> model, x = linear_model((1, 8, 8)), torch.full((4, 1, 8, 8), 0.5)
+    >>> from mithridate.rng import rng
     >>> attack = AdversarialPatch(steps=5)
-    >>> patch = attack.learn(model, x, Targeted([1] * 4), rng=random.rng(0))
-    >>> attack.apply(x, patch, rng=random.rng(1)).shape
+    >>> patch = attack.learn(model, x, Targeted([1] * 4), rng=rng(0))
+    >>> attack.apply(x, patch, rng=rng(1)).shape
     torch.Size([4, 1, 8, 8])
     """
 
@@ -59,7 +60,7 @@ class AdversarialPatch(Attack):
     steps: int = 200
     step_size: float = 0.05
     batch: int = 64
-    patch: Tensor | None = field(default=None, repr=False, compare=False)
+    patch: Tensor | None = field(default=None, repr=False, compare=False, metadata={"text": False})
 
     def __post_init__(self) -> None:
         check_number("scale_min", self.scale_min, low=0, high=1, open_low=True)
@@ -86,7 +87,7 @@ class AdversarialPatch(Attack):
         side = min(x.shape[2:])
         patch = x.new_full((x.shape[1], side, side), 0.5).requires_grad_()
         adam = torch.optim.Adam([patch], lr=self.step_size)
-        stream = random.child(rng, "learn", device=x.device)
+        stream = child(rng, "learn", device=x.device)
         with model.frozen():
             for _ in range(self.steps):
                 rows = torch.randint(len(x), (self.batch,), generator=stream, device=x.device)
@@ -116,6 +117,9 @@ class AdversarialPatch(Attack):
         seen = F.grid_sample(layers, grid, align_corners=False)
         return (x * (1 - seen[:, -1:]) + seen[:, :-1]).clamp(0, 1)
 
+    def held(self, n: int, values: int) -> int:
+        return 16 * (n + self.batch) * values
+
     def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
         out = x.clone()
         with model.frozen():
@@ -125,14 +129,13 @@ class AdversarialPatch(Attack):
             patch = self.patch
             if patch is None:
                 patch = self.learn(model, x[rows], goal[rows], rng=rng)
-            stream = random.child(rng, "apply", device=x.device)
             # Places are drawn for all rows, so that one row's does not depend on the others.
-            out[rows] = self.apply(x, patch.to(x), rng=stream)[rows]
+            out[rows] = self.apply(x, patch.to(x), rng=rng)[rows]
         return out
 
     def _places(self, x: Tensor, rng: torch.Generator) -> Tensor:
         """Affine maps (N, 2, 3) from the image's coordinates to the patch's, both in [-1, 1]."""
-        draw = torch.rand((len(x), 4), generator=rng, device=rng.device).to(x)
+        draw = by_row(rng, len(x)).uniform(4).to(x)
         height, width = x.shape[2:]
         wide, high = width / min(height, width), height / min(height, width)
         scale = self.scale_min + (self.scale_max - self.scale_min) * draw[:, 0]

@@ -10,7 +10,7 @@ from typing import Self, get_args
 import torch
 from torch import Tensor
 
-from mithridate.attacks.base import BoundedAttack
+from mithridate.attacks.base import BoundedAttack, check_eps
 from mithridate.attacks.losses import DLR, Loss, Objective, TargetedDLR, rivalries
 from mithridate.classifier import Classifier
 from mithridate.errors import InputError, check_number
@@ -24,7 +24,7 @@ ENOUGH = 0.75
 
 
 def checkpoints(steps: int) -> list[int]:
-    """Iterations at which steps may be halved, w_1 < w_2 < ... (section 3.1).
+    """Iterations at which steps may be halved, w_1 < w_2 < ... (the paper's section 3).
 
     >>> checkpoints(100)
     [22, 41, 57, 70, 80, 87, 93, 99]
@@ -46,7 +46,7 @@ class _Rows:
 
 @dataclass
 class StepRule(_Rows):
-    """Step sizes of some rows, as a function of their losses alone (section 3.1).
+    """Step sizes of some rows, as a function of their losses alone (the paper's section 3).
 
     Attributes:
         step: present step size, (N,), and so on for the others.
@@ -234,13 +234,16 @@ class APGD(BoundedAttack):
     stop_at_goal: bool = True
 
     def __post_init__(self) -> None:
-        check_number("eps", self.eps, low=0)
+        check_eps(self.eps, self.norm)
         for name in ("steps", "restarts", "targets", "eot"):
             check_number(name, getattr(self, name), low=1)
         if self.norm not in (L2, LINF):
             raise InputError(f"apgd works in l2 or linf, got {self.norm}")
         if self.loss not in get_args(Loss):
             raise InputError(f"loss is one of {', '.join(get_args(Loss))}, got {self.loss!r}")
+
+    def held(self, n: int, values: int) -> int:
+        return 20 * n * values
 
     def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
         x = x.detach()

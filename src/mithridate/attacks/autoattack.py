@@ -8,9 +8,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from mithridate import rng as random
 from mithridate.attacks.apgd import APGD
-from mithridate.attacks.base import Attack, BoundedAttack
+from mithridate.attacks.base import Attack, BoundedAttack, check_eps
 from mithridate.attacks.fab import FAB
 from mithridate.attacks.losses import Loss
 from mithridate.attacks.square import Square
@@ -18,6 +17,7 @@ from mithridate.classifier import Classifier
 from mithridate.errors import InputError, check_number
 from mithridate.goals import Goal
 from mithridate.norms import L2, LINF, Norm
+from mithridate.rng import child
 
 Version = Literal["standard", "plus", "rand"]
 
@@ -65,7 +65,7 @@ class AutoAttack(BoundedAttack):
             raise InputError(f"version is one of {known}, got {self.version!r}")
         if self.norm not in (L2, LINF):
             raise InputError(f"autoattack works in l2 or linf, got {self.norm}")
-        check_number("eps", self.eps, low=0)
+        check_eps(self.eps, self.norm)
         check_number("steps", self.steps, low=1)
         check_number("queries", self.queries, low=2)
         check_number("targets", self.targets, low=1)
@@ -89,6 +89,9 @@ class AutoAttack(BoundedAttack):
             **targeted,
         }
 
+    def held(self, n: int, values: int) -> int:
+        return 24 * n * values
+
     def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
         best = x.detach().clone()
         with model.frozen():
@@ -96,7 +99,7 @@ class AutoAttack(BoundedAttack):
             for name, member in self.members().items():
                 if len(left) == 0:
                     break
-                stream = random.child(rng, name, device=x.device)
+                stream = child(rng, name, device=x.device, rows=left)
                 with model.cost.on_rows(left):
                     found = member.perturb(model, x[left], goal[left], rng=stream)
                     near = self.norm.distance(found, x[left]) <= self.eps * (1 + 1e-5) + 1e-6

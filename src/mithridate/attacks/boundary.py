@@ -14,12 +14,11 @@ from mithridate.attacks.decision import (
     Bracket,
     Progress,
     Questions,
-    check_starts,
+    begin,
     directions,
-    find_starts,
     importance,
+    last_images,
     per_row,
-    random_starts,
 )
 from mithridate.classifier import Oracle
 from mithridate.errors import check_number
@@ -68,7 +67,7 @@ class Boundary(MinimalAttack):
     side: float = 0.1
     pull: float = 0.1
     init_trials: int = 100
-    starts: Tensor | None = field(default=None, repr=False, compare=False)
+    starts: Tensor | None = field(default=None, repr=False, compare=False, metadata={"text": False})
 
     def __post_init__(self) -> None:
         check_number("budget", self.budget, low=1)
@@ -77,21 +76,14 @@ class Boundary(MinimalAttack):
         check_number("init_trials", self.init_trials, low=0)
 
     def perturb(self, model: Oracle, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
-        out = x
-        for step in self.steps(model, x, goal, rng=rng):
-            out = step.images
-        return out
+        return last_images(self.steps(model, x, goal, rng=rng), x)
 
     def steps(
         self, model: Oracle, x: Tensor, goal: Goal, *, rng: torch.Generator
     ) -> Iterator[Progress]:
         """The attack, one item after the start, each step and the end: a curve of queries."""
-        check_starts(self.starts, x)
         ask, bracket = Questions(model, x, goal, self.budget), Bracket(x, L2)
-        rows = torch.arange(len(x), device=x.device)
-        rows = rows[~ask(rows, torch.zeros_like(x))]
-        candidates = random_starts(x, self.init_trials, rng, self.starts)
-        every = rows = find_starts(ask, bracket, rows, candidates, enough=16, halvings=3)
+        every = rows = begin(ask, bracket, rng, self.init_trials, self.starts)
         bracket.close(ask, rows, 0.01)
         yield Progress.of(ask, bracket)
 

@@ -8,14 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mithridate.attacks.base import MinimalAttack
+from mithridate.attacks.base import MinimalAttack, crossed, where_needed
 from mithridate.classifier import Classifier
 from mithridate.errors import check_number
 from mithridate.goals import Goal, Rows
 from mithridate.norms import L2, Norm
 
-ROUNDING = 1e-5
-"""Share of the largest logit by which a margin must be negative to survive another batch."""
 INSIDE = 0.999
 """Pixels begin this far out on (-1, 1), where tanh still moves: at 1 its slope is 0."""
 
@@ -46,7 +44,7 @@ def box_adam(
     norm: Norm,
     penalty: Penalty,
     steps: int,
-    step_size: float,
+    step_size: float | Tensor,
     confidence: float,
     free: Tensor | None = None,
     start: Tensor | None = None,
@@ -60,6 +58,7 @@ def box_adam(
         c: weight of the hinge, (N,).
         norm: measures the distance whose smallest is kept.
         free: bool (N, C, H, W), pixels that may move; None for all.
+        step_size: of Adam on w, for all rows or each, (N,).
         start: where to begin, x if None.
 
     Returns:
@@ -71,12 +70,13 @@ def box_adam(
     w = torch.atanh((2 * (x if start is None else start) - 1) * INSIDE)
     mean, square, before = torch.zeros_like(w), torch.zeros_like(w), least.clone()
     free = torch.ones_like(x, dtype=torch.bool) if free is None else free
+    pace = torch.as_tensor(step_size).to(x).expand(len(x))[:, None, None, None]
     for i in range(steps):
         squashed = torch.tanh(w)
         point = torch.where(free, (squashed + 1) / 2, x)
         pull, logits = model.gradient(point, Hinge(goal, confidence))
         missing, distance = goal.margin(logits) + confidence, norm.distance(point, x)
-        better = (missing < -ROUNDING * logits.abs().amax(1)) & (distance < least[rows])
+        better = crossed(goal, logits, confidence) & (distance < least[rows])
         best[rows[better]], least[rows[better]] = point[better], distance[better]
 
         cost, slope = penalty(point - x, rows)
@@ -88,7 +88,7 @@ def box_adam(
         gradient = torch.where(free, gradient, 0)
         mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
         scale = (square / (1 - 0.999 ** (i + 1))).sqrt() + 1e-8
-        w = w - step_size * mean / (1 - 0.9 ** (i + 1)) / scale
+        w = w - pace[rows] * mean / (1 - 0.9 ** (i + 1)) / scale
 
         left = going.nonzero()[:, 0]
         if len(left) < len(rows):
@@ -100,9 +100,18 @@ def box_adam(
     return best, least
 
 
-def not_reached(model: Classifier, x: Tensor, goal: Goal) -> Tensor:
-    """Row numbers whose goal is not reached yet."""
-    return (~goal.reached(model.labels(x))).nonzero()[:, 0]
+def check_adam(steps: int, step_size: float, c: float, confidence: float) -> None:
+    """Refuse settings that `box_adam` cannot use.
+
+    Raises:
+        InputError: a value out of range.
+
+    >>> check_adam(200, 0.05, 1.0, 0.0)
+    """
+    check_number("steps", steps, low=1)
+    check_number("step_size", step_size, low=0, open_low=True)
+    check_number("c", c, low=0, open_low=True)
+    check_number("confidence", confidence, low=0)
 
 
 def squared(delta: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -147,19 +156,14 @@ class CarliniWagner(MinimalAttack):
     confidence: float = 0.0
 
     def __post_init__(self) -> None:
-        check_number("steps", self.steps, low=1)
+        check_adam(self.steps, self.step_size, self.c, self.confidence)
         check_number("search_steps", self.search_steps, low=1)
-        check_number("step_size", self.step_size, low=0, open_low=True)
-        check_number("c", self.c, low=0, open_low=True)
-        check_number("confidence", self.confidence, low=0)
+
+    def held(self, n: int, values: int) -> int:
+        return 28 * n * values
 
     def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
-        out = x.detach().clone()
-        with model.frozen():
-            rows = not_reached(model, out, goal)
-            if len(rows):
-                out[rows] = self._search(model, out[rows], goal[rows])
-        return out
+        return where_needed(model, x, goal, self._search)
 
     def _search(self, model: Classifier, x: Tensor, goal: Goal) -> Tensor:
         best, least = x.clone(), x.new_full((len(x),), float("inf"))

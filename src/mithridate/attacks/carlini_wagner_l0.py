@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mithridate.attacks.base import MinimalAttack
-from mithridate.attacks.carlini_wagner import Hinge, box_adam, not_reached, squared
+from mithridate.attacks.base import MinimalAttack, where_needed
+from mithridate.attacks.carlini_wagner import Hinge, box_adam, check_adam, squared
 from mithridate.classifier import Classifier
 from mithridate.errors import check_number
 from mithridate.goals import Goal
@@ -56,21 +56,16 @@ class CarliniWagnerL0(MinimalAttack):
     confidence: float = 0.0
 
     def __post_init__(self) -> None:
-        check_number("steps", self.steps, low=1)
+        check_adam(self.steps, self.step_size, self.c, self.confidence)
         check_number("rounds", self.rounds, low=1)
-        check_number("step_size", self.step_size, low=0, open_low=True)
-        check_number("c", self.c, low=0, open_low=True)
         check_number("largest_c", self.largest_c, low=self.c)
         check_number("share", self.share, low=0, high=0.999, open_low=True)
-        check_number("confidence", self.confidence, low=0)
+
+    def held(self, n: int, values: int) -> int:
+        return 28 * n * values
 
     def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
-        out = x.detach().clone()
-        with model.frozen():
-            rows = not_reached(model, out, goal)
-            if len(rows):
-                out[rows] = self._thin(model, out[rows], goal[rows])
-        return out
+        return where_needed(model, x, goal, self._thin)
 
     def _thin(self, model: Classifier, x: Tensor, goal: Goal) -> Tensor:
         """Per row: `free` values of this round, and the best image, which changes some of them."""

@@ -8,14 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mithridate.attacks.base import MinimalAttack
+from mithridate.attacks.base import MinimalAttack, crossed, where_needed
 from mithridate.classifier import Classifier
 from mithridate.errors import check_number
 from mithridate.goals import Goal
 from mithridate.norms import L2
-
-ROUNDING = 1e-5
-"""Share of the largest logit by which a margin must be negative to survive another batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +55,7 @@ class DDN(MinimalAttack):
         check_number("radius", self.radius, low=0, open_low=True)
 
     def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
-        out = x.detach().clone()
-        with model.frozen():
-            rows = (~goal.reached(model.labels(out))).nonzero()[:, 0]
-            if len(rows):
-                out[rows] = self._shrink(model, out[rows], goal[rows])
-        return out
+        return where_needed(model, x, goal, self._shrink)
 
     def _shrink(self, model: Classifier, x: Tensor, goal: Goal) -> Tensor:
         """The loop of algorithm 1, on rows that have not reached their goal."""
@@ -72,23 +64,19 @@ class DDN(MinimalAttack):
         radius = x.new_full((len(x),), self.radius)
         for k in range(self.steps):
             gradient, logits = model.gradient(point, goal)
-            crossed = _crossed(goal, logits)
+            won = crossed(goal, logits)
             distance = L2.distance(point, x)
-            better = crossed & (distance < smallest)
+            better = won & (distance < smallest)
             smallest = torch.where(better, distance, smallest)
             best[better] = point[better]
 
             cosine = (1 + math.cos(math.pi * k / self.steps)) / 2
             step = self.step_size * (0.01 + 0.99 * cosine)
-            radius = radius * torch.where(crossed, 1 - self.gamma, 1 + self.gamma)
+            radius = radius * torch.where(won, 1 - self.gamma, 1 + self.gamma)
             direction = L2.steepest(point - x - step * L2.steepest(gradient))
             point = (x + radius[:, None, None, None] * direction).clamp_(0, 1)
         with torch.no_grad():
-            crossed = _crossed(goal, model.logits(point))
-        better = crossed & (L2.distance(point, x) < smallest)
+            won = crossed(goal, model.logits(point))
+        better = won & (L2.distance(point, x) < smallest)
         best[better] = point[better]
         return best
-
-
-def _crossed(goal: Goal, logits: Tensor) -> Tensor:
-    return goal.margin(logits) < -ROUNDING * logits.abs().amax(1)

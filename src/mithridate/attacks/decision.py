@@ -212,6 +212,35 @@ def find_starts(
     return rows[bracket.high[rows].isfinite()]
 
 
+def begin(
+    ask: Questions, bracket: Bracket, rng: torch.Generator, trials: int, starts: Tensor | None
+) -> Tensor:
+    """Rows that have not reached their goal and found a start: the nearest of 16 candidates.
+
+    Args:
+        trials: random images to try in all, after those of `starts`.
+
+    Raises:
+        InputError: `starts` that are not shaped as the images.
+    """
+    check_starts(starts, ask.x)
+    rows = torch.arange(len(ask.x), device=ask.x.device)
+    rows = rows[~ask(rows, torch.zeros_like(ask.x))]
+    candidates = random_starts(ask.x, trials, rng, starts)
+    return find_starts(ask, bracket, rows, candidates, enough=16, halvings=3)
+
+
+def last_images(steps: Iterable[Progress], x: Tensor) -> Tensor:
+    """The images at which an attack ends; x where it has no step.
+
+    >>> last_images([], torch.zeros(1, 1, 2, 2)).shape
+    torch.Size([1, 1, 2, 2])
+    """
+    for step in steps:
+        x = step.images
+    return x
+
+
 def check_starts(starts: Tensor | None, x: Tensor) -> None:
     """Refuse starting images that are not shaped as x.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mithridate.attacks.base import MinimalAttack
+from mithridate.attacks.base import MinimalAttack, crossed
 from mithridate.classifier import Classifier
 from mithridate.errors import InputError, check_number
 from mithridate.goals import Goal
@@ -16,8 +16,6 @@ from mithridate.norms import L2, LINF, Norm
 
 NUDGE = 1e-4
 """Added to each distance, as in the authors' code: a boundary is a place to cross, not to reach."""
-ROUNDING = 1e-5
-"""Share of the largest logit by which a margin must be negative to survive another batch."""
 
 
 def deepfool(
@@ -55,10 +53,8 @@ def deepfool(
         for i in range(steps):
             with torch.no_grad():
                 logits = model.logits(point)
-            crossed = goal.reached(logits.argmax(1))
-            if i:
-                crossed &= goal.margin(logits) < -ROUNDING * logits.abs().amax(1)
-            going = (~crossed).nonzero()[:, 0]
+            done = crossed(goal, logits) if i else goal.reached(logits.argmax(1))
+            going = (~done).nonzero()[:, 0]
             if len(going) < len(rows):
                 out[rows] = point
                 rows, point, goal, logits = rows[going], point[going], goal[going], logits[going]
@@ -98,10 +94,11 @@ def _to_nearest(
         with torch.enable_grad():
             logits = model.logits(part)
             gaps = logits.gather(1, rivals[rows]) - logits.gather(1, holding[rows])
+            sums = gaps.sum(0).unbind()
         nearest, step = x.new_full((len(part),), float("inf")), torch.zeros_like(x[rows])
         for k in range(gaps.shape[1]):
             last = k == gaps.shape[1] - 1
-            (gradient,) = torch.autograd.grad(gaps[:, k].sum(), part, retain_graph=not last)
+            (gradient,) = torch.autograd.grad(sums[k], part, retain_graph=not last)
             model.cost.gradients += len(part)
             direction = norm.steepest(gradient)
             slope = (gradient * direction).flatten(1).sum(1).clamp(min=1e-12)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mithridate.attacks.base import MinimalAttack
+from mithridate.attacks.base import ROUNDING, MinimalAttack, crossed
 from mithridate.attacks.losses import rivalries
 from mithridate.classifier import Classifier
 from mithridate.errors import InputError, check_number
@@ -25,12 +25,10 @@ FINAL = 3
 """Steps of the final search."""
 RADIUS = {L1: 5.0, L2: 1.0, LINF: 0.3}
 """Largest distance, halved, at which a restart begins (the authors' settings for MNIST)."""
-ROUNDING = 1e-5
-"""Share of the largest logit by which a margin must be negative to survive another batch."""
 
 
 def project(x: Tensor, w: Tensor, gap: Tensor, norm: Norm) -> Tensor:
-    """The smallest step d with x + d in [0, 1] and w d = gap, for each row (section 2.1).
+    """The smallest step d with x + d in [0, 1] and w d = gap: on a hyperplane, inside the box.
 
     Every coordinate moves in the direction that raises w d, up to its wall. LINF: all by the
     same t; L2: by `t |w|`; so the gain is piecewise linear in t, with a bend where a coordinate
@@ -103,11 +101,11 @@ def fab(
             most = torch.where(size.isfinite() | untargeted, BIAS, 0.0)
             point = _towards(centre, point, normal, rise, norm, most)
             with torch.no_grad():
-                crossed = _crossed(goal, model.logits(point))
+                won = crossed(goal, model.logits(point))
         far = norm.distance(point, centre)
-        best = _pick(crossed & (far < size), point, best)
-        size = torch.where(crossed, size.minimum(far), size)
-        point = _pick(crossed, centre + BACKWARD * (point - centre), point)
+        best = _pick(won & (far < size), point, best)
+        size = torch.where(won, size.minimum(far), size)
+        point = _pick(won, centre + BACKWARD * (point - centre), point)
         going = (size > enough).nonzero()[:, 0]
         if len(going) < len(rows):
             out[rows] = best
@@ -122,7 +120,7 @@ def fab(
 def _towards(
     x: Tensor, point: Tensor, normal: Tensor, rise: Tensor, norm: Norm, most: Tensor
 ) -> Tensor:
-    """Equations 8 and 9: past the hyperplane, from the point and with some bias from x."""
+    """The biased step: past the hyperplane, from the point and with some share from x."""
     flat, centre, w = point.flatten(1), x.flatten(1), normal.flatten(1)
     own = project(flat, w, -rise, norm)
     other = project(centre, w, -rise - (w * (centre - flat)).sum(1), norm)
@@ -160,10 +158,11 @@ def _nearest(
         with torch.enable_grad():
             logits = model.logits(part)
             gaps = logits.gather(1, rivals[rows]) - logits.gather(1, holding[rows])
+            sums = gaps.sum(0).unbind()
         nearest, normal, lead = x.new_full((len(part),), float("inf")), x[rows], gaps[:, 0]
         for k in range(gaps.shape[1]):
             last = k == gaps.shape[1] - 1
-            (gradient,) = torch.autograd.grad(gaps[:, k].sum(), part, retain_graph=not last)
+            (gradient,) = torch.autograd.grad(sums[k], part, retain_graph=not last)
             model.cost.gradients += len(part)
             slope = (gradient * norm.steepest(gradient)).flatten(1).sum(1)
             distance = gaps[:, k].detach().abs() / slope.clamp(min=1e-12)
@@ -177,7 +176,7 @@ def _nearest(
 
 
 def _refine(model: Classifier, x: Tensor, found: Tensor, goal: Goal) -> Tensor:
-    """The final search (end of section 2.3): regula falsi on the margin between x and found.
+    """The final search: regula falsi on the margin between x and found.
 
     It aims a little beyond the zero, as a boundary is a place to cross.
     """
@@ -187,15 +186,11 @@ def _refine(model: Classifier, x: Tensor, found: Tensor, goal: Goal) -> Tensor:
             share = (below / (below - above).clamp(max=-1e-12)).clamp(0, 1) * 0.9
             tried = found + share[:, None, None, None] * (near - found)
             logits = model.logits(tried)
-            crossed, margin = _crossed(goal, logits), goal.margin(logits)
-            found, near = _pick(crossed, tried, found), _pick(crossed, near, tried)
-            below = torch.where(crossed, margin, below)
-            above = torch.where(crossed, above, margin)
+            won, margin = crossed(goal, logits), goal.margin(logits)
+            found, near = _pick(won, tried, found), _pick(won, near, tried)
+            below = torch.where(won, margin, below)
+            above = torch.where(won, above, margin)
     return found
-
-
-def _crossed(goal: Goal, logits: Tensor) -> Tensor:
-    return goal.margin(logits) < -ROUNDING * logits.abs().amax(1)
 
 
 def _pick(rows: Tensor, yes: Tensor, no: Tensor) -> Tensor:
@@ -247,6 +242,9 @@ class FAB(MinimalAttack):
             check_number("targets", self.targets, low=1)
         if self.enough is not None:
             check_number("enough", self.enough, low=0)
+
+    def held(self, n: int, values: int) -> int:
+        return 24 * n * values
 
     def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
         x, norm, enough = x.detach(), self.norm, self.enough or 0.0

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mithridate.attacks.base import BoundedAttack
+from mithridate.attacks.base import BoundedAttack, check_eps
 from mithridate.classifier import Classifier
 from mithridate.errors import check_number
 from mithridate.goals import Goal
@@ -123,7 +123,7 @@ class IterativeFGSM(BoundedAttack):
     stop_at_goal: bool = True
 
     def __post_init__(self) -> None:
-        check_number("eps", self.eps, low=0)
+        check_eps(self.eps, self.norm)
         check_number("step_size", self.step_size, low=0, open_low=True)
         if self.steps is not None:
             check_number("steps", self.steps, low=1)

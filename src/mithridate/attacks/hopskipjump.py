@@ -12,16 +12,16 @@ from torch import Tensor
 from mithridate import rng as random
 from mithridate.attacks.base import MinimalAttack
 from mithridate.attacks.decision import (
+    CHUNK,
     Bracket,
     Progress,
     Questions,
-    check_starts,
+    begin,
     directions,
-    find_starts,
     importance,
+    last_images,
     parts,
     per_row,
-    random_starts,
     shrink,
 )
 from mithridate.classifier import Oracle
@@ -88,7 +88,7 @@ class HopSkipJump(MinimalAttack):
     budget: int | None = None
     momentum: float = 0.7
     init_trials: int = 100
-    starts: Tensor | None = field(default=None, repr=False, compare=False)
+    starts: Tensor | None = field(default=None, repr=False, compare=False, metadata={"text": False})
 
     def __post_init__(self) -> None:
         if self.norm is not L2 and self.norm is not LINF:
@@ -101,22 +101,19 @@ class HopSkipJump(MinimalAttack):
         if self.budget is not None:
             check_number("budget", self.budget, low=1)
 
+    def held(self, n: int, values: int) -> int:
+        most = self.max_eval
+        return (16 * n + 7 * min(n * most, max(CHUNK, most))) * values
+
     def perturb(self, model: Oracle, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
-        out = x
-        for step in self.steps(model, x, goal, rng=rng):
-            out = step.images
-        return out
+        return last_images(self.steps(model, x, goal, rng=rng), x)
 
     def steps(
         self, model: Oracle, x: Tensor, goal: Goal, *, rng: torch.Generator
     ) -> Iterator[Progress]:
         """The attack, one item after the start, each iteration and the end: a curve of queries."""
-        check_starts(self.starts, x)
         ask, bracket = Questions(model, x, goal, self.budget), Bracket(x, self.norm)
-        rows = torch.arange(len(x), device=x.device)
-        rows = rows[~ask(rows, torch.zeros_like(x))]
-        candidates = random_starts(x, self.init_trials, rng, self.starts)
-        every = rows = find_starts(ask, bracket, rows, candidates, enough=16, halvings=3)
+        every = rows = begin(ask, bracket, rng, self.init_trials, self.starts)
         bracket.close(ask, rows, _TOLERANCE)
         yield Progress.of(ask, bracket)
 

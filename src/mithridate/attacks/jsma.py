@@ -7,13 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mithridate.attacks.base import MinimalAttack
+from mithridate.attacks.base import MinimalAttack, crossed
 from mithridate.classifier import Classifier
 from mithridate.errors import InputError, check_number
 from mithridate.goals import Goal, Rows
-
-ROUNDING = 1e-5
-"""Share of the largest logit by which a margin must be negative to survive another batch."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +99,9 @@ class JSMA(MinimalAttack):
         if self.candidates is not None:
             check_number("candidates", self.candidates, low=2)
 
+    def held(self, n: int, values: int) -> int:
+        return (20 * values + 8 * min(self.candidates or values, values) ** 2) * n
+
     def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
         out, point = x.detach().clone(), x.detach().flatten(1)
         if len(x) == 0:
@@ -115,17 +115,15 @@ class JSMA(MinimalAttack):
             for i in range(budget + 1):
                 images = point.view(-1, *x.shape[1:])
                 gain, logits = model.gradient(images, Together(wins))
-                crossed = goal.reached(logits.argmax(1))
-                if i:
-                    crossed &= goal.margin(logits) < -ROUNDING * logits.abs().amax(1)
-                    out[rows[crossed]] = images[crossed]
+                done = crossed(goal, logits) if i else goal.reached(logits.argmax(1))
+                out[rows[done]] = images[done]
                 if i == budget:
                     break
                 loss, _ = model.gradient(images, Together(~wins))
                 pair = best_pair(
                     sign * gain.flatten(1), sign * loss.flatten(1), point != bound, self.candidates
                 )
-                left = (~crossed & (pair[:, 0] >= 0)).nonzero()[:, 0]
+                left = (~done & (pair[:, 0] >= 0)).nonzero()[:, 0]
                 if len(left) == 0:
                     break
                 rows, wins, goal, pair = rows[left], wins[left], goal[left], pair[left]

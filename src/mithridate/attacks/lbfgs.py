@@ -7,13 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mithridate.attacks.base import MinimalAttack
+from mithridate.attacks.base import MinimalAttack, crossed, where_needed
 from mithridate.classifier import Classifier
 from mithridate.errors import check_number
 from mithridate.goals import Goal, Rows
 
-ROUNDING = 1e-5
-"""Share of the largest logit by which a margin must be negative to survive another batch."""
 SUFFICIENT = 1e-4
 """Share of the decrease that the slope promises which a step must keep (Armijo)."""
 STALLED = 1e-5
@@ -100,13 +98,11 @@ class LBFGS(MinimalAttack):
         check_number("c", self.c, low=0, open_low=True)
         check_number("memory", self.memory, low=1)
 
+    def held(self, n: int, values: int) -> int:
+        return (20 + 5 * self.memory) * n * values
+
     def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
-        out = x.detach().clone()
-        with model.frozen():
-            rows = (~goal.reached(model.labels(out))).nonzero()[:, 0]
-            if len(rows):
-                out[rows] = self._search(model, out[rows], goal[rows])
-        return out
+        return where_needed(model, x, goal, self._search)
 
     def _search(self, model: Classifier, x: Tensor, goal: Goal) -> Tensor:
         best, least = x.clone(), x.new_full((len(x),), float("inf"))
@@ -135,8 +131,7 @@ class LBFGS(MinimalAttack):
             pulled, logits = model.gradient(trial.view(-1, *shape), Pull(goal))
             change = trial - start
             distance = change.norm(dim=1)
-            crossed = goal.margin(logits) < -ROUNDING * logits.abs().amax(1)
-            better = crossed & (distance < least[rows])
+            better = crossed(goal, logits) & (distance < least[rows])
             best[rows[better]] = trial[better].view(-1, *shape)
             least[rows[better]] = distance[better]
 

@@ -15,7 +15,7 @@ Loss = Literal["ce", "dlr", "dlr-targeted"]
 
 @final
 class DLR:
-    """Difference of logits ratio (Croce and Hein 2020, equation 6), as something to minimise.
+    """Difference of logits ratio (Croce and Hein 2020, section 4), as something to minimise.
 
     The goal's margin over z1 - z3, where z1 >= z2 >= z3 are the largest logits: shifting or
     scaling the logits changes nothing, so no gradient vanishes where softmax saturates.
@@ -40,7 +40,7 @@ class DLR:
 
 @final
 class TargetedDLR:
-    """The ratio for one rival class (Croce and Hein 2020, equation 7), to be minimised.
+    """The ratio for one rival class (Croce and Hein 2020: "targeted DLR"), to be minimised.
 
     (z[source] - z[target]) / (z1 - (z3 + z4) / 2) for a `SourceToTarget` goal. Deviations: for
     another goal its margin is the numerator; with three classes z3 stands for both, with two

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mithridate import rng as random
 from mithridate.attacks.base import MinimalAttack
-from mithridate.attacks.decision import Progress, parts
+from mithridate.attacks.decision import CHUNK, Progress, last_images, parts
 from mithridate.classifier import ScoreOracle
 from mithridate.errors import check_number
 from mithridate.goals import Goal
@@ -59,11 +59,12 @@ class OnePixel(MinimalAttack):
         check_number("generations", self.generations, low=0)
         check_number("weight", self.weight, low=0, high=2, open_low=True)
 
+    def held(self, n: int, values: int) -> int:
+        asked = min(n * self.population, max(CHUNK, self.population))
+        return 16 * n * values + 6 * n * self.population * self.pixels * 6 + 6 * asked * values
+
     def perturb(self, model: ScoreOracle, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
-        out = x
-        for step in self.steps(model, x, goal, rng=rng):
-            out = step.images
-        return out
+        return last_images(self.steps(model, x, goal, rng=rng), x)
 
     def steps(
         self, model: ScoreOracle, x: Tensor, goal: Goal, *, rng: torch.Generator

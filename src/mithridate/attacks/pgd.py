@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mithridate.attacks.base import BoundedAttack
+from mithridate.attacks.base import BoundedAttack, check_eps
 from mithridate.attacks.fast_gradient import descend
 from mithridate.classifier import Classifier
 from mithridate.errors import InputError, check_number
@@ -48,7 +48,7 @@ class PGD(BoundedAttack):
     stop_at_goal: bool = True
 
     def __post_init__(self) -> None:
-        check_number("eps", self.eps, low=0)
+        check_eps(self.eps, self.norm)
         check_number("steps", self.steps, low=1)
         check_number("step_size", self.step_size, low=0, open_low=True)
         check_number("restarts", self.restarts, low=1)
@@ -61,12 +61,13 @@ class PGD(BoundedAttack):
     def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
         if not self.stop_at_goal:
             return self._all_steps(model, x, goal, rng)
-        best = x.detach().clone()
+        best, left = x.detach().clone(), torch.arange(len(x), device=x.device)
         for _ in range(self.restarts):
             start = self._start(x, rng)
             if not self.random_start:
                 return self._descend(model, x, goal, start)
-            left = (~goal.reached(model.labels(best))).nonzero()[:, 0]
+            with model.cost.on_rows(left):
+                left = left[~goal[left].reached(model.labels(best[left]))]
             if len(left) == 0:
                 return best
             with model.cost.on_rows(left):

@@ -5,23 +5,19 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from mithridate import rng as random
-from mithridate.attacks.base import Attack, BoundedAttack
-from mithridate.classifier import Classifier, check_images
-from mithridate.errors import (
-    InputError,
-    MithridateError,
-    NothingAssessedError,
-    RunError,
-    check_number,
-)
+from mithridate.attacks.base import Attack
+from mithridate.attacks.batches import Batches, batches
+from mithridate.attacks.checks import certified, checked, first_line
+from mithridate.classifier import Classifier
+from mithridate.errors import MithridateError, NothingAssessedError, check_number
 from mithridate.goals import Goal
 from mithridate.norms import L0, L1, L2, LINF
+from mithridate.rng import child
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +61,11 @@ class AttackResult:
     def __len__(self) -> int:
         return len(self.success)
 
+    @property
+    def given_up(self) -> Tensor:
+        """Rows that failed and came back as they were, as without a starting point: bool (N,)."""
+        return ~self.success & (self.linf == 0)
+
 
 def run_attack(
     attack: Attack,
@@ -72,77 +73,58 @@ def run_attack(
     x: Tensor,
     goal: Goal,
     *,
-    batch_size: int = 1024,
     rng: torch.Generator,
+    batch_size: int | None = None,
+    memory: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> AttackResult:
     """Attack images, then check every claim: no attack certifies itself.
+
+    Where a GPU runs out of memory, the batch is halved and the same rows are tried again. Such
+    a try counts in `seconds` only.
 
     Args:
         attack: proposes images.
         model: moved nowhere and returned as it was; batches go to its device.
         x: images (N, C, H, W) in [0, 1].
         goal: one goal per image.
+        rng: a seeded generator. A row's random numbers depend on its seed and the row's place
+            in x, not on the batch; only an attack that is universal depends on that.
         batch_size: images handed to the attack at once; `model.compute_batch` is another
-            thing. Random numbers depend on it, as each batch has its own child of `rng`.
-        rng: a seeded generator.
+            thing. None for as many as fit in `memory`, at most 1024.
+        memory: bytes that the attack and its passes may take, beside x and the result, where
+            there is no `batch_size`; None for 2 GiB, or three quarters of a CUDA card.
         progress: called with (images done, images in all) after each batch.
 
     Raises:
         InputError: unusable images or labels.
         NothingAssessedError: the model's logits on x are not finite.
-        RunError: the attack left [0, 1], its budget or the shape of x: a bug of the attack.
+        RunError: the attack left [0, 1], its budget or the shape of x: a bug of the attack; or
+            the memory does not hold a single image.
 
     >>> from mithridate.attacks.fast_gradient import FGSM
     >>> from mithridate.goals import Untargeted
+    >>> from mithridate.rng import rng
     >>> model = Classifier(torch.nn.Flatten(), classes=2)
     >>> x = torch.tensor([[[[0.6, 0.5]]]])
-    >>> r = run_attack(FGSM(eps=0.1), model, x, Untargeted([0]), rng=random.rng(0))
+    >>> r = run_attack(FGSM(eps=0.1), model, x, Untargeted([0]), rng=rng(0))
     >>> r.success, r.linf
     (tensor([True]), tensor([0.1000]))
     """
-    x = _checked(model, x, goal, batch_size)
-    out, sizes = x.clone(), x.new_zeros((4, len(x)))
-    spent, asked = _Spent(), x.new_zeros(len(x), dtype=torch.int64)
-    with model.frozen():
-        clean = _clean_labels(model, x, batch_size)
-        predicted, success = clean.clone(), goal.to(x.device).reached(clean)
-        for start in range(0, len(x), batch_size):
-            rows = slice(start, min(start + batch_size, len(x)))
-            part, aims = x[rows].to(model.device), goal[rows].to(model.device)
-            stream = random.child(rng, "attack", start, device=model.device)
-            with model.cost.by_row(len(part), model.device) as ledger:
-                found = _propose(attack, model, part, aims, stream, spent)
-            asked[rows] = ledger.counts.to(x.device)
-            spent.traced &= not ledger.broken
-            if found is None:
+    if batch_size is not None:
+        check_number("batch_size", batch_size, low=1)
+    x = checked(model, x, goal)
+    with model.frozen(), batches(attack, model, x, size=batch_size, memory=memory) as batch:
+        run = _Run(attack, model, x, goal, rng, _clean_labels(model, x, batch))
+        for rows in batch.over(len(x), run.work):
+            if run.spent.status != "done":
                 break
-            found = _certified(attack, found, part)
-            label, sound = _predict(model, found)
-            distances = torch.stack([norm.distance(found, part) for norm in (L0, L1, L2, LINF)])
-            out[rows], predicted[rows] = found.to(x.device), label.to(x.device)
-            success[rows] = (aims.reached(label) & sound).to(x.device)
-            sizes[:, rows] = distances.to(x.device)
             if progress is not None:
                 progress(rows.stop, len(x))
-    return AttackResult(
-        adversarials=out,
-        success=success,
-        predicted=predicted,
-        clean_predicted=clean,
-        l0=sizes[0],
-        l1=sizes[1],
-        l2=sizes[2],
-        linf=sizes[3],
-        queries=spent.queries,
-        gradients=spent.gradients,
-        seconds=spent.seconds,
-        status=spent.status,
-        row_queries=asked if spent.traced and int(asked.sum()) == spent.queries else None,
-    )
+    return run.result()
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Spent:
     """What the attack itself cost, and how it ended."""
 
@@ -153,71 +135,113 @@ class _Spent:
     traced: bool = True
 
 
-def _propose(
-    attack: Attack, model: Classifier, x: Tensor, goal: Goal, rng: torch.Generator, spent: _Spent
-) -> Tensor | None:
-    """The attack's images, or None where it was stopped or crashed; either way at its expense."""
-    queries, gradients, began = model.cost.queries, model.cost.gradients, _now(model.device)
-    try:
-        # A copy: were an attack to write into its input, distances would come out as 0.
-        return attack.perturb(model, x.clone(), goal, rng=rng).detach()
-    except KeyboardInterrupt:
-        spent.status = "interrupted"
-    except MithridateError:
-        raise
-    except Exception as error:
-        log.exception("%s crashed", attack)
-        spent.status = f"failed: {type(error).__name__}: {_first_line(error)}"
-    finally:
-        spent.seconds += _now(model.device) - began
-        spent.queries += model.cost.queries - queries
-        spent.gradients += model.cost.gradients - gradients
-    return None
+@dataclass
+class _Run:
+    """The rows attacked so far; the others are as the input."""
 
+    attack: Attack
+    model: Classifier
+    x: Tensor
+    goal: Goal
+    rng: torch.Generator
+    clean: Tensor
+    spent: _Spent = field(default_factory=_Spent)
 
-def check_labels(goal: Goal, n: int, classes: int) -> None:
-    """Refuse goals that do not fit n images of `classes` classes.
+    def __post_init__(self) -> None:
+        x = self.x
+        self.out, self.sizes = x.clone(), x.new_zeros((4, len(x)))
+        self.asked = x.new_zeros(len(x), dtype=torch.int64)
+        self.predicted = self.clean.clone()
+        self.success = self.goal.to(x.device).reached(self.clean)
 
-    Raises:
-        InputError: another number of goals, or a label past the last class.
-    """
-    if len(goal) != n:
-        raise InputError(f"one goal per image: got {len(goal)} goals for {n} images")
-    for labels in goal.classes():
-        if n == 0 or int(labels.max()) < classes:
-            continue
-        low, high = int(labels.min()), int(labels.max())
-        hint = "subtract 1" if low >= 1 and high == classes else f"use 0 to {classes - 1}"
-        raise InputError(f"labels run {low}..{high} for {classes} classes: {hint}")
-
-
-def _checked(model: Classifier, x: Tensor, goal: Goal, batch_size: int) -> Tensor:
-    check_number("batch_size", batch_size, low=1)
-    x = check_images(x, model.image_shape).detach()
-    check_labels(goal, len(x), model.classes)
-    if len(x):
+    def work(self, rows: slice) -> None:
+        """Attack some rows; where memory runs out, nothing but time was spent."""
+        before = self.spent
         try:
-            with torch.no_grad():
-                model.logits(x[:1].to(model.device))
-        except RuntimeError as error:
-            raise InputError(
-                f"the model cannot take images of shape {tuple(x.shape[1:])}: {_first_line(error)}"
-            ) from error
-    return x
+            self._attack(rows)
+        except torch.OutOfMemoryError:
+            self.spent = replace(before, seconds=self.spent.seconds)
+            raise
+
+    def _attack(self, rows: slice) -> None:
+        model, x = self.model, self.x
+        part, aims = x[rows].to(model.device), self.goal[rows].to(model.device)
+        numbers = torch.arange(rows.start, rows.stop)
+        stream = child(self.rng, "attack", device=model.device, rows=numbers)
+        with model.cost.by_row(len(part), model.device) as ledger:
+            found = self._propose(part, aims, stream)
+        self.asked[rows] = ledger.counts.to(x.device)
+        self.spent = replace(self.spent, traced=self.spent.traced and not ledger.broken)
+        if found is None:
+            return
+        found = certified(self.attack, found, part)
+        label, sound = _predict(model, found)
+        distances = torch.stack([norm.distance(found, part) for norm in (L0, L1, L2, LINF)])
+        self.out[rows], self.predicted[rows] = found.to(x.device), label.to(x.device)
+        self.success[rows] = (aims.reached(label) & sound).to(x.device)
+        self.sizes[:, rows] = distances.to(x.device)
+
+    def _propose(self, x: Tensor, goal: Goal, rng: torch.Generator) -> Tensor | None:
+        """The attack's images, or None where it stopped or crashed; either way at its expense."""
+        cost, device, status = self.model.cost, self.model.device, self.spent.status
+        queries, gradients, began = cost.queries, cost.gradients, _now(device)
+        try:
+            # A copy: were an attack to write into its input, distances would come out as 0.
+            return self.attack.perturb(self.model, x.clone(), goal, rng=rng).detach()
+        except KeyboardInterrupt:
+            status = "interrupted"
+        except (MithridateError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            log.exception("%s crashed", self.attack)
+            status = f"failed: {type(error).__name__}: {first_line(error)}"
+        finally:
+            self.spent = replace(
+                self.spent,
+                queries=self.spent.queries + cost.queries - queries,
+                gradients=self.spent.gradients + cost.gradients - gradients,
+                seconds=self.spent.seconds + _now(device) - began,
+                status=status,
+            )
+        return None
+
+    def result(self) -> AttackResult:
+        spent = self.spent
+        told = spent.traced and int(self.asked.sum()) == spent.queries
+        return AttackResult(
+            adversarials=self.out,
+            success=self.success,
+            predicted=self.predicted,
+            clean_predicted=self.clean,
+            l0=self.sizes[0],
+            l1=self.sizes[1],
+            l2=self.sizes[2],
+            linf=self.sizes[3],
+            queries=spent.queries,
+            gradients=spent.gradients,
+            seconds=spent.seconds,
+            status=spent.status,
+            row_queries=self.asked if told else None,
+        )
 
 
-def _clean_labels(model: Classifier, x: Tensor, batch_size: int) -> Tensor:
-    labels, broken = [], 0
-    for start in range(0, max(1, len(x)), batch_size):
-        label, sound = _predict(model, x[start : start + batch_size].to(model.device))
-        labels.append(label.to(x.device))
-        broken += int((~sound).sum())
+def _clean_labels(model: Classifier, x: Tensor, batch: Batches) -> Tensor:
+    labels = x.new_zeros(len(x), dtype=torch.int64)
+    finite = torch.ones_like(labels, dtype=torch.bool)
+
+    def look(rows: slice) -> None:
+        label, sound = _predict(model, x[rows].to(model.device))
+        labels[rows], finite[rows] = label.to(x.device), sound.to(x.device)
+
+    for _ in batch.over(len(x), look):
+        pass
+    broken = int((~finite).sum())
     if broken:
         raise NothingAssessedError(
             f"the model's logits are NaN or infinite on {broken} of {len(x)} images: "
             "nothing to attack"
         )
-    return torch.cat(labels)
+    return labels
 
 
 def _predict(model: Classifier, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -227,33 +251,7 @@ def _predict(model: Classifier, x: Tensor) -> tuple[Tensor, Tensor]:
     return logits.argmax(1), logits.isfinite().all(1)
 
 
-def _certified(attack: Attack, found: Tensor, x: Tensor) -> Tensor:
-    """The proposal as float32, or the contract that it breaks."""
-    name = type(attack).__name__
-    if found.shape != x.shape:
-        raise RunError(f"{name} returned shape {tuple(found.shape)} for {tuple(x.shape)}: a bug")
-    found = found.to(x)
-    if len(found) == 0:
-        return found
-    low, high = (float(v) for v in torch.aminmax(found))
-    if not (low >= -1e-6 and high <= 1 + 1e-6):
-        raise RunError(f"{name} left [0, 1]: returned values in [{low:g}, {high:g}]: a bug")
-    found = found.clamp(0, 1)
-    if isinstance(attack, BoundedAttack):
-        farthest = float(attack.norm.distance(found, x).max())
-        if farthest > attack.eps * (1 + 1e-5) + 1e-6:
-            raise RunError(
-                f"{name} left its budget: {attack.norm} distance {farthest:g}, "
-                f"eps {attack.eps:g}: a bug"
-            )
-    return found
-
-
 def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

@@ -9,14 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mithridate.attacks.base import BoundedAttack
+from mithridate.attacks.base import BoundedAttack, check_eps
 from mithridate.classifier import Classifier, ScoreOracle
 from mithridate.errors import InputError, check_number
 from mithridate.goals import Goal
 from mithridate.norms import L2, LINF, Norm
+from mithridate.rng import Draws, by_row
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-"""After these of 10,000 queries the share of pixels halves (section 5)."""
+"""After these of 10,000 queries the share of pixels halves (as in the authors' code)."""
 
 
 def share(p: float, query: int, queries: int) -> float:
@@ -31,40 +32,6 @@ def share(p: float, query: int, queries: int) -> float:
 
 SMALLEST = 1e-38
 """Probabilities that a float32 cannot hold count as this."""
-
-
-class Draws:
-    """Uniform numbers for each row from its own seed, whoever else is in the batch.
-
-    A generator hands its numbers to rows by their place; here a number is a hash of the row's
-    seed and a count (splitmix64, Steele et al. 2014), so rows may leave.
-
-    >>> draws = Draws(torch.tensor([5, 9]))
-    >>> bool((draws.next(3)[1] == Draws(torch.tensor([9])).next(3)[0]).all())
-    True
-    """
-
-    def __init__(self, seeds: Tensor) -> None:
-        self.seeds = seeds
-        self.count = 0
-
-    def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only."""
-        self.seeds = self.seeds[rows]
-
-    def next(self, k: int) -> Tensor:
-        """The rows' next k numbers in [0, 1): float32 (N, k)."""
-        step = torch.arange(self.count + 1, self.count + k + 1, device=self.seeds.device)
-        self.count += k
-        z = self.seeds[:, None] + step * -7046029254386353131
-        z = (z ^ _shifted(z, 30)) * -4658895280553007687
-        z = (z ^ _shifted(z, 27)) * -7723592293110705685
-        return _shifted(z ^ _shifted(z, 31), 40).float() / 2**24
-
-
-def _shifted(z: Tensor, bits: int) -> Tensor:
-    """A shift to the right that fills with 0, as if z were unsigned."""
-    return (z >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def square_attack(
@@ -83,7 +50,7 @@ def square_attack(
     Returns:
         Images (N, C, H, W): the adversarial ones, or those of the smallest margin.
     """
-    draws = Draws(torch.randint(2**62, (len(x),), generator=rng, device=x.device))
+    draws = by_row(rng, len(x))
     start, propose = (_stripes, _paint) if norm is LINF else (_tiles, _bump)
     scores = model.scores(x)
     rows, margin = torch.arange(len(x), device=x.device), x.new_full((len(x),), float("inf"))
@@ -109,14 +76,16 @@ def square_attack(
 def _stripes(best: Tensor, x: Tensor, eps: float, part: float, draws: Draws) -> Tensor:
     """Start in LINF: eps up or down in each column and channel."""
     n, channels, _, width = x.shape
-    return (x + eps * _signs(draws.next(channels * width)).view(n, channels, 1, width)).clamp(0, 1)
+    return (x + eps * _signs(draws.uniform(channels * width)).view(n, channels, 1, width)).clamp(
+        0, 1
+    )
 
 
 def _paint(best: Tensor, x: Tensor, eps: float, part: float, draws: Draws) -> Tensor:
     """Algorithm 2: a square of one sign per channel; the other sign where that is there already."""
     _, channels, height, width = x.shape
     side = min(max(1, round(math.sqrt(part * height * width))), height, width)
-    u = draws.next(2 + channels)
+    u = draws.uniform(2 + channels)
     inside = _window(*_corner(u, x, side), x, side)
     shift = eps * _signs(u[:, 2:])[:, :, None, None]
     up, down = (torch.where(inside, (x + s).clamp_(0, 1), best) for s in (shift, -shift))
@@ -129,7 +98,7 @@ def _tiles(best: Tensor, x: Tensor, eps: float, part: float, draws: Draws) -> Te
     n, channels, height, width = x.shape
     side = max(1, min(height, width) // 5)
     down, across = height // side, width // side
-    u = draws.next((channels + 1) * down * across).view(n, channels + 1, down, across)
+    u = draws.uniform((channels + 1) * down * across).view(n, channels + 1, down, across)
     u = u.repeat_interleave(side, 2).repeat_interleave(side, 3)
     bump = bumps(side).to(x)
     lying = torch.where(u[:, :1] < 0.5, bump.repeat(down, across), bump.T.repeat(down, across))
@@ -144,7 +113,7 @@ def _bump(best: Tensor, x: Tensor, eps: float, part: float, draws: Draws) -> Ten
     _, channels, height, width = x.shape
     side = max(3, round(math.sqrt(part * height * width))) // 2 * 2 + 1
     side = min(side, height - 1 + height % 2, width - 1 + width % 2)
-    u, delta = draws.next(5 + channels), best - x
+    u, delta = draws.uniform(5 + channels), best - x
     top, left = _corner(u, x, side)
     here, there = _window(top, left, x, side), _window(*_corner(u[:, 2:], x, side), x, side)
     bump = bumps(side).to(x)
@@ -162,7 +131,7 @@ def _bump(best: Tensor, x: Tensor, eps: float, part: float, draws: Draws) -> Ten
 
 
 def bumps(side: int) -> Tensor:
-    """Two pyramids of opposite sign, one above the other (equation 2): (side, side), norm 1.
+    """Two pyramids of opposite sign, one above the other (the paper's eta): (side, side), norm 1.
 
     >>> bumps(3)[:, 1].sign()
     tensor([ 1., -1., -1.])
@@ -232,7 +201,7 @@ class Square(BoundedAttack):
     p: float = 0.8
 
     def __post_init__(self) -> None:
-        check_number("eps", self.eps, low=0)
+        check_eps(self.eps, self.norm)
         check_number("queries", self.queries, low=2)
         check_number("p", self.p, low=0, high=1, open_low=True)
         if self.norm not in (L2, LINF):

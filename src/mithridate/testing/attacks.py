@@ -29,7 +29,7 @@ print(suite.digest())
 class AttackConformance(ABC):
     """Contract tests of an attack, run by pytest as methods of a subclass.
 
-    Override `attack`, and where the defaults do not fit `model`, `images` and `deterministic`.
+    Override `attack`, and where the defaults do not fit `model`, `images` and `universal`.
     The subclass is named `Test...`, takes no constructor arguments, and `importable` says where
     another process finds it; None leaves that test out.
 
@@ -40,8 +40,8 @@ class AttackConformance(ABC):
     >>> TestFGSM().test_bounds_and_budget()
     """
 
-    deterministic = False
-    """Same images whatever the batch size: no randomness is drawn."""
+    universal = False
+    """One change is sought for all images together, so that a row depends on its batch."""
     importable: str | None = None
     """Module that holds the subclass, for the test of another process."""
     goals: tuple[str, ...] = ("untargeted", "targeted")
@@ -119,9 +119,24 @@ class AttackConformance(ABC):
         assert self.run(rows=1).adversarials.shape == self.images()[:1].shape
 
     def test_batch_size_does_not_matter(self) -> None:
-        if self.deterministic:
-            whole, parts = self.run().adversarials, self.run(batch_size=5).adversarials
-            torch.testing.assert_close(whole, parts, rtol=0, atol=1e-5)
+        if self.universal:
+            return
+        whole = self.run().adversarials
+        for size in (1, 5):
+            parts = self.run(batch_size=size).adversarials
+            torch.testing.assert_close(parts, whole, rtol=0, atol=1e-5)
+
+    def test_neighbours_do_not_matter(self) -> None:
+        if self.universal:
+            return
+        model, x, found = self.model(), self.images(), []
+        half = len(x) // 2
+        for images in (x, torch.cat([x[:half], 1 - x[half:]]), x[:half]):
+            goal = self.goal("untargeted", model, images)
+            r = run_attack(self.attack(), model, images, goal, rng=random.rng(0))
+            found.append(r.adversarials[:half])
+        for other in found[1:]:
+            torch.testing.assert_close(other, found[0], rtol=0, atol=1e-5)
 
     def test_same_seed_same_bytes(self) -> None:
         assert self.digest() == self.digest()
