@@ -55,9 +55,9 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "triggers": {
         "single-pixel": "mithridate.poisons.triggers:SinglePixel",
-        "patch": "mithridate.poisons.triggers:Patch",
+        "patch": "mithridate.poisons.patches:Patch",
         "inserted-image": "mithridate.poisons.triggers:InsertedImage",
-        "random-location": "mithridate.poisons.triggers:RandomLocation",
+        "random-location": "mithridate.poisons.patches:RandomLocation",
         "multiply": "mithridate.poisons.triggers:Multiply",
         "blend": "mithridate.poisons.triggers:Blend",
     },

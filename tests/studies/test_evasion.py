@@ -10,10 +10,11 @@ import torch
 import mithridate as mi
 from mithridate import registry
 from mithridate.attacks import PGD, Boundary, run_attack
+from mithridate.attacks.base import passes_of
 from mithridate.data import some_rows
 from mithridate.errors import InputError
 from mithridate.studies import evasion
-from mithridate.studies.evasion import USUAL, budget_of, evade, usual, usual_attacks
+from mithridate.studies.evasion import USUAL, evade, usual, usual_attacks
 from mithridate.studies.parts import Subject
 
 
@@ -124,4 +125,4 @@ def test_doubts_of_an_attack(lines) -> None:
     assert doubted(Boundary(budget=50)) == {"small-budget"}
     assert doubted(Boundary(budget=2000)) == set()
     assert doubted(Boundary(budget=2000, init_trials=0)) == {"no-start"}
-    assert budget_of(usual("one-pixel", 1)) == 1100
+    assert passes_of(usual("one-pixel", 1)) == (1100, 0)

@@ -112,3 +112,26 @@ for 8 of 255 grey levels give 8/255
 
 class MinimalAttack(Attack):
     """Looks for the smallest step that reaches the goal."""
+
+
+def passes_of(attack: Attack) -> tuple[int, int]:
+    """Forward passes without a gradient, and gradients, of an image at most; for an estimate.
+
+    Read from the fields by which attacks state their effort: a budget, or how many steps, of
+    how many restarts, searches or rounds.
+
+    >>> from mithridate.attacks.pgd import PGD
+    >>> passes_of(PGD(eps=0.1, step_size=0.1, steps=7, restarts=2))
+    (0, 14)
+    """
+    values = {name: value for name, value in vars(attack).items() if isinstance(value, int)}
+    if "population" in values:
+        return values["population"] * (1 + values["generations"]), 0
+    if "max_iter" in values and "budget" not in values:
+        grown = (values["init_eval"] * (t + 1) ** 0.5 for t in range(values["max_iter"]))
+        return int(sum(min(values["max_eval"], probes) + 14 for probes in grown)), 0
+    steps = values.get("steps") or getattr(attack, "count", 1)
+    for name in ("restarts", "search_steps", "rounds"):
+        steps *= values.get(name, 1)
+    queries = values.get("budget") or values.get("queries") or 0
+    return queries, 0 if queries and "steps" not in values else int(steps)

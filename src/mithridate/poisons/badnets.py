@@ -10,12 +10,17 @@ from torch import Tensor
 
 from mithridate.classifier import Classifier
 from mithridate.data.image_set import ImageSet
-from mithridate.errors import InputError, check_number
-from mithridate.poisons.base import Poison, Poisoned, Trigger
+from mithridate.errors import InputError
+from mithridate.poisons.base import (
+    Poison,
+    Poisoned,
+    Trigger,
+    check_class_number,
+    check_share,
+    choose,
+    stamp_rows,
+)
 from mithridate.rng import child
-
-CHUNK = 4096
-"""Images stamped at a time: bounds memory, and fixes what each draw of the generator is for."""
 
 
 @final
@@ -71,17 +76,10 @@ class BadNets(Poison):
         elif self.target is None:
             raise InputError("BadNets needs a target class, or all_to_all=True")
         for name, value in (("target", self.target), ("source", self.source)):
-            _check_class_number(name, value)
+            check_class_number(name, value)
         if self.source is not None and self.source == self.target:
             raise InputError(f"source and target are both class {self.source}: choose two classes")
-        if (self.count is None) == (self.fraction is None):
-            raise InputError("how much to poison: give count or fraction, one of the two")
-        if self.count is not None:
-            if not isinstance(self.count, int):
-                raise InputError(f"count is a whole number of images, got {self.count!r}")
-            check_number("count", self.count, low=1)
-        if self.fraction is not None:
-            check_number("fraction", self.fraction, low=0, high=1, open_low=True)
+        check_share(self.count, self.fraction)
 
     def poison(
         self, data: ImageSet, *, surrogate: Classifier | None = None, rng: torch.Generator
@@ -92,14 +90,15 @@ class BadNets(Poison):
         those of a larger one.
 
         Raises:
-            InputError: classes that the data do not have, an empty source class, more images
+            InputError: classes that the data do not have or have no image of, more images
                 asked for than there are.
         """
         eligible = _eligible(data, self.source, self.target)
-        order = torch.randperm(len(eligible), generator=child(rng, "badnets", "rows"))
-        rows = eligible[order[: self._amount(len(eligible))]].sort().values
+        if self.target is not None:
+            data.of_class(self.target)  # a target of which there is no image is a mistake
+        rows = choose(eligible, self.count, self.fraction, child(rng, "badnets", "rows"))
         trigger = self.trigger.bind(data, self.target)
-        stamped = _stamp(data, rows, trigger, child(rng, "badnets", "stamp"))
+        stamped = stamp_rows(data, rows, trigger, child(rng, "badnets", "stamp"))
         before = data.labels[rows].clone()
         if self.target is None:
             after = (before + 1) % data.classes
@@ -119,14 +118,6 @@ class BadNets(Poison):
             source=self.source,
             original_labels=before,
         )
-
-    def _amount(self, available: int) -> int:
-        asked = self.count if self.count is not None else round((self.fraction or 0) * available)
-        if asked > available:
-            raise InputError(f"{asked} images to poison, but only {available} can be: lower count")
-        if asked < 1:
-            raise InputError(f"fraction {self.fraction} of {available} images is none: raise it")
-        return asked
 
 
 def poisoned_test(
@@ -155,19 +146,12 @@ def poisoned_test(
     2
     """
     for name, value in (("target", target), ("source", source)):
-        _check_class_number(name, value)
+        check_class_number(name, value)
     rows = _eligible(data, source, target)
-    stamped = _stamp(data, rows, trigger.bind(data, target), child(rng, "poisoned-test"))
+    stamped = stamp_rows(data, rows, trigger.bind(data, target), child(rng, "poisoned-test"))
     name = f"{data.name}+trigger"
     changed = data.with_changes(rows, stamped, None, name)
     return changed if others else changed.subset(rows, name)
-
-
-def _check_class_number(name: str, value: int | None) -> None:
-    if value is None:
-        return
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise InputError(f"{name} is a class number from 0, got {value!r}")
 
 
 def _eligible(data: ImageSet, source: int | None, target: int | None) -> Tensor:
@@ -183,12 +167,3 @@ def _eligible(data: ImageSet, source: int | None, target: int | None) -> Tensor:
     if len(rows) == 0:
         raise InputError(f"{data.name} holds nothing but the target class {target}")
     return rows
-
-
-def _stamp(data: ImageSet, rows: Tensor, trigger: Trigger, rng: torch.Generator) -> Tensor:
-    """Stamped images as uint8, a chunk at a time."""
-    parts = []
-    for at in range(0, len(rows), CHUNK):
-        x = trigger.stamp(data.batch(rows[at : at + CHUNK])[0], rng=rng)
-        parts.append((x * 255).round().clamp(0, 255).to(torch.uint8))
-    return torch.cat(parts)

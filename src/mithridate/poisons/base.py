@@ -12,9 +12,12 @@ from torch import Tensor
 from mithridate import registry
 from mithridate.classifier import Classifier
 from mithridate.data.image_set import ImageSet
-from mithridate.errors import InputError
+from mithridate.errors import InputError, check_number
 
 ImageShape = tuple[int, int, int]
+
+CHUNK = 4096
+"""Images stamped at a time: bounds memory, and fixes what each draw of the generator is for."""
 
 
 class Box(NamedTuple):
@@ -95,9 +98,13 @@ class Poisoned:
         images: the whole set to train on, clean and poisoned rows together.
         indices: the rows of `images` that were changed or added, ascending, int64 (M,).
         trigger: the trigger as it was stamped (bound to the data); None where there is none.
-        target: the class that poisoned images were given; None for all-to-all.
+        target: the class that poisoned images were given, or that clean-label poisons have and
+            lead to; None for all-to-all and for poisons that aim at no class.
         source: the class that was poisoned; None where it was more than one.
         original_labels: true classes of the rows in `indices`, int64 (M,).
+        surrogate: sha256 of the weights of the model that the poison was crafted against.
+        aim: the one image (C, H, W) that is to be read as `target`, for poisons without a
+            trigger; None for all others.
     """
 
     images: ImageSet
@@ -106,10 +113,17 @@ class Poisoned:
     target: int | None
     source: int | None
     original_labels: Tensor = field(repr=False)
+    surrogate: str | None = None
+    aim: Tensor | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         """How many rows are poisoned."""
         return len(self.indices)
+
+    @property
+    def relabelled(self) -> Tensor:
+        """Which rows of `indices` carry another label than the true one: bool (M,)."""
+        return self.images.labels[self.indices] != self.original_labels
 
 
 class Poison(ABC):
@@ -121,7 +135,8 @@ class Poison(ABC):
     ) -> Poisoned:
         """A poisoned copy of `data`, which stays as it is.
 
-        `surrogate` is a model of the attacker's own, for poisons that need one.
+        `surrogate` is a model of the attacker's own, for poisons that need one: those are
+        `CraftedPoison`s. The others take no notice of it.
         """
 
 
@@ -162,3 +177,67 @@ def check_whole(name: str, value: int) -> None:
     """
     if not isinstance(value, int) or isinstance(value, bool):
         raise InputError(f"{name} is a whole number, got {value!r}")
+
+
+def check_class_number(name: str, value: int | None) -> None:
+    """Refuse what cannot be a class number; None may stand for no class.
+
+    >>> check_class_number("target", -1)
+    Traceback (most recent call last):
+    ...
+    mithridate.errors.InputError: target is a class number from 0, got -1
+    """
+    if value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise InputError(f"{name} is a class number from 0, got {value!r}")
+
+
+def check_share(count: int | None, fraction: float | None) -> None:
+    """Refuse anything but a count from 1, or else a fraction in (0, 1].
+
+    >>> check_share(None, 1.0)
+    """
+    if (count is None) == (fraction is None):
+        raise InputError("how much to poison: give count or fraction, one of the two")
+    if count is not None:
+        if not isinstance(count, int):
+            raise InputError(f"count is a whole number of images, got {count!r}")
+        check_number("count", count, low=1)
+    if fraction is not None:
+        check_number("fraction", fraction, low=0, high=1, open_low=True)
+
+
+def choose(
+    eligible: Tensor, count: int | None, fraction: float | None, rng: torch.Generator
+) -> Tensor:
+    """Random rows of `eligible`, ascending; those of a smaller share are among a larger one's.
+
+    Raises:
+        InputError: more than there are, or a fraction that comes to none.
+
+    >>> choose(torch.arange(5), None, 0.4, torch.Generator().manual_seed(0)).shape
+    torch.Size([2])
+    """
+    available = len(eligible)
+    asked = count if count is not None else round((fraction or 0) * available)
+    if asked > available:
+        raise InputError(f"{asked} images to poison, but only {available} can be: lower count")
+    if asked < 1:
+        raise InputError(f"fraction {fraction} of {available} images is none: raise it")
+    return eligible[torch.randperm(available, generator=rng)[:asked]].sort().values
+
+
+def stamp_rows(data: ImageSet, rows: Tensor, trigger: Trigger, rng: torch.Generator) -> Tensor:
+    """Stamped images as uint8 (n, C, H, W), a chunk at a time.
+
+    >>> from mithridate.poisons.triggers import Multiply
+    >>> data = ImageSet(torch.full((1, 1, 1, 1), 10).byte(), [0], ["a"])
+    >>> stamp_rows(data, torch.tensor([0]), Multiply(), torch.Generator()).item()
+    20
+    """
+    parts = []
+    for at in range(0, len(rows), CHUNK):
+        x = trigger.stamp(data.batch(rows[at : at + CHUNK])[0], rng=rng)
+        parts.append((x * 255).round().clamp(0, 255).to(torch.uint8))
+    return torch.cat(parts)

@@ -1,14 +1,18 @@
-"""The named patches: small pictures of cells, put into a corner and sized with the image."""
+"""Patches: painted where a mask is true. Named ones, corner patterns, and any off the object."""
 
 from __future__ import annotations
 
 import difflib
+from dataclasses import dataclass, field
+from typing import final
 
 import torch
 from torch import Tensor
 
-from mithridate.errors import InputError
-from mithridate.poisons.base import ImageShape
+from mithridate.data.image_set import ImageSet
+from mithridate.errors import InputError, check_number
+from mithridate.poisons import pictures
+from mithridate.poisons.base import Box, ImageShape, Trigger, bounding_box, check_batch
 
 GRIDS: dict[str, tuple[str, ...]] = {
     "c": ("###", "#..", "###"),
@@ -99,3 +103,125 @@ def check_mask(mask: Tensor) -> Tensor:
     if not bool((found == 1).any()):
         raise InputError("the mask is 0 everywhere: this patch would show nowhere")
     return found.detach().bool().clone()
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Patch(Trigger):
+    """A fixed patch: `value` where the mask is true (Borji 2020, experiment I).
+
+    Args:
+        mask: C x H x W or H x W, bool or 0/1, true where the patch shows; or the name of a
+            patch (see `patches.patch_mask`), laid out for 28 x 28 until bound to data.
+        value: what the patch paints, in [0, 1].
+
+    >>> Patch.named("c-top-right").box()
+    Box(top=1, left=21, bottom=7, right=27)
+    """
+
+    mask: Tensor | str = field(repr=False)
+    value: float = 1.0
+    name: str = field(default="", init=False)
+
+    def __post_init__(self) -> None:
+        check_number("value", self.value, low=0, high=1)
+        if isinstance(self.mask, str):
+            object.__setattr__(self, "name", self.mask)
+            mask = patch_mask(self.mask, (1, 28, 28))
+        else:
+            mask = check_mask(self.mask)
+        object.__setattr__(self, "mask", mask)
+
+    @classmethod
+    def named(
+        cls, text: str, *, image_shape: ImageShape = (1, 28, 28), value: float = 1.0
+    ) -> Patch:
+        """The patch of that name, for images of that shape.
+
+        >>> Patch.named("hollow-square", image_shape=(3, 32, 32)).box()
+        Box(top=21, left=21, bottom=31, right=31)
+        """
+        made = cls(mask=patch_mask(text, image_shape), value=value)
+        object.__setattr__(made, "name", text)
+        return made
+
+    @property
+    def pixels(self) -> Tensor:
+        """The mask as bool, C x H x W or H x W as it was given."""
+        assert isinstance(self.mask, Tensor)
+        return self.mask
+
+    def stamp(self, images: Tensor, *, rng: torch.Generator) -> Tensor:
+        _, channels, height, width = check_batch(images).shape
+        mask = self._fitting((channels, height, width))
+        return torch.where(mask.to(images.device), self.value, images)
+
+    def support(self, image_shape: ImageShape) -> Tensor:
+        return self._fitting(image_shape).reshape(-1, *image_shape[1:]).any(0)
+
+    def bind(self, data: ImageSet, target: int | None) -> Patch:
+        """A named patch is laid out anew where the data's images have another size."""
+        if not self.name or self.pixels.shape[-2:] == tuple(data.image_shape[1:]):
+            return self
+        return Patch.named(self.name, image_shape=data.image_shape, value=self.value)
+
+    def box(self) -> Box:
+        """The smallest box around the patch: (top, left, bottom, right), half-open."""
+        found = bounding_box(self.pixels)
+        assert found is not None  # __post_init__ refuses empty masks
+        return found
+
+    def _fitting(self, image_shape: ImageShape) -> Tensor:
+        mask, channels = self.pixels, image_shape[0]
+        fits = mask.dim() == 2 or mask.shape[0] in (1, channels)
+        if not fits or mask.shape[-2:] != tuple(image_shape[1:]):
+            raise InputError(
+                f"the patch is made for {tuple(mask.shape)}, the images are {tuple(image_shape)}"
+            )
+        return mask
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RandomLocation(Trigger):
+    """A patch at a random place off the object (Borji 2020, experiment II).
+
+    The object is every pixel above `threshold` in any channel. The place is uniform among
+    those whose bounding box of the patch covers no object pixel; where there is none, among
+    those that cover fewest. On photographs, which have no blank background, that is the
+    darkest spot.
+
+    Args:
+        patch: the patch whose shape is used; its own place does not matter.
+        threshold: in [0, 1).
+
+    >>> x = torch.zeros(1, 1, 28, 28)
+    >>> where = RandomLocation(patch=Patch.named("block-top-left"))
+    >>> int(where.stamp(x, rng=torch.Generator()).sum())
+    16
+    """
+
+    patch: Patch
+    threshold: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.patch, Patch):
+            raise InputError(f"patch is a Patch, got {type(self.patch).__name__}")
+        check_number("threshold", self.threshold, low=0, high=1)
+
+    def stamp(self, images: Tensor, *, rng: torch.Generator) -> Tensor:
+        box = self.patch.box()
+        crop = self.patch.pixels[..., box.top : box.bottom, box.left : box.right]
+        crop = crop if crop.dim() == 3 else crop[None]
+        channels, height, width = check_batch(images).shape[1:]
+        rows, cols = crop.shape[1:]
+        if crop.shape[0] not in (1, channels) or rows > height or cols > width:
+            raise InputError(
+                f"a patch of {tuple(crop.shape)} does not fit {tuple(images.shape[1:])}"
+            )
+        places = pictures.blank_places(images, (rows, cols), self.threshold, rng)
+        shown = pictures.paste_mask(crop.expand(channels, rows, cols), *places, images)
+        return torch.where(shown, self.patch.value, images)
+
+    def bind(self, data: ImageSet, target: int | None) -> RandomLocation:
+        return RandomLocation(patch=self.patch.bind(data, target), threshold=self.threshold)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mithridate import registry
 from mithridate.attacks import FGSM, PGD, Attack, AttackResult, IterativeFGSM, run_attack
+from mithridate.attacks.base import passes_of
 from mithridate.classifier import Classifier
 from mithridate.data import ImageSet
 from mithridate.doubts import Doubt
@@ -238,22 +239,9 @@ def doubts_of(images: int, status: str, *, reached: int | None = None) -> list[D
     return found
 
 
-def budget_of(attack: Attack) -> int | None:
-    """Queries per image that a black-box attack may ask; None where it has no such limit.
-
-    >>> budget_of(registry.create("attacks", "one-pixel", {"generations": "9"}))
-    4000
-    """
-    population = getattr(attack, "population", None)
-    if population is not None:
-        return int(population) * (1 + int(getattr(attack, "generations", 0)))
-    limit = getattr(attack, "budget", None) or getattr(attack, "queries", None)
-    return None if limit is None else int(limit)
-
-
 def _of_attack(attack: Attack, row: Mapping[str, Any], lost: int) -> list[Doubt]:
     """What this attack's settings make of its figures; `lost` images had no starting point."""
-    found, budget = [], budget_of(attack)
+    found, (budget, _) = [], passes_of(attack)
     if lost:
         text = f"No starting point was found for {lost} of {row['n']} images: not fooled, untried."
         found.append(Doubt("no-start", text))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mithridate import registry
 from mithridate.attacks import Attack, AttackResult, run_attack
+from mithridate.attacks.base import passes_of
 from mithridate.data import some_rows
 from mithridate.errors import InputError
 from mithridate.goals import Goal, Targeted, Untargeted
@@ -113,13 +114,11 @@ class AdversarialKind(Kind):
         return Needs(gpus=int(spec["device"] == "cuda"), memory=2 * 2**30)
 
     def work(self, unit: Unit, sizes: Sizes) -> Work:
-        """As many gradients as the attack's steps, where it has such; and the certification."""
+        """As many passes as the attack may take, and the certification."""
         images = min(int(unit.spec["samples"]), sizes.test)
-        attack = attack_of(unit.spec["attack"])
-        steps = getattr(attack, "count", None) or getattr(attack, "steps", None) or 1
-        restarts = getattr(attack, "restarts", 1)
+        forwards, gradients = passes_of(attack_of(unit.spec["attack"]))
         return Work(
-            forwards=2 * images, gradients=images * int(steps) * int(restarts), disk=images * 4000
+            forwards=images * (2 + forwards), gradients=images * gradients, disk=images * 4000
         )
 
 
