@@ -130,8 +130,8 @@ def passes_of(attack: Attack) -> tuple[int, int]:
     if "max_iter" in values and "budget" not in values:
         grown = (values["init_eval"] * (t + 1) ** 0.5 for t in range(values["max_iter"]))
         return int(sum(min(values["max_eval"], probes) + 14 for probes in grown)), 0
-    steps = values.get("steps") or getattr(attack, "count", 1)
+    steps = values["steps"] if "steps" in values else int(getattr(attack, "count", 1))
     for name in ("restarts", "search_steps", "rounds"):
         steps *= values.get(name, 1)
     queries = values.get("budget") or values.get("queries") or 0
-    return queries, 0 if queries and "steps" not in values else int(steps)
+    return queries, 0 if queries and "steps" not in values else steps
