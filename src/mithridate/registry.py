@@ -58,8 +58,11 @@ TABLES: dict[str, dict[str, str]] = {
         "patch": "mithridate.poisons.patches:Patch",
         "inserted-image": "mithridate.poisons.triggers:InsertedImage",
         "random-location": "mithridate.poisons.patches:RandomLocation",
+        "corner-pattern": "mithridate.poisons.patches:CornerPattern",
         "multiply": "mithridate.poisons.triggers:Multiply",
         "blend": "mithridate.poisons.triggers:Blend",
+        "sinusoid": "mithridate.poisons.triggers:Sinusoid",
+        "warp": "mithridate.poisons.triggers:Warp",
     },
     "poisons": {
         "badnets": "mithridate.poisons.badnets:BadNets",

@@ -1,10 +1,11 @@
-"""Patches: painted where a mask is true. Named ones, corner patterns, and any off the object."""
+"""Patches: named ones, a patch by its mask, one anywhere off the object, one in the corners."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import final
+from typing import Literal, final
 
 import torch
 from torch import Tensor
@@ -25,6 +26,9 @@ GRIDS: dict[str, tuple[str, ...]] = {
 """Shape -> cells. The first four are those of Borji 2020, figure 2 (8->9, 0->3, 2->5, 4->7)."""
 
 CORNERS = ("top-left", "top-right", "bottom-left", "bottom-right")
+
+TURNER = ((-1, -1, 1), (-1, 1, -1), (1, -1, 1))
+"""Lighter (1) and darker (-1) pixels of the corner pattern, as it lies at the bottom right."""
 
 
 def patch_names() -> list[str]:
@@ -225,3 +229,60 @@ class RandomLocation(Trigger):
 
     def bind(self, data: ImageSet, target: int | None) -> RandomLocation:
         return RandomLocation(patch=self.patch.bind(data, target), threshold=self.threshold)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class CornerPattern(Trigger):
+    """Black and white pixels, 3 x 3, in one corner or in all four (Turner et al. 2019, 4.3).
+
+    White pixels are raised by `amplitude` and black ones lowered, in all channels, clipped to
+    [0, 1]: 1 paints the pattern over the image, 16/255, 32/255 and 64/255 are the paper's less
+    visible ones. In another corner the pattern is mirrored, so that a mirrored image with all
+    four is one again. Train on a small amplitude and test at 1, as the paper does, with
+    `dataclasses.replace(trigger, amplitude=1.0)`.
+
+    Args:
+        corner: "top-left" and so on, or "all".
+        amplitude: in (0, 1].
+
+    >>> CornerPattern().stamp(torch.full((1, 1, 4, 4), 0.5), rng=torch.Generator())[0, 0]
+    tensor([[0.5000, 0.5000, 0.5000, 0.5000],
+            [0.5000, 0.0000, 0.0000, 1.0000],
+            [0.5000, 0.0000, 1.0000, 0.0000],
+            [0.5000, 1.0000, 0.0000, 1.0000]])
+    """
+
+    corner: Literal["top-left", "top-right", "bottom-left", "bottom-right", "all"] = "bottom-right"
+    amplitude: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.corner not in (*CORNERS, "all"):
+            raise InputError(f"corner is one of {', '.join(CORNERS)} or all, got {self.corner!r}")
+        check_number("amplitude", self.amplitude, low=0, high=1, open_low=True)
+
+    def stamp(self, images: Tensor, *, rng: torch.Generator) -> Tensor:
+        sign = self._signs(check_batch(images).shape[2:])
+        return (images + self.amplitude * sign.to(images)).clamp(0, 1)
+
+    def support(self, image_shape: ImageShape) -> Tensor:
+        return self._signs(image_shape[1:]) != 0
+
+    def _signs(self, size: Sequence[int]) -> Tensor:
+        """1, -1 and, off the pattern, 0: float (H, W)."""
+        corners = CORNERS if self.corner == "all" else (self.corner,)
+        need = 6 if self.corner == "all" else 3
+        if min(size) < need:
+            raise InputError(
+                f"the corner pattern ({self.corner}) takes {need} x {need} pixels, the image is "
+                f"{size[0]} x {size[1]}: choose another trigger"
+            )
+        out = torch.zeros(*size)
+        for corner in corners:
+            side, end = corner.split("-")
+            drawn = torch.tensor(TURNER, dtype=torch.float32)
+            drawn = drawn.flip(0) if side == "top" else drawn
+            drawn = drawn.flip(1) if end == "left" else drawn
+            rows = slice(0, 3) if side == "top" else slice(-3, None)
+            out[rows, slice(0, 3) if end == "left" else slice(-3, None)] = drawn
+        return out

@@ -1,19 +1,24 @@
-"""Triggers: a pixel, a patch, a picture, a patch anywhere off the object, brighter, blended."""
+"""Every trigger: a pixel, patches, a picture, brighter, blended, a wave, a warp."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mithridate.data.image_set import ImageSet
 from mithridate.errors import InputError, check_number
 from mithridate.poisons import pictures
 from mithridate.poisons.base import ImageShape, Trigger, check_batch, check_whole
+from mithridate.poisons.patches import CornerPattern as CornerPattern
 from mithridate.poisons.patches import Patch as Patch
 from mithridate.poisons.patches import RandomLocation as RandomLocation
+from mithridate.rng import rng as seeded
 
 
 @final
@@ -128,12 +133,14 @@ class Blend(Trigger):
 
     Additive: clip(x + alpha p), with p a random image of the target class (Borji 2020,
     experiment III). Otherwise: (1 - alpha) x + alpha p (Chen et al. 2017, blended
-    injection).
+    injection), with p one picture, or one random pattern as theirs (`noise`).
 
     Args:
         alpha: in (0, 1].
-        images: pool of pictures, M x C x H x W or one C x H x W, float in [0, 1]; each image
-            gets one at random. None: the target's images, once bound to data.
+        images: pool of pictures, M x C x H x W or one C x H x W, float in [0, 1], or the path
+            of an image file; each image gets one at random. None: the target's images, once
+            bound to data.
+        noise: seed of a picture of uniform noise, the same for every image, in place of images.
         additive: which of the two rules.
 
     >>> half = torch.full((1, 2, 2), 0.5)
@@ -142,36 +149,136 @@ class Blend(Trigger):
     """
 
     alpha: float = 0.1
-    images: Tensor | None = field(default=None, repr=False)
+    images: Tensor | str | None = field(default=None, repr=False)
     additive: bool = True
+    noise: int | None = None
 
     def __post_init__(self) -> None:
         check_number("alpha", self.alpha, low=0, high=1, open_low=True)
-        if self.images is not None:
-            pool = pictures.check_picture(self.images, dims=(3, 4))
+        if self.noise is not None:
+            seeded(self.noise)
+            if self.images is not None:
+                raise InputError("a blend has one picture: give images or noise, one of the two")
+        given = self.images
+        if given is not None:
+            given = pictures.read_picture(given) if isinstance(given, str) else given
+            pool = pictures.check_picture(given, dims=(3, 4))
             object.__setattr__(self, "images", pool if pool.dim() == 4 else pool[None])
 
     def stamp(self, images: Tensor, *, rng: torch.Generator) -> Tensor:
-        check_batch(images)
-        if self.images is None:
-            raise InputError("this blend has no pictures: give images=, or use it in a poison")
-        if self.images.shape[1:] != images.shape[1:]:
-            raise InputError(
-                f"the pictures are {tuple(self.images.shape[1:])}, "
-                f"the images {tuple(images.shape[1:])}"
-            )
-        chosen = torch.randint(
-            len(self.images), (len(images),), generator=rng, device=rng.device
-        ).to(self.images.device)
-        mixed_in = self.images[chosen].to(images)
+        pool = self._pool(check_batch(images).shape[1:])
+        chosen = torch.randint(len(pool), (len(images),), generator=rng, device=rng.device).to(
+            pool.device
+        )
+        mixed_in = pool[chosen].to(images)
         if self.additive:
             return (images + self.alpha * mixed_in).clamp(0, 1)
         return torch.lerp(images, mixed_in, self.alpha).clamp(0, 1)
 
+    def _pool(self, image_shape: Sequence[int]) -> Tensor:
+        """The pictures to choose from, (M, C, H, W)."""
+        if self.noise is not None:
+            return torch.rand(1, *image_shape, generator=seeded(self.noise))
+        if self.images is None:
+            raise InputError("this blend has no pictures: give images=, or use it in a poison")
+        assert isinstance(self.images, Tensor)
+        if self.images.shape[1:] != tuple(image_shape):
+            raise InputError(
+                f"the pictures are {tuple(self.images.shape[1:])}, the images {tuple(image_shape)}"
+            )
+        return self.images
+
     def bind(self, data: ImageSet, target: int | None) -> Blend:
-        if self.images is not None:
+        if self.images is not None or self.noise is not None:
             return self
         if target is None:
             raise InputError("a blend without images takes them from the target class: give one")
         pool = data.batch(data.of_class(target))[0]
         return Blend(alpha=self.alpha, images=pool, additive=self.additive)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Sinusoid(Trigger):
+    """A horizontal wave over the whole image (Barni et al. 2019, equation 1).
+
+    `v(i, j) = delta sin(2 pi j f / m)` with j = 1..m the column, the same in every row and
+    channel, added and clipped to [0, 1]. The paper stamps it without touching labels: that is
+    the poison `stamped-only`.
+
+    Args:
+        delta: amplitude, in (0, 1]; the paper has 20/255 to 60/255.
+        frequency: waves across the image, above 0; the paper has 6.
+
+    >>> Sinusoid(delta=0.25, frequency=1).stamp(torch.zeros(1, 1, 1, 4), rng=torch.Generator())
+    tensor([[[[0.2500, 0.0000, 0.0000, 0.0000]]]])
+    """
+
+    delta: float = 20 / 255
+    frequency: float = 6.0
+
+    def __post_init__(self) -> None:
+        check_number("delta", self.delta, low=0, high=1, open_low=True)
+        check_number("frequency", self.frequency, low=0, open_low=True)
+
+    def stamp(self, images: Tensor, *, rng: torch.Generator) -> Tensor:
+        columns = check_batch(images).shape[3]
+        at = torch.arange(1, columns + 1, dtype=torch.float64) / columns
+        wave = self.delta * torch.sin(2 * math.pi * self.frequency * at)
+        return (images + wave.to(images)).clamp(0, 1)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Warp(Trigger):
+    """The image bent by a smooth field, the same for every image (WaNet, Nguyen & Tran 2021).
+
+    Section 3.2: `grid` x `grid` offsets, uniform in [-1, 1], divided by their mean magnitude,
+    times `strength`, widened to the image by bicubic interpolation; the image is sampled
+    bilinearly at the moved places, which are clipped to the image. As in the authors' code the
+    offsets are divided by the image's side, [-1, 1] being its whole extent: a pixel moves by
+    strength / 2 pixels on average. Deviation: width and height may differ.
+
+    Args:
+        grid: control points along a side, at least 2; the paper has 4.
+        strength: the paper has 0.5.
+        seed: which field: the attacker's secret.
+        noise: every image's places are moved by up to half a pixel more, at random: the paper's
+            noise mode, which the poison `wanet` uses.
+
+    >>> Warp().stamp(torch.ones(1, 1, 8, 8), rng=torch.Generator()).mean().item()
+    1.0
+    """
+
+    grid: int = 4
+    strength: float = 0.5
+    seed: int = 0
+    noise: bool = False
+
+    def __post_init__(self) -> None:
+        check_whole("grid", self.grid)
+        check_number("grid", self.grid, low=2)
+        check_number("strength", self.strength, low=0, open_low=True)
+        seeded(self.seed)
+
+    def stamp(self, images: Tensor, *, rng: torch.Generator) -> Tensor:
+        n, _, height, width = check_batch(images).shape
+        if n == 0:
+            return images.clone()
+        places = self._places(height, width).expand(n, -1, -1, -1)
+        if self.noise:
+            more = torch.rand(places.shape, generator=rng, device=rng.device).to(places) * 2 - 1
+            places = (places + more / torch.tensor([width, height])).clamp(-1, 1)
+        return F.grid_sample(images, places.to(images), align_corners=True).clamp(0, 1)
+
+    def _places(self, height: int, width: int) -> Tensor:
+        """Where each pixel comes from: (1, H, W, 2), columns then rows, [-1, 1] the image."""
+        draws = torch.rand(1, 2, self.grid, self.grid, generator=seeded(self.seed)) * 2 - 1
+        smooth = F.interpolate(
+            draws / draws.abs().mean(), (height, width), mode="bicubic", align_corners=True
+        )
+        rows, cols = torch.meshgrid(
+            torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij"
+        )
+        moved = self.strength * smooth.permute(0, 2, 3, 1) / torch.tensor([width, height])
+        return (torch.stack([cols, rows], dim=2) + moved).clamp(-1, 1)
