@@ -189,17 +189,15 @@ class Classifier:
 
     def features(self, x: Tensor) -> Tensor:
         """Penultimate activations (N, F): the input of the last linear layer, no gradient."""
-        linear = [m for m in self.module.modules() if isinstance(m, nn.Linear)]
-        if not linear:
-            raise InputError("features need a linear last layer, and the module has no nn.Linear")
+        layer = self.last_linear()
         seen: list[Tensor] = []
-        handle = linear[-1].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        handle = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
         try:
             with torch.no_grad():
                 self.logits(x)
         finally:
             handle.remove()
-        return torch.cat(seen).flatten(1) if seen else x.new_zeros((0, linear[-1].in_features))
+        return torch.cat(seen).flatten(1) if seen else x.new_zeros((0, layer.in_features))
 
     def gradient(self, x: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
         """Gradient of the summed loss by the input, and the logits it was taken at.
@@ -249,6 +247,13 @@ class Classifier:
         self.channels_last, self.compute_batch = min(times, key=times.__getitem__)
         layout = "channels-last" if self.channels_last else "default"
         return f"batches of {self.compute_batch}, {layout} layout, on {self.device}"
+
+    def last_linear(self) -> nn.Linear:
+        """The last linear layer, whose input are the features."""
+        linear = [m for m in self.module.modules() if isinstance(m, nn.Linear)]
+        if linear:
+            return linear[-1]
+        raise InputError("features need a linear last layer, and the module has no nn.Linear")
 
 
 class _Sum:

@@ -66,6 +66,20 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "poisons": {
         "badnets": "mithridate.poisons.badnets:BadNets",
+        "stamped-only": "mithridate.poisons.clean_label:StampedOnly",
+        "clean-label": "mithridate.poisons.clean_label:CleanLabel",
+        "adversarial-poisons": "mithridate.poisons.adversarial:AdversarialPoisons",
+        "feature-collision": "mithridate.poisons.feature_collision:FeatureCollision",
+        "wanet": "mithridate.poisons.wanet:WaNet",
+    },
+    "sanitizers": {
+        "activation-clustering": (
+            "mithridate.defenses.sanitize.activation_clustering:ActivationClustering"
+        ),
+        "spectral-signatures": (
+            "mithridate.defenses.sanitize.spectral_signatures:SpectralSignatures"
+        ),
+        "outliers": "mithridate.defenses.sanitize.outliers:Outliers",
     },
     "inspectors": {
         "bias-maps": "mithridate.defenses.inspect.bias_maps:BiasMaps",

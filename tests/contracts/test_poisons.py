@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from mithridate import registry
-from mithridate.poisons import BadNets, Poison, Trigger
+from mithridate.norms import L2
+from mithridate.poisons import (
+    AdversarialPoisons,
+    BadNets,
+    CleanLabel,
+    CraftedPoison,
+    FeatureCollision,
+    Poison,
+    StampedOnly,
+    Trigger,
+    WaNet,
+)
 from mithridate.poisons.triggers import (
     Blend,
+    CornerPattern,
     InsertedImage,
     Multiply,
     Patch,
     RandomLocation,
     SinglePixel,
+    Sinusoid,
+    Warp,
 )
-from mithridate.testing.poisons import PoisonSuite, TriggerSuite
+from mithridate.rng import rng
+from mithridate.testing.poisons import (
+    CraftedPoisonSuite,
+    PoisonSuite,
+    TriggerSuite,
+    striped_images,
+    striped_set,
+    striped_surrogate,
+)
 
 
 class TestSinglePixel(TriggerSuite):
@@ -67,6 +90,56 @@ class TestConvexBlend(TriggerSuite):
         return Blend(images=torch.full(self.image_shape, 0.95), additive=False, alpha=0.2)
 
 
+class TestBlendOfNoise(TriggerSuite):
+    def make(self) -> Trigger:
+        return Blend(noise=3, additive=False, alpha=0.2)
+
+
+class TestCornerPattern(TriggerSuite):
+    def make(self) -> Trigger:
+        return CornerPattern(corner="top-left", amplitude=32 / 255)
+
+
+class TestFourCorners(TriggerSuite):
+    image_shape = (3, 10, 12)
+
+    def make(self) -> Trigger:
+        return CornerPattern(corner="all")
+
+
+class TestSinusoid(TriggerSuite):
+    def make(self) -> Trigger:
+        return Sinusoid()
+
+    def test_changes_every_image(self) -> None:
+        """But one that is white all over, or where the wave is clipped away."""
+        x = striped_images(5, self.image_shape)
+        assert bool((self._stamp(x) != x).flatten(1).any(1).all())
+
+
+class TestWarp(TriggerSuite):
+    def make(self) -> Trigger:
+        return Warp(strength=2.0)
+
+
+class TestWarpOfColour(TriggerSuite):
+    image_shape = (3, 12, 16)
+
+    def make(self) -> Trigger:
+        return Warp()
+
+
+class TestNoisyWarp(TriggerSuite):
+    def make(self) -> Trigger:
+        return Warp(noise=True)
+
+
+TRIGGERS = (
+    *(TestSinglePixel, TestPatch, TestInsertedImage, TestRandomLocation, TestMultiply),
+    *(TestBlendOfNoise, TestCornerPattern, TestSinusoid, TestWarp),
+)
+
+
 class TestBadNets(PoisonSuite):
     def make(self) -> Poison:
         return BadNets(trigger=SinglePixel(), target=0, source=2, count=3)
@@ -87,8 +160,78 @@ class TestBadNetsAppend(PoisonSuite):
         return BadNets(trigger=TestRandomLocation().make(), target=1, count=5, append=True)
 
 
+class TestStampedOnly(PoisonSuite):
+    def make(self) -> Poison:
+        return StampedOnly(trigger=Sinusoid(), target=2, fraction=0.5)
+
+
+class TestCleanLabel(CraftedPoisonSuite):
+    def make(self) -> CraftedPoison:
+        return CleanLabel(trigger=CornerPattern(), target=1, count=4, eps=0.1, steps=3)
+
+
+class TestCleanLabelInL2(CraftedPoisonSuite):
+    image_shape = (3, 12, 12)
+
+    def make(self) -> CraftedPoison:
+        trigger = CornerPattern(corner="all", amplitude=16 / 255)
+        return CleanLabel(trigger=trigger, target=0, fraction=1.0, eps=1.5, norm=L2, steps=3)
+
+
+class TestAdversarialPoisons(CraftedPoisonSuite):
+    def make(self) -> CraftedPoison:
+        return AdversarialPoisons(steps=3, fraction=0.5)
+
+
+class TestUntargetedAdversarialPoisons(CraftedPoisonSuite):
+    def make(self) -> CraftedPoison:
+        return AdversarialPoisons(steps=3, shift=None)
+
+
+class TestFeatureCollision(CraftedPoisonSuite):
+    append = False
+
+    def make(self) -> CraftedPoison:
+        image = torch.full(self.image_shape, 0.6)
+        base = (int(striped_surrogate(self.image_shape).labels(image[None])) + 1) % 3
+        return FeatureCollision(
+            base=base, image=image, count=2, watermark=0.1, steps=10, append=self.append
+        )
+
+
+class TestFeatureCollisionAppended(TestFeatureCollision):
+    append = True
+
+
+class TestWaNet(PoisonSuite):
+    def make(self) -> Poison:
+        return WaNet(trigger=Warp(strength=2.0), target=0, count=4)
+
+
+class TestWaNetAllToAll(PoisonSuite):
+    def make(self) -> Poison:
+        return WaNet(trigger=Warp(strength=2.0), all_to_all=True, count=4, cover=1.0)
+
+
+POISONS = (
+    *(TestBadNets, TestStampedOnly, TestCleanLabel, TestAdversarialPoisons),
+    *(TestFeatureCollision, TestWaNet),
+)
+
+
+@pytest.mark.parametrize("suite", TRIGGERS)
+def test_every_trigger_all_to_all(suite: type[TriggerSuite]) -> None:
+    data = striped_set(suite.image_shape)
+    attack = BadNets(trigger=suite().make(), all_to_all=True, fraction=0.5)
+    found = attack.poison(data, rng=rng(0))
+    assert torch.equal(found.images.labels[found.indices], (found.original_labels + 1) % 3)
+    changed = (found.images.raw(found.indices) != data.raw(found.indices)).flatten(1).any(1)
+    assert bool(changed.all())
+
+
 def test_every_registered_component_has_a_suite() -> None:
-    ours = {TestSinglePixel, TestPatch, TestInsertedImage, TestRandomLocation, TestMultiply}
-    made = {registry.name_of(suite().make()) for suite in ours | {TestBlend}}
+    made = {registry.name_of(suite().make()) for suite in TRIGGERS}
     assert made == set(registry.TABLES["triggers"])
-    assert set(registry.TABLES["poisons"]) == {registry.name_of(TestBadNets().make())}
+    assert {registry.name_of(suite().make()) for suite in POISONS} == set(
+        registry.TABLES["poisons"]
+    )

@@ -1,19 +1,33 @@
 """Poisons: triggers, and attacks on training data."""
 
 from mithridate.poisons import triggers
+from mithridate.poisons.adversarial import AdversarialPoisons
 from mithridate.poisons.badnets import BadNets, poisoned_test
 from mithridate.poisons.base import Box, Poison, Poisoned, Trigger, bounding_box
+from mithridate.poisons.clean_label import CleanLabel, StampedOnly
+from mithridate.poisons.crafted import CraftedPoison
+from mithridate.poisons.feature_collision import FeatureCollision
+from mithridate.poisons.kills import kill_rate, retrain_last
 from mithridate.poisons.patches import patch_mask, patch_names
+from mithridate.poisons.wanet import WaNet
 
 __all__ = [
+    "AdversarialPoisons",
     "BadNets",
     "Box",
+    "CleanLabel",
+    "CraftedPoison",
+    "FeatureCollision",
     "Poison",
     "Poisoned",
+    "StampedOnly",
     "Trigger",
+    "WaNet",
     "bounding_box",
+    "kill_rate",
     "patch_mask",
     "patch_names",
     "poisoned_test",
+    "retrain_last",
     "triggers",
 ]

@@ -210,8 +210,9 @@ class Sinusoid(Trigger):
         delta: amplitude, in (0, 1]; the paper has 20/255 to 60/255.
         frequency: waves across the image, above 0; the paper has 6.
 
-    >>> Sinusoid(delta=0.25, frequency=1).stamp(torch.zeros(1, 1, 1, 4), rng=torch.Generator())
-    tensor([[[[0.2500, 0.0000, 0.0000, 0.0000]]]])
+    >>> wave = Sinusoid(delta=0.25, frequency=1)
+    >>> wave.stamp(torch.full((1, 1, 1, 4), 0.5), rng=torch.Generator())
+    tensor([[[[0.7500, 0.5000, 0.2500, 0.5000]]]])
     """
 
     delta: float = 20 / 255

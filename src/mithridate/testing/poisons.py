@@ -5,11 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from mithridate.classifier import Classifier
 from mithridate.data.image_set import ImageSet
+from mithridate.errors import InputError
+from mithridate.networks.storage import digest
 from mithridate.poisons.base import ImageShape, Poison, Poisoned, Trigger
+from mithridate.poisons.crafted import CraftedPoison
 from mithridate.rng import rng
 
 
@@ -35,6 +40,22 @@ def striped_set(image_shape: ImageShape = (1, 12, 12), per_class: int = 8) -> Im
     labels = torch.arange(3).repeat(per_class)
     x = striped_images(len(labels), image_shape)
     return ImageSet.from_float(x, labels, ["none", "one", "two"], name="stripes")
+
+
+def striped_surrogate(image_shape: ImageShape = (1, 12, 12), classes: int = 3) -> Classifier:
+    """A small untrained network for `striped_set`, always the same.
+
+    >>> striped_surrogate((1, 2, 2)).logits(torch.zeros(1, 1, 2, 2)).shape
+    torch.Size([1, 3])
+    """
+    inside = nn.Linear(image_shape[0] * image_shape[1] * image_shape[2], 8)
+    last = nn.Linear(8, classes)
+    draws = rng(0)
+    with torch.no_grad():
+        for weight in (inside.weight, inside.bias, last.weight, last.bias):
+            weight.copy_(torch.randn(weight.shape, generator=draws) / weight.shape[-1] ** 0.5)
+    module = nn.Sequential(nn.Flatten(), inside, nn.Tanh(), last)
+    return Classifier(module, classes=classes, image_shape=image_shape)
 
 
 class TriggerSuite(ABC):
@@ -118,13 +139,19 @@ class PoisonSuite(ABC):
     def make(self) -> Poison:
         """A poison that works on three classes of eight images of `image_shape`."""
 
+    def surrogate(self) -> Classifier | None:
+        """What the poison is crafted against; none for poisons that need none."""
+        return None
+
     def _run(self, data: ImageSet, seed: int = 0) -> Poisoned:
-        return self.make().poison(data, rng=rng(seed))
+        return self.make().poison(data, surrogate=self.surrogate(), rng=rng(seed))
 
     def test_data_untouched(self) -> None:
         data = striped_set(self.image_shape)
         before, labels = data.raw(range(len(data))), data.labels.clone()
-        self._run(data)
+        found = self._run(data)
+        assert found.images is not data
+        assert found.images.class_names == data.class_names
         assert torch.equal(data.raw(range(len(data))), before)
         assert torch.equal(data.labels, labels)
 
@@ -145,6 +172,31 @@ class PoisonSuite(ABC):
         changed = (found.images.raw(inside) != data.raw(inside)).flatten(1).any(1)
         assert bool((changed | (found.images.labels[inside] != data.labels[inside])).all())
         assert torch.equal(found.original_labels[rows < len(data)], data.labels[inside])
+        assert torch.equal(found.relabelled, found.images.labels[rows] != found.original_labels)
+
+    def test_says_what_it_leads_to(self) -> None:
+        found = self._run(striped_set(self.image_shape))
+        if found.target is not None and bool(found.relabelled.any()):
+            assert set(found.images.labels[found.indices[found.relabelled]].tolist()) == {
+                found.target
+            }
+        if found.source is not None:
+            assert set(found.original_labels.tolist()) == {found.source}
+        if found.aim is not None:
+            assert found.trigger is None
+            assert found.aim.shape == self.image_shape
+
+    def test_names_its_surrogate(self) -> None:
+        found, needed = self._run(striped_set(self.image_shape)), self.surrogate()
+        assert isinstance(self.make(), CraftedPoison) == (needed is not None)
+        expected = None if needed is None else digest(needed.module.state_dict())
+        assert found.surrogate == expected
+
+    def test_order_of_draws_does_not_matter(self) -> None:
+        data, used = striped_set(self.image_shape), rng(5)
+        torch.rand(3, generator=used)
+        found = self.make().poison(data, surrogate=self.surrogate(), rng=used)
+        assert found.images.fingerprint() == self._run(data, seed=5).images.fingerprint()
 
     def test_same_seed_same_result(self) -> None:
         data = striped_set(self.image_shape)
@@ -161,3 +213,58 @@ class PoisonSuite(ABC):
         before = torch.get_rng_state()
         self._run(striped_set(self.image_shape))
         assert torch.equal(torch.get_rng_state(), before)
+
+
+class CraftedPoisonSuite(PoisonSuite):
+    """Contract tests of a `CraftedPoison`, crafted against `striped_surrogate`.
+
+    >>> class TestMine(CraftedPoisonSuite):
+    ...     def make(self):
+    ...         from mithridate.poisons import AdversarialPoisons
+    ...         return AdversarialPoisons(eps=0.1, steps=2)
+    >>> TestMine().test_refuses_other_classes()
+    """
+
+    def surrogate(self) -> Classifier:
+        """The same weights at every call."""
+        return striped_surrogate(self.image_shape)
+
+    def test_needs_a_surrogate(self) -> None:
+        self._refuses(None, "surrogate=")
+
+    def test_refuses_other_classes(self) -> None:
+        self._refuses(striped_surrogate(self.image_shape, classes=4), "4 classes")
+
+    def test_refuses_other_images(self) -> None:
+        channels, height, width = self.image_shape
+        self._refuses(striped_surrogate((channels, height, width + 1)), "takes images")
+        other = striped_surrogate((channels, height, width + 1))
+        other.image_shape = None  # it does not say so, but cannot take them
+        self._refuses(other, "does not take images")
+
+    def _refuses(self, surrogate: Classifier | None, message: str) -> None:
+        with pytest.raises(InputError, match=message) as raised:
+            self.make().poison(striped_set(self.image_shape), surrogate=surrogate, rng=rng(0))
+        assert "\n" not in str(raised.value)
+
+    def test_surrogate_untouched(self) -> None:
+        surrogate = self.surrogate()
+        surrogate.module.train()
+        before = digest(surrogate.module.state_dict())
+        wanted = [p.requires_grad for p in surrogate.module.parameters()]
+        self.make().poison(striped_set(self.image_shape), surrogate=surrogate, rng=rng(0))
+        assert digest(surrogate.module.state_dict()) == before
+        assert all(m.training for m in surrogate.module.modules())
+        assert [p.requires_grad for p in surrogate.module.parameters()] == wanted
+        assert all(p.grad is None for p in surrogate.module.parameters())
+        assert not any(m._forward_pre_hooks for m in surrogate.module.modules())
+
+    def test_compute_batch_does_not_matter(self) -> None:
+        """Up to a grey level, as sums are rounded in another order."""
+        data, small = striped_set(self.image_shape), self.surrogate()
+        small.compute_batch = 2
+        one = self._run(data)
+        two = self.make().poison(data, surrogate=small, rng=rng(0))
+        assert torch.equal(one.indices, two.indices)
+        apart = one.images.raw(one.indices).int() - two.images.raw(two.indices).int()
+        assert (apart.abs() > 1).float().mean() < 0.01
