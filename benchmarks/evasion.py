@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import platform
 import statistics
-import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -369,6 +368,8 @@ def main() -> None:
     parser.add_argument("--data", default="mnist", choices=sorted(BUDGETS))
     parser.add_argument("--model", help="a checkpoint; a network is trained where none is given")
     parser.add_argument("--eps", type=float, help="another bound than the set's usual one")
+    parser.add_argument("--n", type=int, help="images of every contest, other than its own number")
+    parser.add_argument("--repeats", type=int, help="turns of every contest")
     parser.add_argument("--only", nargs="*", default=None, help="contests, queries, growth")
     parser.add_argument(
         "--skip",
@@ -393,10 +394,9 @@ def main() -> None:
     print(HEAD)
     for contest in contests(given.data, case.eps, case.step):
         if given.only is None or contest.name in given.only:
-            try:
-                print_rows(hold(contest, case, passes))
-            except KeyboardInterrupt:
-                sys.exit(130)
+            other = {"n": given.n, "repeats": given.repeats}
+            contest = replace(contest, **{k: v for k, v in other.items() if v is not None})
+            print_rows(hold(contest, case, passes))
     for name, part in PARTS.items():
         if given.only is None or name in given.only:
             part(case, given.data)
