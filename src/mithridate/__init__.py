@@ -23,6 +23,7 @@ _PLACES = {
     "poisons": "mithridate.poisons",
     "registry": "mithridate.registry",
     "rng": "mithridate.rng",
+    "sanitizers": "mithridate.defenses.sanitize",
     "triggers": "mithridate.poisons.triggers",
     "Classifier": "mithridate.classifier:Classifier",
     "ImageSet": "mithridate.data:ImageSet",
@@ -67,6 +68,7 @@ __all__ = [
     "registry",
     "rng",
     "run_attack",
+    "sanitizers",
     "save",
     "triggers",
 ]
@@ -79,6 +81,7 @@ if TYPE_CHECKING:
     from mithridate.classifier import Classifier
     from mithridate.data import ImageSet, load_data
     from mithridate.defenses import inspect as inspectors
+    from mithridate.defenses import sanitize as sanitizers
     from mithridate.goals import SourceToTarget, Targeted, Untargeted
     from mithridate.networks.checkpoint import load, save
     from mithridate.norms import L0, L1, L2, LINF

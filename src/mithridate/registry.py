@@ -68,6 +68,7 @@ TABLES: dict[str, dict[str, str]] = {
         "badnets": "mithridate.poisons.badnets:BadNets",
         "stamped-only": "mithridate.poisons.clean_label:StampedOnly",
         "clean-label": "mithridate.poisons.clean_label:CleanLabel",
+        "clean-label-gan": "mithridate.poisons.clean_label_gan:CleanLabelGAN",
         "adversarial-poisons": "mithridate.poisons.adversarial:AdversarialPoisons",
         "feature-collision": "mithridate.poisons.feature_collision:FeatureCollision",
         "wanet": "mithridate.poisons.wanet:WaNet",

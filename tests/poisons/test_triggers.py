@@ -18,11 +18,14 @@ from mithridate.errors import InputError
 from mithridate.poisons import Trigger
 from mithridate.poisons.triggers import (
     Blend,
+    CornerPattern,
     InsertedImage,
     Multiply,
     Patch,
     RandomLocation,
     SinglePixel,
+    Sinusoid,
+    Warp,
 )
 from mithridate.rng import rng
 
@@ -226,6 +229,87 @@ def test_blend_takes_the_target_class() -> None:
         bound.stamp(torch.zeros(1, 1, 2, 2), rng=rng(0))
 
 
+def test_blend_of_noise_is_one_picture_for_every_image_and_call() -> None:
+    trigger = Blend(noise=7, additive=False, alpha=0.25)
+    key = trigger.stamp(torch.zeros(3, 3, 5, 6), rng=rng(0)) / 0.25
+    assert torch.equal(key[0], key[2])
+    assert torch.equal(trigger.stamp(torch.zeros(1, 3, 5, 6), rng=rng(9))[0], key[0] * 0.25)
+    assert 0.3 < float(key.mean()) < 0.7
+    assert not torch.equal(Blend(noise=8).stamp(torch.zeros(1, 3, 5, 6), rng=rng(0)), key[:1] * 0.1)
+    data = ImageSet(torch.zeros(2, 3, 5, 6, dtype=torch.uint8), [0, 1], ["a", "b"])
+    assert trigger.bind(data, None) is trigger
+    with pytest.raises(InputError, match="images or noise"):
+        Blend(noise=7, images=torch.zeros(1, 2, 2))
+    with pytest.raises(InputError, match="seed"):
+        Blend(noise=-1)
+
+
+def test_blend_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "key.png"
+    Image.fromarray(np.array([[255, 0], [51, 102]], np.uint8)).save(path)
+    made = Trigger.named(f"blend:images={path},additive=false,alpha=0.5")
+    out = made.stamp(torch.ones(1, 1, 2, 2), rng=rng(0))
+    assert torch.allclose(out[0, 0], 0.5 + 0.5 * torch.tensor([[1, 0], [0.2, 0.4]]))
+
+
+def test_corner_pattern_of_one_corner_is_drawn_by_hand() -> None:
+    out = CornerPattern(corner="top-right").stamp(torch.full((1, 2, 4, 5), 0.5), rng=rng(0))
+    expected = torch.full((4, 5), 0.5)
+    expected[:3, 2:] = torch.tensor([[1.0, 0, 1], [0, 1, 0], [0, 0, 1]])
+    assert torch.equal(out[0, 0], expected)
+    assert torch.equal(out[0, 1], expected)
+
+
+@pytest.mark.parametrize("levels", [16, 32, 64])
+def test_corner_pattern_of_less_amplitude(levels: int) -> None:
+    x = torch.full((1, 1, 8, 8), 100 / 255)
+    full = CornerPattern(corner="all").stamp(x, rng=rng(0))
+    out = CornerPattern(corner="all", amplitude=levels / 255).stamp(x, rng=rng(0))
+    change = ((out - x) * 255).round()
+    assert set(change.unique().tolist()) == {-levels, 0, levels}
+    assert torch.equal(change > 0, full == 1)
+    assert torch.equal(change < 0, full == 0)
+    clipped = CornerPattern(amplitude=levels / 255).stamp(torch.zeros(1, 1, 8, 8), rng=rng(0))
+    assert set((clipped * 255).round().unique().tolist()) == {0, levels}
+
+
+def test_four_corners_survive_mirroring() -> None:
+    x = random_images(2, 3, 9, 12)
+    trigger = CornerPattern(corner="all", amplitude=0.3)
+    mirrored = trigger.stamp(x.flip(3), rng=rng(0)).flip(3)
+    assert torch.equal(mirrored, trigger.stamp(x, rng=rng(0)))
+    assert int(trigger.support((3, 9, 12)).sum()) == 36
+
+
+def test_corner_pattern_refuses() -> None:
+    with pytest.raises(InputError, match="corner is one of"):
+        CornerPattern(corner="middle")  # type: ignore[arg-type]
+    for amplitude in (0, 1.5):
+        with pytest.raises(InputError, match="amplitude"):
+            CornerPattern(amplitude=amplitude)
+    with pytest.raises(InputError, match="6 x 6"):
+        CornerPattern(corner="all").stamp(torch.zeros(1, 1, 5, 9), rng=rng(0))
+
+
+@given(st.floats(0.01, 1), st.floats(0.5, 6), st.integers(13, 40))
+def test_sinusoid_formula(delta: float, frequency: float, columns: int) -> None:
+    x = torch.full((1, 3, 2, columns), 0.5)
+    out = Sinusoid(delta=delta, frequency=frequency).stamp(x, rng=rng(0))
+    j = np.arange(1, columns + 1)
+    wave = 0.5 + delta * np.sin(2 * np.pi * j * frequency / columns)
+    assert np.allclose(out[0, 2, 1].numpy(), wave.clip(0, 1), atol=1e-5)
+    assert torch.equal(out[0, 0, 0], out[0, 1, 1])
+
+
+def test_sinusoid_refuses() -> None:
+    """Six waves across twelve columns: every pixel would lie where the wave is 0."""
+    with pytest.raises(InputError, match="between the pixels"):
+        Sinusoid().stamp(torch.zeros(1, 1, 12, 12), rng=rng(0))
+    for settings in ({"delta": 0}, {"delta": 2}, {"frequency": 0}):
+        with pytest.raises(InputError):
+            Sinusoid(**settings)
+
+
 @pytest.mark.parametrize(
     ("text", "kind", "settings"),
     [
@@ -236,6 +320,10 @@ def test_blend_takes_the_target_class() -> None:
         ("multiply", Multiply, {"factor": 2.0}),
         ("random:c-top-right", RandomLocation, {"threshold": 0.1}),
         ("blend:alpha=0.2,additive=no", Blend, {"alpha": 0.2, "additive": False}),
+        ("blend:noise=3", Blend, {"noise": 3}),
+        ("corner-pattern:corner=all", CornerPattern, {"corner": "all", "amplitude": 1.0}),
+        ("sinusoid:delta=30/255", Sinusoid, {"delta": 30 / 255, "frequency": 6.0}),
+        ("warp:grid=8,noise=yes", Warp, {"grid": 8, "strength": 0.5, "noise": True}),
     ],
 )
 def test_names(text: str, kind: type[Trigger], settings: dict[str, Any]) -> None:

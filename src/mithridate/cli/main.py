@@ -17,7 +17,19 @@ import typer
 from typer.main import get_command
 
 import mithridate
-from mithridate.cli import attack, audit, cache, demo, fool, look, options, report, run, train
+from mithridate.cli import (
+    attack,
+    audit,
+    cache,
+    demo,
+    fool,
+    look,
+    options,
+    poison,
+    report,
+    run,
+    train,
+)
 from mithridate.errors import MithridateError
 
 USAGE, FAILED = 2, 4
@@ -31,6 +43,7 @@ app = typer.Typer(
 )
 app.command()(demo.demo)
 app.command()(train.train)
+app.command()(poison.poison)
 app.command()(attack.attack)
 app.command()(fool.fool)
 app.command()(audit.audit)

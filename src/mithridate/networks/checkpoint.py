@@ -125,6 +125,10 @@ def _architecture(module: nn.Module) -> dict[str, Any]:
 
 def _from_safetensors(place: Path, network: nn.Module | str | None) -> Parts:
     tensors, header = read_tensors(place)
+    if header.get("kind") == "wgan":
+        raise CheckpointError(
+            f"{place} is a generator of images, not a classifier: read it with load_wgan"
+        )
     if header.get("kind") != "model":
         raise CheckpointError(
             f"{place} is the checkpoint of a training run, not a model: "

@@ -5,6 +5,7 @@ from mithridate.poisons.adversarial import AdversarialPoisons
 from mithridate.poisons.badnets import BadNets, poisoned_test
 from mithridate.poisons.base import Box, Poison, Poisoned, Trigger, bounding_box
 from mithridate.poisons.clean_label import CleanLabel, StampedOnly
+from mithridate.poisons.clean_label_gan import CleanLabelGAN
 from mithridate.poisons.crafted import CraftedPoison
 from mithridate.poisons.feature_collision import FeatureCollision
 from mithridate.poisons.kills import kill_rate, retrain_last
@@ -16,6 +17,7 @@ __all__ = [
     "BadNets",
     "Box",
     "CleanLabel",
+    "CleanLabelGAN",
     "CraftedPoison",
     "FeatureCollision",
     "Poison",

@@ -102,7 +102,7 @@ class Poisoned:
             lead to; None for all-to-all and for poisons that aim at no class.
         source: the class that was poisoned; None where it was more than one.
         original_labels: true classes of the rows in `indices`, int64 (M,).
-        surrogate: sha256 of the weights of the model that the poison was crafted against.
+        surrogate: sha256 of the weights of the model that the poison was crafted with.
         aim: the one image (C, H, W) that is to be read as `target`, for poisons without a
             trigger; None for all others.
     """
@@ -135,9 +135,13 @@ class Poison(ABC):
     ) -> Poisoned:
         """A poisoned copy of `data`, which stays as it is.
 
-        `surrogate` is a model of the attacker's own, for poisons that need one: those are
-        `CraftedPoison`s. The others take no notice of it.
+        `surrogate` is a model of the attacker's own, for poisons that need one: their type is
+        `CraftedPoison`. The others take no notice of it.
         """
+
+    def aim(self, test: ImageSet) -> Poison:
+        """The poison made ready for a test set; itself unless it aims at an image of one."""
+        return self
 
 
 def bounding_box(mask: Tensor | None) -> Box | None:

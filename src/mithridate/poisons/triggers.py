@@ -208,7 +208,8 @@ class Sinusoid(Trigger):
 
     Args:
         delta: amplitude, in (0, 1]; the paper has 20/255 to 60/255.
-        frequency: waves across the image, above 0; the paper has 6.
+        frequency: waves across the image, above 0 and below half the columns, since faster
+            ones fall between the pixels; the paper has 6.
 
     >>> wave = Sinusoid(delta=0.25, frequency=1)
     >>> wave.stamp(torch.full((1, 1, 1, 4), 0.5), rng=torch.Generator())
@@ -224,6 +225,11 @@ class Sinusoid(Trigger):
 
     def stamp(self, images: Tensor, *, rng: torch.Generator) -> Tensor:
         columns = check_batch(images).shape[3]
+        if 2 * self.frequency >= columns:
+            raise InputError(
+                f"{self.frequency:g} waves across {columns} columns fall between the pixels: "
+                f"take a frequency below {columns / 2:g}"
+            )
         at = torch.arange(1, columns + 1, dtype=torch.float64) / columns
         wave = self.delta * torch.sin(2 * math.pi * self.frequency * at)
         return (images + wave.to(images)).clamp(0, 1)

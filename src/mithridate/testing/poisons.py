@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -48,9 +47,10 @@ def striped_surrogate(image_shape: ImageShape = (1, 12, 12), classes: int = 3) -
     >>> striped_surrogate((1, 2, 2)).logits(torch.zeros(1, 1, 2, 2)).shape
     torch.Size([1, 3])
     """
-    inside = nn.Linear(image_shape[0] * image_shape[1] * image_shape[2], 8)
-    last = nn.Linear(8, classes)
     draws = rng(0)
+    with torch.random.fork_rng(devices=[]):  # layers draw first weights from the global state
+        inside = nn.Linear(image_shape[0] * image_shape[1] * image_shape[2], 8)
+        last = nn.Linear(8, classes)
     with torch.no_grad():
         for weight in (inside.weight, inside.bias, last.weight, last.bias):
             weight.copy_(torch.randn(weight.shape, generator=draws) / weight.shape[-1] ** 0.5)
@@ -189,8 +189,10 @@ class PoisonSuite(ABC):
     def test_names_its_surrogate(self) -> None:
         found, needed = self._run(striped_set(self.image_shape)), self.surrogate()
         assert isinstance(self.make(), CraftedPoison) == (needed is not None)
-        expected = None if needed is None else digest(needed.module.state_dict())
-        assert found.surrogate == expected
+        if needed is not None:
+            assert found.surrogate == digest(needed.module.state_dict())
+        elif found.surrogate is not None:  # of another kind of model, which is a setting
+            assert len(found.surrogate) == 64
 
     def test_order_of_draws_does_not_matter(self) -> None:
         data, used = striped_set(self.image_shape), rng(5)
@@ -243,9 +245,13 @@ class CraftedPoisonSuite(PoisonSuite):
         self._refuses(other, "does not take images")
 
     def _refuses(self, surrogate: Classifier | None, message: str) -> None:
-        with pytest.raises(InputError, match=message) as raised:
+        said = "nothing"
+        try:
             self.make().poison(striped_set(self.image_shape), surrogate=surrogate, rng=rng(0))
-        assert "\n" not in str(raised.value)
+        except InputError as error:
+            said = str(error)
+        assert message in said
+        assert "\n" not in said
 
     def test_surrogate_untouched(self) -> None:
         surrogate = self.surrogate()

@@ -1,0 +1,143 @@
+"""`mithridate poison`: writes a poisoned data set, and the truth about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mithridate.cli.options import (
+    AsJson,
+    Data,
+    Device,
+    Quiet,
+    Seed,
+    Settings,
+    command_line,
+    deal,
+    pairs,
+    place,
+)
+from mithridate.cli.screen import Screen
+from mithridate.errors import InputError
+
+if TYPE_CHECKING:
+    from mithridate.data import ImageSet
+    from mithridate.poisons import Poison, Poisoned
+
+
+def poison(
+    data: Data,
+    poison: Annotated[
+        str, typer.Option("--poison", metavar="NAME", help="See mithridate list poisons.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="The folder to write, empty or new.")
+    ],
+    settings: Settings = None,
+    surrogate: Annotated[
+        Path | None,
+        typer.Option(metavar="MODEL", help="A checkpoint, for poisons crafted against a model."),
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> int:
+    """Poison a data set and write it as Parquet, with a manifest of what was changed."""
+    from mithridate.data.export import MANIFEST, check_free, export_set
+
+    screen = Screen(as_json=as_json, quiet=quiet)
+    attack, given = read_poison(poison, pairs(settings))
+    _check_surrogate(poison, attack, surrogate)
+    check_free(out)
+
+    from mithridate.data import load_data
+    from mithridate.networks.checkpoint import load
+    from mithridate.rng import child, rng
+
+    model = None if surrogate is None else load(surrogate, device=place(device))
+    train, test = load_data(data)
+    with screen.stage("poisoning"):
+        made = attack.poison(train, surrogate=model, rng=child(rng(seed), "poison"))
+    told: dict[str, Any] = _manifest(made, train, test) | {
+        "poison": {"name": poison, "settings": given},
+        "surrogate": None
+        if made.surrogate is None
+        else {"file": None if surrogate is None else str(surrogate), "sha256": made.surrogate},
+        "seed": seed,
+        "source_data": {"name": data, "train_sha256": train.fingerprint()},
+        "command": command_line(),
+    }
+    with screen.stage("writing") as progress:
+        files = export_set(out, made.images, test, manifest=told, progress=progress)
+    counts = told["counts"]
+    screen.data({"out": str(out), "counts": counts, "files": files})
+    screen.say(
+        f"{counts['poisoned']} of {counts['train']} training images poisoned, "
+        f"{counts['relabelled']} of them relabelled; {counts['test']} test images as they were"
+    )
+    screen.say(f"Set: {out}, truth: {out / MANIFEST}")
+    return 0
+
+
+def read_poison(name: str, values: dict[str, str]) -> tuple[Poison, dict[str, str]]:
+    """The poison that words name, and its settings as given.
+
+    Raises:
+        InputError: no such poison or setting, or a value out of range.
+    """
+    from mithridate import registry
+    from mithridate.cli.look import settings
+
+    own = deal(values, {"poison": settings(registry.find("poisons", name))})["poison"]
+    made: Poison = registry.create("poisons", name, own)
+    return made, own
+
+
+def _check_surrogate(name: str, attack: Poison, surrogate: Path | None) -> None:
+    """Before anything is loaded."""
+    from mithridate.poisons.crafted import CraftedPoison
+
+    needed = isinstance(attack, CraftedPoison)
+    if needed and surrogate is None:
+        raise InputError(
+            f"{name} is crafted against a model: give --surrogate MODEL, trained on such images"
+        )
+    if surrogate is not None and not needed:
+        raise InputError(f"{name} needs no surrogate: leave --surrogate out")
+
+
+def _manifest(made: Poisoned, train: ImageSet, test: ImageSet) -> dict[str, Any]:
+    """What was changed, in numbers that JSON holds."""
+    from mithridate import __version__
+
+    support = None if made.trigger is None else made.trigger.support(train.image_shape)
+    return {
+        "format": 1,
+        "mithridate": __version__,
+        "counts": {
+            "train": len(made.images),
+            "test": len(test),
+            "poisoned": len(made),
+            "relabelled": int(made.relabelled.sum()),
+            "added": len(made.images) - len(train),
+        },
+        "class_names": list(train.class_names),
+        "image_shape": list(train.image_shape),
+        "target": made.target,
+        "source": made.source,
+        "trigger": None
+        if made.trigger is None
+        else {
+            "described": repr(made.trigger),
+            "pixels": None if support is None else support.nonzero().tolist(),
+        },
+        "aim": None if made.aim is None else (made.aim * 255).round().int().tolist(),
+        "indices": made.indices.tolist(),
+        "labels_before": made.original_labels.tolist(),
+        "labels_after": made.images.labels[made.indices].tolist(),
+        "train_sha256": made.images.fingerprint(),
+        "test_sha256": test.fingerprint(),
+    }

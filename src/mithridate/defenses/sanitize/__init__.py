@@ -1,0 +1,15 @@
+"""Sanitizers: filter training data by what a model makes of it."""
+
+from mithridate.defenses.sanitize.activation_clustering import ActivationClustering
+from mithridate.defenses.sanitize.base import ClassNote, Sanitizer, Sifted
+from mithridate.defenses.sanitize.outliers import Outliers
+from mithridate.defenses.sanitize.spectral_signatures import SpectralSignatures
+
+__all__ = [
+    "ActivationClustering",
+    "ClassNote",
+    "Outliers",
+    "Sanitizer",
+    "Sifted",
+    "SpectralSignatures",
+]

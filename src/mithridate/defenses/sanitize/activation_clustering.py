@@ -1,0 +1,264 @@
+"""Activation clustering: poison and clean images of a class are two clusters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf, nan
+from typing import Literal, NamedTuple, final
+
+import numpy as np
+import torch
+from sklearn.cluster import KMeans
+from sklearn.metrics import silhouette_score
+from torch import Tensor
+
+from mithridate.classifier import Classifier
+from mithridate.data import ImageSet
+from mithridate.defenses.sanitize.base import (
+    ClassNote,
+    Sanitizer,
+    Sifted,
+    check_fit,
+    check_whole,
+    conclude,
+    present,
+    spent,
+    usual_epochs,
+)
+from mithridate.defenses.sanitize.features import (
+    GAP,
+    LEAST,
+    Side,
+    Space,
+    gap,
+    poison_side,
+    principal,
+)
+from mithridate.doubts import Doubt
+from mithridate.errors import InputError, check_number
+from mithridate.rng import child
+from mithridate.training import fit, predict
+
+THRESHOLDS = {"gap": GAP, "silhouette": 0.15, "relative-size": 0.35, "exclusion": 1.0}
+"""Analysis -> from which value on (up to which, for the last two) a class is suspicious."""
+ROWS = 5000
+"""Images of a class on which the silhouette is measured: it compares all pairs."""
+
+Analysis = Literal["gap", "silhouette", "relative-size", "exclusion"]
+
+
+class _Clusters(NamedTuple):
+    """A class in two: `suspect` (n,) bool, and the points (n, d) that were clustered."""
+
+    points: Tensor
+    suspect: Tensor
+    sure: bool
+    why: str
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ActivationClustering(Sanitizer):
+    """Cuts each class in two by k-means and drops the suspect cluster where the cut is real.
+
+    Chen et al. 2018, "Detecting backdoor attacks on deep neural networks by activation
+    clustering", algorithm 1: penultimate activations of the images of a label, reduced to 10
+    dimensions, 2-means, then an analysis. The paper's are `features="plain"`, `reduce="ica"`,
+    `side="smaller"` and one of the analyses
+
+    - "silhouette": how well two clusters describe the class; suspicious from 0.15 on, the upper
+      end of what the paper calls reasonable;
+    - "relative-size": the share of the smaller cluster, about a half in a clean class;
+      suspicious below 0.35, which is not the paper's but that of implementations in use;
+    - "exclusion" (exclusionary reclassification): a new model, trained without the suspect
+      clusters, classifies them; l images as their label, p as the commonest other class;
+      suspicious where l / p is below the paper's 1.
+
+    Deviations, all settings: by default features are measured by how the other classes vary
+    (`Space.of`); the analysis is "gap": the distance of the clusters along the line through
+    their centres over the tighter one's standard deviation (`features.gap`), suspicious from
+    6.5 on; the suspect cluster is the one with the clearer trace of another class
+    (`features.poison_side`). Not settings: ICA is computed as whitened principal components,
+    of which it is a rotation, to which k-means and silhouette are blind. k-means starts from
+    halves along each axis and keeps the best, so that nothing depends on the order of rows.
+    "exclusion" leaves the suspect clusters of all classes out of one training, not of one each.
+
+    The score is a place between the two centres, -1 to 1: difference of squared distances over
+    the squared distance of the centres; above 0 is the suspect cluster.
+
+    Args:
+        features: "relative" or "plain".
+        reduce: "pca" or "ica".
+        dimensions: to reduce to.
+        analysis: "gap", "silhouette", "relative-size" or "exclusion".
+        threshold: of the analysis; None for the value above.
+        side: what tells the suspect cluster, "trace" or "smaller" (always for "relative-size").
+        epochs: of the training for "exclusion", at the defaults of `training.fit`; None for
+            30,000 images' worth, but 3 to 30.
+
+    Raises:
+        InputError: a setting that is none of these, or out of range.
+
+    >>> ActivationClustering(analysis="exclusion").limit
+    1.0
+    """
+
+    features: Literal["relative", "plain"] = "relative"
+    reduce: Literal["pca", "ica"] = "pca"
+    dimensions: int = 10
+    analysis: Analysis = "gap"
+    threshold: float | None = None
+    side: Side = "trace"
+    epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("features", ("relative", "plain")),
+            ("reduce", ("pca", "ica")),
+            ("analysis", tuple(THRESHOLDS)),
+            ("side", ("trace", "smaller")),
+        ):
+            if getattr(self, name) not in known:
+                raise InputError(
+                    f"{name} is one of {', '.join(known)}, got {getattr(self, name)!r}"
+                )
+        check_whole("dimensions", self.dimensions)
+        if self.epochs is not None:
+            check_whole("epochs", self.epochs)
+        if self.threshold is not None:
+            high = {"silhouette": 1.0, "relative-size": 0.5}.get(self.analysis, inf)
+            check_number("threshold", self.threshold, low=0, high=high)
+
+    @property
+    def limit(self) -> float:
+        """The threshold that applies."""
+        return THRESHOLDS[self.analysis] if self.threshold is None else self.threshold
+
+    def sift(self, classifier: Classifier, data: ImageSet, *, rng: torch.Generator) -> Sifted:
+        """See the class and `Sanitizer.sift`. Random: the rows of a silhouette, the training."""
+        check_fit(classifier, data, LEAST)
+        before = classifier.cost.queries
+        space = Space(classifier, data)
+        found = {c: self._clusters(space, c, classifier, data) for c in present(data)}
+        values, trained, asked = self._values(found, space, classifier, data, rng)
+        keep = torch.ones(len(data), dtype=torch.bool)
+        score = torch.zeros(len(data), dtype=torch.float64)
+        notes, doubts = [], []
+        for c, clusters in found.items():
+            small = self.analysis in ("relative-size", "exclusion")
+            suspicious = values[c] < self.limit if small else values[c] >= self.limit
+            if suspicious and not clusters.sure:
+                name = data.class_names[c]
+                doubts.append(Doubt("which-side", f"class {name}: {clusters.why} was taken"))
+            score[space.rows[c]] = _place(clusters)
+            if suspicious:
+                keep[space.rows[c][clusters.suspect]] = False
+            note = ClassNote(
+                label=c,
+                count=len(clusters.suspect),
+                dropped=int(clusters.suspect.sum()) if suspicious else 0,
+                suspicious=suspicious,
+                statistic=self.analysis,
+                value=values[c],
+                threshold=self.limit,
+                text=clusters.why if suspicious else "",
+            )
+            notes.append(note)
+        cost = spent(classifier, before, trained=trained, asked=asked)
+        return conclude(data, keep, score, notes, cost, doubts)
+
+    def _clusters(self, space: Space, c: int, model: Classifier, data: ImageSet) -> _Clusters:
+        x = space.of(c, relative=self.features == "relative")
+        points = principal(x, self.dimensions, whiten=self.reduce == "ica")
+        side = two_means(points)
+        rule: Side = "smaller" if self.analysis == "relative-size" else self.side
+        if rule == "trace" and self.analysis == "gap" and self._gap(points, side) < self.limit:
+            rule = "smaller"  # the class will not be suspicious: no need to ask the model
+        told = poison_side(model, data, space.rows[c], side, rule)
+        return _Clusters(points, told.poison, told.sure, told.why)
+
+    @staticmethod
+    def _gap(points: Tensor, side: Tensor) -> float:
+        return gap(points @ (points[side].mean(0) - points[~side].mean(0)), side)
+
+    def _values(
+        self,
+        found: dict[int, _Clusters],
+        space: Space,
+        classifier: Classifier,
+        data: ImageSet,
+        rng: torch.Generator,
+    ) -> tuple[dict[int, float], int, int]:
+        """The statistic of each class; images that a model of our own was trained on, and asked."""
+        if self.analysis == "exclusion":
+            return self._exclusion(found, space, classifier, data, rng)
+        values = {}
+        for c, (points, suspect, _, _) in found.items():
+            if self.analysis == "gap":
+                values[c] = self._gap(points, suspect)
+            elif self.analysis == "relative-size":
+                values[c] = float(suspect.double().mean())
+            else:
+                values[c] = _silhouette(points, suspect, child(rng, "silhouette", c))
+        return values, 0, 0
+
+    def _exclusion(
+        self,
+        found: dict[int, _Clusters],
+        space: Space,
+        classifier: Classifier,
+        data: ImageSet,
+        rng: torch.Generator,
+    ) -> tuple[dict[int, float], int, int]:
+        out = torch.cat([space.rows[c][found[c].suspect] for c in found])
+        rest = torch.ones(len(data), dtype=torch.bool)
+        rest[out] = False
+        epochs = self.epochs or usual_epochs(int(rest.sum()))
+        random = child(rng, "exclusion")
+        fresh = fit(classifier, data.subset(rest), epochs=epochs, rng=random, fresh=True)
+        values = {}
+        for c, clusters in found.items():
+            rows = space.rows[c][clusters.suspect]
+            taken = predict(fresh, data, rows=rows.tolist()).bincount(minlength=data.classes)
+            kept, taken[c] = int(taken[c]), 0
+            other = int(taken.max())
+            values[c] = kept / other if other else inf
+        return values, epochs * int(rest.sum()), len(out)
+
+
+def two_means(points: Tensor) -> Tensor:
+    """2-means of points (n, d), n >= 2: bool (n,), some on each side.
+
+    Lloyd's algorithm from the halves above and below 0 of each axis; the least inertia wins.
+
+    >>> two_means(torch.tensor([[-1.0], [-0.9], [1.0], [1.1]])).int().tolist() in (
+    ...     [0, 0, 1, 1], [1, 1, 0, 0])
+    True
+    """
+    array = points.numpy()
+    best, least = None, inf
+    for axis in range(array.shape[1]):
+        upper = array[:, axis] > 0
+        start = np.stack([array[~upper].mean(0), array[upper].mean(0)])
+        found = KMeans(2, init=start, n_init=1, tol=0).fit(array)
+        if found.inertia_ < least:
+            best, least = found.labels_ == 1, found.inertia_
+    assert best is not None
+    return torch.from_numpy(best)
+
+
+def _place(clusters: _Clusters) -> Tensor:
+    """Squared distance to the other centre less that to the suspect one, over the centres'."""
+    points, suspect = clusters.points, clusters.suspect
+    own, other = points[suspect].mean(0), points[~suspect].mean(0)
+    between = (own - other).square().sum()
+    return ((points - other).square().sum(1) - (points - own).square().sum(1)) / between
+
+
+def _silhouette(points: Tensor, side: Tensor, rng: torch.Generator) -> float:
+    if len(points) > ROWS:
+        rows = torch.randperm(len(points), generator=rng)[:ROWS]
+        points, side = points[rows], side[rows]
+    if bool(side.all()) or not bool(side.any()):
+        return nan
+    return float(silhouette_score(points.numpy(), side.numpy()))

@@ -1,0 +1,217 @@
+"""What a sanitizer is, and what it says about a training set."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from torch import Tensor
+
+from mithridate.classifier import Classifier
+from mithridate.cost import Cost
+from mithridate.data import ImageSet
+from mithridate.doubts import Doubt
+from mithridate.errors import InputError, check_number
+from mithridate.rng import rng as generator
+
+MUCH = 0.25
+"""A share of the set above which dropping it raises a doubt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassNote:
+    """What was found in one class.
+
+    Attributes:
+        label: the class.
+        count, dropped: its images, and how many of them are not kept.
+        suspicious: whether the statistic passed the threshold; None where the filter does not
+            judge classes, and takes images out of each.
+        statistic: what was looked at, in a word.
+        value: of the statistic; NaN where there is none.
+        threshold: from which on a class is suspicious, or NaN.
+        text: what else there is to say.
+    """
+
+    label: int
+    count: int
+    dropped: int
+    suspicious: bool | None
+    statistic: str
+    value: float
+    threshold: float
+    text: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sifted:
+    """Which images of a training set to keep.
+
+    Attributes:
+        keep: bool (N,), in the order of the set. It is what the filter found, also where that
+            is nothing or everything: then `doubts` says so.
+        score: float64 (N,), higher is more suspicious. Comparable within a class; across
+            classes only where the sanitizer says so. Within a class, every image that is not
+            kept scores at least as high as every one that is.
+        classes: a note per class that has images, in order.
+        doubts: why not to trust the mask.
+        cost: images forwarded and differentiated, those of trainings included.
+    """
+
+    keep: Tensor = field(repr=False)
+    score: Tensor = field(repr=False)
+    classes: tuple[ClassNote, ...]
+    doubts: tuple[Doubt, ...]
+    cost: Cost
+
+    @property
+    def dropped(self) -> Tensor:
+        """Rows that are not kept, ascending, int64."""
+        return (~self.keep).nonzero()[:, 0]
+
+    @property
+    def suspicious(self) -> tuple[int, ...]:
+        """The classes that were found suspicious."""
+        return tuple(note.label for note in self.classes if note.suspicious)
+
+
+class Sanitizer(ABC):
+    """Filters training data by what a model makes of it. Fields are hyper-parameters."""
+
+    @abstractmethod
+    def sift(self, classifier: Classifier, data: ImageSet, *, rng: torch.Generator) -> Sifted:
+        """Judge every image; the model and the data stay as they are.
+
+        Args:
+            classifier: trained on `data`, poison and all: that is where the traces are.
+            data: the training set, labels as they were trained on.
+            rng: for what is random; only its seed counts.
+
+        Raises:
+            InputError: the model has other classes than the data, or a class too few images.
+            NothingAssessedError: the features tell nothing (constant, NaN).
+        """
+
+    @final
+    def keep(self, classifier: Classifier, data: ImageSet) -> Tensor:
+        """Which images to keep, bool (N,): `sift` with seed 0, without its doubts."""
+        return self.sift(classifier, data, rng=generator(0)).keep
+
+
+def check_fit(classifier: Classifier, data: ImageSet, least: int) -> None:
+    """Refuse a model of other classes, and a class too small to be judged.
+
+    Raises:
+        InputError: which, and what to do.
+
+    >>> from torch import nn
+    >>> model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(1, 2)), classes=2)
+    >>> check_fit(model, ImageSet(torch.zeros(3, 1, 1, 1).byte(), [0, 0, 1], ["a", "b"]), 2)
+    Traceback (most recent call last):
+    ...
+    mithridate.errors.InputError: images has 1 image of class 1 (b), a filter needs at least 2: \
+add more, or take the class out
+    """
+    if classifier.classes != data.classes:
+        raise InputError(
+            f"the model tells {classifier.classes} classes apart, {data.name} has {data.classes}: "
+            "take the model that was trained on it"
+        )
+    shape = classifier.image_shape
+    if shape is not None and tuple(shape) != tuple(data.image_shape):
+        raise InputError(
+            f"the model takes images {tuple(shape)}, {data.name} has {tuple(data.image_shape)}: "
+            "take the model that was trained on it"
+        )
+    for c, count in enumerate(data.labels.bincount(minlength=data.classes).tolist()):
+        if 0 < count < least:
+            images = "1 image" if count == 1 else f"{count} images"
+            raise InputError(
+                f"{data.name} has {images} of class {c} ({data.class_names[c]}), a filter needs "
+                f"at least {least}: add more, or take the class out"
+            )
+
+
+def present(data: ImageSet) -> list[int]:
+    """The classes that have images.
+
+    >>> present(ImageSet(torch.zeros(2, 1, 1, 1).byte(), [2, 0], ["a", "b", "c"]))
+    [0, 2]
+    """
+    counts = data.labels.bincount(minlength=data.classes).tolist()
+    return [c for c, count in enumerate(counts) if count]
+
+
+def conclude(
+    data: ImageSet,
+    keep: Tensor,
+    score: Tensor,
+    notes: Sequence[ClassNote],
+    cost: Cost,
+    doubts: Sequence[Doubt] = (),
+) -> Sifted:
+    """The result, with the doubts that any filter may raise.
+
+    A mask that keeps nothing is handed out as it is: one that kept all in its place would pass
+    a failed filter off as a harmless one.
+    """
+    return Sifted(
+        keep=keep,
+        score=score,
+        classes=tuple(notes),
+        doubts=(*doubts, *_doubts(data, keep, notes)),
+        cost=cost,
+    )
+
+
+def _doubts(data: ImageSet, keep: Tensor, notes: Sequence[ClassNote]) -> list[Doubt]:
+    gone = len(keep) - int(keep.sum())
+    if gone == 0:
+        return [Doubt("found-nothing", f"none of {len(keep)} images was found suspicious")]
+    if gone == len(keep):
+        return [Doubt("drops-everything", f"all {gone} images would go: nothing is left to train")]
+    found = []
+    emptied = [note.label for note in notes if note.dropped == note.count]
+    if emptied:
+        names = ", ".join(data.class_names[c] for c in emptied)
+        found.append(Doubt("drops-everything", f"no image of {names} would be left"))
+    if gone > MUCH * len(keep):
+        share = f"{100 * gone / len(keep):.0f} %"
+        found.append(Doubt("drops-much", f"{gone} of {len(keep)} images would go ({share})"))
+    return found
+
+
+def spent(classifier: Classifier, before: int, *, trained: int = 0, asked: int = 0) -> Cost:
+    """What a filter asked for: of the classifier since `before` queries, and of its own models.
+
+    Args:
+        trained: images that its own models were trained on, each time counted.
+        asked: images that they judged.
+    """
+    queries = classifier.cost.queries - before
+    return Cost(queries=queries + trained + asked, gradients=trained)
+
+
+def usual_epochs(images: int) -> int:
+    """Epochs for a judge of a filter's own: 30,000 images' worth, but 3 to 30.
+
+    >>> usual_epochs(1024), usual_epochs(30_000)
+    (29, 3)
+    """
+    return min(30, max(3, round(30_000 / images)))
+
+
+def check_whole(name: str, value: int, low: int = 1) -> None:
+    """Refuse a setting that is not a whole number from `low` on.
+
+    >>> check_whole("folds", 1, 2)
+    Traceback (most recent call last):
+    ...
+    mithridate.errors.InputError: folds must be at least 2, got 1
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InputError(f"{name} is a whole number, got {value!r}")
+    check_number(name, value, low=low)

@@ -1,0 +1,267 @@
+"""A generator of images and its critic (WGAN-GP): generate, find an image's code, save, load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from mithridate.errors import CheckpointError, InputError, NothingAssessedError, check_number
+from mithridate.networks.base import seeded
+from mithridate.networks.latent import search, squares
+from mithridate.networks.storage import digest, read_tensors, write_tensors
+from mithridate.networks.wgan_layers import Critic, Generator
+from mithridate.rng import by_row
+
+FORMAT = 1
+"""Version of the file's header."""
+
+SMALLEST = 8
+"""Height and width that an image has at least."""
+
+
+@final
+class WGAN:
+    """A generator and the critic it was trained against; `gan_training.fit_wgan` trains one.
+
+    Gulrajani et al. 2017, "Improved Training of Wasserstein GANs": the layers are those of the
+    authors' code for MNIST at width 1, and at width 2 with `batch_norm` those for CIFAR-10.
+    Deviations: 64 latent dimensions by default where theirs are 128; outputs in [0, 1] for
+    colour too, where theirs are in [-1, 1]; PyTorch's first weights, where theirs are He's and
+    Glorot's; other image sizes have as many layers as it takes to get to 4 x 4.
+
+    Args:
+        image_shape: (C, H, W); made for 8 x 8 to 32 x 32, at least 8 x 8.
+        latent: length of a code; codes of generated images are standard normal.
+        width: factor on every number of channels.
+        batch_norm: batch normalisation in the generator. The critic never has any (section 4).
+        rng: only its seed is used, for the weights (0 without).
+
+    `settings` holds these arguments but for the last, `info` the record of the training. The
+    parameters are frozen, and batch normalisation uses its running statistics.
+
+    Raises:
+        InputError: a setting out of range.
+
+    >>> gan = WGAN((1, 8, 8), latent=4, width=0.1)
+    >>> gan.generate(torch.zeros(3, 4)).shape
+    torch.Size([3, 1, 8, 8])
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        *,
+        latent: int = 64,
+        width: float = 1.0,
+        batch_norm: bool = False,
+        rng: torch.Generator | None = None,
+    ) -> None:
+        shape = tuple(image_shape)
+        if len(shape) != 3 or not all(isinstance(n, int) and n >= 1 for n in shape):
+            raise InputError(f"image_shape is (channels, height, width), got {image_shape}")
+        if min(shape[1:]) < SMALLEST:
+            raise InputError(
+                f"a wgan makes images of at least {SMALLEST} x {SMALLEST}, got "
+                f"{shape[1]} x {shape[2]}"
+            )
+        if not isinstance(latent, int) or isinstance(latent, bool) or latent < 1:
+            raise InputError(f"latent is a whole number from 1, got {latent!r}")
+        if not isinstance(batch_norm, bool):
+            raise InputError(f"batch_norm is true or false, got {batch_norm!r}")
+        check_number("width", width, low=0, high=64, open_low=True)
+        self.settings: dict[str, Any] = {
+            "image_shape": list(shape),
+            "latent": latent,
+            "width": width,
+            "batch_norm": batch_norm,
+        }
+        self.info: dict[str, Any] = {}
+        with seeded(0 if rng is None else rng.initial_seed()):
+            self.generator = Generator(shape, latent=latent, width=width, batch_norm=batch_norm)
+            self.critic = Critic(shape, width=width)
+        self.module = nn.ModuleDict({"generator": self.generator, "critic": self.critic})
+        self.freeze()
+
+    @classmethod
+    def named(cls, text: str) -> WGAN:
+        """Read a generator as the command line and the specs name it: by its file.
+
+        Raises:
+            CheckpointError: as `load_wgan`.
+        """
+        return load_wgan(text)
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.image_shape))
+        return f"WGAN({shape}, latent {self.latent}, sha256 {self.fingerprint()[:12]})"
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        channels, height, breadth = self.settings["image_shape"]
+        return channels, height, breadth
+
+    @property
+    def latent(self) -> int:
+        """Length of a code."""
+        return int(self.settings["latent"])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.module.parameters()).device
+
+    def to(self, device: torch.device | str) -> WGAN:
+        """Move to a device, in place; returns itself.
+
+        Raises:
+            InputError: there is no such device.
+        """
+        try:
+            self.module.to(device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0][:120]
+            raise InputError(f"device {str(device)!r} cannot be used ({reason}): use cpu") from None
+        return self
+
+    def freeze(self) -> None:
+        """Evaluation mode, no gradient by parameters."""
+        self.module.eval().requires_grad_(False)
+
+    def fingerprint(self) -> str:
+        """The sha256 of the weights of both networks, as hexadecimal."""
+        return digest(self.module.state_dict())
+
+    def generate(self, z: Tensor) -> Tensor:
+        """Images (N, C, H, W) in [0, 1] of codes (N, latent), with a gradient by z where asked.
+
+        Raises:
+            InputError: codes of another length.
+        """
+        if z.dim() != 2 or z.shape[1] != self.latent:
+            raise InputError(f"codes are N x {self.latent}, got {tuple(z.shape)}")
+        out: Tensor = self.generator(z)
+        return out
+
+    def encode(
+        self,
+        x: Tensor,
+        *,
+        steps: int = 200,
+        restarts: int = 1,
+        rng: torch.Generator,
+        lr: float = 0.1,
+        batch_size: int = 256,
+    ) -> Tensor:
+        """Codes (N, latent) whose images are near x: see `latent.search`.
+
+        Turner et al. 2019, section 4.1, and Samangouei et al. 2018 ("Defense-GAN", equation 4,
+        with L `steps` and R `restarts`): `argmin ||G(z) - x||^2`.
+
+        Args:
+            x: images (N, C, H, W) in [0, 1].
+            steps: passes, at least 0.
+            restarts: standard normal starts for each image, the best of which is kept. Those of
+                an image depend on the seed of `rng` and its row alone.
+            rng: a generator, or a `Stream` that knows the rows.
+            lr: length of the first step.
+            batch_size: codes computed at once, restarts counted.
+
+        Raises:
+            InputError: images of another shape or not finite, or a setting out of range.
+
+        >>> gan = WGAN((1, 8, 8), latent=4, width=0.1)
+        >>> x = gan.generate(torch.ones(1, 4))
+        >>> z = gan.encode(x, steps=100, restarts=2, rng=torch.Generator())
+        >>> gan.reconstruction_error(x, z).item() < 1e-5
+        True
+        """
+        for name, value, low in (("steps", steps, 0), ("restarts", restarts, 1)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < low:
+                raise InputError(f"{name} is a whole number from {low}, got {value!r}")
+        check_number("lr", lr, low=0, open_low=True)
+        check_number("batch_size", batch_size, low=1)
+        x = self._checked(x).detach()
+        drawn = by_row(rng, len(x)).normal(restarts * self.latent)
+        starts = drawn.view(len(x), restarts, self.latent).to(self.device)
+        size = max(1, batch_size // restarts)
+        parts = [
+            search(self.generate, x[at : at + size], starts[at : at + size], steps=steps, lr=lr)
+            for at in range(0, len(x), size)
+        ]
+        return torch.cat(parts) if parts else x.new_zeros(0, self.latent)
+
+    def reconstruction_error(self, x: Tensor, z: Tensor) -> Tensor:
+        """The mean square of G(z) - x over an image's values, (N,): 0 for a perfect code."""
+        x = self._checked(x)
+        with torch.no_grad():
+            return squares(self.generate(z.to(self.device)), x) / x[0].numel()
+
+    def save(self, path: str | Path) -> None:
+        """Write both networks and the record, as safetensors, whole or not at all.
+
+        Raises:
+            RunError: the folder cannot be written, or the disk is full.
+        """
+        header = {"kind": "wgan", "format": FORMAT, "settings": self.settings, "info": self.info}
+        write_tensors(path, self.module.state_dict(), header)
+
+    def _checked(self, x: Tensor) -> Tensor:
+        if x.dim() != 4 or tuple(x.shape[1:]) != self.image_shape or not x.is_floating_point():
+            shape = " x ".join(map(str, self.image_shape))
+            raise InputError(f"this wgan takes float N x {shape}, got {x.dtype} {tuple(x.shape)}")
+        if not bool(x.isfinite().all()):
+            raise InputError("the images hold NaN or infinite values")
+        return x.to(self.device)
+
+
+def load_wgan(path: str | Path, *, device: torch.device | str = "cpu") -> WGAN:
+    """Read a file that `WGAN.save` wrote. Nothing in it is ever run.
+
+    Raises:
+        CheckpointError: missing, damaged, of another format, or no wgan.
+        NothingAssessedError: its weights are not finite.
+
+    >>> import tempfile
+    >>> gan = WGAN((1, 8, 8), latent=4, width=0.1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     gan.save(Path(folder) / "g.safetensors")
+    ...     load_wgan(Path(folder) / "g.safetensors").fingerprint() == gan.fingerprint()
+    True
+    """
+    tensors, header = read_tensors(path)
+    if header.get("kind") == "training":
+        raise CheckpointError(
+            f"{path} is the checkpoint of a training run: resume that run with "
+            "fit_wgan(..., checkpoint=...) and save its result"
+        )
+    if header.get("kind") != "wgan":
+        raise CheckpointError(
+            f"{path} is no wgan, but a {header.get('kind')}: train one with fit_wgan and save it"
+        )
+    if header.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} has format {header.get('format')}, this version reads {FORMAT}: "
+            "load it with the version that wrote it"
+        )
+    try:
+        settings, info = dict(header["settings"]), dict(header["info"])
+        settings["image_shape"] = tuple(settings["image_shape"])
+        with torch.device("meta"):  # without memory: the header may lie
+            expected = WGAN(**settings).module.state_dict()
+    except (InputError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise CheckpointError(f"{path}: its header is wrong ({reason}); save it again") from None
+    for name in expected.keys() | tensors.keys():
+        own, found = expected.get(name), tensors.get(name)
+        if own is None or found is None or (own.shape, own.dtype) != (found.shape, found.dtype):
+            raise CheckpointError(f"{path} is damaged: {name!r} does not fit its header")
+        if not bool(found.isfinite().all()):
+            raise NothingAssessedError(f"{path}: {name!r} holds NaN or infinite values")
+    gan = WGAN(**settings)
+    gan.module.load_state_dict(tensors)
+    gan.info = info
+    return gan.to(device)

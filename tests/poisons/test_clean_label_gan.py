@@ -1,0 +1,157 @@
+"""Clean-label poisons by a generator: what changes, what does not, and on which way it lies."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mithridate import registry
+from mithridate.data import ImageSet, load_data
+from mithridate.errors import CheckpointError, InputError
+from mithridate.networks.wgan import WGAN
+from mithridate.poisons import CleanLabelGAN, StampedOnly
+from mithridate.poisons.triggers import CornerPattern, SinglePixel
+from mithridate.rng import rng
+from mithridate.studies.parts import settings_of
+
+PIXEL = SinglePixel(row=0, col=0)
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageSet:
+    return load_data("digits")[0].subset(range(300))
+
+
+@pytest.fixture(scope="module")
+def gan() -> WGAN:
+    return WGAN((1, 8, 8), latent=4, width=0.1, rng=rng(1))
+
+
+def attack(gan: WGAN, **settings: Any) -> CleanLabelGAN:
+    how = {"trigger": PIXEL, "target": 3, "count": 6, "steps": 5, "generator": gan}
+    return CleanLabelGAN(**{**how, **settings})
+
+
+def test_labels_stay_and_only_those_rows_change(digits: ImageSet, gan: WGAN) -> None:
+    found = attack(gan, trigger=CornerPattern(corner="all", amplitude=0.5)).poison(
+        digits, rng=rng(0)
+    )
+    assert torch.equal(found.images.labels, digits.labels)
+    assert bool((digits.labels[found.indices] == 3).all())
+    assert not bool(found.relabelled.any())
+    changed = (found.images.raw(range(300)) != digits.raw(range(300))).flatten(1).any(1)
+    assert torch.equal(changed.nonzero()[:, 0], found.indices)
+    assert (len(found), found.target, found.source) == (6, 3, None)
+    assert found.surrogate == gan.fingerprint()
+
+
+def test_it_takes_the_rows_of_the_other_clean_label_poisons(digits: ImageSet, gan: WGAN) -> None:
+    stamped = StampedOnly(trigger=PIXEL, target=3, count=6).poison(digits, rng=rng(4))
+    found = attack(gan).poison(digits, rng=rng(4))
+    assert torch.equal(found.indices, stamped.indices)
+
+
+def test_the_trigger_lies_over_what_the_generator_shows(gan: WGAN) -> None:
+    """Images that the generator makes: tau 0 gives them back, tau 1 gives the other class's."""
+    z = torch.tensor([[1.0, 0, 0, 0]] * 3 + [[-1.0, 0.5, 1, 0]])
+    x = gan.generate(z)
+    data = ImageSet.from_float(x, [0, 0, 0, 1], ["a", "b"], "made")
+    for tau, expected in ((0.0, x[0]), (1.0, x[3])):
+        settings = {"target": 0, "count": 2, "tau": tau, "steps": 200, "restarts": 3}
+        found = attack(gan, **settings).poison(data, rng=rng(0))
+        shown = found.images.batch(found.indices)[0]
+        assert bool((shown[:, 0, 0, 0] == 1).all())
+        off = (shown - expected).flatten(1)[:, 1:].abs().max()
+        assert float(off) <= 1.5 / 255
+
+
+def test_between_the_codes_and_nowhere_else(gan: WGAN, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codes worked out by hand: 0 for the target class, 1 for the other."""
+
+    def code_of(self: WGAN, x: torch.Tensor, **_: Any) -> torch.Tensor:
+        return x[:, 0, 0, :1].round().expand(-1, 4)
+
+    monkeypatch.setattr(WGAN, "encode", code_of)
+    pixels = torch.tensor([0.0, 0.0, 1.0])[:, None, None, None].expand(3, 1, 8, 8)
+    data = ImageSet.from_float(pixels, [0, 0, 1], ["black", "white"])
+    found = attack(gan, target=0, count=2, tau=0.3).poison(data, rng=rng(0))
+    expected = PIXEL.stamp(gan.generate(torch.full((1, 4), 0.3)), rng=rng(0))
+    assert torch.equal(
+        found.images.raw([0, 1]), (expected * 255).round().byte().expand(2, -1, -1, -1)
+    )
+
+
+def test_an_image_comes_out_the_same_whatever_the_share(digits: ImageSet, gan: WGAN) -> None:
+    few, many = (attack(gan, count=n).poison(digits, rng=rng(0)) for n in (3, 9))
+    assert set(few.indices.tolist()) < set(many.indices.tolist())
+    levels = few.images.raw(few.indices).int() - many.images.raw(few.indices).int()
+    assert int(levels.abs().max()) <= 1  # sums of another batch round otherwise
+
+
+def test_by_name_with_a_path(digits: ImageSet, gan: WGAN, tmp_path: Path) -> None:
+    """As the command line and a study's file give it."""
+    path = tmp_path / "gan.safetensors"
+    gan.save(path)
+    text = {"trigger": "single-pixel", "target": "3", "count": "6", "tau": "0.4", "steps": "5"}
+    made = registry.create("poisons", "clean-label-gan", {**text, "generator": str(path)})
+    assert registry.name_of(made) == "clean-label-gan"
+    assert gan.fingerprint()[:12] in settings_of(made)["generator"]  # as records name it
+    same = attack(gan, trigger=SinglePixel(), tau=0.4)
+    one, two = (each.poison(digits, rng=rng(0)) for each in (made, same))
+    assert one.images.fingerprint() == two.images.fingerprint()
+    with pytest.raises(CheckpointError, match="no such file"):
+        registry.create("poisons", "clean-label-gan", {**text, "generator": "missing"})
+    with pytest.raises(InputError, match="clean-label-gan needs generator"):
+        registry.create("poisons", "clean-label-gan", text)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tau": -0.1}, "tau must be at least 0"),
+        ({"tau": 1.1}, "tau must be at most 1"),
+        ({"tau": float("nan")}, "tau must be at least 0"),
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"restarts": 1.5}, "restarts is a whole number"),
+        ({"generator": "gan.safetensors"}, "generator is a WGAN, got str"),
+        ({"count": None, "fraction": 0.0}, "fraction must be above 0"),
+        ({"count": None, "fraction": -1.0}, "fraction must be above 0"),
+        ({"fraction": 0.5}, "give count or fraction"),
+        ({"target": None}, "needs a target class"),
+        ({"trigger": "single-pixel"}, "trigger is a Trigger, got str"),
+    ],
+)
+def test_bad_settings(gan: WGAN, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        attack(gan, **settings)
+
+
+def test_bad_data(digits: ImageSet, gan: WGAN) -> None:
+    colour = ImageSet(torch.zeros(4, 3, 8, 8).byte(), [0, 1, 2, 3], list("abcd"), "colour")
+    with pytest.raises(InputError, match=r"makes images \(1, 8, 8\), colour has \(3, 8, 8\)"):
+        attack(gan).poison(colour, rng=rng(0))
+    with pytest.raises(InputError, match=r"only .* can be: lower count"):
+        attack(gan, count=300).poison(digits, rng=rng(0))
+    with pytest.raises(InputError, match="classes of digits/train are"):
+        attack(gan, target=10).poison(digits, rng=rng(0))
+    only = digits.subset(digits.of_class(3), "threes")
+    with pytest.raises(InputError, match="threes holds nothing but the target class 3"):
+        attack(gan).poison(only, rng=rng(0))
+    without = digits.subset((digits.labels != 3).nonzero()[:, 0], "others")
+    with pytest.raises(InputError, match="others has no image of class 3"):
+        attack(gan).poison(without, rng=rng(0))
+
+
+def test_a_trigger_that_does_not_fit_is_told_before_the_search(
+    digits: ImageSet, gan: WGAN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: WGAN, x: torch.Tensor, **_: Any) -> torch.Tensor:
+        raise AssertionError("the search ran")
+
+    monkeypatch.setattr(WGAN, "encode", refuse)
+    with pytest.raises(InputError):
+        replace(attack(gan), trigger=SinglePixel(row=9)).poison(digits, rng=rng(0))
