@@ -95,3 +95,13 @@ def test_stalled_rows_leave():
 def test_bad_settings(settings):
     with pytest.raises(InputError):
         CarliniWagner(**settings)
+
+
+def test_steps_shorten_with_the_change():
+    """On a large image near its boundary, a step of fixed length is longer than the way."""
+    model, x = linear_model((3, 32, 32), seed=1), 0.5 + 0.02 * images(4, (3, 32, 32))
+    goal = Untargeted(model.labels(x))
+    r = run_attack(CarliniWagner(), model, x, goal, rng=random.rng(0))
+    best = boundary_distance(model, x, L2)
+    assert bool(r.success.all())
+    assert float((r.l2 / best).max()) < 1.1

@@ -127,14 +127,16 @@ class CarliniWagner(MinimalAttack):
 
     Deviations: x is drawn in by 0.1 % before the change of variables (`INSIDE`), and the step
     is 0.05, not 0.01: with the authors' 1 - 1e-6, a pixel that is exactly 0 or 1 starts at
-    `|w| = 7.3` and hardly moves in 200 steps. c starts at 1 and is searched 5 times (0.001 and 9
+    `|w| = 7.3` and hardly moves in 200 steps. After the first round, steps are no longer than the
+    change found so far, on average over the pixels: with a fixed length, changes of large images
+    end where the steps are as long as they. c starts at 1 and is searched 5 times (0.001 and 9
     in the authors' code). An image leaves a round when it stalls, alone and not with its
     batch; a row that had reached its goal is left as it is, whatever its confidence.
 
     Args:
         steps: Adam steps per value of c at most, at least 1.
         search_steps: values of c to try, at least 1.
-        step_size: of Adam, on w, above 0.
+        step_size: of Adam, on w, at most, above 0.
         c: first weight of the hinge, above 0; x 10 while it fails, then halfway.
         confidence: logits beyond the boundary, at least 0.
 
@@ -169,6 +171,8 @@ class CarliniWagner(MinimalAttack):
         best, least = x.clone(), x.new_full((len(x),), float("inf"))
         low, high, c = torch.zeros_like(least), least.clone(), torch.full_like(least, self.c)
         for _ in range(self.search_steps):
+            # No longer a step than the change itself, on average over the pixels.
+            pace = (least / x[0].numel() ** 0.5).clamp(max=self.step_size)
             found, distance = box_adam(
                 model,
                 x,
@@ -177,7 +181,7 @@ class CarliniWagner(MinimalAttack):
                 norm=L2,
                 penalty=squared,
                 steps=self.steps,
-                step_size=self.step_size,
+                step_size=pace,
                 confidence=self.confidence,
             )
             nearer = distance < least
