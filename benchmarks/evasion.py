@@ -135,9 +135,13 @@ def contests(data: str, eps: float, step: float) -> list[Contest]:
         Contest("autoattack", 128 if grey else 64, {"": AutoAttack(eps=eps)}, ("autoattack",)),
     ]  # fmt: skip
     if not grey:
-        equal = {"budget of torchattacks": OnePixel(population=100, generations=29)}
-        tenth = {"population 400, 10": OnePixel(generations=10)}
-        found.append(Contest("one-pixel", 32, equal | tenth, ("one-pixel",), L2, 1))
+        searches: dict[str, Attack] = {
+            f"population {population}, {generations}": OnePixel(
+                population=population, generations=generations
+            )
+            for population, generations in ((100, 10), (100, 29), (400, 10))
+        }
+        found.append(Contest("one-pixel", 32, searches, ("one-pixel",), L2, 1))
     return found
 
 
