@@ -139,3 +139,33 @@ def test_a_crafted_poison_needs_a_surrogate(call, models) -> None:
     told = json.loads(Path("set/manifest.json").read_text())
     assert told["counts"]["relabelled"] == 0
     assert len(told["surrogate"]["sha256"]) == 64
+
+
+COLLISION = ("--poison", "feature-collision", "--set", "base=3", "--set", "steps=2")
+
+
+def test_a_poison_is_aimed_at_a_row_of_the_test_set(call, models) -> None:
+    test = mi.load_data("digits")[1]
+    row = int((test.labels != 3).nonzero()[0, 0])
+    words = (*COLLISION, "--set", f"row={row}", "--surrogate", models / "clean.safetensors")
+    done = call("poison", "--data", "digits", *words, "--out", "set")
+    assert done.code == 0, done.err
+    told = json.loads(Path("set/manifest.json").read_text())
+    assert told["aim"] == test.raw([row])[0].tolist()
+    assert told["counts"]["poisoned"] == 1
+
+
+def test_training_crafts_against_the_surrogate(call, models) -> None:
+    row = int((mi.load_data("digits")[1].labels != 3).nonzero()[0, 0])
+    words = ("train", "--data", "digits", "--network", "digits-cnn", "--epochs", 1)
+    crafted = (*words, *COLLISION, "--set", f"row={row}", "--out", "m.safetensors")
+    done = call(*crafted)
+    assert (done.code, len(done.err.splitlines())) == (2, 1)
+    assert "give --surrogate MODEL" in done.err
+    done = call(*crafted, "--surrogate", models / "clean.safetensors")
+    assert done.code == 0, done.err
+    told = mi.load("m.safetensors").info["poison"]
+    assert (told["name"], len(told["surrogate"])) == ("feature-collision", 64)
+    done = call(*words, "--out", "n.safetensors", "--surrogate", models / "clean.safetensors")
+    assert (done.code, len(done.err.splitlines())) == (2, 1)
+    assert "--surrogate is for a poison" in done.err

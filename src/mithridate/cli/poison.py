@@ -50,7 +50,7 @@ def poison(
 
     screen = Screen(as_json=as_json, quiet=quiet)
     attack, given = read_poison(poison, pairs(settings))
-    _check_surrogate(poison, attack, surrogate)
+    check_surrogate(poison, attack, surrogate)
     check_free(out)
 
     from mithridate.data import load_data
@@ -60,7 +60,8 @@ def poison(
     model = None if surrogate is None else load(surrogate, device=place(device))
     train, test = load_data(data)
     with screen.stage("poisoning"):
-        made = attack.poison(train, surrogate=model, rng=child(rng(seed), "poison"))
+        aimed = attack.aim(test)
+        made = aimed.poison(train, surrogate=model, rng=child(rng(seed), "poison"))
     told: dict[str, Any] = _manifest(made, train, test) | {
         "poison": {"name": poison, "settings": given},
         "surrogate": None
@@ -96,8 +97,12 @@ def read_poison(name: str, values: dict[str, str]) -> tuple[Poison, dict[str, st
     return made, own
 
 
-def _check_surrogate(name: str, attack: Poison, surrogate: Path | None) -> None:
-    """Before anything is loaded."""
+def check_surrogate(name: str, attack: Poison, surrogate: Path | None) -> None:
+    """Refuse a missing surrogate, and one that is not needed.
+
+    Raises:
+        InputError: which of the two.
+    """
     from mithridate.poisons.crafted import CraftedPoison
 
     needed = isinstance(attack, CraftedPoison)

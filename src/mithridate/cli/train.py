@@ -49,6 +49,10 @@ def train(
         str | None, typer.Option("--poison", metavar="NAME", help="See mithridate list poisons.")
     ] = None,
     settings: Settings = None,
+    surrogate: Annotated[
+        Path | None,
+        typer.Option(metavar="MODEL", help="A checkpoint, for poisons crafted against a model."),
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Default: 20 below 10,000 images, else 5.")
     ] = None,
@@ -65,9 +69,10 @@ def train(
         )
     dealt = _dealt(pairs(settings), network, poison)
     attack = _poison(poison, dealt["poison"])
+    _check(poison, attack, surrogate)
 
     from mithridate.data import load_data
-    from mithridate.networks.checkpoint import save
+    from mithridate.networks.checkpoint import load, save
     from mithridate.rng import child, rng
     from mithridate.studies.parts import usual_epochs
     from mithridate.training import fit
@@ -75,7 +80,11 @@ def train(
     where, random = place(device), rng(seed)
     clean, test = load_data(data)
     model = _start(network, start, clean, dealt["network"], where)
-    poisoned = None if attack is None else attack.poison(clean, rng=child(random, "poison"))
+    own = None if surrogate is None else load(surrogate, device=where)
+    poisoned = None
+    if attack is not None:
+        aimed = attack.aim(test)
+        poisoned = aimed.poison(clean, surrogate=own, rng=child(random, "poison"))
     kept = out.with_name(f"{out.name}.run")
     try:
         with screen.stage("training") as progress:
@@ -92,8 +101,10 @@ def train(
     except KeyboardInterrupt:
         screen.note(f"finished epochs are in {kept}; to go on: {command_line()}")
         raise
-    if attack is not None:
+    if poisoned is not None:
         trained.info["poison"] = {"name": poison, "settings": dealt["poison"], "seed": seed}
+        if poisoned.surrogate is not None:
+            trained.info["poison"]["surrogate"] = poisoned.surrogate
     save(trained, out)
     kept.unlink(missing_ok=True)
     _show(_measured(trained, test, poisoned, random), out, screen)
@@ -123,6 +134,16 @@ def _poison(name: str | None, values: dict[str, str]) -> Poison | None:
         return None
     made: Poison = registry.create("poisons", name, values)
     return made
+
+
+def _check(name: str | None, attack: Poison | None, surrogate: Path | None) -> None:
+    """A surrogate where one is needed, and nowhere else; before anything is loaded."""
+    from mithridate.cli.poison import check_surrogate
+
+    if name is not None and attack is not None:
+        check_surrogate(name, attack, surrogate)
+    elif surrogate is not None:
+        raise InputError("--surrogate is for a poison: give --poison NAME, or leave it out")
 
 
 def _start(

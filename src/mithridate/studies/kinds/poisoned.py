@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mithridate import registry
+from mithridate.errors import InputError
 from mithridate.poisons import Poison, Poisoned
 from mithridate.poisons.base import Trigger
 from mithridate.rng import child, rng
@@ -39,7 +40,7 @@ class PoisonedKind(Kind):
 
     def code(self, spec: Mapping[str, Any]) -> tuple[str, ...]:
         """The poison's and the triggers'."""
-        return (*module_of("poisons", str(spec["poison"]["name"])), "poisons.triggers")
+        return code_of_poison(spec)
 
 
 def poison_of(settings: Mapping[str, Any]) -> Poison:
@@ -56,11 +57,29 @@ def poison_of(settings: Mapping[str, Any]) -> Poison:
     return made
 
 
+def code_of_poison(spec: Mapping[str, Any]) -> tuple[str, ...]:
+    """The modules whose code decides what a poison makes, for `Kind.code`.
+
+    >>> code_of_poison({"poison": {"name": "badnets"}})
+    ('poisons.badnets', 'poisons.triggers')
+    """
+    return (*module_of("poisons", str(spec["poison"]["name"])), "poisons.triggers")
+
+
 def poisoned_unit(
     data: Unit, poison: Mapping[str, Any], *, seed: int, stream: tuple[str, ...] = ()
 ) -> Unit:
-    """The unit of a poisoned set; the settings are checked now."""
-    poison_of(poison)
+    """The unit of a poisoned set; the settings are checked now.
+
+    Raises:
+        InputError: as `poison_of`, or a poison that is crafted against a surrogate.
+    """
+    made = poison_of(poison)
+    if hasattr(made, "craft"):  # a CraftedPoison, named by what only it has: to import the type
+        # here would put its code under the key of every unit
+        raise InputError(
+            f"{poison['name']} is crafted against a surrogate: take the measure poisoning or kills"
+        )
     spec = {"poison": dict(poison), "seed": seed, "stream": list(stream)}
     return Unit("poisoned", spec, {"data": data})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import pyarrow as pa
 import torch
@@ -96,34 +96,15 @@ class BackdoorKind(Kind):
         """Rates, confusion matrices, mean images, examples, embedding."""
         model, test, poisoned = inputs["model"], inputs["data"].test, inputs["poisoned"]
         random = child(rng(int(spec["seed"])), "test")
-        stamped = stamp_all(test, poisoned, random)
-        rows = changed_rows(test, poisoned)
-        said, meant = predict(model, test), predict(model, stamped)
-        labels = test.labels[rows]
-        wanted = wanted_class(poisoned, labels, test.classes)
-        hit = meant[rows] == wanted
-        arrays = {
-            "confusion_clean": confusion(said, test.labels, test.classes),
-            "confusion_stamped": confusion(meant, test.labels, test.classes),
-            "mean_images": mean_images(test),
-            "mean_stamped": mean_images(stamped),
-            "examples_clean": test.batch(rows[:SHOWN])[0],
-            "examples_changed": stamped.batch(rows[:SHOWN])[0],
-        }
+        found = strike(model, test, poisoned, random)
+        arrays = found.arrays
         if spec["embed"]:
-            arrays |= embedding(model, test, stamped, rows, int(spec["embed"]), random)
+            arrays |= embedding(model, test, found.stamped, found.rows, int(spec["embed"]), random)
         write_pictures(folder, arrays)
-        distances = _distances(test, stamped, rows)
-        write_table(folder / TABLE, _table(rows, labels, said[rows], meant[rows], hit, distances))
+        write_table(folder / TABLE, found.table)
         clean = predict(inputs["clean"], test)
-        values = {
-            "accuracy": proportion(accuracy(said, test.labels)),
-            "clean_model": proportion(accuracy(clean, test.labels)),
-            "asr": proportion(wilson(int(hit.sum()), len(rows))),
-            "stamped_accuracy": proportion(accuracy(meant[rows], labels)),
-            "poisoned": len(poisoned),
-        }
-        return row(values, [], test)
+        values = {"clean_model": proportion(accuracy(clean, test.labels)), **found.values}
+        return row({**values, "poisoned": len(poisoned)}, [], test)
 
     def code(self, spec: Mapping[str, Any]) -> tuple[str, ...]:
         """The triggers'."""
@@ -136,6 +117,50 @@ class BackdoorKind(Kind):
     def work(self, unit: Unit, sizes: Sizes) -> Work:
         """Three passes over the test set."""
         return Work(forwards=3 * sizes.test, disk=2**18)
+
+
+class Struck(NamedTuple):
+    """What a poisoned model does with stamped test images.
+
+    Attributes:
+        stamped: the test set, stamped where the attack is about it.
+        rows: these rows.
+        values: accuracy, asr, stamped_accuracy.
+        arrays: confusion matrices, mean images, examples.
+        table: per-image results of `rows`.
+    """
+
+    stamped: ImageSet
+    rows: Tensor
+    values: dict[str, Any]
+    arrays: dict[str, Tensor]
+    table: pa.Table
+
+
+def strike(
+    model: Classifier, test: ImageSet, poisoned: Poisoned, random: torch.Generator
+) -> Struck:
+    """Stamp the test set with the poison's trigger and ask the model."""
+    stamped = stamp_all(test, poisoned, random)
+    rows = changed_rows(test, poisoned)
+    said, meant = predict(model, test), predict(model, stamped)
+    labels = test.labels[rows]
+    hit = meant[rows] == wanted_class(poisoned, labels, test.classes)
+    arrays = {
+        "confusion_clean": confusion(said, test.labels, test.classes),
+        "confusion_stamped": confusion(meant, test.labels, test.classes),
+        "mean_images": mean_images(test),
+        "mean_stamped": mean_images(stamped),
+        "examples_clean": test.batch(rows[:SHOWN])[0],
+        "examples_changed": stamped.batch(rows[:SHOWN])[0],
+    }
+    values = {
+        "accuracy": proportion(accuracy(said, test.labels)),
+        "asr": proportion(wilson(int(hit.sum()), len(rows))),
+        "stamped_accuracy": proportion(accuracy(meant[rows], labels)),
+    }
+    table = _table(rows, labels, said[rows], meant[rows], hit, _distances(test, stamped, rows))
+    return Struck(stamped, rows, values, arrays, table)
 
 
 def stamp_all(test: ImageSet, poisoned: Poisoned, random: torch.Generator) -> ImageSet:

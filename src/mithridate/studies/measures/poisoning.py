@@ -1,0 +1,293 @@
+"""Poisoning: what a poison costs, what it achieves, and which filters find it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mithridate.data import ImageSet
+from mithridate.doubts import Doubt
+from mithridate.errors import InputError
+from mithridate.metrics import accuracy, bootstrap_mean, confusion, wilson
+from mithridate.norms import L2, LINF
+from mithridate.poisons import Poisoned, Trigger
+from mithridate.rng import child, rng
+from mithridate.studies.engine.spec import Part
+from mithridate.studies.engine.tables import write_table
+from mithridate.studies.engine.unit import Inputs, Kind, Needs, Progress, Sizes, Unit, Work
+from mithridate.studies.kinds.crafted import crafted_unit, file_paths, is_crafted
+from mithridate.studies.kinds.model import model_unit
+from mithridate.studies.kinds.sifting import SiftedRows, filter_of
+from mithridate.studies.measures.backdoor import SHOWN, strike
+from mithridate.studies.measures.base import (
+    TABLE,
+    Measure,
+    Named,
+    Subject,
+    Training,
+    row,
+    write_pictures,
+)
+from mithridate.studies.parts import mean_part, proportion
+from mithridate.training import predict
+
+FILTERS = ("activation-clustering", "spectral-signatures", "outliers")
+CHUNK = 4096
+_NAMES = {
+    "activation-clustering": "activation clustering",
+    "spectral-signatures": "spectral signatures",
+    "outliers": "outliers",
+}
+
+
+class Surrogate(Part):
+    """The model that a poison is crafted against.
+
+    Attributes:
+        network, train: the victim's, where they are not given.
+        seed: its own, the same for victims of all seeds.
+    """
+
+    network: Named | None = None
+    train: Training | None = None
+    seed: int = Field(default=0, ge=0)
+
+
+class Settings(Subject):
+    """A poisoned model, and the filters that look for the poison.
+
+    Attributes:
+        surrogate: for poisons that are crafted against a model.
+        filters: run on the poisoned set with the model that was trained on it.
+        test_trigger: stamped on test images in place of the trigger trained on.
+    """
+
+    surrogate: Surrogate = Field(default_factory=Surrogate)
+    filters: list[Named] = Field(default_factory=lambda: [{"name": name} for name in FILTERS])
+    test_trigger: str | None = None
+
+    def poisoned(self) -> Unit | None:
+        """The poisoned set: kept where it is crafted or rests on files."""
+        if self.poison is None:
+            return None
+        crafted = is_crafted(self.poison)
+        if not crafted and not file_paths(self.poison):
+            return super().poisoned()
+        return crafted_unit(
+            self.data_unit(),
+            self.poison,
+            surrogate=self.surrogate_model() if crafted else None,
+            seed=self.seed,
+            stream=("poison",),
+            place=self.place,
+        )
+
+    def surrogate_model(self) -> Unit:
+        """The attacker's own model: other random numbers than the victim's at the same seed.
+
+        Raises:
+            InputError: no network, or no training.
+        """
+        network = self.surrogate.network or self.network
+        train = self.surrogate.train or self.train
+        if network is None or train is None:
+            raise InputError("a cell needs network and train.epochs")
+        return model_unit(
+            self.data_unit(),
+            network,
+            train.given(),
+            seed=self.surrogate.seed,
+            stream=("surrogate",),
+            place=self.place,
+        )
+
+
+class Poisoning(Measure):
+    """Clean accuracy, attack success, what was changed, and what the filters find."""
+
+    settings = Settings
+    columns: ClassVar = {
+        "accuracy": {"title": "Clean accuracy", "unit": "share", "better": "up"},
+        "clean_model": {"title": "Accuracy of a clean model", "unit": "share", "better": "up"},
+        "asr": {
+            "title": "Attack success",
+            "unit": "share",
+            "better": "down",
+            "note": "stamped test images of other classes, classified as the attacker wants",
+        },
+        "stamped_accuracy": {
+            "title": "Accuracy on stamped images",
+            "unit": "share",
+            "better": "up",
+            "note": "by their true labels",
+        },
+        "poisoned": {"title": "Training images changed or added"},
+        "labels_changed": {
+            "title": "Labels changed",
+            "unit": "share",
+            "note": "of the images changed or added; counted, so without an interval",
+        },
+        "surrogate": {
+            "title": "Crafted against",
+            "unit": "text",
+            "note": "first digits of the sha256 of the surrogate's weights",
+        },
+        "l2": {"title": "Mean L2", "note": "of the change to a training image"},
+        "linf": {"title": "Mean Linf", "note": "of the change to a training image"},
+        **{
+            f"found_{key.replace('-', '_')}": {
+                "title": f"Found: {name}",
+                "unit": "share",
+                "better": "up",
+                "note": "share of the poisoned images that the filter drops",
+            }
+            for key, name in _NAMES.items()
+        },
+        **{
+            f"lost_{key.replace('-', '_')}": {
+                "title": f"Lost: {name}",
+                "unit": "share",
+                "better": "down",
+                "note": "share of the clean images that the filter drops; outliers is given 1,024 "
+                "untouched training images to trust, which it does not judge",
+            }
+            for key, name in _NAMES.items()
+        },
+    }
+    views: ClassVar = [
+        {"kind": "table"},
+        {"kind": "bars", "value": "asr"},
+        {"kind": "pictures", "arrays": ["examples_clean", "examples_changed"]},
+    ]
+
+    def unit(self, settings: Settings) -> Unit:
+        """The measurement; a clean model of the same seed stands beside the poisoned one.
+
+        Raises:
+            InputError: no poison, a model file, or a filter or trigger that does not exist.
+        """
+        if settings.poison is None or settings.model is not None:
+            raise InputError("the measure poisoning needs a poison, and trains the model itself")
+        if settings.test_trigger is not None:
+            Trigger.named(settings.test_trigger)
+        inputs = settings.inputs()
+        sifted = []
+        for one in settings.filters:
+            filter_of(one)
+            sifted.append(Unit("sift", {"filter": one, **settings.about}, inputs))
+        spec = {**settings.about, "test_trigger": settings.test_trigger}
+        return Unit(
+            "poisoning", spec, {**inputs, "clean": settings.clean_model(), "sifted": tuple(sifted)}
+        )
+
+
+class PoisoningKind(Kind):
+    """Stamps the test images, compares the training images, and counts what filters dropped."""
+
+    def make(
+        self, spec: Mapping[str, Any], inputs: Inputs, folder: Path, tell: Progress
+    ) -> dict[str, Any]:
+        """Rates, distances, pictures of poisoned images."""
+        model, poisoned = inputs["model"], inputs["poisoned"]
+        train, test = inputs["data"]
+        arrays: dict[str, Tensor] = {}
+        values: dict[str, Any] = {"asr": None, "stamped_accuracy": None}
+        if poisoned.trigger is None:
+            said = predict(model, test)
+            values["accuracy"] = proportion(accuracy(said, test.labels))
+            arrays["confusion_clean"] = confusion(said, test.labels, test.classes)
+        else:
+            if spec["test_trigger"] is not None:
+                trigger = Trigger.named(str(spec["test_trigger"])).bind(train, poisoned.target)
+                poisoned = replace(poisoned, trigger=trigger)
+            found = strike(model, test, poisoned, child(rng(int(spec["seed"])), "test"))
+            values |= found.values
+            arrays |= found.arrays
+            write_table(folder / TABLE, found.table)
+        write_pictures(folder, arrays | examples(train, poisoned))
+        clean = predict(inputs["clean"], test)
+        values |= {
+            "clean_model": proportion(accuracy(clean, test.labels)),
+            "poisoned": len(poisoned),
+            "labels_changed": float(poisoned.relabelled.double().mean()),
+            "surrogate": None if poisoned.surrogate is None else poisoned.surrogate[:12],
+            **changes(train, poisoned),
+        }
+        doubts: list[Doubt] = []
+        for sifted in inputs["sifted"]:
+            values |= counted(sifted, poisoned)
+            name = _NAMES.get(sifted.name, sifted.name)
+            doubts += [Doubt(doubt.id, f"{name}: {doubt.text}") for doubt in sifted.doubts]
+        return row(values, doubts, test)
+
+    def code(self, spec: Mapping[str, Any]) -> tuple[str, ...]:
+        """The triggers'."""
+        return ("poisons.triggers",)
+
+    def needs(self, spec: Mapping[str, Any]) -> Needs:
+        """The data set, twice."""
+        return Needs(gpus=int(spec["device"] == "cuda"), memory=2 * 2**30)
+
+    def work(self, unit: Unit, sizes: Sizes) -> Work:
+        """Three passes over the test set."""
+        return Work(forwards=3 * sizes.test, disk=2**18)
+
+
+def replaced_rows(train: ImageSet, poisoned: Poisoned) -> Tensor:
+    """The poisoned rows that were images of the clean set; added copies are not among them."""
+    return poisoned.indices[poisoned.indices < len(train)]
+
+
+def examples(train: ImageSet, poisoned: Poisoned) -> dict[str, Tensor]:
+    """Some training images before and after; nothing where all were added."""
+    rows = replaced_rows(train, poisoned)[:SHOWN]
+    if len(rows) == 0:
+        return {}
+    return {
+        "examples_clean": train.batch(rows)[0],
+        "examples_changed": poisoned.images.batch(rows)[0],
+    }
+
+
+def changes(train: ImageSet, poisoned: Poisoned) -> dict[str, Any]:
+    """Mean L2 and Linf by which training images were moved; None where all were added."""
+    rows = replaced_rows(train, poisoned)
+    found: dict[str, list[Tensor]] = {"l2": [], "linf": []}
+    for at in range(0, len(rows), CHUNK):
+        part = rows[at : at + CHUNK]
+        before, after = train.batch(part)[0], poisoned.images.batch(part)[0]
+        for name, norm in (("l2", L2), ("linf", LINF)):
+            found[name].append(norm.distance(after, before))
+    return {
+        name: mean_part(bootstrap_mean(torch.cat(parts).numpy())) if parts else None
+        for name, parts in found.items()
+    }
+
+
+def counted(sifted: SiftedRows, poisoned: Poisoned) -> dict[str, Any]:
+    """What a filter found of the poison, and lost of the clean images; None where there are none.
+
+    >>> data = ImageSet(torch.zeros(4, 1, 1, 1).byte(), [0] * 4, ["a", "b"])
+    >>> made = Poisoned(images=data, indices=torch.tensor([1, 2]), trigger=None, target=0,
+    ...     source=None, original_labels=torch.tensor([0, 0]))
+    >>> keep = torch.tensor([True, False, True, True])
+    >>> found = counted(SiftedRows("outliers", torch.arange(4), keep, ()), made)
+    >>> found["found_outliers"]["value"], found["lost_outliers"]["value"]
+    (0.5, 0.0)
+    """
+    bad = torch.zeros(len(poisoned.images), dtype=torch.bool)
+    bad[poisoned.indices] = True
+    bad = bad[sifted.rows]
+    name = sifted.name.replace("-", "_")
+    return {
+        f"{told}_{name}": proportion(wilson(int((~sifted.keep & which).sum()), int(which.sum())))
+        if bool(which.any())
+        else None
+        for told, which in (("found", bad), ("lost", ~bad))
+    }

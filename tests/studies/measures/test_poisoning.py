@@ -1,0 +1,187 @@
+"""Poisons as cells: figures against the library called directly."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import mithridate as mi
+from mithridate.defenses.sanitize import ActivationClustering, Outliers
+from mithridate.errors import InputError
+from mithridate.networks.storage import read_tensors
+from mithridate.rng import child, rng
+from mithridate.studies.kinds.sifting import split_trusted
+from mithridate.studies.measures.backdoor import Backdoor
+from mithridate.studies.measures.poisoning import Poisoning
+from mithridate.training import predict
+
+BADNETS = {"name": "badnets", "trigger": "c-top-right", "target": 4, "fraction": 0.1}
+CLEAN = {
+    "name": "clean-label",
+    "trigger": "corner-pattern:corner=all",
+    "target": 4,
+    "fraction": 0.5,
+    "eps": 0.3,
+    "steps": 5,
+}
+NONE = {"filters": []}
+
+
+@pytest.fixture(scope="module")
+def sets():
+    return mi.load_data("digits")
+
+
+def test_badnets_beside_the_measure_backdoor(lab, unit_of, sets):
+    unit = unit_of(Poisoning, poison=BADNETS, train={"epochs": 4})
+    found = lab.values(unit)
+    other = lab.values(unit_of(Backdoor, poison=BADNETS, train={"epochs": 4}))
+    for name in ("accuracy", "clean_model", "asr", "stamped_accuracy", "poisoned"):
+        assert found[name] == other[name]
+    assert found["labels_changed"] == 1
+    assert found["surrogate"] is None
+    made = lab.open(unit.inputs["poisoned"])
+    before, after = (s.batch(made.indices)[0] for s in (sets[0], made.images))
+    moved = (after - before).flatten(1)
+    assert found["l2"]["value"] == pytest.approx(float(moved.norm(dim=1).mean()), rel=1e-5)
+    assert found["linf"]["value"] == pytest.approx(float(moved.abs().amax(1).mean()), rel=1e-5)
+
+
+def test_filters_are_the_library_s(lab, unit_of):
+    unit = unit_of(Poisoning, poison=BADNETS, train={"epochs": 4})
+    found = lab.values(unit)
+    made, model = (lab.open(unit.inputs[name]) for name in ("poisoned", "model"))
+    bad = torch.zeros(len(made.images), dtype=torch.bool)
+    bad[made.indices] = True
+    gone = ~ActivationClustering().sift(model, made.images, rng=rng(0)).keep
+    told = found["found_activation_clustering"]
+    assert (told["k"], told["n"]) == (int((gone & bad).sum()), len(made))
+    told = found["lost_activation_clustering"]
+    assert (told["k"], told["n"]) == (int((gone & ~bad).sum()), len(bad) - len(made))
+    random = child(rng(0), "sift", "outliers")
+    trusted, rows = split_trusted(made, random)
+    assert len(trusted) == (len(bad) - len(made)) // 2
+    assert bool(bad[rows].sum() == len(made))  # nothing poisoned is trusted
+    gone = ~Outliers(trusted=trusted).sift(model, made.images.subset(rows), rng=random).keep
+    told = found["found_outliers"]
+    assert (told["k"], told["n"]) == (int((gone & bad[rows]).sum()), len(made))
+    assert found["lost_outliers"]["n"] == len(rows) - len(made)
+    named = [doubt["text"].split(":")[0] for doubt in lab.make(unit).values["doubts"]]
+    assert set(named) <= {"activation clustering", "spectral signatures", "outliers"}
+
+
+def test_a_crafted_poison_is_kept_and_names_its_surrogate(lab, unit_of, sets):
+    unit = unit_of(Poisoning, poison=CLEAN, **NONE)
+    found, poisoned = lab.values(unit), unit.inputs["poisoned"]
+    assert poisoned.kind == "crafted"
+    surrogate = lab.open(poisoned.inputs["surrogate"])
+    attack = mi.poisons.CleanLabel(
+        trigger=mi.triggers.CornerPattern(corner="all"), target=4, fraction=0.5, eps=0.3, steps=5
+    )
+    direct = attack.poison(sets[0], surrogate=surrogate, rng=child(rng(0), "poison"))
+    opened = lab.open(poisoned)
+    assert opened.images.fingerprint() == direct.images.fingerprint()
+    assert torch.equal(opened.indices, direct.indices)
+    assert opened.surrogate == direct.surrogate
+    assert found["surrogate"] == direct.surrogate[:12]
+    assert found["labels_changed"] == 0
+    assert found["linf"]["value"] <= 1
+    model = lab.open(unit.inputs["model"])
+    assert found["accuracy"]["k"] == (predict(model, sets[1]) == sets[1].labels).sum()
+    assert lab.make(unit).values["doubts"] == []
+    shown, _ = read_tensors(lab.make(unit).folder / "pictures.safetensors")
+    rows = direct.indices[:8]
+    assert torch.equal(shown["examples_clean"], sets[0].batch(rows)[0])
+    assert torch.equal(shown["examples_changed"], direct.images.batch(rows)[0])
+
+
+def test_the_surrogate_is_the_same_for_victims_of_all_seeds(unit_of):
+    first, second = (unit_of(Poisoning, poison=CLEAN, seed=seed, **NONE) for seed in (0, 1))
+    models = [unit.inputs["poisoned"].inputs["surrogate"].key for unit in (first, second)]
+    assert models[0] == models[1]
+    assert first.inputs["poisoned"].key != second.inputs["poisoned"].key
+    assert models[0] != first.inputs["clean"].key
+    own = unit_of(Poisoning, poison=CLEAN, surrogate={"seed": 7, "train": {"epochs": 3}}, **NONE)
+    spec = own.inputs["poisoned"].inputs["surrogate"].spec
+    assert (spec["seed"], spec["train"], spec["network"]) == (
+        7,
+        {"epochs": 3},
+        {"name": "digits-cnn"},
+    )
+
+
+def test_a_trigger_of_the_test_s_own(lab, unit_of, sets):
+    faint = {**CLEAN, "trigger": "corner-pattern:amplitude=0.1"}
+    unit = unit_of(Poisoning, poison=faint, test_trigger="corner-pattern", **NONE)
+    shown = read_tensors(lab.make(unit).folder / "pictures.safetensors")[0]["mean_stamped"]
+    test = sets[1]
+    threes = test.batch(test.of_class(3))[0]
+    full = mi.triggers.CornerPattern().stamp(threes, rng=rng(0))
+    assert torch.allclose(shown[3], full.mean(0), atol=0.003)  # to 256 levels
+    plain = lab.values(unit_of(Poisoning, poison=faint, **NONE))
+    assert lab.values(unit)["accuracy"] == plain["accuracy"]
+
+
+def test_without_a_trigger_only_the_accuracy_falls(lab, unit_of):
+    poison = {"name": "adversarial-poisons", "eps": 0.3, "steps": 5}
+    found = lab.values(unit_of(Poisoning, poison=poison, **NONE))
+    assert found["asr"] is None
+    assert found["stamped_accuracy"] is None
+    assert found["poisoned"] == 1437
+    assert found["accuracy"]["value"] < found["clean_model"]["value"]
+
+
+def test_a_poison_that_touches_every_image_leaves_none_to_trust(lab, unit_of):
+    poison = {"name": "adversarial-poisons", "eps": 0.3, "steps": 5}
+    unit = unit_of(Poisoning, poison=poison, filters=[{"name": "outliers", "epochs": 2}])
+    found = lab.values(unit)
+    assert found["found_outliers"]["n"] == 1437
+    assert found["lost_outliers"] is None
+    assert "same-poison" in [doubt["id"] for doubt in lab.make(unit).values["doubts"]]
+
+
+def test_added_copies_have_no_distance_but_a_picture(lab, unit_of):
+    unit = unit_of(Poisoning, poison={**BADNETS, "append": True}, **NONE)
+    assert lab.values(unit)["l2"] is None
+    shown, _ = read_tensors(lab.make(unit).folder / "pictures.safetensors")
+    made = lab.open(unit.inputs["poisoned"])
+    test = lab.open(unit.inputs["data"]).test
+    rows = (test.labels != 4).nonzero()[:8, 0]
+    assert torch.equal(shown["examples_clean"], test.batch(rows)[0])  # stamped test images then
+    assert made.indices.tolist() == list(range(1437, 1437 + len(made)))
+
+
+def test_a_picture_that_comes_with_the_studies(lab, unit_of):
+    poison = {**BADNETS, "trigger": "inserted-image:image=shipped:flower.png", "append": True}
+    unit = unit_of(Poisoning, poison=poison, **NONE)
+    kept = unit.inputs["poisoned"]
+    assert list(kept.spec["files"]) == ["shipped:flower.png"]
+    made = lab.open(kept)
+    assert len(made.images) == 1437 + len(made)
+    trigger = made.trigger
+    clean = lab.open(kept.inputs["data"]).train
+    assert torch.equal(made.images.raw(range(1437)), clean.raw(range(1437)))
+    stamped = made.images.batch(made.indices)[0]
+    again = trigger.stamp(stamped, rng=rng(0))
+    assert torch.equal(stamped, again)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({}, "needs a poison"),
+        ({"poison": BADNETS, "model": "m.safetensors"}, "trains the model itself"),
+        ({"poison": BADNETS, "filters": [{"name": "outlier"}]}, "did you mean 'outliers'"),
+        ({"poison": {**CLEAN, "eps": 0}}, "eps 0 perturbs nothing"),
+        ({"poison": {**BADNETS, "trigger": "inserted-image:image=no.png"}}, "no file no.png"),
+        ({"poison": BADNETS, "test_trigger": "c-topright"}, "did you mean"),
+    ],
+)
+def test_refusals(unit_of, settings, says):
+    with pytest.raises(InputError, match=says):
+        unit_of(Poisoning, **settings)
+
+
+def test_other_measures_send_crafted_poisons_here(unit_of):
+    with pytest.raises(InputError, match="take the measure poisoning"):
+        unit_of(Backdoor, poison=CLEAN)
