@@ -99,9 +99,9 @@ def test_bad_settings(settings):
 
 def test_steps_shorten_with_the_change():
     """On a large image near its boundary, a step of fixed length is longer than the way."""
-    model, x = linear_model((3, 32, 32), seed=1), 0.5 + 0.02 * images(4, (3, 32, 32))
+    model, x = linear_model((3, 32, 32)), images(4, (3, 32, 32), width=0.3)
     goal = Untargeted(model.labels(x))
     r = run_attack(CarliniWagner(), model, x, goal, rng=random.rng(0))
     best = boundary_distance(model, x, L2)
     assert bool(r.success.all())
-    assert float((r.l2 / best).max()) < 1.1
+    assert float((r.l2 / best).max()) < 1.3  # 8.9 with steps of one length
