@@ -16,10 +16,11 @@ def test_flipped_bytes_are_found_made_again_and_said(courses, nurseries, referen
     before = courses.units(cache)
     models = courses.of_kind(cache, "model")
     leaves = courses.of_kind(cache, "evasion")
+    stamped = courses.of_kind(cache, "backdoor")[0]  # a damaged unit.json may not even be JSON
     courses.flip(leaves[0] / "images.parquet")
     courses.flip(leaves[1] / "unit.json")
-    (courses.of_kind(cache, "backdoor")[0] / "pictures.safetensors").unlink()
-    damaged = {leaves[0].name, leaves[1].name, courses.of_kind(cache, "backdoor")[0].name}
+    (stamped / "pictures.safetensors").unlink()
+    damaged = {leaves[0].name, leaves[1].name, stamped.name}
     # a damaged model shows when something is made of it again
     needed = json.loads((leaves[2] / "unit.json").read_text())["inputs"]["adversarial"]
     remake = {leaves[2].name, needed}
