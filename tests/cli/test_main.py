@@ -15,7 +15,7 @@ import pytest
 from mithridate.cli import report as report_verb
 from mithridate.cli.main import main
 
-VERBS = ("demo", "train", "attack", "audit", "report", "list", "doctor")
+VERBS = ("demo", "train", "generator", "attack", "audit", "report", "list", "doctor")
 
 
 @pytest.mark.parametrize("verb", VERBS)

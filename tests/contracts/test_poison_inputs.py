@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -11,10 +13,12 @@ import torch
 from mithridate.classifier import Classifier
 from mithridate.data.image_set import ImageSet
 from mithridate.errors import InputError
+from mithridate.networks.wgan import WGAN
 from mithridate.poisons import (
     AdversarialPoisons,
     BadNets,
     CleanLabel,
+    CleanLabelGAN,
     FeatureCollision,
     Poison,
     Poisoned,
@@ -42,8 +46,19 @@ def colour_set() -> ImageSet:
     return striped_set((3, 12, 12))
 
 
+@cache
+def blank_gan(shape: tuple[int, int, int] = (1, 12, 12)) -> WGAN:
+    return WGAN(shape, latent=4, width=0.1)
+
+
+def gan(**settings: Any) -> CleanLabelGAN:
+    return CleanLabelGAN(**{"trigger": PIXEL, "generator": blank_gan(), "steps": 1, **settings})
+
+
 def run(poison: Poison, data: ImageSet, surrogate: Classifier | None = None) -> Poisoned:
     shape = data.image_shape
+    if isinstance(poison, CleanLabelGAN):
+        poison = replace(poison, generator=blank_gan(shape))
     return poison.poison(data, surrogate=surrogate or striped_surrogate(shape), rng=rng(0))
 
 
@@ -60,6 +75,7 @@ FRACTIONS: dict[str, Callable[[Any], Poison]] = {
     "badnets": lambda f: BadNets(trigger=PIXEL, target=0, fraction=f),
     "stamped-only": lambda f: StampedOnly(trigger=PIXEL, target=0, fraction=f),
     "clean-label": lambda f: CleanLabel(trigger=PIXEL, target=0, fraction=f, eps=0.1, steps=1),
+    "clean-label-gan": lambda f: gan(target=0, fraction=f),
     "adversarial-poisons": lambda f: AdversarialPoisons(fraction=f, steps=1),
     "wanet": lambda f: WaNet(target=0, fraction=f, cover=0),
 }
@@ -67,6 +83,7 @@ COUNTS: dict[str, Callable[[Any], Poison]] = {
     "badnets": lambda n: BadNets(trigger=PIXEL, target=0, count=n),
     "stamped-only": lambda n: StampedOnly(trigger=PIXEL, target=0, count=n),
     "clean-label": lambda n: CleanLabel(trigger=PIXEL, target=0, count=n, eps=0.1, steps=1),
+    "clean-label-gan": lambda n: gan(target=0, count=n),
     "feature-collision": lambda n: FeatureCollision(base=0, row=0, count=n),
     "wanet": lambda n: WaNet(target=0, count=n),
 }
@@ -74,6 +91,7 @@ TARGETS: dict[str, Callable[[Any], Poison]] = {
     "badnets": lambda c: BadNets(trigger=PIXEL, target=c, count=2),
     "stamped-only": lambda c: StampedOnly(trigger=PIXEL, target=c, count=2),
     "clean-label": lambda c: CleanLabel(trigger=PIXEL, target=c, count=2, eps=0.1, steps=1),
+    "clean-label-gan": lambda c: gan(target=c, count=2),
     "feature-collision": lambda c: FeatureCollision(base=c, image=torch.zeros(1, 12, 12), steps=2),
     "wanet": lambda c: WaNet(target=c, count=2),
 }
@@ -130,7 +148,7 @@ def test_target_of_which_there_is_no_image(name: str) -> None:
     assert "no image of class 1" in refused(lambda: run(TARGETS[name](1), without))
 
 
-@pytest.mark.parametrize("name", ["stamped-only", "clean-label"])
+@pytest.mark.parametrize("name", ["stamped-only", "clean-label", "clean-label-gan"])
 def test_target_is_needed(name: str) -> None:
     assert "target" in refused(lambda: TARGETS[name](None))
 
@@ -161,6 +179,7 @@ STAMPING: dict[str, Callable[[Trigger], Poison]] = {
     "badnets": lambda t: BadNets(trigger=t, target=0, count=2),
     "stamped-only": lambda t: StampedOnly(trigger=t, target=0, count=2),
     "clean-label": lambda t: CleanLabel(trigger=t, target=0, count=2, eps=0.1, steps=1),
+    "clean-label-gan": lambda t: gan(trigger=t, target=0, count=2),
 }
 
 

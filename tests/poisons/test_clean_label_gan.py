@@ -109,6 +109,28 @@ def test_by_name_with_a_path(digits: ImageSet, gan: WGAN, tmp_path: Path) -> Non
         registry.create("poisons", "clean-label-gan", text)
 
 
+def test_its_generator_goes_to_a_device(gan: WGAN) -> None:
+    """`to` moves the generator; any other poison has nothing to move."""
+    own = attack(WGAN((1, 8, 8), latent=4, width=0.1))
+    assert own.to("cpu") is own
+    assert own.to("meta") is own
+    assert own.generator.device.type == "meta"
+    other = StampedOnly(trigger=PIXEL, target=3, count=1)
+    assert other.to("meta") is other
+    with pytest.raises(InputError, match="cannot be used"):
+        attack(gan).to("nothing")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_shows_the_same(digits: ImageSet) -> None:
+    here, there = (attack(WGAN((1, 8, 8), latent=4, width=0.1, rng=rng(1))) for _ in range(2))
+    one, two = (each.poison(digits, rng=rng(0)) for each in (here, there.to("cuda")))
+    assert there.generator.device.type == "cuda"
+    assert torch.equal(one.indices, two.indices)
+    levels = one.images.raw(one.indices).int() - two.images.raw(two.indices).int()
+    assert float(levels.abs().float().mean()) < 1
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -23,6 +23,7 @@ from mithridate.cli import (
     cache,
     demo,
     fool,
+    generator,
     look,
     options,
     poison,
@@ -44,6 +45,7 @@ app = typer.Typer(
 app.command()(demo.demo)
 app.command()(train.train)
 app.command()(poison.poison)
+app.command()(generator.generator)
 app.command()(attack.attack)
 app.command()(fool.fool)
 app.command()(audit.audit)

@@ -57,10 +57,11 @@ def poison(
     from mithridate.networks.checkpoint import load
     from mithridate.rng import child, rng
 
-    model = None if surrogate is None else load(surrogate, device=place(device))
+    where = place(device)
+    model = None if surrogate is None else load(surrogate, device=where)
     train, test = load_data(data)
     with screen.stage("poisoning"):
-        aimed = attack.aim(test)
+        aimed = attack.aim(test).to(where)
         made = aimed.poison(train, surrogate=model, rng=child(rng(seed), "poison"))
     told: dict[str, Any] = _manifest(made, train, test) | {
         "poison": {"name": poison, "settings": given},

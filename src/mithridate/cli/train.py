@@ -83,7 +83,7 @@ def train(
     own = None if surrogate is None else load(surrogate, device=where)
     poisoned = None
     if attack is not None:
-        aimed = attack.aim(test)
+        aimed = attack.aim(test).to(where)
         poisoned = aimed.poison(clean, surrogate=own, rng=child(random, "poison"))
     kept = out.with_name(f"{out.name}.run")
     try:

@@ -143,6 +143,16 @@ class Poison(ABC):
         """The poison made ready for a test set; itself unless it aims at an image of one."""
         return self
 
+    def to(self, device: torch.device | str) -> Poison:
+        """The poison with the networks of its own on a device; itself.
+
+        A surrogate is no network of its own: it computes where it is.
+
+        Raises:
+            InputError: there is no such device.
+        """
+        return self
+
 
 def bounding_box(mask: Tensor | None) -> Box | None:
     """The smallest box around the true pixels of a mask (..., H, W); None where there is none.

@@ -81,6 +81,15 @@ class CleanLabelGAN(Poison):
             check_whole(name, value)
             check_number(name, value, low=1)
 
+    def to(self, device: torch.device | str) -> CleanLabelGAN:
+        """Move the generator to a device, in place; returns itself.
+
+        Raises:
+            InputError: there is no such device.
+        """
+        self.generator.to(device)
+        return self
+
     def poison(
         self, data: ImageSet, *, surrogate: Classifier | None = None, rng: torch.Generator
     ) -> Poisoned:
