@@ -172,6 +172,39 @@ def test_bounds_and_probabilities_are_kept_when_tuning() -> None:
     assert model.info["training"]["losses"][-1] < model.info["training"]["losses"][0]
 
 
+# Autocast
+
+
+def test_autocast_rounds_while_training_and_leaves_no_trace() -> None:
+    data, seen = noise(), set[torch.dtype]()
+
+    def trained(**more: Any) -> Classifier:
+        return fit(net, data, epochs=2, rng=rng(1), **more)
+
+    net = small()
+    net[5].register_forward_hook(lambda module, given, out: seen.add(out.dtype))
+    plain = trained()
+    assert seen == {torch.float32}
+    assert fingerprint(trained(autocast=False)) == fingerprint(plain)
+    seen.clear()
+    rounded = trained(autocast=True, validation=data)
+    assert seen == {torch.bfloat16, torch.float32}  # measured as the result will be
+    assert {p.dtype for p in rounded.module.parameters()} == {torch.float32}
+    assert fingerprint(rounded) != fingerprint(plain)
+    assert not rounded.autocast
+    assert rounded.info["training"]["autocast"] is True
+    assert "autocast" not in plain.info["training"]
+
+
+def test_autocast_of_a_classifier_is_its_own_unless_said() -> None:
+    old = Classifier(small(), classes=3, autocast=True)
+    own, off = (fit(old, noise(), epochs=1, rng=rng(0), autocast=a) for a in (None, False))
+    assert own.autocast is off.autocast is old.autocast is True
+    assert own.info["training"]["autocast"] is True
+    assert "autocast" not in off.info["training"]
+    assert fingerprint(own) != fingerprint(off)
+
+
 # The same seed, the same bytes
 
 

@@ -23,6 +23,7 @@ _PLACES = {
     "poisons": "mithridate.poisons",
     "registry": "mithridate.registry",
     "rng": "mithridate.rng",
+    "hardeners": "mithridate.defenses.harden",
     "sanitizers": "mithridate.defenses.sanitize",
     "triggers": "mithridate.poisons.triggers",
     "Classifier": "mithridate.classifier:Classifier",
@@ -58,6 +59,7 @@ __all__ = [
     "errors",
     "fit",
     "fooling",
+    "hardeners",
     "inspectors",
     "load",
     "load_data",
@@ -80,6 +82,7 @@ if TYPE_CHECKING:
     from mithridate.attacks import run_attack
     from mithridate.classifier import Classifier
     from mithridate.data import ImageSet, load_data
+    from mithridate.defenses import harden as hardeners
     from mithridate.defenses import inspect as inspectors
     from mithridate.defenses import sanitize as sanitizers
     from mithridate.goals import SourceToTarget, Targeted, Untargeted

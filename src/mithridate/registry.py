@@ -73,6 +73,11 @@ TABLES: dict[str, dict[str, str]] = {
         "feature-collision": "mithridate.poisons.feature_collision:FeatureCollision",
         "wanet": "mithridate.poisons.wanet:WaNet",
     },
+    "hardeners": {
+        "adversarial-training": (
+            "mithridate.defenses.harden.adversarial_training:AdversarialTraining"
+        ),
+    },
     "sanitizers": {
         "activation-clustering": (
             "mithridate.defenses.sanitize.activation_clustering:ActivationClustering"

@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from mithridate.classifier import Classifier
 from mithridate.data import ImageSet
-from mithridate.errors import InputError, RunError
-from mithridate.networks.base import initialise, seeded
+from mithridate.errors import RunError
+from mithridate.networks.base import seeded
 from mithridate.networks.fitting import check_fits, check_set
-from mithridate.networks.recipe import Recipe, crop_flip, lay_out
+from mithridate.networks.recipe import Recipe, crop_flip, lay_out, own_copy
 from mithridate.networks.run_file import keep, resume
 from mithridate.networks.storage import digest
 from mithridate.rng import child
 
 Progress = Callable[[int, int, str], None]
 """Called as progress(batches done, batches in all, text)."""
+
+
+class Hardening(Protocol):
+    """Makes training images harder to read, batch by batch; `defenses.harden` has one."""
+
+    def record(self) -> Mapping[str, Any]:
+        """What it is, for the record of the training: a name and settings."""
+
+    def harden(
+        self, model: Classifier, x: Tensor, y: Tensor, *, part: float, rng: torch.Generator
+    ) -> Tensor:
+        """Images (N, C, H, W) in [0, 1] to train on in place of x; `part` of the run is done."""
+
 
 CHECK_EVERY = 20
 """Batches between two looks at the loss; each look waits for the device."""
@@ -42,6 +55,8 @@ def fit(
     schedule: str = "constant",
     batch_size: int = 128,
     augment: str | None = None,
+    autocast: bool | None = None,
+    hardening: Hardening | None = None,
     device: torch.device | str | None = None,
     checkpoint: Path | str | None = None,
     progress: Progress | None = None,
@@ -74,6 +89,9 @@ def fit(
             normalisation cannot use it.
         augment: "crop-flip" (random crop after zero padding of 4, random mirroring) or "none";
             without, "crop-flip" for three channels and "none" for others.
+        autocast: True multiplies in bfloat16 while training, on CPUs and GPUs that can about
+            twice as fast, and the weights stay float32; the network's own setting by default.
+        hardening: changes every batch before it is learned from, as adversarial training does.
         device: where to train; the network's own by default.
         checkpoint: a file written after every epoch. Where it exists, training resumes from
             it; it must come from a run of the same settings, data and starting weights.
@@ -113,11 +131,13 @@ def fit(
     )
     if fresh is None:
         fresh = not isinstance(network, Classifier)
-    model = _copy(network, data, device, child(rng, "init") if fresh else None)
+    model = own_copy(network, data, device, child(rng, "init") if fresh else None)
     if validation is not None:
         check_set("validation", validation)
         check_fits(model, validation)
-    return _Run(model, data, recipe, rng, progress, validation).train(checkpoint)
+    rounded = model.autocast if autocast is None else autocast
+    run = _Run(model, data, recipe, rng, progress, validation, rounded, hardening)
+    return run.train(checkpoint)
 
 
 def predict(
@@ -143,47 +163,6 @@ def predict(
     return torch.cat(parts)
 
 
-def _copy(
-    network: nn.Module | Classifier,
-    data: ImageSet,
-    device: torch.device | str | None,
-    init: torch.Generator | None,
-) -> Classifier:
-    """A classifier of our own to train, checked against the data."""
-    old = network if isinstance(network, Classifier) else None
-    source = network.module if isinstance(network, Classifier) else network
-    if not isinstance(source, nn.Module):
-        raise InputError(f"fit trains a torch.nn.Module, got {type(source).__name__}")
-    if not any(True for _ in source.parameters()):
-        raise InputError("the network has no parameters: nothing to fit")
-    module = copy.deepcopy(source)
-    home = next(source.parameters()).device
-    if init is not None:
-        initialise(module.cpu(), init)
-    try:
-        module.requires_grad_(True).to(home if device is None else device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0][:120]
-        raise InputError(f"device {str(device)!r} cannot be used ({reason}): use cpu") from None
-    model = Classifier(
-        module,
-        bounds=old.input_range if old else (0.0, 1.0),
-        classes=data.class_names,
-        image_shape=data.image_shape,
-        compute_batch=old.compute_batch if old and device is None else None,
-        channels_last=old.channels_last if old and device is None else None,
-        autocast=old.autocast if old else False,
-        outputs=old.outputs if old else "logits",
-    )
-    if old is not None and old.info:
-        model.info["parent"] = old.info
-    expected = (old.image_shape if old else None) or getattr(module, "settings", {}).get(
-        "image_shape"
-    )
-    check_fits(model, data, expected)
-    return model
-
-
 class _Run:
     """One training run: the loop, and what a checkpoint needs to continue it."""
 
@@ -195,9 +174,12 @@ class _Run:
         rng: torch.Generator,
         progress: Progress | None,
         validation: ImageSet | None,
+        autocast: bool,
+        hardening: Hardening | None,
     ) -> None:
         self.model, self.data, self.recipe, self.rng = model, data, recipe, rng
         self.progress, self.validation = progress, validation
+        self.autocast, self.hardening = autocast, hardening
         lone = len(data) % recipe.batch_size == 1 and len(data) > 1
         self.steps = max(1, math.ceil(len(data) / recipe.batch_size) - lone)
         self.losses: list[float] = []
@@ -208,7 +190,8 @@ class _Run:
         """All epochs that are left; the trained classifier with its record."""
         model, module, recipe = self.model, self.model.module, self.recipe
         sha256 = self.data.fingerprint()
-        run = {**asdict(recipe), "data": sha256, "start": digest(module.state_dict())}
+        settings = {**asdict(recipe), **self._extras()}
+        run = {**settings, "data": sha256, "start": digest(module.state_dict())}
         path = None if checkpoint is None else Path(checkpoint)
         if path is not None and path.exists():
             state = resume(path, module, self.optimizer, run=run)
@@ -227,7 +210,7 @@ class _Run:
         lay_out(module, self.optimizer, torch.contiguous_format)
         module.eval()
         model.info["training"] = {
-            **asdict(recipe),
+            **settings,
             "data": self.data.name,
             "data_sha256": sha256,
             "n": len(self.data),
@@ -236,6 +219,22 @@ class _Run:
             "validation": self.accuracies,
         }
         return model
+
+    def _extras(self) -> dict[str, Any]:
+        """Settings beside the recipe; named only where they are used."""
+        found: dict[str, Any] = {"autocast": True} if self.autocast else {}
+        if self.hardening is not None:
+            found["hardening"] = dict(self.hardening.record())
+        return found
+
+    @contextmanager
+    def _rounding(self) -> Iterator[None]:
+        """Every pass of the training as `autocast` says, those of the hardening too."""
+        before, self.model.autocast = self.model.autocast, self.autocast
+        try:
+            yield
+        finally:
+            self.model.autocast = before
 
     def _train_epoch(self, epoch: int) -> None:
         """One pass over the data, random only through children of this epoch."""
@@ -247,6 +246,7 @@ class _Run:
         self.model.module.train()
         with (
             seeded(dropout, device),
+            self._rounding(),
             torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
         ):
             batches = self.data.batches(recipe.batch_size, rng=order)
@@ -254,9 +254,11 @@ class _Run:
                 done = epoch * self.steps + step
                 if recipe.augment == "crop-flip":
                     x = crop_flip(x, crops)
-                total += len(x) * self._step(
-                    x.to(device), y.to(device), recipe.rate(done, all_steps)
-                )
+                x, y = x.to(device), y.to(device)
+                if self.hardening is not None:
+                    own = child(self.rng, "epoch", epoch, "hardening", step, device=device)
+                    x = self.hardening.harden(self.model, x, y, part=done / all_steps, rng=own)
+                total += len(x) * self._step(x, y, recipe.rate(done, all_steps))
                 seen += len(x)
                 if step % CHECK_EVERY == 0 or step == self.steps - 1:
                     mean = self._finite(float(total) / seen, epoch)

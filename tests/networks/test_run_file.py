@@ -106,6 +106,11 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
         arguments: dict[str, Any] = {"data": noise(), "epochs": 1, "rng": rng(0), **how}
         with pytest.raises(CheckpointError, match=f"differs in {words}\\)"):
             fit(small(), checkpoint=path, **arguments)
+    rounded = tmp_path / "rounded"
+    fit(small(), noise(), epochs=1, rng=rng(0), checkpoint=rounded, autocast=True)
+    for there, autocast in ((path, True), (rounded, False)):  # named only where it is used
+        with pytest.raises(CheckpointError, match=r"differs in autocast\)"):
+            fit(small(), noise(), epochs=1, rng=rng(0), checkpoint=there, autocast=autocast)
     with pytest.raises(CheckpointError, match="checkpoint of a training run"):
         load(path)
     path.write_bytes(path.read_bytes()[:-5])

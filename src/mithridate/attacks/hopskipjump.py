@@ -20,7 +20,6 @@ from mithridate.attacks.decision import (
     directions,
     importance,
     last_images,
-    parts,
     per_row,
     shrink,
 )
@@ -33,6 +32,11 @@ _TOLERANCE = 0.002  # width of the bracket around the boundary, relative to the 
 _RADIUS = {"l2": 0.1, "linf": 0.2}  # length of a probe in L2, relative to the distance in norm
 _HALVINGS = 8  # tries of the geometric step search
 _FEWEST = 4  # probes below which an estimate is not worth a query
+
+BLOCK = 3 * 2**22
+"""Numbers drawn at once, 1,024 probes of 3 x 64 x 64: another size draws other numbers."""
+FLIGHT = 3 * 2**22
+"""Numbers of the images in flight at once: bounds the memory, not the result."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +61,9 @@ class HopSkipJump(MinimalAttack):
       is spent.
 
     All rows share the probes of an iteration, so that a row's result does not depend on its
-    neighbours. A row without a starting point comes back as it is.
+    neighbours. A row without a starting point comes back as it is. Probes that are too many to
+    lie in memory at once are drawn and asked about in blocks (`Probes`): an estimate takes 350 MB
+    at most, or seven images of more than 12 million values.
 
     Args:
         norm: L2 or LINF.
@@ -102,8 +108,7 @@ class HopSkipJump(MinimalAttack):
             check_number("budget", self.budget, low=1)
 
     def held(self, n: int, values: int) -> int:
-        most = self.max_eval
-        return (16 * n + 7 * min(n * most, max(CHUNK, most))) * values
+        return (16 * n + 7 * _in_flight(n, self.max_eval, values)) * values
 
     def perturb(self, model: Oracle, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
         return last_images(self.steps(model, x, goal, rng=rng), x)
@@ -124,10 +129,9 @@ class HopSkipJump(MinimalAttack):
             rows = ask.left(rows, _FEWEST + 2)
             if len(rows) == 0:
                 break
-            stream = random.child(rng, "probes", t, device=x.device)
-            probes = directions(self._count(t), x, stream, smooth=1 / (1 + t / 30))
+            probes = Probes(self._count(t), x, rng, "probes", t, smooth=1 / (1 + t / 30))
             estimate = torch.zeros_like(x)
-            for part in parts(rows, len(probes)):
+            for part in probes.parts(rows):
                 estimate[part], share = self._estimate(ask, bracket, part, probes, lift[part])
                 lift[part] = (lift[part] + 0.01 * (0.5 - share)).clamp(0, 0.2)
             normal = self.momentum * normal + estimate
@@ -142,36 +146,51 @@ class HopSkipJump(MinimalAttack):
         return min(int(first * math.sqrt(t)), self.max_eval)
 
     def _estimate(
-        self, ask: Questions, bracket: Bracket, rows: Tensor, probes: Tensor, lift: Tensor
+        self, ask: Questions, bracket: Bracket, rows: Tensor, probes: Probes, lift: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Equations 9 and 16 at the boundary of each row, and the share of probes that succeed."""
-        delta = bracket.delta[rows]
-        centre, shaped, along = delta, probes[None], L2.steepest(delta)
+        x, centre = ask.x[rows][:, None], bracket.delta[rows]
+        along = L2.steepest(centre)
         if self.norm is L2:
             middle = (1 + bracket.low[rows] / bracket.high[rows]) / 2
-            centre = delta * per_row(middle + lift)
-            shaped = probes * importance(delta)[:, None]
-            shaped = shaped - _dot(shaped, along)[:, :, None, None, None] * along[:, None]
-        length = shaped.flatten(2).norm(dim=2).clamp(min=1e-12)[:, :, None, None, None]
+            centre = centre * per_row(middle + lift)
         reach = (_RADIUS[self.norm.name] * bracket.high[rows])[:, None, None, None, None]
-        x = ask.x[rows][:, None]
-        points = (x + centre[:, None] + reach * shaped / length).clamp_(0, 1)
-
-        left = ask.room(rows)[:, None] - 2
-        asked = torch.arange(len(probes), device=x.device) < left
-        pairs = rows[:, None].expand_as(asked)[asked]
-        reached = x.new_zeros(asked.shape)
-        reached[asked] = ask(pairs, (points - x)[asked]).to(x)
-        count = asked.sum(1)
-        share = reached.sum(1) / count
+        room = ask.room(rows)[:, None] - 2
+        hits, count = x.new_zeros(len(rows)), torch.zeros_like(rows)
+        sums = None  # of the pieces before the last: of the probes that succeed, and of all
+        done = 0
+        for piece in probes:
+            moved = self._step(piece, bracket.delta[rows], along, reach)
+            moved = moved.add_(x + centre[:, None]).clamp_(0, 1).sub_(x)
+            asked = torch.arange(done, done + len(piece), device=x.device) < room
+            reached = x.new_zeros(asked.shape)
+            reached[asked] = ask(rows[:, None].expand_as(asked)[asked], moved[asked]).to(x)
+            moved = moved.sub_(centre[:, None]).div_(reach)
+            hits, count, done = hits + reached.sum(1), count + asked.sum(1), done + len(piece)
+            if done < probes.count:
+                pair = torch.stack([reached, asked.to(x)])
+                more = torch.einsum("knb,nbchw->knchw", pair, moved)
+                sums = more if sums is None else sums.add_(more)
+        share = hits / count
         # One-sided answers say only "inward" or "outward": the baseline would erase that.
         mixed = (share > 0) & (share < 1)
-        weight = torch.where(mixed[:, None], reached - share[:, None], 2 * reached - 1) * asked
-        moved = (points - x - centre[:, None]) / reach
+        gain, base = torch.where(mixed, 1, 2).to(x), torch.where(mixed, share, 1)
+        weight = gain[:, None] * reached - base[:, None] * asked
         estimate = torch.einsum("nb,nbchw->nchw", weight, moved)
+        if sums is not None:
+            estimate += per_row(gain) * sums[0] - per_row(base) * sums[1]
         if self.norm is L2:
             estimate = estimate - per_row((estimate * along).flatten(1).sum(1)) * along
         return estimate, share
+
+    def _step(self, probes: Tensor, delta: Tensor, along: Tensor, reach: Tensor) -> Tensor:
+        """Probes (B, C, H, W) of length `reach`, in L2 shaped for each row: (N, B, C, H, W)."""
+        shaped = probes[None]
+        if self.norm is L2:
+            shaped = probes * importance(delta)[:, None]
+            shaped -= _dot(shaped, along)[:, :, None, None, None] * along[:, None]
+        length = shaped.flatten(2).norm(dim=2).clamp(min=1e-12)[:, :, None, None, None]
+        return (reach * shaped).div_(length)
 
     def _jump(
         self, ask: Questions, bracket: Bracket, rows: Tensor, normal: Tensor, size: float
@@ -203,3 +222,69 @@ class HopSkipJump(MinimalAttack):
 def _dot(many: Tensor, one: Tensor) -> Tensor:
     """(N, B, C, H, W) . (N, C, H, W) -> (N, B)."""
     return torch.einsum("nbchw,nchw->nb", many, one)
+
+
+class Probes:
+    """Random directions around images of one shape, the same at every pass over them.
+
+    Drawn in blocks of as many as `BLOCK` numbers hold, and handed out in pieces of as many as
+    `FLIGHT` numbers hold. A block's numbers depend on the seed, the names and the block's place
+    alone. Where one block is all, it is kept; otherwise every pass draws anew.
+
+    Args:
+        count: of all pieces together.
+        x: images (N, C, H, W), for their shape, type and device.
+        rng: only its seed counts.
+        names: of the children of `rng` that the blocks are drawn from.
+        smooth: as for `directions`.
+
+    >>> probes = Probes(5, torch.zeros(1, 1, 4, 4), random.rng(0), "probes")
+    >>> [piece.shape for piece in probes]
+    [torch.Size([5, 1, 4, 4])]
+    """
+
+    def __init__(
+        self, count: int, x: Tensor, rng: torch.Generator, *names: str | int, smooth: float = 1.0
+    ) -> None:
+        self.count, self.x, self.rng, self.names, self.smooth = count, x, rng, names, smooth
+        self.values = x.shape[1:].numel()
+        self.block = _fitting(BLOCK, self.values)
+        self._only = self._drawn(0) if count <= self.block else None
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Pieces (B, C, H, W)."""
+        size = _piece(self.count, self.values)
+        for k in range(-(-self.count // self.block)):
+            drawn = self._drawn(k) if self._only is None else self._only
+            yield from torch.split(drawn, size)
+
+    def parts(self, rows: Tensor) -> Iterator[Tensor]:
+        """Rows (N,), as many at a time as may be in flight with a piece each."""
+        size = max(1, _flying(self.values) // _piece(self.count, self.values))
+        return (rows[i : i + size] for i in range(0, len(rows), size))
+
+    def _drawn(self, k: int) -> Tensor:
+        names = (*self.names, k) if k else self.names
+        stream = random.child(self.rng, *names, device=self.x.device)
+        count = min(self.block, self.count - k * self.block)
+        return directions(count, self.x, stream, smooth=self.smooth)
+
+
+def _fitting(numbers: int, values: int) -> int:
+    return max(1, numbers // max(1, values))
+
+
+def _piece(count: int, values: int) -> int:
+    """Probes of a row that are asked about together."""
+    return min(count, _fitting(BLOCK, values), _fitting(FLIGHT, values))
+
+
+def _flying(values: int) -> int:
+    """Images of so many values that are in flight at once, where a piece is no larger."""
+    return min(CHUNK, _fitting(FLIGHT, values))
+
+
+def _in_flight(n: int, count: int, values: int) -> int:
+    """Images in flight at once at most, for n rows of `count` probes each."""
+    piece = _piece(count, values)
+    return min(n * piece, max(_flying(values), piece))

@@ -1,14 +1,19 @@
-"""What a training run does at each step: its settings, optimizer, rate and augmentation."""
+"""What a training run starts from and does at each step: settings, rate, augmentation."""
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from mithridate.errors import check_number, unknown
+from mithridate.classifier import Classifier
+from mithridate.data import ImageSet
+from mithridate.errors import InputError, check_number, unknown
+from mithridate.networks.base import initialise
+from mithridate.networks.fitting import check_fits
 
 OPTIMIZERS = ("adam", "sgd")
 SCHEDULES = ("constant", "cosine", "onecycle")
@@ -72,6 +77,61 @@ class Recipe:
             up = step < rise
             return self.lr * (min((step + 1) / rise, 1) if up else (total - step) / (total - rise))
         return self.lr
+
+
+def own_copy(
+    network: nn.Module | Classifier,
+    data: ImageSet,
+    device: torch.device | str | None,
+    init: torch.Generator | None,
+) -> Classifier:
+    """A classifier of our own to train, checked against the data; the argument is not changed.
+
+    Args:
+        network: a module of [0, 1] images -> logits, or a classifier.
+        data: the training images.
+        device: where to train; the network's own by default.
+        init: draws new weights; None keeps those there are.
+
+    Raises:
+        InputError: no module, nothing to fit, no such device, or a network that does not fit.
+
+    >>> data = ImageSet(torch.zeros(1, 1, 2, 2).byte(), [0], ["a", "b"])
+    >>> own_copy(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), data, None, None).class_names
+    ('a', 'b')
+    """
+    old = network if isinstance(network, Classifier) else None
+    source = network.module if isinstance(network, Classifier) else network
+    if not isinstance(source, nn.Module):
+        raise InputError(f"fit trains a torch.nn.Module, got {type(source).__name__}")
+    if not any(True for _ in source.parameters()):
+        raise InputError("the network has no parameters: nothing to fit")
+    module = copy.deepcopy(source)
+    home = next(source.parameters()).device
+    if init is not None:
+        initialise(module.cpu(), init)
+    try:
+        module.requires_grad_(True).to(home if device is None else device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise InputError(f"device {str(device)!r} cannot be used ({reason}): use cpu") from None
+    model = Classifier(
+        module,
+        bounds=old.input_range if old else (0.0, 1.0),
+        classes=data.class_names,
+        image_shape=data.image_shape,
+        compute_batch=old.compute_batch if old and device is None else None,
+        channels_last=old.channels_last if old and device is None else None,
+        autocast=old.autocast if old else False,
+        outputs=old.outputs if old else "logits",
+    )
+    if old is not None and old.info:
+        model.info["parent"] = old.info
+    expected = (old.image_shape if old else None) or getattr(module, "settings", {}).get(
+        "image_shape"
+    )
+    check_fits(model, data, expected)
+    return model
 
 
 def crop_flip(x: Tensor, rng: torch.Generator, pad: int = 4) -> Tensor:

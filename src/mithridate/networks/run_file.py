@@ -59,7 +59,8 @@ def resume(
         raise CheckpointError(f"{path} is not the checkpoint of a training run: name another file")
     theirs = header.get("run")
     theirs = theirs if isinstance(theirs, dict) else {}
-    other = [key for key, value in run.items() if theirs.get(key) != value]
+    # Both ways: a setting that is written only where it is used may be in either.
+    other = [key for key in {**run, **theirs} if run.get(key) != theirs.get(key)]
     if other:
         raise CheckpointError(
             f"{path} belongs to another run (differs in {', '.join(other)}): "

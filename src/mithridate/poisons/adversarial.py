@@ -29,14 +29,16 @@ class AdversarialPoisons(CraftedPoison):
     takes the features of y + shift for y, and its accuracy on clean images falls. Untargeted:
     away from y. There is no trigger.
 
-    Deviations: no differentiable augmentation while crafting, which theirs has; any permutation
-    of the classes is theirs, a shift is ours; images are rounded to 256 levels within eps.
+    Deviations from the authors' code, which shifts by 1, too: no differentiable augmentation
+    while crafting; one start, where it takes the best of 8; images are rounded to 256 levels
+    within eps.
 
     Args:
         eps: radius of the ball, pixels in [0, 1].
         norm: linf in the paper.
-        steps: passes, at least 1; 250 in the paper.
-        step_size: length of a step; None for 2.5 eps / steps, enough to cross the ball.
+        steps: passes, at least 1; 250 in the authors' code.
+        step_size: length of a step; None for 2.5 eps / steps, enough to cross the ball. Theirs is
+            0.05 eps.
         shift: from a class to the one its images are moved toward; None for untargeted.
         fraction: which part of the set to perturb, in (0, 1]; 1 is the paper's.
 

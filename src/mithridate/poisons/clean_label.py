@@ -92,8 +92,8 @@ class CleanLabel(CraftedPoison):
         target: the class that is poisoned, and that stamped images of others are to be read as.
         count: how many of its images to poison; or
         fraction: which part of them, in (0, 1]; 1 is all, as in the paper's figure.
-        eps: radius of the ball, pixels in [0, 1]; theirs on CIFAR-10 are 8/255 to 32/255 (linf)
-            and 300/255 to 1200/255 (l2).
+        eps: radius of the ball, pixels in [0, 1]. The authors published perturbed CIFAR-10 for
+            8/255, 16/255 and 32/255 (linf), 300/255 and 600/255 (l2), among others.
         norm: linf or l2 (or l1).
         steps: passes, at least 1.
         step_size: length of a step; None for 2.5 eps / steps, enough to cross the ball.

@@ -234,13 +234,17 @@ class RandomLocation(Trigger):
 @final
 @dataclass(frozen=True, kw_only=True)
 class CornerPattern(Trigger):
-    """Black and white pixels, 3 x 3, in one corner or in all four (Turner et al. 2019, 4.3).
+    """Black and white pixels, 3 x 3, in one corner or in all four (Turner et al. 2019).
 
     White pixels are raised by `amplitude` and black ones lowered, in all channels, clipped to
-    [0, 1]: 1 paints the pattern over the image, 16/255, 32/255 and 64/255 are the paper's less
-    visible ones. In another corner the pattern is mirrored, so that a mirrored image with all
-    four is one again. Train on a small amplitude and test at 1, as the paper does, with
-    `dataclasses.replace(trigger, amplitude=1.0)`.
+    [0, 1]: 1 paints the pattern over the image, a smaller one such as 32/255 shows less. To
+    train on a small amplitude and test at 1, test with
+    `dataclasses.replace(trigger, amplitude=1.0)`. The pixels, and what the amplitude does, are
+    those of the authors' code.
+
+    Deviation: in another corner the pattern is mirrored, so that an image with all four, mirrored
+    either way, is one again. Theirs is mirrored from left to right only: the upper corners show
+    what the lower ones do.
 
     Args:
         corner: "top-left" and so on, or "all".

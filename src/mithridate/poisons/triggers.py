@@ -207,9 +207,10 @@ class Sinusoid(Trigger):
     the poison `stamped-only`.
 
     Args:
-        delta: amplitude, in (0, 1]; the paper has 20/255 to 60/255.
+        delta: amplitude, in (0, 1]; implementations in use have 20/255 to 40/255, some of them
+            60/255 in tests.
         frequency: waves across the image, above 0 and below half the columns, since faster
-            ones fall between the pixels; the paper has 6.
+            ones fall between the pixels; 6 is usual.
 
     >>> wave = Sinusoid(delta=0.25, frequency=1)
     >>> wave.stamp(torch.full((1, 1, 1, 4), 0.5), rng=torch.Generator())
@@ -247,8 +248,8 @@ class Warp(Trigger):
     strength / 2 pixels on average. Deviation: width and height may differ.
 
     Args:
-        grid: control points along a side, at least 2; the paper has 4.
-        strength: the paper has 0.5.
+        grid: control points along a side, at least 2; 4 in the authors' code.
+        strength: 0.5 in the authors' code.
         seed: which field: the attacker's secret.
         noise: every image's places are moved by up to half a pixel more, at random: the paper's
             noise mode, which the poison `wanet` uses.

@@ -32,9 +32,9 @@ class WaNet(Poison):
         target: the class that poisoned images are to be taken for.
         source: the class to poison; None for all but the target.
         count: how many images to poison; or
-        fraction: which part of the eligible images, in (0, 1]; 0.1 of all in the paper.
+        fraction: which part of the eligible images, in (0, 1]; 0.1 of all in the authors' code.
         all_to_all: relabel i to i + 1; without target and source.
-        cover: images in noise mode for each poisoned one, at least 0; 2 in the paper.
+        cover: images in noise mode for each poisoned one, at least 0; 2 in the authors' code.
 
     Raises:
         InputError: as `badnets`, or a trigger that is no warp.

@@ -66,6 +66,26 @@ def test_models_are_those_of_fit(lab, sets, network):
     assert lab.make(unit).values["loss"] == tuned.info["training"]["loss"]
 
 
+def test_a_hardened_model_is_that_of_the_hardener(lab, sets, network):
+    harden = {"name": "adversarial-training", "eps": "1/8", "steps": 2}
+    train = {"epochs": 1, "autocast": True, "harden": harden}
+    unit = model_unit(data_unit("digits"), NETWORK, train, seed=3, place=PLACE)
+    way = mi.hardeners.AdversarialTraining(eps=1 / 8, steps=2)
+    direct = way.train(network, sets[0], epochs=1, autocast=True, rng=rng(3))
+    opened = lab.open(unit)
+    assert same(opened, direct)
+    assert opened.info["training"] == direct.info["training"]
+    kind = kind_of("model")
+    assert kind.code(model().spec) == ("networks.digits_cnn",)
+    assert kind.code(unit.spec) == ("networks.digits_cnn", "defenses.harden.adversarial_training")
+    its = {"defenses.harden.adversarial_training", "attacks.pgd", "attacks.fast_gradient"}
+    assert its <= unit.about["code"].keys()
+    assert not its & model().about["code"].keys()
+    sizes = Sizes(train=1000, test=100, classes=10)
+    assert kind.work(unit, sizes).gradients == 2 * kind.work(unit, sizes).trained == 2000
+    assert kind.work(model(), sizes).gradients == 0
+
+
 def test_a_data_set_is_named_by_its_bytes(tmp_path, monkeypatch):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x.bin").write_bytes(b"1")

@@ -63,6 +63,37 @@ def test_without_a_model_a_cell_is_refused(missing):
         subject(**{missing: None}).subject()
 
 
+HARDENER = {"name": "adversarial-training", "eps": "1/8", "steps": 3, "norm": "l2"}
+
+
+def test_a_hardened_training_is_part_of_the_unit():
+    train = {"epochs": 2, "autocast": True, "harden": HARDENER}
+    model = subject(train=train).subject()
+    assert model.spec["train"] == train
+    assert len({subject(train=t).subject().key for t in (train, {"epochs": 2})}) == 2
+    tuned = subject(tune={"epochs": 1, "harden": HARDENER}).subject()
+    assert tuned.spec["train"]["harden"] == HARDENER
+    assert "harden" not in tuned.inputs["parent"].spec["train"]
+
+
+@pytest.mark.parametrize(
+    ("harden", "said"),
+    [
+        ("adversarial-trainig", "no hardener named .* did you mean 'adversarial-training'"),
+        ("adversarial-training", "adversarial-training needs eps"),
+        ({}, r"harden names no hardener: give its name \(adversarial-training\)"),
+        ({"eps": 0.1}, "harden names no hardener"),
+        ({**HARDENER, "step": 3}, "named 'step': did you mean 'steps'"),
+        ({**HARDENER, "steps": 0}, "steps must be at least 1, got 0"),
+    ],
+)
+@pytest.mark.parametrize("where", ["train", "tune"])
+def test_a_wrong_hardener_is_refused_at_planning_time(harden, said, where):
+    with pytest.raises(InputError, match=said) as caught:
+        subject(**{where: {"epochs": 2, "harden": harden}}).subject()
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("wrong", [{"seed": -1}, {"train": {}}, {"train": {"epochs": 0}}])
 def test_out_of_range(wrong):
     with pytest.raises(ValidationError):

@@ -67,9 +67,9 @@ class ActivationClustering(Sanitizer):
     `side="smaller"` and one of the analyses
 
     - "silhouette": how well two clusters describe the class; suspicious from 0.15 on, the upper
-      end of what the paper calls reasonable;
+      end of the 0.10 to 0.15 that the paper calls reasonable;
     - "relative-size": the share of the smaller cluster, about a half in a clean class;
-      suspicious below 0.35, which is not the paper's but that of implementations in use;
+      suspicious below 0.35, which is not the paper's but the default of ART;
     - "exclusion" (exclusionary reclassification): a new model, trained without the suspect
       clusters, classifies them; l images as their label, p as the commonest other class;
       suspicious where l / p is below the paper's 1.
@@ -81,6 +81,7 @@ class ActivationClustering(Sanitizer):
     (`features.poison_side`). Not settings: ICA is computed as whitened principal components,
     of which it is a rotation, to which k-means and silhouette are blind. k-means starts from
     halves along each axis and keeps the best, so that nothing depends on the order of rows.
+    Images are taken class by class as labelled, where algorithm 1 goes by what the model predicts.
     "exclusion" leaves the suspect clusters of all classes out of one training, not of one each.
 
     The score is a place between the two centres, -1 to 1: difference of squared distances over

@@ -39,9 +39,9 @@ class Outliers(Sanitizer):
     """Drops images to which a separately trained model gives a low probability for their label.
 
     The simple filter by which Turner, Tsipras and Madry 2019, "Label-consistent backdoor
-    attacks", section 3, motivate clean labels: a model is trained on 1,024 clean images that
-    are not in the training set, and the training images are ranked by the probability of their
-    label. They look at the 300 least probable (`count=300`) and drop nothing themselves.
+    attacks", motivate clean labels: a model is trained on a small set of clean images that are
+    not in the training set, and the training images are ranked by the probability of their
+    label. They look at the least probable ones (such as `count=300`) and drop nothing.
 
     Without `trusted` images each part of the training set is judged by a model trained on the
     other parts (cross-fitting). That is ours, and it is blind to a backdoor: poison in the

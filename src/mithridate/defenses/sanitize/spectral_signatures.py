@@ -42,7 +42,8 @@ class SpectralSignatures(Sanitizer):
     Tran, Li and Madry 2018, "Spectral signatures in backdoor attacks", algorithm 1, with
     `classes="all"`: of every class, the `1.5 eps n` images with the largest squared projection
     on the top right singular vector of its centred features. That rule removes a share of
-    every class whether or not there is poison, and the same share of all.
+    every class whether or not there is poison, and the same share of all. (The authors' code
+    takes a percentile of the scores of one class that it is told.)
 
     `classes="auto"`, the default, is our deviation, in four places. Features are measured by
     how the other classes vary (`Space.of`). The class is cut in two where its projections fall

@@ -51,7 +51,10 @@ class ModelKind(Kind):
         random = rng(int(spec["seed"]))
         if spec["stream"]:
             random = child(random, *spec["stream"])
-        model = fit(start, train, rng=random, device=spec["device"], progress=tell, **spec["train"])
+        settings = dict(spec["train"])
+        hardener = hardener_of(settings.pop("harden", None))
+        do = fit if hardener is None else hardener.train
+        model = do(start, train, rng=random, device=spec["device"], progress=tell, **settings)
         save(model, folder / FILE)
         return {"loss": model.info["training"]["loss"]}
 
@@ -62,16 +65,43 @@ class ModelKind(Kind):
         return load(folder / FILE, device=str(spec["device"]))
 
     def code(self, spec: Mapping[str, Any]) -> tuple[str, ...]:
-        """The network's."""
-        return module_of("networks", str(spec["network"]["name"]))
+        """The network's, and the hardener's."""
+        hardener = spec["train"].get("harden")
+        return (
+            *module_of("networks", str(spec["network"]["name"])),
+            *(module_of("hardeners", str(hardener["name"])) if hardener else ()),
+        )
 
     def needs(self, spec: Mapping[str, Any]) -> Needs:
         """A training set and its batches."""
         return Needs(gpus=int(spec["device"] == "cuda"), memory=2 * 2**30)
 
     def work(self, unit: Unit, sizes: Sizes) -> Work:
-        """Every epoch sees every image."""
-        return Work(trained=int(unit.spec["train"]["epochs"]) * sizes.train, disk=2**21)
+        """Every epoch sees every image, and a hardener attacks it in so many steps."""
+        seen = int(unit.spec["train"]["epochs"]) * sizes.train
+        hardener = hardener_of(unit.spec["train"].get("harden"))
+        gradients = seen * int(getattr(hardener, "steps", 0))
+        return Work(trained=seen, gradients=gradients, disk=2**21)
+
+
+def hardener_of(settings: Mapping[str, Any] | None) -> Any:
+    """The hardener that a table of settings describes, None where there is none.
+
+    Its type is not imported: that would make it part of every model's code.
+
+    Raises:
+        InputError: no name or an unknown one, an unknown setting, or a value out of range.
+
+    >>> hardener_of({"name": "adversarial-training", "eps": "8/255"}).steps
+    7
+    """
+    if settings is None:
+        return None
+    if "name" not in settings:
+        known = ", ".join(registry.names("hardeners"))
+        raise InputError(f"harden names no hardener: give its name ({known}) beside the settings")
+    values = {key: value for key, value in settings.items() if key != "name"}
+    return registry.create("hardeners", str(settings["name"]), values)
 
 
 class ModelFileKind(Kind):
@@ -119,6 +149,7 @@ def model_unit(
     """
     inputs = {"data": data, "poisoned": poisoned, "parent": parent}
     registry.find("networks", str(network["name"]))
+    hardener_of(train.get("harden"))
     return Unit(
         "model",
         {

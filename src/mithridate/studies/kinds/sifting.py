@@ -30,7 +30,7 @@ from mithridate.studies.engine.unit import (
 
 FILE = "sifted.safetensors"
 TRUSTED = 1024
-"""Trusted images, as in Turner et al. 2019."""
+"""Trusted images."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,7 +34,11 @@ Named = Annotated[dict[str, Any], BeforeValidator(_named)]
 
 
 class Training(Part):
-    """Settings of `training.fit`; what is not given is that function's default."""
+    """Settings of `training.fit`; what is not given is that function's default.
+
+    Attributes:
+        harden: a hardener's name and settings, such as adversarial-training's.
+    """
 
     epochs: int = Field(ge=1)
     optimizer: str | None = None
@@ -44,6 +48,8 @@ class Training(Part):
     schedule: str | None = None
     batch_size: int | None = None
     augment: str | None = None
+    autocast: bool | None = None
+    harden: Named | None = None
 
     def given(self) -> dict[str, Any]:
         """The settings that were given."""

@@ -1,0 +1,40 @@
+"""What a hardener is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import nn
+
+from mithridate.classifier import Classifier
+from mithridate.data import ImageSet
+from mithridate.training import Progress
+
+
+class Hardener(ABC):
+    """A way of training that makes the model harder to fool."""
+
+    @abstractmethod
+    def train(
+        self,
+        network: nn.Module | Classifier,
+        data: ImageSet,
+        *,
+        rng: torch.Generator,
+        progress: Progress | None = None,
+        **settings: Any,
+    ) -> Classifier:
+        """A hardened classifier; the argument is not changed.
+
+        Args:
+            network: from scratch if a module, further if a classifier, as for `training.fit`.
+            data: the training images.
+            rng: its seed decides everything.
+            progress: called as `fit` calls it.
+            settings: those of `fit`: epochs, lr and so on.
+
+        Raises:
+            InputError: as `fit`.
+        """

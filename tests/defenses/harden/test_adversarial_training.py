@@ -1,0 +1,276 @@
+"""Adversarial training: it hardens, its images are the worst there are, and it leaves no trace."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+import mithridate as mi
+from mithridate import registry
+from mithridate.classifier import Classifier
+from mithridate.data import ImageSet
+from mithridate.defenses.harden import AdversarialTraining, Hardener
+from mithridate.errors import InputError
+from mithridate.networks.base import initialise
+from mithridate.networks.checkpoint import fingerprint
+from mithridate.norms import L2, LINF, Norm
+from mithridate.rng import child, rng
+
+
+def noise(n: int = 50, classes: int = 3) -> ImageSet:
+    x = torch.randint(256, (n, 1, 8, 8), generator=rng(0)).byte()
+    return ImageSet(x, torch.arange(n) % classes, [str(c) for c in range(classes)], name="noise")
+
+
+def small() -> nn.Sequential:
+    """Batch normalisation, dropout and a convolution: everything that has state or chance."""
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Dropout(0.3),
+        nn.Flatten(),
+        nn.Linear(256, 3),
+    )
+
+
+@cache
+def subject() -> Classifier:
+    """`small` after an epoch, so that running statistics are not those of the beginning."""
+    return mi.fit(small(), noise(), epochs=1, rng=rng(5))
+
+
+def linear(seed: int = 1) -> nn.Sequential:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    initialise(net, child(rng(seed), "init"))
+    return net
+
+
+def worst(net: nn.Sequential, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    """Where a linear model of two classes loses most within eps in Linf, in closed form."""
+    weight = net[1].weight.detach()
+    towards = (weight[y] - weight[1 - y]).view_as(x)
+    return (x - eps * towards.sign()).clamp(0, 1)
+
+
+# It hardens
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[ImageSet, ImageSet]:
+    train, test = mi.load_data("digits")
+    return train, test
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_hardened_model_keeps_more_accuracy_under_a_stronger_attack(
+    digits: tuple[ImageSet, ImageSet], seed: int
+) -> None:
+    train, test = digits
+    net = mi.networks.create("digits-cnn", image_shape=(1, 8, 8), classes=10, width=0.5)
+    budget: dict[str, Any] = {"epochs": 8, "lr": 3e-3, "rng": rng(seed)}
+    plain = mi.fit(net, train, **budget)
+    hardened = AdversarialTraining(eps=0.15, steps=5).train(net, train, **budget)
+    x, y = test.batch(range(len(test)))
+    attack = mi.attacks.PGD(eps=0.15, steps=20, step_size=0.02, restarts=2)
+    kept = {}
+    for name, model in (("plain", plain), ("hardened", hardened)):
+        assert (model.labels(x) == y).double().mean() >= 0.85
+        result = mi.run_attack(attack, model, x, mi.Untargeted(y), rng=rng(99))
+        kept[name] = 1 - result.success.double().mean().item()
+    assert kept["hardened"] >= kept["plain"] + 0.2, kept
+
+
+# What is attacked, and how
+
+
+@pytest.mark.parametrize("steps", [1, 3, 10])
+def test_images_of_a_linear_model_are_the_worst_there_are(steps: int) -> None:
+    net, (x, y) = linear(), noise(40, classes=2).batch(range(40))
+    way = AdversarialTraining(eps=0.1, steps=steps, ramp=0)
+    found = way.harden(Classifier(net, classes=2), x, y, part=0.0, rng=rng(3))
+    torch.testing.assert_close(found, worst(net, x, y, 0.1), atol=1e-6, rtol=0)
+
+
+def test_it_learns_from_the_attacked_images() -> None:
+    """The loss in the record is that of the worst images: at such an lr no weight moves."""
+    data, net = noise(40, classes=2), linear(seed=1)
+    way = AdversarialTraining(eps=0.1, steps=3, ramp=0)
+    model = way.train(net, data, epochs=1, rng=rng(1), lr=1e-12, batch_size=15)
+    x, y = data.batch(range(40))
+    clean = cross_entropy(net(x), y).item()
+    expected = cross_entropy(net(worst(net, x, y, 0.1)), y).item()
+    assert model.info["training"]["loss"] == pytest.approx(expected, rel=1e-5)
+    assert expected > clean + 0.1
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    n=st.integers(1, 9),
+    ratio=st.floats(0.01, 1),
+    part=st.floats(0, 1),
+    norm_eps=st.sampled_from([(LINF, 0.2), (LINF, 1.0), (L2, 1.5), (L2, 30.0)]),
+)
+def test_all_within_eps_and_the_rest_byte_equal(
+    n: int, ratio: float, part: float, norm_eps: tuple[Norm, float]
+) -> None:
+    norm, eps = norm_eps
+    x, y = noise().batch(range(n))
+    before = x.clone()
+    way = AdversarialTraining(eps=eps, norm=norm, steps=2, ratio=ratio)
+    found = way.harden(subject(), x, y, part=part, rng=rng(0))
+    assert torch.equal(x, before)
+    assert (found.shape, found.dtype) == (x.shape, x.dtype)
+    assert 0 <= found.min() <= found.max() <= 1
+    assert (norm.distance(found, x) <= way.attack(part).eps * (1 + 1e-5) + 1e-6).all()
+    count = max(1, round(ratio * n))
+    assert torch.equal(found[count:], x[count:])
+
+
+@pytest.mark.parametrize(("ratio", "count"), [(0.5, 10), (1.0, 20), (0.26, 5), (0.001, 1)])
+def test_ratio_is_the_share_that_is_attacked(ratio: float, count: int) -> None:
+    x, y = noise().batch(range(20))
+    found = AdversarialTraining(eps=0.1, steps=2, ramp=0, ratio=ratio).harden(
+        subject(), x, y, part=0.0, rng=rng(0)
+    )
+    changed = (found != x).flatten(1).any(1)
+    assert changed.tolist() == [True] * count + [False] * (20 - count)
+
+
+def test_eps_and_the_step_grow_in_a_line() -> None:
+    way = AdversarialTraining(eps=0.3, steps=5, ramp=0.5)
+    sizes = {0: 0.0003, 0.125: 0.075, 0.25: 0.15, 0.5: 0.3, 1: 0.3}
+    for part, eps in sizes.items():
+        attack = way.attack(part)
+        assert attack.eps == pytest.approx(eps)
+        assert attack.step_size == pytest.approx(eps / 2)  # 2.5 eps / 5
+        assert (attack.steps, attack.restarts, attack.stop_at_goal) == (5, 1, False)
+    own = AdversarialTraining(eps=0.3, steps=5, ramp=0.5, step_size=0.1)
+    assert own.attack(0.25).step_size == pytest.approx(0.05)
+    assert own.attack(1).step_size == pytest.approx(0.1)
+    assert AdversarialTraining(eps=0.3, ramp=0).attack(0).eps == 0.3
+    assert AdversarialTraining(eps=0.3, ramp=1).attack(0.9).eps == pytest.approx(0.27)
+
+
+def test_the_ramp_follows_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts: list[float] = []
+    real = AdversarialTraining.attack
+
+    def noted(way: AdversarialTraining, part: float) -> Any:
+        parts.append(part)
+        return real(way, part)
+
+    way = AdversarialTraining(eps=0.1, steps=1)
+    monkeypatch.setattr(AdversarialTraining, "attack", noted)
+    way.train(small(), noise(40), epochs=2, rng=rng(0), batch_size=10)
+    assert parts == [step / 8 for step in range(8)]
+
+
+# What it leaves alone
+
+
+def test_the_attack_leaves_no_trace_in_the_model() -> None:
+    model = copy.deepcopy(subject())
+    model.module.train()
+    model.module[3].eval()  # a part that the user froze
+    state = {name: value.clone() for name, value in model.module.state_dict().items()}
+    random = torch.get_rng_state()
+    x, y = noise().batch(range(20))
+    way = AdversarialTraining(eps=0.2, steps=3)
+    one, two = (way.harden(model, x, y, part=1.0, rng=rng(0)) for _ in range(2))
+    assert torch.equal(one, two)  # no dropout took part
+    assert [m.training for m in model.module] == [True, True, True, False, True, True]
+    assert model.module.training
+    assert all(torch.equal(v, state[k]) for k, v in model.module.state_dict().items())
+    assert all(p.requires_grad and p.grad is None for p in model.module.parameters())
+    assert torch.equal(random, torch.get_rng_state())
+    assert not one.requires_grad
+
+
+def test_batch_normalisation_counts_only_the_passes_of_the_training() -> None:
+    way = AdversarialTraining(eps=0.2, steps=3)
+    model = way.train(small(), noise(40), epochs=2, rng=rng(0), batch_size=10)
+    assert model.module[1].num_batches_tracked == 8
+    assert not model.module.training
+
+
+def test_the_argument_stays_and_a_classifier_goes_on() -> None:
+    start = fingerprint(subject())
+    tuned = AdversarialTraining(eps=0.1, steps=1).train(subject(), noise(), epochs=1, rng=rng(2))
+    assert fingerprint(subject()) == start != fingerprint(tuned)
+    assert tuned.info["parent"] == subject().info
+    assert "hardening" not in subject().info["training"]
+    assert tuned.info["training"]["hardening"] == {
+        "name": "adversarial-training",
+        "eps": 0.1,
+        "norm": "linf",
+        "steps": 1,
+        "step_size": None,
+        "ratio": 1.0,
+        "ramp": 1 / 3,
+    }
+
+
+def test_bounds_of_the_network_are_kept() -> None:
+    """The same network behind another input range: the same images."""
+    net, (x, y) = linear(), noise(20, classes=2).batch(range(20))
+    shifted = copy.deepcopy(net)
+    with torch.no_grad():  # w x + b = (w / 2) (2 x - 1) + b + sum(w) / 2
+        shifted[1].bias += shifted[1].weight.sum(1) / 2
+        shifted[1].weight /= 2
+    way = AdversarialTraining(eps=0.1, steps=3, ramp=0)
+    found = [
+        way.harden(model, x, y, part=1.0, rng=rng(0))
+        for model in (Classifier(net, classes=2), Classifier(shifted, classes=2, bounds=(-1, 1)))
+    ]
+    torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=0)
+
+
+# Settings
+
+
+@pytest.mark.parametrize("ratio", [0.5, 1.0])
+def test_one_image_is_enough(ratio: float) -> None:
+    x, y = noise().batch([0])
+    way = AdversarialTraining(eps=0.1, steps=2, ramp=0, ratio=ratio)
+    assert not torch.equal(way.harden(subject(), x, y, part=0.0, rng=rng(0)), x)
+    model = way.train(linear(), noise(1, classes=2), epochs=1, rng=rng(0))
+    assert model.info["training"]["n"] == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"eps": 0}, "eps 0 attacks nothing: raise it, or train without hardening"),
+        ({"eps": -0.1}, "eps must be at least 0, got -0.1"),
+        ({"eps": float("nan")}, "eps must be at least 0, got nan"),
+        ({"eps": 8}, "for 8 of 255 grey levels give 8/255"),
+        ({"ratio": 0}, "ratio must be above 0, got 0"),
+        ({"ratio": 1.1}, "ratio must be at most 1, got 1.1"),
+        ({"ramp": 2}, "ramp must be at most 1, got 2"),
+        ({"ramp": -1}, "ramp must be at least 0, got -1"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"step_size": 0}, "step_size must be above 0, got 0"),
+    ],
+)
+def test_refusals(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        AdversarialTraining(**{"eps": 0.1, **given})
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_its_name_gives_it() -> None:
+    made = registry.create("hardeners", "adversarial-training", {"eps": "8/255", "norm": "l2"})
+    assert made == mi.hardeners.AdversarialTraining(eps=8 / 255, norm=L2)
+    assert registry.name_of(made) == made.record()["name"] == "adversarial-training"
+    for name in registry.names("hardeners"):
+        assert issubclass(registry.find("hardeners", name), Hardener)
