@@ -38,9 +38,9 @@ suppress_warnings = ["ref.python"]
 HERE = Path(__file__).parent
 SOURCE = HERE.parent / "src" / "mithridate"
 FLOORS = (
-    *("errors", "rng", "registry", "cost", "classifier", "goals", "norms", "metrics", "data"),
-    *("networks", "training", "attacks", "fooling", "poisons", "defenses", "checks", "studies"),
-    *("reports", "cli", "testing"),
+    *("errors", "rng", "about", "registry", "cost", "classifier", "goals", "norms", "metrics"),
+    *("data", "networks", "training", "attacks", "fooling", "poisons", "defenses", "checks"),
+    *("studies", "reports", "cli", "testing"),
 )
 """From the ground up: the order in which the pages stand."""
 

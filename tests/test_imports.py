@@ -7,7 +7,7 @@ import pytest
 
 SRC = Path(__file__).parents[1] / "src" / "mithridate"
 FLOORS = [
-    {"errors", "rng", "registry", "doubts"},
+    {"errors", "rng", "about", "registry", "doubts"},
     {"cost"},
     {"classifier"},
     {"goals"},

@@ -1,13 +1,16 @@
 import dataclasses
+import re
 from typing import Literal
 
 import pytest
 
 from mithridate import registry
+from mithridate.about import FACTS
 from mithridate.attacks import FGSM, PGD, Attack
 from mithridate.attacks.base import BoundedAttack, MinimalAttack
 from mithridate.errors import InputError
 from mithridate.norms import L2, Norm
+from mithridate.poisons import CraftedPoison
 
 
 def test_find_and_name_are_inverse():
@@ -100,6 +103,43 @@ def test_what_is_told_of_an_attack_is_so(name):
     assert set(about.norms) <= {"l0", "l1", "l2", "linf"}
 
 
-def test_every_attack_is_told_of():
-    assert set(registry.ABOUT) == set(registry.TABLES["attacks"])
+@pytest.mark.parametrize("kind", FACTS)
+def test_every_component_is_told_of(kind):
+    shape, known = FACTS[kind]
+    assert set(known) == set(registry.TABLES[kind])
+    assert all(type(each) is shape for each in known.values())
+    for paper in (each.paper for each in known.values()):
+        assert re.match(r"\w.* (et al\.|and \w+|Borji) 20\d\d|Borji 20\d\d", paper)
+    assert registry.facts(kind, "nothing-such") is None
+
+
+def test_attacks_keep_their_order():
+    assert list(FACTS["attacks"][1]) == list(registry.ABOUT)
     assert registry.about("nothing-such") is None
+    assert registry.about("badnets") is None
+
+
+@pytest.mark.parametrize("name", registry.TABLES["poisons"])
+def test_what_a_poison_needs_is_its_type_or_a_setting(name):
+    about, cls = registry.facts("poisons", name), registry.find("poisons", name)
+    fields = registry.settings(cls)
+    assert (about.needs == "surrogate") == issubclass(cls, CraftedPoison)
+    assert (about.needs == "generator") == ("generator" in fields)
+    assert about.trigger.startswith("none") == ("trigger" not in fields)
+
+
+def test_a_third_partys_facts_are_of_its_kind(monkeypatch):
+    class Mine(FGSM):
+        about = registry.About(("linf",), ("gradient",), "bounded", "Me 2030")
+
+    class Point:
+        name = "mine"
+
+        def load(self):
+            return Mine
+
+    monkeypatch.setattr(registry, "_points", lambda kind: (Point(),))
+    assert registry.about("mine") is Mine.about
+    assert registry.facts("attacks", "mine") is Mine.about
+    assert registry.facts("poisons", "mine") is None
+    assert registry.facts("networks", "mine") is None

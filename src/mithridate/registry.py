@@ -13,8 +13,11 @@ import typing
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, NamedTuple
+from typing import Any
 
+from mithridate.about import ABOUT as ABOUT
+from mithridate.about import FACTS, Known
+from mithridate.about import About as About
 from mithridate.errors import InputError, unknown
 
 TABLES: dict[str, dict[str, str]] = {
@@ -122,59 +125,27 @@ TABLES: dict[str, dict[str, str]] = {
 """Kind -> name -> "module:class"."""
 
 
-class About(NamedTuple):
-    """What is worth knowing of an attack before it runs.
-
-    Attributes:
-        norms: in which it measures distance, its default first; none for a patch.
-        access: what it sees of the model: "gradient", "score", "label", or several.
-        kind: "bounded" (within eps), "minimal" (the smallest change) or "universal" (one change
-            for all images).
-        paper: authors and year.
-    """
-
-    norms: tuple[str, ...]
-    access: tuple[str, ...]
-    kind: str
-    paper: str
-
-
-_L2, _LINF, _BOTH, _ANY = ("l2",), ("linf",), ("l2", "linf"), ("l2", "l1", "linf")
-_EPS, _GRADIENT = ("linf", "l2"), ("gradient",)
-ABOUT: dict[str, About] = {
-    "fgsm": About(("linf", "l2", "l1"), _GRADIENT, "bounded", "Goodfellow et al. 2015"),
-    "iterative-fgsm": About(("linf", "l2", "l1"), _GRADIENT, "bounded", "Kurakin et al. 2017"),
-    "pgd": About(("linf", "l2", "l1"), _GRADIENT, "bounded", "Madry et al. 2018"),
-    "apgd": About(_EPS, _GRADIENT, "bounded", "Croce and Hein 2020"),
-    "autoattack": About(_EPS, ("gradient", "score"), "bounded", "Croce and Hein 2020"),
-    "deepfool": About(_BOTH, _GRADIENT, "minimal", "Moosavi-Dezfooli et al. 2016"),
-    "dynamic-deepfool": About(_BOTH, _GRADIENT, "minimal", "Moosavi-Dezfooli et al. 2016, varied"),
-    "fab": About(_ANY, _GRADIENT, "minimal", "Croce and Hein 2020b"),
-    "ddn": About(_L2, _GRADIENT, "minimal", "Rony et al. 2019"),
-    "lbfgs": About(_L2, _GRADIENT, "minimal", "Szegedy et al. 2014"),
-    "carlini-wagner": About(_L2, _GRADIENT, "minimal", "Carlini and Wagner 2017"),
-    "carlini-wagner-linf": About(_LINF, _GRADIENT, "minimal", "Carlini and Wagner 2017"),
-    "carlini-wagner-l0": About(("l0",), _GRADIENT, "minimal", "Carlini and Wagner 2017"),
-    "jsma": About(("l0",), _GRADIENT, "minimal", "Papernot et al. 2016"),
-    "adversarial-patch": About((), _GRADIENT, "universal", "Brown et al. 2017"),
-    "square": About(_EPS, ("score",), "bounded", "Andriushchenko et al. 2020"),
-    "one-pixel": About(("l0",), ("score",), "minimal", "Su et al. 2019"),
-    "hopskipjump": About(_BOTH, ("label",), "minimal", "Chen et al. 2020"),
-    "boundary": About(_L2, ("label",), "minimal", "Brendel et al. 2018"),
-}
-"""Attack -> what it is, in the order in which `mithridate attack --attack all` runs them."""
-
-
 def about(name: str) -> About | None:
     """What is known of an attack; a third party's may carry an `about` of its own.
 
     >>> about("square").access
     ('score',)
     """
-    if name in ABOUT or name not in names("attacks"):
-        return ABOUT.get(name)
-    found = getattr(find("attacks", name), "about", None)
+    found = facts("attacks", name)
     return found if isinstance(found, About) else None
+
+
+def facts(kind: str, name: str) -> Known | None:
+    """What is known of a component of any kind; a third party's may carry an `about` of its own.
+
+    >>> facts("poisons", "clean-label").needs
+    'surrogate'
+    """
+    shape, known = FACTS.get(kind, (None, {}))
+    if shape is None or name in known or name not in names(kind):
+        return known.get(name)
+    found = getattr(find(kind, name), "about", None)
+    return found if isinstance(found, shape) else None
 
 
 def names(kind: str) -> list[str]:

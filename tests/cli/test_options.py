@@ -28,6 +28,36 @@ def test_unknown_setting_names_the_nearest() -> None:
         options.deal({"cuont": "3"}, {"poison": ["count", "target"], "training": ["lr"]})
 
 
+OWNERS = {"training": ["lr"], "poison": ["eps", "count"], "harden": ["eps", "steps"]}
+
+
+def test_a_setting_goes_to_the_one_that_has_it() -> None:
+    given = {"lr": "1", "poison.eps": "2", "harden.eps": "3", "steps": "4", "poison.count": "5"}
+    assert options.deal_apart(given, OWNERS) == {
+        "training": {"lr": "1"},
+        "poison": {"eps": "2", "count": "5"},
+        "harden": {"eps": "3", "steps": "4"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"eps": "1"}, "of poison and of harden: give --set poison.eps=1 or --set harden.eps=1"),
+        ({"eps": "1", "harden.eps": "2"}, "eps is a setting of poison and of harden"),
+        ({"steps": "1", "harden.steps": "2"}, "--set harden.steps is given twice"),
+        ({"harden.lr": "1"}, "no harden setting named 'lr'"),
+        ({"harden.step": "1"}, "did you mean 'steps'"),
+        ({"other.lr": "1"}, "no setting named 'other.lr': (known: count"),
+    ],
+)
+def test_a_setting_without_one_owner_is_refused(given, said) -> None:
+    with pytest.raises(InputError) as refused:
+        options.deal_apart(given, OWNERS)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
 def test_the_command_survives_a_shell() -> None:
     words = ["audit", "my model.safetensors", "--set", "a=b;c", "--fail-on", "asr>0.1"]
     options.remember(words)

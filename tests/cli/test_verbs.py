@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+import tomllib
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
+
+import pytest
 
 import mithridate as mi
 from mithridate import reports
+from mithridate.cli.look import EXTRAS
 from mithridate.cli.screen import Screen
 from mithridate.networks.checkpoint import fingerprint
 from mithridate.studies import planted
@@ -178,9 +184,32 @@ def test_list_names_every_component(call) -> None:
     assert "restarts=1" in pgd
 
 
-def test_list_survives_a_broken_plugin(call, monkeypatch) -> None:
-    monkeypatch.setitem(mi.registry.TABLES["attacks"], "broken", "no_such_module:X")
-    done = call("list", "attacks")
+@pytest.mark.parametrize(
+    ("kind", "name", "told"),
+    [
+        ("attacks", "pgd", "linf, l2, l1 gradient bounded Madry et al. 2018"),
+        ("triggers", "random-location", "random Borji 2020"),
+        ("poisons", "badnets", "changed any – Gu et al. 2017"),
+        ("poisons", "clean-label-gan", "kept any generator Turner et al. 2019"),
+        ("hardeners", "adversarial-training", "Madry et al. 2018"),
+        ("sanitizers", "spectral-signatures", "Tran et al. 2018"),
+    ],
+)
+def test_list_tells_what_is_known_of_a_component(call, kind, name, told) -> None:
+    table = call("list", kind).out.split("\n\n")[0].splitlines()
+    assert " ".join(next(row for row in table if row.startswith(name)).split()) == f"{name} {told}"
+    found = json.loads(call("list", kind, "--json").out)[kind]
+    assert all(each["paper"] for each in found)
+    assert table[0].split() == [kind, *(key for key in found[0] if key not in PLAIN)]
+
+
+PLAIN = ("name", "summary", "settings")
+
+
+@pytest.mark.parametrize("kind", ["attacks", "poisons"])
+def test_list_survives_a_broken_plugin(call, monkeypatch, kind) -> None:
+    monkeypatch.setitem(mi.registry.TABLES[kind], "broken", "no_such_module:X")
+    done = call("list", kind)
     assert done.code == 0
     assert "cannot be imported" in done.out
 
@@ -192,3 +221,21 @@ def test_doctor(call, monkeypatch, tmp_path) -> None:
     assert done.code == 0
     assert f"{tmp_path}: mnist" in done.out
     assert "works here" in done.last
+    lines = [" ".join(line.split()) for line in done.out.splitlines()]
+    for extra, modules in EXTRAS.items():
+        there = [module for module in modules if find_spec(module)]
+        missing = ", ".join(module for module in modules if module not in there)
+        said = "installed" if not missing else f"without {missing}" if there else "not installed"
+        assert f"extra {extra} {said}" in lines
+
+
+def test_doctor_knows_every_extra() -> None:
+    told = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    extras = told["project"]["optional-dependencies"]
+    names = {"adversarial-robustness-toolbox": "art"}
+    assert set(EXTRAS) == set(extras)
+    for extra, lines in extras.items():
+        brought = {re.match(r"[\w-]+", line)[0] for line in lines} - {"mithridate"}
+        modules = {names.get(name, name.replace("-", "_")) for name in brought}
+        # `make bench-env` adds torchattacks without its dependencies.
+        assert set(EXTRAS[extra]) - {"torchattacks"} == modules

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from mithridate import registry
+from mithridate.about import POISONS as POISON_FACTS
+from mithridate.about import TRIGGERS as TRIGGER_FACTS
 from mithridate.networks.wgan import WGAN
 from mithridate.norms import L2
 from mithridate.poisons import (
@@ -237,3 +239,24 @@ def test_every_registered_component_has_a_suite() -> None:
     assert {registry.name_of(suite().make()) for suite in POISONS} == set(
         registry.TABLES["poisons"]
     )
+
+
+@pytest.mark.parametrize("suite", POISONS)
+def test_labels_change_where_the_table_says_so(suite: type[PoisonSuite]) -> None:
+    poison, data = suite().make(), striped_set(suite.image_shape)
+    model = striped_surrogate(suite.image_shape) if isinstance(poison, CraftedPoison) else None
+    made = poison.poison(data, surrogate=model, rng=rng(0))
+    told = POISON_FACTS[registry.name_of(poison)]
+    assert told.labels == ("changed" if bool(made.relabelled.any()) else "kept")
+    assert (made.trigger is None) == told.trigger.startswith("none")
+
+
+@pytest.mark.parametrize("suite", TRIGGERS)
+def test_triggers_lie_where_the_table_says(suite: type[TriggerSuite]) -> None:
+    trigger, shape = suite().make(), suite.image_shape
+    place = TRIGGER_FACTS[registry.name_of(trigger)].place
+    assert (trigger.support(shape) is not None) == (place == "fixed")
+    x = torch.full((4, *shape), 0.05)  # blank, so that a patch may lie anywhere
+    changed = (trigger.stamp(x, rng=rng(0)) != x).any(1)
+    if place == "random":
+        assert len(changed.flatten(1).unique(dim=0)) > 1

@@ -9,16 +9,21 @@ from typing import Annotated, Any
 import typer
 
 from mithridate import registry
+from mithridate.about import FACTS
 from mithridate.cli.options import AsJson, Device, Quiet, Seed, place
 from mithridate.cli.screen import Screen
 from mithridate.errors import unknown
 
-EXTRAS = {"bench": ("art", "foolbox", "torchattacks"), "test": ("pytest", "hypothesis")}
-"""Extra -> what it brings."""
+EXTRAS = {
+    "ray": ("ray",),
+    "fooling": ("ribs",),
+    "bench": ("art", "foolbox", "cma", "torchattacks"),
+    "test": ("pytest", "hypothesis", "pytest_timeout", "playwright"),
+    "dev": ("ruff", "mypy", "sphinx", "myst_parser", "furo"),
+}
+"""Extra -> the modules that it brings."""
 KINDS = (*(kind for kind in registry.TABLES if kind != "units"), "studies")
 """What there is to list."""
-ABOUT = registry.About._fields
-"""What is told of an attack: norms, access, kind, paper."""
 
 
 def list_(
@@ -41,8 +46,8 @@ def list_(
     }
     screen.data(found)
     for each, components in found.items():
-        if kind == "attacks":
-            screen.table(("attacks", *ABOUT), [_facts(c) for c in components])
+        if kind in FACTS:
+            screen.table((each, *_columns(each)), [_facts(each, c) for c in components])
             screen.say("")
         screen.table((each, "what"), [(c["name"], c["summary"]) for c in components])
         screen.say("")
@@ -57,26 +62,26 @@ def list_(
 
 
 def _components(kind: str) -> list[dict[str, Any]]:
-    found = [_described(kind, name) for name in registry.names(kind)]
-    return [_known(each) for each in found] if kind == "attacks" else found
+    return [_described(kind, name) | _known(kind, name) for name in registry.names(kind)]
 
 
-def _about(name: str) -> registry.About | None:
+def _columns(kind: str) -> tuple[str, ...]:
+    """What is told of the components of a kind besides their settings."""
+    return FACTS[kind][0]._fields if kind in FACTS else ()
+
+
+def _known(kind: str, name: str) -> dict[str, Any]:
+    nothing = dict.fromkeys(_columns(kind))
     try:
-        return registry.about(name)
-    except Exception:  # a third party's attack that cannot be imported: said where it is named
-        return None
+        found = registry.facts(kind, name)
+    except Exception:  # a third party's that cannot be imported: said where it is described
+        return nothing
+    return nothing if found is None else found._asdict()
 
 
-def _known(component: dict[str, Any]) -> dict[str, Any]:
-    """An attack with what is known of it besides its settings."""
-    about = _about(component["name"])
-    return component | (dict.fromkeys(ABOUT) if about is None else about._asdict())
-
-
-def _facts(component: dict[str, Any]) -> tuple[str, ...]:
+def _facts(kind: str, component: dict[str, Any]) -> tuple[str, ...]:
     """A row: several values as a list, none as a dash."""
-    cells = (component[key] for key in ABOUT)
+    cells = (component[key] for key in _columns(kind))
     told = (cell if isinstance(cell, str) else ", ".join(cell or ()) for cell in cells)
     return (component["name"], *(text or "–" for text in told))
 
@@ -159,7 +164,8 @@ def doctor(
     }
     for extra, modules in EXTRAS.items():
         missing = [name for name in modules if find_spec(name) is None]
-        found[f"extra {extra}"] = f"without {', '.join(missing)}" if missing else "there"
+        part = f"without {', '.join(missing)}" if len(missing) < len(modules) else "not installed"
+        found[f"extra {extra}"] = part if missing else "installed"
     with screen.stage("measuring"):
         found["fastest passes"] = _fastest(where)
     screen.data(found)

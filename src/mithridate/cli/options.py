@@ -95,6 +95,36 @@ def deal(
     return dealt
 
 
+def deal_apart(
+    values: Mapping[str, str], owners: Mapping[str, Iterable[str]]
+) -> dict[str, dict[str, str]]:
+    """The same where a setting is for one component; COMPONENT.KEY says which.
+
+    Raises:
+        InputError: a setting that none of them has, that several have, or that is given twice.
+
+    >>> deal_apart({"poison.eps": "0.1", "lr": "1"}, {"poison": ["eps"], "training": ["lr"]})
+    {'poison': {'eps': '0.1'}, 'training': {'lr': '1'}}
+    """
+    known = {name: set(keys) for name, keys in owners.items()}
+    dealt: dict[str, dict[str, str]] = {name: {} for name in known}
+    for word, value in values.items():
+        prefix, dot, key = word.partition(".")
+        if not dot or prefix not in known:
+            prefix, key = "", word
+        having = [n for n, keys in known.items() if key in keys and prefix in ("", n)]
+        if len(having) > 1:
+            ways = " or ".join(f"--set {name}.{key}={value}" for name in having)
+            raise InputError(f"{key} is a setting of {' and of '.join(having)}: give {ways}")
+        if not having:
+            among = known[prefix] if prefix else set().union(*known.values())
+            raise unknown(f"{prefix} setting".strip(), key, among)
+        if key in dealt[having[0]]:
+            raise InputError(f"--set {having[0]}.{key} is given twice: leave one out")
+        dealt[having[0]][key] = value
+    return dealt
+
+
 def parsed(values: Mapping[str, str], hints: Mapping[str, Any], owner: str) -> dict[str, Any]:
     """Settings read as the types that a signature gives them."""
     from mithridate.registry import parse

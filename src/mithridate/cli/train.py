@@ -1,4 +1,4 @@
-"""`mithridate train`: trains a network, poisoned on request."""
+"""`mithridate train`: trains a network, poisoned and hardened on request."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from mithridate.cli.options import (
     Device,
     Quiet,
     Seed,
-    Settings,
     command_line,
-    deal,
+    deal_apart,
     pairs,
     parsed,
     place,
@@ -28,12 +27,22 @@ if TYPE_CHECKING:
 
     from mithridate.classifier import Classifier
     from mithridate.data import ImageSet
+    from mithridate.defenses.harden import Hardener
     from mithridate.poisons import Poison, Poisoned
 
 TRAINING = (
-    "optimizer", "lr", "momentum", "weight_decay", "schedule", "batch_size", "augment",
+    "optimizer", "lr", "momentum", "weight_decay", "schedule", "batch_size", "augment", "autocast",
 )  # fmt: skip
 """Settings of `training.fit` that `--set` reaches."""
+TrainSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="A setting of the network, training, poison or hardener; harden.KEY=VALUE says of "
+        "which. May be repeated.",
+    ),
+]
 
 
 def train(
@@ -48,7 +57,10 @@ def train(
     poison: Annotated[
         str | None, typer.Option("--poison", metavar="NAME", help="See mithridate list poisons.")
     ] = None,
-    settings: Settings = None,
+    harden: Annotated[
+        str | None, typer.Option("--harden", metavar="NAME", help="See mithridate list hardeners.")
+    ] = None,
+    settings: TrainSettings = None,
     surrogate: Annotated[
         Path | None,
         typer.Option(metavar="MODEL", help="A checkpoint, for poisons crafted against a model."),
@@ -61,13 +73,14 @@ def train(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> int:
-    """Train a network on a data set, poisoned on request."""
+    """Train a network on a data set, poisoned and hardened on request."""
     screen = Screen(as_json=as_json, quiet=quiet)
     if (network is None) == (start is None):
         raise InputError(
             "what to train: give either --network NAME, or --from FILE to train that one further"
         )
-    dealt = _dealt(pairs(settings), network, poison)
+    dealt = _dealt(pairs(settings), network=network, poison=poison, harden=harden)
+    way = _hardener(harden, dealt["harden"])
     attack = _poison(poison, dealt["poison"])
     _check(poison, attack, surrogate)
 
@@ -88,7 +101,8 @@ def train(
     kept = out.with_name(f"{out.name}.run")
     try:
         with screen.stage("training") as progress:
-            trained = fit(
+            do = fit if way is None else way.train
+            trained = do(
                 model,
                 clean if poisoned is None else poisoned.images,
                 epochs=epochs or usual_epochs(len(clean)),
@@ -111,20 +125,21 @@ def train(
     return 0
 
 
-def _dealt(
-    values: dict[str, str], network: str | None, poison: str | None
-) -> dict[str, dict[str, str]]:
+def _dealt(values: dict[str, str], **names: str | None) -> dict[str, dict[str, str]]:
+    """The settings of each component; a component that is not there has none to give."""
     from mithridate import registry
     from mithridate.cli.look import settings
 
-    return deal(
-        values,
-        {
-            "network": () if network is None else settings(registry.find("networks", network)),
-            "training": TRAINING,
-            "poison": () if poison is None else settings(registry.find("poisons", poison)),
-        },
-    )
+    kinds = {"network": "networks", "poison": "poisons", "harden": "hardeners"}
+    own = {
+        role: () if name is None else settings(registry.find(kinds[role], name))
+        for role, name in names.items()
+    }
+    for word in values:
+        role = word.partition(".")[0]
+        if role != word and names.get(role, "") is None:
+            raise InputError(f"--set {word}: without --{role} NAME there is nothing to set")
+    return deal_apart(values, {"training": TRAINING, **own})
 
 
 def _poison(name: str | None, values: dict[str, str]) -> Poison | None:
@@ -133,6 +148,15 @@ def _poison(name: str | None, values: dict[str, str]) -> Poison | None:
     if name is None:
         return None
     made: Poison = registry.create("poisons", name, values)
+    return made
+
+
+def _hardener(name: str | None, values: dict[str, str]) -> Hardener | None:
+    from mithridate import registry
+
+    if name is None:
+        return None
+    made: Hardener = registry.create("hardeners", name, values)
     return made
 
 

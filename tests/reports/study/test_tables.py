@@ -198,6 +198,17 @@ def test_bars_carry_intervals_and_what_was_not_run(found):
     assert [name for _, name in chart.key] == ["FGSM", "I-FGSM", "PGD"]
 
 
+def test_bars_coloured_by_a_number_say_of_what(found):
+    one = view(found, "Accuracy left by attack").model_copy(
+        update={"by": "attack", "series": "seed", "over": "", "where": {"eps": 0.1}}
+    )
+    chart = bars.of_view(found.study, found.cells, one)
+    seeds = ["seed 0", "seed 1", "seed 2"]
+    assert chart.key == list(enumerate(seeds))
+    assert chart.groups[0][0] == "FGSM"
+    assert [bar.label for bar in chart.groups[0][1]] == seeds
+
+
 def test_bars_grow_from_zero_both_ways(found):
     study = found.study
     cells = [

@@ -18,7 +18,6 @@ from mithridate.reports.study.select import (
     fits,
     fixed,
     groups,
-    name,
     state,
     title_of,
     varying,
@@ -80,7 +79,7 @@ def of_view(study: Study, cells: Sequence[Cell], view: View) -> Chart | None:
     sorted_in: dict[str, list[Bar]] = {}
     for group, value, other in zip(gathered, shown, told, strict=True):
         heading = title_of(group.axes, [view.by] if view.by else [])
-        series = name(group.axes.get(view.series)) if view.series else ""
+        series = _series(group, view.series)
         label = ", ".join(filter(None, [series, title_of(group.axes, rest)]))
         colour = colours.get(series, 0)
         bar = dataclasses.replace(
@@ -157,8 +156,13 @@ def _ticks(low: float, high: float, column: Column) -> list[Mark]:
     return [Mark(_place(t, low, high), 0, 0, s) for t, s in zip(ticks, said, strict=True)]
 
 
+def _series(group: Group, axis: str) -> str:
+    """The label that colours a bar; a number keeps its axis. "" where nothing does."""
+    return title_of({axis: group.axes.get(axis)}, [axis]) if axis else ""
+
+
 def _colours(gathered: Sequence[Group], series: str) -> dict[str, int]:
-    names = dict.fromkeys(name(g.axes.get(series)) for g in gathered) if series else {}
+    names = dict.fromkeys(_series(group, series) for group in gathered) if series else {}
     return {label: at % COLOURS for at, label in enumerate(names)}
 
 
