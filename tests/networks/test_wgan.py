@@ -153,8 +153,8 @@ def test_file_round_trip(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "model"}, "is no wgan, but a model"),
-        ({"kind": "training"}, "checkpoint of a training run"),
+        ({"kind": "model"}, "is no wgan, but a model: train one with mithridate generator"),
+        ({"kind": "training"}, "checkpoint of a training run: give its mithridate generator"),
         ({"format": 2}, "has format 2"),
         ({"settings": None}, "its header is wrong"),
         ({"settings": {"image_shape": [1, 8, 8], "latent": 5, "width": 0.1}}, "does not fit"),

@@ -235,12 +235,13 @@ def load_wgan(path: str | Path, *, device: torch.device | str = "cpu") -> WGAN:
     tensors, header = read_tensors(path)
     if header.get("kind") == "training":
         raise CheckpointError(
-            f"{path} is the checkpoint of a training run: resume that run with "
-            "fit_wgan(..., checkpoint=...) and save its result"
+            f"{path} is the checkpoint of a training run: give its mithridate generator command "
+            "again, or fit_wgan(..., checkpoint=...), and take the result"
         )
     if header.get("kind") != "wgan":
         raise CheckpointError(
-            f"{path} is no wgan, but a {header.get('kind')}: train one with fit_wgan and save it"
+            f"{path} is no wgan, but a {header.get('kind')}: train one with mithridate generator "
+            "(in Python: fit_wgan, and save it)"
         )
     if header.get("format") != FORMAT:
         raise CheckpointError(

@@ -59,6 +59,16 @@ def test_a_generator_counts_by_its_bytes_and_is_named(lab, tmp_path):
         kind_of("crafted").make(unit.spec, {}, tmp_path, lambda *of: None)
 
 
+def test_a_generator_computes_where_the_unit_says(tmp_path, monkeypatch):
+    path, moved = tmp_path / "gan.safetensors", []
+    WGAN((1, 8, 8), latent=4, width=0.1).save(path)
+    unit = crafted({**GAN, "generator": str(path)})
+    monkeypatch.setattr(WGAN, "to", lambda gan, device: moved.append(device) or gan)
+    spec = {**unit.spec, "device": "cuda"}
+    kind_of("crafted").make(spec, {"data": mi.load_data("digits")}, tmp_path, lambda *of: None)
+    assert moved[-1] == "cuda"
+
+
 def test_a_poison_is_aimed_at_the_test_set(lab):
     test = mi.load_data("digits")[1]
     said = lab.open(surrogate()).labels(test.batch(range(50))[0])

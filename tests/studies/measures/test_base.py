@@ -11,6 +11,7 @@ from mithridate.doubts import Doubt
 from mithridate.errors import InputError
 from mithridate.networks.storage import read_tensors
 from mithridate.reports.study.schema import Column, View
+from mithridate.studies.engine.plan import plan_of
 from mithridate.studies.measures.base import PICTURES, Subject, row, write_pictures
 
 POISON = {"name": "badnets", "trigger": "single-pixel", "source": 8, "target": 9, "count": 60}
@@ -92,6 +93,31 @@ def test_a_wrong_hardener_is_refused_at_planning_time(harden, said, where):
     with pytest.raises(InputError, match=said) as caught:
         subject(**{where: {"epochs": 2, "harden": harden}}).subject()
     assert "\n" not in str(caught.value)
+
+
+FGSM = {"name": "fgsm", "eps": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("measure", "place", "settings"),
+    [
+        ("evasion", "network", {"attack": FGSM, "network": {}}),
+        ("evasion", "network", {"attack": FGSM, "network": {"width": 2}}),
+        ("evasion", "attack", {"attack": {"eps": 0.1}}),
+        ("backdoor", "poison", {"poison": {}}),
+        ("kills", "poison", {"poison": {"steps": 3}}),
+        ("poisoning", "poison", {"poison": {}}),
+        ("poisoning", "surrogate.network", {"poison": POISON, "surrogate": {"network": {}}}),
+        ("poisoning", "filters.1", {"poison": POISON, "filters": ["outliers", {}]}),
+    ],
+)
+def test_a_component_without_a_name_is_refused_in_one_line(study, measure, place, settings):
+    spec = study(f'[matrix.m]\nmeasure = "{measure}"', {"matrix": {"m": {"set": settings}}})
+    with pytest.raises(InputError) as caught:
+        plan_of(spec)
+    assert str(caught.value) == (
+        f"cell m/0000: {place}: no name: give one beside its settings (mithridate list)"
+    )
 
 
 @pytest.mark.parametrize("wrong", [{"seed": -1}, {"train": {}}, {"train": {"epochs": 0}}])

@@ -8,7 +8,7 @@ import torch
 import mithridate as mi
 from mithridate.defenses.sanitize import ActivationClustering, Outliers
 from mithridate.errors import InputError
-from mithridate.networks.storage import read_tensors
+from mithridate.networks.storage import digest, read_tensors
 from mithridate.rng import child, rng
 from mithridate.studies.kinds.sifting import split_trusted
 from mithridate.studies.measures.backdoor import Backdoor
@@ -108,6 +108,21 @@ def test_the_surrogate_is_the_same_for_victims_of_all_seeds(unit_of):
         {"epochs": 3},
         {"name": "digits-cnn"},
     )
+
+
+def test_a_surrogate_is_trained_further_on_the_clean_images(lab, unit_of, sets):
+    hard = {"name": "adversarial-training", "eps": 0.1, "steps": 2}
+    tune = {"epochs": 1, "lr": 1e-4, "harden": hard}
+    own = {"seed": 7, "train": {"epochs": 2}, "tune": tune}
+    poisoned = unit_of(Poisoning, poison=CLEAN, surrogate=own, **NONE).inputs["poisoned"]
+    surrogate = poisoned.inputs["surrogate"]
+    start = surrogate.inputs["parent"]
+    assert (start.spec["train"], surrogate.spec["train"]) == ({"epochs": 2}, tune)
+    assert start.spec["seed"] == surrogate.spec["seed"] == 7
+    direct = mi.hardeners.AdversarialTraining(eps=0.1, steps=2).train(
+        lab.open(start), sets[0], epochs=1, lr=1e-4, rng=child(rng(7), "surrogate", "tune")
+    )
+    assert lab.open(poisoned).surrogate == digest(direct.module.state_dict())
 
 
 def test_a_trigger_of_the_test_s_own(lab, unit_of, sets):

@@ -42,7 +42,7 @@ class CraftedKind(Kind):
         if spec["stream"]:
             random = child(random, *spec["stream"])
         train, test = inputs["data"]
-        poison = self._poison(spec).aim(test)
+        poison = self._poison(spec).aim(test).to(spec["device"])
         made = poison.poison(train, surrogate=inputs.get("surrogate"), rng=random)
         tensors = {
             "indices": made.indices,

@@ -18,7 +18,7 @@ from mithridate.studies.audit import Audit, recipe_epochs
 from mithridate.studies.engine.unit import Inputs, Kind, Needs, Progress, Sizes, Unit, Work
 from mithridate.studies.kinds.calibration import inspector_of, passes
 from mithridate.studies.kinds.model import model_file_unit
-from mithridate.studies.measures.base import Measure, Named, Subject, row, write_pictures
+from mithridate.studies.measures.base import MaybeNamed, Measure, Subject, row, write_pictures
 from mithridate.studies.parts import Planted
 from mithridate.studies.parts import Subject as Model
 
@@ -37,7 +37,7 @@ class Settings(Subject):
     """
 
     references: list[str] = Field(default_factory=list)
-    inspector: Named = Field(default_factory=lambda: {"name": "bias-maps"})
+    inspector: MaybeNamed = Field(default_factory=lambda: {"name": "bias-maps"})
     attack_images: int = Field(default=500, ge=0)
     noise_queries: int = Field(default=100_000, ge=0)
     audit_seed: int = Field(default=0, ge=0)

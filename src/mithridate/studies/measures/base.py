@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from torch import Tensor
 
 from mithridate.data import ImageSet
@@ -29,7 +29,16 @@ def _named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-Named = Annotated[dict[str, Any], BeforeValidator(_named)]
+def _with_name(value: dict[str, Any]) -> dict[str, Any]:
+    if "name" not in value:
+        raise InputError("no name: give one beside its settings (mithridate list)")
+    return value
+
+
+MaybeNamed = Annotated[dict[str, Any], BeforeValidator(_named)]
+"""A component as `Named`, but whoever reads the table says what follows without a name."""
+
+Named = Annotated[MaybeNamed, AfterValidator(_with_name)]
 """A component: its name, or a table with its name and settings."""
 
 
@@ -49,7 +58,7 @@ class Training(Part):
     batch_size: int | None = None
     augment: str | None = None
     autocast: bool | None = None
-    harden: Named | None = None
+    harden: MaybeNamed | None = None
 
     def given(self) -> dict[str, Any]:
         """The settings that were given."""

@@ -14,7 +14,7 @@ from mithridate.rng import rng
 from mithridate.studies.engine.unit import Inputs, Kind, Needs, Progress, Sizes, Unit, Work
 from mithridate.studies.kinds.calibration import inspector_of, passes
 from mithridate.studies.kinds.poisoned import trigger_of
-from mithridate.studies.measures.base import Measure, Named, Subject, row, write_pictures
+from mithridate.studies.measures.base import MaybeNamed, Measure, Subject, row, write_pictures
 from mithridate.studies.parts import number, numbers, proportion
 from mithridate.studies.steps import box_iou
 
@@ -34,7 +34,7 @@ class Settings(Subject):
         inspect_seed: of the inspection.
     """
 
-    inspector: Named = Field(default_factory=lambda: {"name": "bias-maps"})
+    inspector: MaybeNamed = Field(default_factory=lambda: {"name": "bias-maps"})
     reference: Literal["parent", "other"] = "other"
     controls: int = Field(default=8, ge=3)
     control_seed: int = Field(default=1000, ge=0)

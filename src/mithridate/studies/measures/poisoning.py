@@ -51,11 +51,13 @@ class Surrogate(Part):
 
     Attributes:
         network, train: the victim's, where they are not given.
+        tune: trained further after that, on the same clean images.
         seed: its own, the same for victims of all seeds.
     """
 
     network: Named | None = None
     train: Training | None = None
+    tune: Training | None = None
     seed: int = Field(default=0, ge=0)
 
 
@@ -98,14 +100,13 @@ class Settings(Subject):
         train = self.surrogate.train or self.train
         if network is None or train is None:
             raise InputError("a cell needs network and train.epochs")
-        return model_unit(
-            self.data_unit(),
-            network,
-            train.given(),
-            seed=self.surrogate.seed,
-            stream=("surrogate",),
-            place=self.place,
-        )
+        about: Any = {"seed": self.surrogate.seed, "place": self.place}
+        data, tune = self.data_unit(), self.surrogate.tune
+        model = model_unit(data, network, train.given(), stream=("surrogate",), **about)
+        if tune is None:
+            return model
+        stream = ("surrogate", "tune")
+        return model_unit(data, network, tune.given(), stream=stream, parent=model, **about)
 
 
 class Poisoning(Measure):

@@ -67,6 +67,7 @@ for line in sys.stdin:
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
         continue
     code = 70
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run by nohup
     try:
         os.chdir(asked["folder"])
         os.environ["MITHRIDATE_CACHE"] = asked["cache"]
