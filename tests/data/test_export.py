@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -115,7 +116,32 @@ def test_other_channels(tmp_path) -> None:
         export_set(tmp_path / "set", noise(5, (2, 4, 4)), noise(5, (2, 4, 4)))
 
 
-def test_a_place_that_cannot_be_written(tmp_path) -> None:
+def test_places_that_cannot_become_a_set_are_told_before_the_work(tmp_path, monkeypatch) -> None:
     (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    monkeypatch.chdir(tmp_path / "empty")
+    for place, said in (
+        (tmp_path / "file" / "a" / "set", "file is no folder"),
+        (tmp_path / "link", "link is a link"),
+        (Path(), "is the folder you are in"),
+    ):
+        with pytest.raises(InputError, match=said):
+            export.check_free(place)
+    monkeypatch.setattr(export.os.path, "ismount", lambda place: Path(place).name == "empty")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="empty is a mount point"):
+        export.check_free(tmp_path / "empty")
+    monkeypatch.setattr(export.os, "access", lambda place, mode: False)
+    with pytest.raises(InputError, match="may not be written to"):
+        export.check_free(tmp_path / "a" / "set")
+
+
+def test_a_disk_that_fails(tmp_path, monkeypatch) -> None:
+    def refuse(*paths):
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(export.os, "replace", refuse)
     with pytest.raises(RunError, match="cannot be written"):
-        export_set(tmp_path / "file" / "set", noise(5), noise(5))
+        export_set(tmp_path / "set", noise(5), noise(5))
+    assert not any(tmp_path.iterdir())

@@ -205,6 +205,38 @@ def test_unreadable_metadata_is_as_none(tmp_path, png, pixels):
     assert load_parquet(tmp_path)[0].class_names == ("0", "1")
 
 
+@pytest.mark.parametrize("names", [5, "ab", {"0": "a"}, [], None])
+def test_names_that_are_no_list_are_as_none(tmp_path, make, png, pixels, names):
+    blobs = [png(image) for image in pixels[:2]]
+    for split in ("train", "test"):
+        make(tmp_path / f"{split}-0.parquet", blobs, [0, 1], names=names)
+    assert load_parquet(tmp_path)[0].class_names == ("0", "1")
+
+
+@pytest.mark.parametrize(("label", "says"), [(-1, "start at 0, got -1"), (10**9, "1000000000")])
+def test_labels_without_names_make_no_billion_classes(tmp_path, make, png, pixels, label, says):
+    for split in ("train", "test"):
+        make(tmp_path / f"{split}-0.parquet", [png(pixels[0])], [label], names=None)
+    with pytest.raises(DataError, match=says):
+        load_parquet(tmp_path)
+
+
+def test_damage_to_a_columns_name(hub_folder):
+    file = next(hub_folder.glob("test-*"))
+    file.write_bytes(file.read_bytes().replace(b"label", b"\xfa\x85bel"))
+    with pytest.raises(DataError, match=r"test-.*is damaged"):
+        load_parquet(hub_folder)
+
+
+def test_metadata_nested_without_end_are_as_none(tmp_path, png, pixels):
+    image = pa.array([{"bytes": png(pixels[0]), "path": None}])
+    table = pa.table({"image": image, "label": [1]})
+    for split in ("train", "test"):
+        told = table.replace_schema_metadata({"huggingface": "[" * 100_000})
+        pq.write_table(told, tmp_path / f"{split}-0.parquet")
+    assert load_parquet(tmp_path)[0].class_names == ("0", "1")
+
+
 @pytest.fixture
 def real() -> Path:
     root = os.environ.get("MITHRIDATE_DATA")

@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from mithridate import registry
 from mithridate.data.image_set import ImageSet
 from mithridate.errors import InputError
-from mithridate.poisons import BadNets, Poisoned, poisoned_test
+from mithridate.poisons import BadNets, Poisoned, StampedOnly, poisoned_test
 from mithridate.poisons.triggers import Blend, Patch, RandomLocation, SinglePixel
 from mithridate.rng import rng
 
@@ -114,7 +114,7 @@ def test_blend_draws_on_the_target_class(digits: ImageSet) -> None:
         ({"source": 8, "target": 9}, "count or fraction"),
         ({"source": 8, "target": 9, "count": 5, "fraction": 0.1}, "count or fraction"),
         ({"source": 9, "target": 9, "count": 5}, "both class 9"),
-        ({"source": 8, "count": 5}, "needs a target"),
+        ({"source": 8, "count": 5}, "a backdoor needs a target"),
         ({"all_to_all": True, "target": 1, "count": 5}, "leave out"),
         ({"target": 9, "count": 0}, "at least 1"),
         ({"target": 9, "count": 2.5}, "whole number"),
@@ -152,6 +152,27 @@ def test_refuses_empty_classes() -> None:
         BadNets(trigger=CORNER, source=0, target=1, count=1).poison(data, rng=rng(0))
     with pytest.raises(InputError, match="nothing but the target"):
         BadNets(trigger=CORNER, target=1, count=1).poison(data, rng=rng(0))
+
+
+def test_refuses_what_is_no_image_set(digits: ImageSet) -> None:
+    """The pair that load_data returns, say."""
+    pair: Any = (digits, digits)
+    for attack in (
+        BadNets(trigger=CORNER, target=1, count=1),
+        StampedOnly(trigger=CORNER, target=1, count=1),
+    ):
+        with pytest.raises(InputError, match="data is an ImageSet, got tuple"):
+            attack.poison(pair, rng=rng(0))
+    with pytest.raises(InputError, match="data is an ImageSet, got tuple"):
+        poisoned_test(pair, CORNER, target=1, rng=rng(0))
+
+
+def test_a_blend_for_all_to_all_says_what_it_needs(digits: ImageSet) -> None:
+    attack = BadNets(trigger=Blend(), all_to_all=True, count=3)
+    with pytest.raises(InputError, match="give images or noise"):
+        attack.poison(digits, rng=rng(0))
+    attack = BadNets(trigger=Blend(noise=1), all_to_all=True, count=3)
+    assert len(attack.poison(digits, rng=rng(0))) == 3
 
 
 def test_from_the_command_line(digits: ImageSet) -> None:

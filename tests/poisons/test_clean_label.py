@@ -12,7 +12,7 @@ from mithridate import registry
 from mithridate.classifier import Classifier
 from mithridate.data.image_set import ImageSet
 from mithridate.errors import InputError, NothingAssessedError
-from mithridate.norms import L1, L2, LINF, Norm
+from mithridate.norms import L0, L1, L2, LINF, Norm
 from mithridate.poisons import CleanLabel, Poisoned, StampedOnly
 from mithridate.poisons.crafted import full_pgd, to_pixels
 from mithridate.poisons.triggers import CornerPattern, SinglePixel
@@ -167,6 +167,9 @@ def test_from_the_command_line() -> None:
         ({"eps": -0.1}, "at least 0"),
         ({"eps": 8}, "8/255"),
         ({"eps": 0.001}, "grey level"),
+        ({"eps": 0.001, "norm": L2}, "grey level"),
+        ({"eps": 3, "norm": L0}, "norm is linf, l2 or l1, got l0"),
+        ({"norm": "linf"}, "norm is linf, l2 or l1, got 'linf'"),
         ({"steps": 0}, "at least 1"),
         ({"steps": 2.5}, "whole number"),
         ({"step_size": 0}, "step_size"),

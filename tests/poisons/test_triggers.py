@@ -86,6 +86,8 @@ def test_patch_keeps_its_own_mask() -> None:
         (torch.ones(4), "C x H x W"),
         (torch.full((4, 4), 0.5), "0 and 1 only"),
         (torch.zeros(4, 4), "show nowhere"),
+        ([[1, 0], [1]], "a mask is a tensor"),
+        (None, "a mask is a tensor"),
     ],
 )
 def test_patch_refuses_masks(mask: Tensor, message: str) -> None:
@@ -132,6 +134,27 @@ def test_inserted_image_from_a_file(tmp_path: Path) -> None:
         InsertedImage(image=str(colour)).stamp(torch.zeros(1, 1, 2, 2), rng=rng(0))
     path.write_text("no picture")
     with pytest.raises(InputError, match="cannot be read"):
+        InsertedImage(image=str(path))
+
+
+def test_a_picture_of_more_than_8_bits_is_refused_not_clipped(tmp_path: Path) -> None:
+    path = tmp_path / "deep.png"
+    Image.fromarray(np.array([[0, 30_000], [40_000, 65_535]], np.uint16)).save(path)
+    with pytest.raises(InputError, match="8-bit grey or RGB"):
+        InsertedImage(image=str(path))
+
+
+def test_a_grey_picture_with_transparency_is_grey(tmp_path: Path) -> None:
+    path = tmp_path / "la.png"
+    Image.fromarray(np.full((2, 2), 51, np.uint8)).convert("LA").save(path)
+    assert InsertedImage(image=str(path)).picture.shape == (1, 2, 2)
+
+
+def test_a_decompression_bomb_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "large.png"
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
+    with pytest.raises(InputError, match=r"large\.png cannot be read as an image"):
         InsertedImage(image=str(path))
 
 
@@ -341,6 +364,13 @@ def test_names(text: str, kind: type[Trigger], settings: dict[str, Any]) -> None
         ("multiply:times=3", "setting of multiply"),
         ("multiply:factor=x", "a number"),
         ("multiply:factor=0", "above 0"),
+        ("multiply:factor=inf", "factor must be at most"),
+        ("multiply:factor=2,factor=3", "factor is given twice"),
+        ("c-top-right:mask=r-top-left", "mask is given twice"),
+        ("random", "write random-location:patch=VALUE"),
+        ("inserted-image:top=1", "write inserted-image:image=VALUE"),
+        ("warp:strength=inf", "strength must be at most"),
+        ("warp:grid=100000", "grid must be at most"),
     ],
 )
 def test_wrong_names(text: str, message: str) -> None:

@@ -91,6 +91,12 @@ def test_refuses() -> None:
         registry.create("poisons", "wanet", {"trigger": "c-top-right", "target": 0, "count": 1})
     with pytest.raises(InputError, match="cover"):
         WaNet(target=0, count=1, cover=-1)
+    with pytest.raises(InputError, match="cover"):
+        WaNet(target=0, count=1, cover=float("inf"))
+    with pytest.raises(InputError, match="noise is for the covers"):
+        WaNet(trigger=Warp(noise=True), target=0, count=1)
+    with pytest.raises(InputError, match="a backdoor needs a target"):
+        WaNet(count=1)
     with pytest.raises(InputError, match="are left"):
         WaNet(target=0, count=20).poison(noise_set(), rng=rng(0))
     for settings in ({"grid": 1}, {"grid": 2.5}, {"strength": 0}, {"seed": -1}):

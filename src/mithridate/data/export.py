@@ -92,14 +92,28 @@ def check_free(out: Path) -> None:
     """Refuse a place that holds something: before the work, not after it.
 
     Raises:
-        InputError: a file, or a folder that is not empty.
+        InputError: a file, a folder that is not empty, one that cannot be replaced by the
+            finished set, or a place that may not be written to.
 
     >>> check_free(Path("nowhere/yet"))
     """
-    if out.is_dir() and any(out.iterdir()):
-        raise InputError(f"{out} is not empty, and nothing is overwritten: give another folder")
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file: give a folder that does not exist yet")
+    new = "give a folder that does not exist yet"
+    if os.path.islink(out):
+        raise InputError(f"{out} is a link: {new}, or that to which it leads")
+    if os.path.isdir(out):
+        if any(out.iterdir()):
+            raise InputError(f"{out} is not empty, and nothing is overwritten: give another folder")
+        if out.resolve() == Path.cwd():
+            raise InputError(f"{out} is the folder you are in, and is made anew: {new}")
+        if os.path.ismount(out):
+            raise InputError(f"{out} is a mount point, and cannot be made anew: {new}, inside it")
+    elif os.path.exists(out):
+        raise InputError(f"{out} is a file: {new}")
+    above = next(folder for folder in out.resolve().parents if os.path.exists(folder))
+    if not os.path.isdir(above):
+        raise InputError(f"{above} is no folder: give another place than {out}")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise InputError(f"{above} may not be written to: give another place than {out}")
 
 
 def _check_sets(train: ImageSet, test: ImageSet) -> None:

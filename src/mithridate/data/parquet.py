@@ -21,6 +21,8 @@ from mithridate.errors import DataError, InputError
 
 ROWS = 256
 """Rows read from a Parquet file at a time."""
+CLASSES = 50_000
+"""More classes than labels without names may tell: such a column is damaged, or no label."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +123,8 @@ def find_columns(file: Path, image: str | None = None, label: str | None = None)
             "convert the column"
         )
     names = features.get(label, {}).get("names")
-    return Columns(image=image, label=label, names=tuple(names) if names else None)
+    told = tuple(names) if isinstance(names, list) and names else None
+    return Columns(image=image, label=label, names=told)
 
 
 def _choose(
@@ -154,7 +157,7 @@ def _features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
         told = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         features = told.get("info", {}).get("features", {})
         return {k: v for k, v in features.items() if isinstance(v, dict)}
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return {}
 
 
@@ -174,7 +177,7 @@ def _opened(file: Path) -> Iterator[pq.ParquetFile]:
             yield parquet
     except FileNotFoundError:
         raise DataError(f"{file} is missing: get the file anew") from None
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
             f"{file} is damaged or no Parquet file ({reason}): get the file anew"
@@ -229,4 +232,9 @@ def _names(
         )
     if names := train or test:
         return tuple(map(str, names))
-    return tuple(str(c) for c in range(max(int(part.max()) for part in labels) + 1))
+    top = max(int(part.max()) for part in labels)
+    if top >= CLASSES:
+        raise DataError(
+            f"{folder}: labels run to {top} and the schema names no classes: mend the label column"
+        )
+    return tuple(str(c) for c in range(max(top, 0) + 1))

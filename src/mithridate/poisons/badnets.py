@@ -16,6 +16,7 @@ from mithridate.poisons.base import (
     Poisoned,
     Trigger,
     check_class_number,
+    check_data,
     check_share,
     choose,
     stamp_rows,
@@ -74,7 +75,7 @@ class BadNets(Poison):
                     "all_to_all sends every class to the next: leave out target, source"
                 )
         elif self.target is None:
-            raise InputError("BadNets needs a target class, or all_to_all=True")
+            raise InputError("a backdoor needs a target class: give target, or all_to_all=True")
         for name, value in (("target", self.target), ("source", self.source)):
             check_class_number(name, value)
         if self.source is not None and self.source == self.target:
@@ -93,6 +94,7 @@ class BadNets(Poison):
             InputError: classes that the data do not have or have no image of, more images
                 asked for than there are.
         """
+        check_data(data)
         eligible = _eligible(data, self.source, self.target)
         if self.target is not None:
             data.of_class(self.target)  # a target of which there is no image is a mistake
@@ -145,6 +147,7 @@ def poisoned_test(
     >>> len(poisoned_test(data, SinglePixel(), source=1, target=0, rng=torch.Generator()))
     2
     """
+    check_data(data)
     for name, value in (("target", target), ("source", source)):
         check_class_number(name, value)
     rows = _eligible(data, source, target)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -79,13 +79,19 @@ class Trigger(ABC):
         if name == "random":
             name, rest = "random-location", f"patch={rest}" if rest else ""
         values: dict[str, str] = {}
+        if name not in registry.names("triggers"):
+            name, values = "patch", {"mask": name}
         for part in filter(None, rest.split(",")):
-            key, equals, value = part.partition("=")
+            key, equals, value = (word.strip() for word in part.partition("="))
             if not equals:
                 raise InputError(f"a trigger is NAME or NAME:KEY=VALUE,..., got {text!r}")
-            values[key.strip()] = value.strip()
-        if name not in registry.names("triggers"):
-            name, values = "patch", {"mask": name, **values}
+            if key in values:
+                raise InputError(f"{key} is given twice in the trigger {text!r}: leave one out")
+            values[key] = value
+        known = registry.settings(registry.find("triggers", name))
+        missing = [key for key in known if known[key] is MISSING and key not in values]
+        if missing:
+            raise InputError(f"{name} needs {', '.join(missing)}: write {name}:{missing[0]}=VALUE")
         made: Trigger = registry.create("triggers", name, values)
         return made
 
@@ -179,6 +185,19 @@ def check_batch(images: Tensor) -> Tensor:
     if not images.is_floating_point():
         raise InputError(f"images are float in [0, 1], got {images.dtype}: use x.float() / 255")
     return images
+
+
+def check_data(data: object) -> None:
+    """Refuse anything but an ImageSet, the pair that `load_data` returns above all.
+
+    >>> check_data(([], []))
+    Traceback (most recent call last):
+    ...
+    mithridate.errors.InputError: data is an ImageSet, got tuple: load_data returns two, give one
+    """
+    if not isinstance(data, ImageSet):
+        got = type(data).__name__
+        raise InputError(f"data is an ImageSet, got {got}: load_data returns two, give one")
 
 
 def check_whole(name: str, value: int) -> None:

@@ -19,6 +19,7 @@ from mithridate.poisons.base import (
     Poisoned,
     Trigger,
     check_class_number,
+    check_data,
     check_share,
     choose,
     stamp_rows,
@@ -152,6 +153,7 @@ def choose_clean(
     data: ImageSet, target: int, count: int | None, fraction: float | None, rng: torch.Generator
 ) -> Tensor:
     """Rows of the target class; the same for every clean-label poison at one seed."""
+    check_data(data)
     return choose(data.of_class(target), count, fraction, child(rng, "clean-label", "rows"))
 
 

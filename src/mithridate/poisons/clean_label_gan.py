@@ -12,7 +12,7 @@ from mithridate.classifier import Classifier
 from mithridate.data.image_set import ImageSet
 from mithridate.errors import InputError, check_number
 from mithridate.networks.wgan import WGAN
-from mithridate.poisons.base import Poison, Poisoned, Trigger, check_whole
+from mithridate.poisons.base import Poison, Poisoned, Trigger, check_data, check_whole
 from mithridate.poisons.clean_label import check_stamp, choose_clean, stamp_clean
 from mithridate.rng import by_row, child
 
@@ -74,7 +74,7 @@ class CleanLabelGAN(Poison):
         if not isinstance(self.generator, WGAN):
             raise InputError(
                 f"generator is a WGAN, got {type(self.generator).__name__}: train one with "
-                "fit_wgan, or read one with load_wgan"
+                "mithridate generator or fit_wgan, and read it with load_wgan"
             )
         check_number("tau", self.tau, low=0, high=1)
         for name, value in (("steps", self.steps), ("restarts", self.restarts)):
@@ -99,6 +99,7 @@ class CleanLabelGAN(Poison):
             InputError: a generator of other images, no image of the target class or of any
                 other, more images asked for than there are, or a trigger that does not fit.
         """
+        check_data(data)
         gan = self.generator
         if gan.image_shape != tuple(data.image_shape):
             raise InputError(

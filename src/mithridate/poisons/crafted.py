@@ -20,8 +20,8 @@ from mithridate.errors import InputError, NothingAssessedError, check_number
 from mithridate.goals import Goal
 from mithridate.networks.fitting import check_fits
 from mithridate.networks.storage import digest
-from mithridate.norms import LINF, Norm
-from mithridate.poisons.base import CHUNK, Poison, Poisoned, check_whole
+from mithridate.norms import L1, L2, LINF, Norm
+from mithridate.poisons.base import CHUNK, Poison, Poisoned, check_data, check_whole
 from mithridate.rng import child
 
 
@@ -50,6 +50,7 @@ class CraftedPoison(Poison):
                 f"{name} is crafted against a model of the attacker's own, got {got}: "
                 "give surrogate=, a Classifier trained on such images"
             )
+        check_data(data)
         check_surrogate(surrogate, data)
         with surrogate.frozen():
             found = self.craft(data, surrogate, rng=rng)
@@ -97,17 +98,20 @@ def full_pgd(eps: float, norm: Norm, steps: int, step_size: float | None) -> PGD
     Without a step size it is 2.5 eps / steps, enough to cross the ball from any start.
 
     Raises:
-        InputError: as PGD, or an eps of which nothing is left in pixels of 256 levels.
+        InputError: as PGD, another norm, or an eps of which nothing is left in pixels of 256
+            levels.
 
     >>> full_pgd(0.5, LINF, 10, None).step_size
     0.125
     """
+    if norm not in (LINF, L2, L1):
+        raise InputError(f"norm is linf, l2 or l1, got {norm!r}")
     check_whole("steps", steps)
     check_number("steps", steps, low=1)
     check_eps(eps, norm)
     if eps == 0:
         raise InputError("eps 0 perturbs nothing: raise it, or use the poison stamped-only")
-    if norm is LINF and eps < (1 - 1e-6) / 255:
+    if eps < (1 - 1e-6) / 255:  # one pixel by one level is as far in every norm
         raise InputError(f"eps {eps:g} is less than a grey level, 1/255: rounding undoes it")
     size = 2.5 * eps / steps if step_size is None else step_size
     return PGD(eps=eps, norm=norm, steps=steps, step_size=size, stop_at_goal=False)

@@ -99,7 +99,11 @@ def check_mask(mask: Tensor) -> Tensor:
     tensor([[ True, False],
             [False,  True]])
     """
-    found = torch.as_tensor(mask)
+    try:
+        found = torch.as_tensor(mask)
+    except (TypeError, ValueError, RuntimeError):
+        got = type(mask).__name__
+        raise InputError(f"a mask is a tensor C x H x W or H x W, got {got}") from None
     if found.dim() not in (2, 3):
         raise InputError(f"a mask is C x H x W or H x W, got {tuple(found.shape)}")
     if not bool(((found == 0) | (found == 1)).all()):

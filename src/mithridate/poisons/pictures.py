@@ -25,17 +25,18 @@ def check_picture(image: Tensor, dims: tuple[int, int]) -> Tensor:
     """
     if not isinstance(image, Tensor) or image.dim() not in dims or image.numel() == 0:
         got = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
-        raise InputError(f"a picture is a tensor of {dims[0]} or {dims[1]} dimensions, got {got}")
+        wanted = " or ".join(map(str, sorted(set(dims))))
+        raise InputError(f"a picture is a tensor of {wanted} dimensions, got {got}")
     if not image.is_floating_point() or not bool(((image >= 0) & (image <= 1)).all()):
         raise InputError("a picture is float in [0, 1]: divide by 255 before this call")
     return image.detach().float().clone()
 
 
 def read_picture(path: str) -> Tensor:
-    """An image file as float (1 or 3, H, W) in [0, 1].
+    """An image file as float (1 or 3, H, W) in [0, 1]; what is transparent shows its colour.
 
     Raises:
-        InputError: no such file, or not an image.
+        InputError: no such file, not an image, or one of more than 8 bits a channel.
 
     >>> read_picture("none.png")
     Traceback (most recent call last):
@@ -48,8 +49,13 @@ def read_picture(path: str) -> Tensor:
         raise InputError(f"no image file {path}")
     try:
         with Image.open(path) as opened:
-            pixels = np.asarray(opened.convert("L" if opened.mode in ("1", "L") else "RGB"))
-    except OSError as error:
+            if opened.mode.startswith(("I", "F")):  # convert would clip them to 0..255
+                raise InputError(
+                    f"{path} has mode {opened.mode}, more than 8 bits a channel: convert it to "
+                    "8-bit grey or RGB"
+                )
+            pixels = np.asarray(opened.convert("L" if opened.mode in ("1", "L", "LA") else "RGB"))
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} cannot be read as an image: {error}") from None
     planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     return torch.from_numpy(planes.astype(np.float32) / 255)

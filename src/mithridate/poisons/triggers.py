@@ -20,6 +20,9 @@ from mithridate.poisons.patches import Patch as Patch
 from mithridate.poisons.patches import RandomLocation as RandomLocation
 from mithridate.rng import rng as seeded
 
+LARGE = 1e6
+"""Above any sensible factor; without a bound infinity would make NaN of black pixels."""
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +98,8 @@ class InsertedImage(Trigger):
         check_batch(images)
         if self.picture.shape[0] not in (1, images.shape[1]):
             raise InputError(
-                f"the picture has {self.picture.shape[0]} channels, the images {images.shape[1]}"
+                f"the picture has {self.picture.shape[0]} channels, the images {images.shape[1]}: "
+                "give one of as many, or a grey one"
             )
         box = pictures.box_inside(self.picture.shape[1:], self.top, self.left, images.shape[2:])
         out = images.clone()
@@ -120,7 +124,7 @@ class Multiply(Trigger):
     factor: float = 2.0
 
     def __post_init__(self) -> None:
-        check_number("factor", self.factor, low=0, open_low=True)
+        check_number("factor", self.factor, low=0, high=LARGE, open_low=True)
 
     def stamp(self, images: Tensor, *, rng: torch.Generator) -> Tensor:
         return (check_batch(images) * self.factor).clamp(0, 1)
@@ -192,7 +196,10 @@ class Blend(Trigger):
         if self.images is not None or self.noise is not None:
             return self
         if target is None:
-            raise InputError("a blend without images takes them from the target class: give one")
+            raise InputError(
+                "a blend without images takes them from the target class, and there is none: "
+                "give images or noise"
+            )
         pool = data.batch(data.of_class(target))[0]
         return Blend(alpha=self.alpha, images=pool, additive=self.additive)
 
@@ -248,7 +255,7 @@ class Warp(Trigger):
     strength / 2 pixels on average. Deviation: width and height may differ.
 
     Args:
-        grid: control points along a side, at least 2; 4 in the authors' code.
+        grid: control points along a side, 2 to 1024; 4 in the authors' code.
         strength: 0.5 in the authors' code.
         seed: which field: the attacker's secret.
         noise: every image's places are moved by up to half a pixel more, at random: the paper's
@@ -265,8 +272,8 @@ class Warp(Trigger):
 
     def __post_init__(self) -> None:
         check_whole("grid", self.grid)
-        check_number("grid", self.grid, low=2)
-        check_number("strength", self.strength, low=0, open_low=True)
+        check_number("grid", self.grid, low=2, high=1024)
+        check_number("strength", self.strength, low=0, high=LARGE, open_low=True)
         seeded(self.seed)
 
     def stamp(self, images: Tensor, *, rng: torch.Generator) -> Tensor:

@@ -37,7 +37,7 @@ class WaNet(Poison):
         cover: images in noise mode for each poisoned one, at least 0; 2 in the authors' code.
 
     Raises:
-        InputError: as `badnets`, or a trigger that is no warp.
+        InputError: as `badnets`, or a trigger that is no warp, or one with noise.
 
     >>> pixels = (torch.arange(9 * 64) % 251).byte().view(9, 1, 8, 8)
     >>> data = ImageSet(pixels, [0, 1, 2] * 3, ["a", "b", "c"])
@@ -57,7 +57,9 @@ class WaNet(Poison):
     def __post_init__(self) -> None:
         if not isinstance(self.trigger, Warp):
             raise InputError(f"the trigger of wanet is a warp, got {type(self.trigger).__name__}")
-        check_number("cover", self.cover, low=0)
+        if self.trigger.noise:
+            raise InputError("noise is for the covers, and wanet adds it itself: leave it out")
+        check_number("cover", self.cover, low=0, high=1e6)
         self._backdoor()
 
     def poison(

@@ -124,6 +124,13 @@ class TestBadInput:
         with pytest.raises(InputError, match="tells 5 classes apart, clouds has 4"):
             sanitizer.sift(model_of(classes=5), make().data, rng=mi.rng(0))
 
+    def test_no_classifier_or_no_set(self, make, sanitizer) -> None:
+        clouds = make()
+        with pytest.raises(InputError, match="the model is a Classifier, got Sequential"):
+            sanitizer.sift(clouds.model.module, clouds.data, rng=mi.rng(0))
+        with pytest.raises(InputError, match="data is an ImageSet, got tuple"):
+            sanitizer.sift(clouds.model, (clouds.data, clouds.data), rng=mi.rng(0))
+
     def test_other_images(self, make, model_of, sanitizer) -> None:
         model = model_of()
         model.image_shape = (1, 2, 4)

@@ -115,6 +115,13 @@ def check_fit(classifier: Classifier, data: ImageSet, least: int) -> None:
     mithridate.errors.InputError: images has 1 image of class 1 (b), a filter needs at least 2: \
 add more, or take the class out
     """
+    if not isinstance(classifier, Classifier):
+        raise InputError(
+            f"the model is a Classifier, got {type(classifier).__name__}: wrap it in one"
+        )
+    if not isinstance(data, ImageSet):
+        got = type(data).__name__
+        raise InputError(f"data is an ImageSet, got {got}: load_data returns two, give one")
     if classifier.classes != data.classes:
         raise InputError(
             f"the model tells {classifier.classes} classes apart, {data.name} has {data.classes}: "
