@@ -10,9 +10,9 @@ from mithridate.defenses.sanitize import ActivationClustering, Outliers
 from mithridate.errors import InputError
 from mithridate.networks.storage import digest, read_tensors
 from mithridate.rng import child, rng
-from mithridate.studies.kinds.sifting import split_trusted
+from mithridate.studies.kinds.sifting import SiftedRows, split_trusted
 from mithridate.studies.measures.backdoor import Backdoor
-from mithridate.studies.measures.poisoning import Poisoning
+from mithridate.studies.measures.poisoning import Poisoning, counted
 from mithridate.training import predict
 
 BADNETS = {"name": "badnets", "trigger": "c-top-right", "target": 4, "fraction": 0.1}
@@ -108,6 +108,19 @@ def test_the_surrogate_is_the_same_for_victims_of_all_seeds(unit_of):
         {"epochs": 3},
         {"name": "digits-cnn"},
     )
+
+
+def test_cover_images_are_neither_found_nor_lost(sets):
+    attack = mi.poisons.WaNet(target=3, count=10, cover=2.0)
+    made = attack.poison(sets[0], rng=rng(0))
+    assert (len(made), int(made.relabelled.sum())) == (30, 10)
+    rows = torch.arange(len(made.images))
+    keep = torch.ones(len(rows), dtype=torch.bool)
+    keep[made.indices[made.relabelled][:5]] = False  # half of the relabelled
+    keep[made.indices[~made.relabelled]] = False  # and all of the cover
+    told = counted(SiftedRows("outliers", rows, keep, ()), made)
+    assert (told["found_outliers"]["k"], told["found_outliers"]["n"]) == (5, 10)
+    assert (told["lost_outliers"]["k"], told["lost_outliers"]["n"]) == (0, len(rows) - 30)
 
 
 def test_a_surrogate_is_trained_further_on_the_clean_images(lab, unit_of, sets):

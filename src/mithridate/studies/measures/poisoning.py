@@ -146,7 +146,8 @@ class Poisoning(Measure):
                 "title": f"Found: {name}",
                 "unit": "share",
                 "better": "up",
-                "note": "share of the poisoned images that the filter drops",
+                "note": "share of the poisoned images that the filter drops; where the poison relabels "
+                "some and only changes others, as WaNet, of the relabelled",
             }
             for key, name in _NAMES.items()
         },
@@ -274,6 +275,8 @@ def changes(train: ImageSet, poisoned: Poisoned) -> dict[str, Any]:
 def counted(sifted: SiftedRows, poisoned: Poisoned) -> dict[str, Any]:
     """What a filter found of the poison, and lost of the clean images; None where there are none.
 
+    Images that keep their label beside others that are relabelled (WaNet's cover) are neither.
+
     >>> data = ImageSet(torch.zeros(4, 1, 1, 1).byte(), [0] * 4, ["a", "b"])
     >>> made = Poisoned(images=data, indices=torch.tensor([1, 2]), trigger=None, target=0,
     ...     source=None, original_labels=torch.tensor([0, 0]))
@@ -282,13 +285,15 @@ def counted(sifted: SiftedRows, poisoned: Poisoned) -> dict[str, Any]:
     >>> found["found_outliers"]["value"], found["lost_outliers"]["value"]
     (0.5, 0.0)
     """
-    bad = torch.zeros(len(poisoned.images), dtype=torch.bool)
-    bad[poisoned.indices] = True
-    bad = bad[sifted.rows]
+    wrong = poisoned.relabelled
+    clean = torch.ones(len(poisoned.images), dtype=torch.bool)
+    clean[poisoned.indices] = False
+    bad = torch.zeros_like(clean)
+    bad[poisoned.indices[wrong] if bool(wrong.any()) else poisoned.indices] = True
     name = sifted.name.replace("-", "_")
     return {
         f"{told}_{name}": proportion(wilson(int((~sifted.keep & which).sum()), int(which.sum())))
         if bool(which.any())
         else None
-        for told, which in (("found", bad), ("lost", ~bad))
+        for told, which in (("found", bad[sifted.rows]), ("lost", clean[sifted.rows]))
     }
