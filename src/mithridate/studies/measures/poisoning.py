@@ -146,8 +146,8 @@ class Poisoning(Measure):
                 "title": f"Found: {name}",
                 "unit": "share",
                 "better": "up",
-                "note": "share of the poisoned images that the filter drops; where the poison relabels "
-                "some and only changes others, as WaNet, of the relabelled",
+                "note": "share of the poisoned images that the filter drops; where the poison "
+                "relabels some and only changes others, as WaNet, of the relabelled",
             }
             for key, name in _NAMES.items()
         },
