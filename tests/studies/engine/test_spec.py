@@ -145,13 +145,14 @@ def test_a_scale_lies_over_the_study_and_settings_over_both():
 def test_settings_are_toml_at_dotted_keys():
     given = {
         "matrix.evasion.axes.seed": "[0, 7]",
+        'matrix.evasion.axes."attack.eps"': "[0.2]",
         "defaults.train.epochs": "3",
         "title": "Two words",
         "matrix.evasion.set": "{ samples = 20 }",
     }
     spec = load("fgsm-family", given)
     assert spec.matrix["evasion"].axes["seed"] == [0, 7]
-    assert spec.matrix["evasion"].axes["attack.eps"] == [0.1, 0.3, 0.5]
+    assert spec.matrix["evasion"].axes["attack.eps"] == [0.2]
     assert spec.defaults["train"] == {"epochs": 3}
     assert spec.title == "Two words"
     assert spec.matrix["evasion"].set == {"samples": 20}
@@ -165,6 +166,8 @@ def test_settings_are_toml_at_dotted_keys():
         ("matrix.evasion.axs", "1", "did you mean 'axes'"),
         ("sede", "1", "did you mean 'seed'"),
         ("title.a", "1", "title"),
+        ("", "1", "no key"),
+        ('"', "1", "no key"),
         ("matrix", "3", "matrix"),
         ("scales", "3", "scales"),
         ("matrix.evasion", "3", "matrix.evasion"),

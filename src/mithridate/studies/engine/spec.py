@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
@@ -226,13 +227,14 @@ def merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def put(tree: dict[str, Any], key: str, value: Any) -> None:
-    """Set a value at a dotted key.
+    """Set a value at a dotted key; a part that holds dots stands in quotes, as in TOML.
 
     >>> tree = {}
-    >>> put(tree, "attack.eps", 0.3); tree
-    {'attack': {'eps': 0.3}}
+    >>> put(tree, 'axes."attack.eps"', [0.3]); tree
+    {'axes': {'attack.eps': [0.3]}}
     """
-    *path, last = key.split(".")
+    parts = re.findall(r'"([^"]+)"|([^."]+)', key)
+    *path, last = [quoted or plain for quoted, plain in parts] or [key]
     for part in path:
         tree = tree.setdefault(part, {})
         if not isinstance(tree, dict):
@@ -255,9 +257,8 @@ def toml_value(text: str) -> Any:
 
 def _check_paths(tree: Mapping[str, Any], given: Mapping[str, Any], where: str) -> None:
     """A matrix is named as it is, not made by a setting given by hand."""
-    matrices = _table(tree, "matrix")
     for name in _table(given, "matrix"):
-        if name not in matrices:
+        if name not in (matrices := _table(tree, "matrix")):
             raise unknown(f"matrix in {where}", name, matrices)
 
 
