@@ -221,6 +221,7 @@ MEANS = [
         (FLAGS, {"value": "alarm", "text": "{low} to {high} %"}, "20.8 to 93.9 %"),
         (SHARES, {"value": "left", "text": "{k} of {n}, {mean} %"}, "5 of 20, 25 %"),
         (SHARES, {"value": "left", "text": "{least} to {most} %"}, "10 to 40 %"),
+        ([row(0, {}, left=share(1, 2081))], {"value": "left", "text": "{mean} %"}, "0.05 %"),
         (MEANS, {"value": "l2", "text": "{mean} ({least} to {most}), {n}"}, "2 (1.5 to 2.5), 2"),
         (MEANS, {"value": "other", "text": "{k}"}, ""),
         (MEANS, {"value": "l2", "text": "{{k}} {n}"}, "{k} 2"),

@@ -158,6 +158,7 @@ def _sentence(one: FindingSpec, group: Sequence[Row]) -> str:
     known = [v for v in values if v is not None]
     if not known:
         return ""
+    percent = True
     if all(isinstance(v, bool) for v in known):
         k, n, numbers = sum(known), len(known), [100.0 * v for v in known]
         mean = 100 * k / n
@@ -170,8 +171,10 @@ def _sentence(one: FindingSpec, group: Sequence[Row]) -> str:
             numbers = [float(v["value"] if isinstance(v, Mapping) else v) for v in known]
         except (TypeError, ValueError):
             raise InputError(f"finding {one.text!r}: {one.value} is no number or share") from None
-        k, n, mean = 0, len(numbers), sum(numbers) / len(numbers)
+        k, n, mean, percent = 0, len(numbers), sum(numbers) / len(numbers), False
     interval = wilson(k, n)
+    if percent:
+        mean, *numbers = (round(number, 2) for number in (mean, *numbers))  # hundredths do
     told = {
         "k": str(k),
         "n": str(n),
