@@ -233,8 +233,7 @@ def put(tree: dict[str, Any], key: str, value: Any) -> None:
     >>> put(tree, 'axes."attack.eps"', [0.3]); tree
     {'axes': {'attack.eps': [0.3]}}
     """
-    parts = re.findall(r'"([^"]+)"|([^."]+)', key)
-    *path, last = [quoted or plain for quoted, plain in parts] or [key]
+    *path, last = [a or b for a, b in re.findall(r'"([^"]+)"|([^."]+)', key)] or [key]
     for part in path:
         tree = tree.setdefault(part, {})
         if not isinstance(tree, dict):
@@ -257,8 +256,9 @@ def toml_value(text: str) -> Any:
 
 def _check_paths(tree: Mapping[str, Any], given: Mapping[str, Any], where: str) -> None:
     """A matrix is named as it is, not made by a setting given by hand."""
+    matrices = _table(tree, "matrix")
     for name in _table(given, "matrix"):
-        if name not in (matrices := _table(tree, "matrix")):
+        if name not in matrices:
             raise unknown(f"matrix in {where}", name, matrices)
 
 
