@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 import mithridate as mi
-from mithridate import registry
+from mithridate import component
 from mithridate.cli import publish
 from mithridate.data import some_rows
 from mithridate.rng import child
@@ -108,8 +108,8 @@ def overhead(scale: str, seeds: str) -> None:
 
 def trivial(count: int) -> None:
     """Plan, run and report cells that measure nothing."""
-    registry.TABLES["measures"]["trivial"] = "benchmarks.trivial:Trivial"
-    registry.TABLES["units"]["trivial"] = "benchmarks.trivial:TrivialKind"
+    component.TABLES["measures"]["trivial"] = "benchmarks.trivial:Trivial"
+    component.TABLES["units"]["trivial"] = "benchmarks.trivial:TrivialKind"
     matrix = {"measure": "trivial", "axes": {"number": list(range(count))}}
     spec = build({"name": "trivial", "title": "Trivial", "matrix": {"all": matrix}}, {}, "trivial")
     with tempfile.TemporaryDirectory() as folder:

@@ -27,7 +27,7 @@ from mithridate.classifier import Classifier
 from mithridate.cli.fool import percent
 from mithridate.fooling import FoolingResult
 from mithridate.fooling.map_elites import imported
-from mithridate.registry import create
+from mithridate.component import create
 from mithridate.reports.sheet import Column, sheet
 
 METHODS = ("direct", "cppn", "gradient")

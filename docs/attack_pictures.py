@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 import mithridate as mi
-from mithridate import registry
+from mithridate import component
 from mithridate.attacks import AdversarialPatch, AttackResult
 from mithridate.norms import Norm
 from mithridate.studies.evasion import usual
@@ -92,9 +92,9 @@ def main(model_file: str, names: list[str]) -> None:
     model, (train, test) = mi.load(model_file), mi.load_data("mnist")
     x, labels = some_of_each(model, test)
     FOLDER.mkdir(parents=True, exist_ok=True)
-    for name in names or list(registry.ABOUT):
+    for name in names or list(component.ABOUT):
         found = attacked(name, model, train, x, labels)
-        norms = registry.ABOUT[name].norms
+        norms = component.ABOUT[name].norms
         path = FOLDER / f"{name}.png"
         strip(found, x, Norm.named(norms[0]) if norms else None).save(path, optimize=True)
         fooled, size = int(found.success.sum()), path.stat().st_size

@@ -38,7 +38,7 @@ suppress_warnings = ["ref.python"]
 HERE = Path(__file__).parent
 SOURCE = HERE.parent / "src" / "mithridate"
 FLOORS = (
-    *("errors", "rng", "about", "registry", "cost", "classifier", "goals", "norms", "metrics"),
+    *("errors", "rng", "cost", "component", "classifier", "goals", "norms", "metrics"),
     *("data", "networks", "training", "attacks", "fooling", "poisons", "defenses", "checks"),
     *("studies", "reports", "cli", "testing"),
 )

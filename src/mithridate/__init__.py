@@ -21,7 +21,7 @@ _PLACES = {
     "metrics": "mithridate.metrics",
     "networks": "mithridate.networks",
     "poisons": "mithridate.poisons",
-    "registry": "mithridate.registry",
+    "registry": "mithridate.component",
     "rng": "mithridate.rng",
     "hardeners": "mithridate.defenses.harden",
     "sanitizers": "mithridate.defenses.sanitize",
@@ -78,7 +78,8 @@ __all__ = [
 if TYPE_CHECKING:
     import torch
 
-    from mithridate import attacks, errors, fooling, metrics, networks, poisons, registry
+    from mithridate import attacks, errors, fooling, metrics, networks, poisons
+    from mithridate import component as registry
     from mithridate.attacks import run_attack
     from mithridate.classifier import Classifier
     from mithridate.data import ImageSet, load_data

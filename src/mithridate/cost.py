@@ -5,10 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import final
+from typing import TYPE_CHECKING, NamedTuple, final
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # a plan's estimate, and names, are told without torch
+    import torch
+    from torch import Tensor
+
+
+class Work(NamedTuple):
+    """How much will be asked of a model, for an estimate; images, and bytes on the disk."""
+
+    forwards: int = 0
+    gradients: int = 0
+    trained: int = 0
+    disk: int = 4096
+
+
+class Sizes(NamedTuple):
+    """How large the sets are: images to train and to test with (or to attack), and classes."""
+
+    train: int = 0
+    test: int = 0
+    classes: int = 2
 
 
 @final
@@ -22,6 +40,8 @@ class Ledger:
     """
 
     def __init__(self, n: int, device: torch.device | str = "cpu") -> None:
+        import torch
+
         self.counts = torch.zeros(n, dtype=torch.int64, device=device)
         self.rows = torch.arange(n, device=device)
         self.broken = False
@@ -35,7 +55,7 @@ class Ledger:
         if rest or (images and not len(self.rows)):
             self.broken = True
         else:
-            self.counts.index_add_(0, self.rows, torch.full_like(self.rows, times))
+            self.counts.index_add_(0, self.rows, self.rows.new_full(self.rows.shape, times))
 
 
 @dataclass
@@ -61,6 +81,7 @@ class Cost:
     def by_row(self, n: int, device: torch.device | str = "cpu") -> Iterator[Ledger]:
         """Keep a ledger for a batch of n images. Inside another, only the inner one is kept.
 
+        >>> import torch
         >>> cost = Cost()
         >>> with cost.by_row(3) as ledger:
         ...     cost.charge(3)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import mithridate as mi
-from mithridate import registry, reports
+from mithridate import component, reports
 from mithridate.attacks import FGSM, PGD, DeepFool
 from mithridate.cli.attack import chosen, made
 from mithridate.data import some_rows
@@ -114,7 +114,7 @@ def test_every_attack_has_a_row(attack, monkeypatch) -> None:
     done = attack("--attack", "all", "--json")
     assert done.code == 0, done.err
     rows = json.loads(done.out)["attacks"]
-    assert [row["name"] for row in rows] == list(registry.ABOUT)
+    assert [row["name"] for row in rows] == list(component.ABOUT)
     assert {row["status"] for row in rows} == {"done"}
     doubts = {row["name"]: [doubt["id"] for doubt in row["doubts"]] for row in rows}
     assert "small-budget" in doubts["boundary"]
@@ -217,7 +217,7 @@ def test_settings_reach_the_attacks_that_have_them() -> None:
 
 
 def test_all_keeps_going_past_attacks_that_cannot_be_made(monkeypatch) -> None:
-    monkeypatch.setitem(registry.TABLES["attacks"], "broken", "no_such_module:X")
+    monkeypatch.setitem(component.TABLES["attacks"], "broken", "no_such_module:X")
     names = chosen(["all"])
     assert names[-1] == "broken"
     found = made(["broken", "fgsm"], {"eps": "0.1"}, 1, strict=False)

@@ -118,11 +118,11 @@ def test_bad_input_is_one_line(call, words, said) -> None:
 
 def crafted():
     """A poison that needs a surrogate, of the table; its name and least settings."""
-    from mithridate import registry
+    from mithridate import component
     from mithridate.poisons.crafted import CraftedPoison
 
-    names = registry.names("poisons")
-    found = [n for n in names if issubclass(registry.find("poisons", n), CraftedPoison)]
+    names = component.names("poisons")
+    found = [n for n in names if issubclass(component.find("poisons", n), CraftedPoison)]
     return "adversarial-poisons" if "adversarial-poisons" in found else None
 
 

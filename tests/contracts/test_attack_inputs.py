@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mithridate import registry
+from mithridate import component
 from mithridate import rng as random
 from mithridate.attacks import AdversarialPatch, BoundedAttack, run_attack
 from mithridate.errors import InputError
@@ -32,12 +32,12 @@ QUICK = {
     "one-pixel": {"pixels": 3, "population": 10, "generations": 3},
     "adversarial-patch": {"steps": 3, "batch": 4},
 }
-NAMES = sorted(registry.TABLES["attacks"])
-BOUNDED = [name for name in NAMES if issubclass(registry.find("attacks", name), BoundedAttack)]
+NAMES = sorted(component.TABLES["attacks"])
+BOUNDED = [name for name in NAMES if issubclass(component.find("attacks", name), BoundedAttack)]
 
 
 def make(name, **settings):
-    return registry.create("attacks", name, QUICK[name] | settings)
+    return component.create("attacks", name, QUICK[name] | settings)
 
 
 def images(n=6, shape=(1, 4, 4)):
@@ -151,9 +151,9 @@ def test_ten_thousand_classes(name, direction):
     [("hopskipjump", "starts"), ("boundary", "starts"), ("adversarial-patch", "patch")],
 )
 def test_images_are_no_text(name, field):
-    assert field not in registry.settings(registry.find("attacks", name))
+    assert field not in component.settings(component.find("attacks", name))
     with pytest.raises(InputError, match=f"no setting of {name} named '{field}'"):
-        registry.create("attacks", name, {field: "x.png"})
+        component.create("attacks", name, {field: "x.png"})
 
 
 def test_a_patch_of_other_channels():

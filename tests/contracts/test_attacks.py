@@ -7,7 +7,7 @@ from functools import cache
 
 import pytest
 
-from mithridate import registry
+from mithridate import component
 from mithridate.attacks.base import Attack
 from mithridate.testing import AttackConformance
 
@@ -49,7 +49,7 @@ VARIANTS = {
 CASES = SETTINGS | VARIANTS
 UNIVERSAL = {"adversarial-patch"}
 """A patch is learned on the whole batch: other images, another patch (Brown et al. 2017)."""
-NAMES = sorted(registry.TABLES["attacks"])
+NAMES = sorted(component.TABLES["attacks"])
 
 
 @pytest.fixture(params=sorted(CASES))
@@ -66,7 +66,7 @@ class TestRegisteredAttacks(AttackConformance):
         self.universal = _name in UNIVERSAL
 
     def attack(self) -> Attack:
-        return registry.create("attacks", self.name.split()[0], CASES[self.name])
+        return component.create("attacks", self.name.split()[0], CASES[self.name])
 
     def test_same_bytes_in_another_process(self):
         assert elsewhere()[self.name] == self.digest()
@@ -96,4 +96,4 @@ def test_every_registered_attack_has_settings_here():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_listed_path_imports(name):
-    assert issubclass(registry.find("attacks", name), Attack)
+    assert issubclass(component.find("attacks", name), Attack)

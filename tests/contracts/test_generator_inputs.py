@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mithridate import registry
+from mithridate import component
 from mithridate.classifier import Classifier
 from mithridate.errors import CheckpointError, InputError, MithridateError, NothingAssessedError
 from mithridate.networks import create
@@ -50,7 +50,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def by_name(generator: object) -> Poison:
     """As the command line and a study's file give it."""
     words = {"trigger": "single-pixel", "target": "0", "count": "2", "steps": "1"}
-    made: Poison = registry.create("poisons", "clean-label-gan", {**words, "generator": generator})
+    made: Poison = component.create("poisons", "clean-label-gan", {**words, "generator": generator})
     return made
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mithridate import registry
+from mithridate import component
 from mithridate.about import POISONS as POISON_FACTS
 from mithridate.about import TRIGGERS as TRIGGER_FACTS
 from mithridate.networks.wgan import WGAN
@@ -234,10 +234,10 @@ def test_every_trigger_all_to_all(suite: type[TriggerSuite]) -> None:
 
 
 def test_every_registered_component_has_a_suite() -> None:
-    made = {registry.name_of(suite().make()) for suite in TRIGGERS}
-    assert made == set(registry.TABLES["triggers"])
-    assert {registry.name_of(suite().make()) for suite in POISONS} == set(
-        registry.TABLES["poisons"]
+    made = {component.name_of(suite().make()) for suite in TRIGGERS}
+    assert made == set(component.TABLES["triggers"])
+    assert {component.name_of(suite().make()) for suite in POISONS} == set(
+        component.TABLES["poisons"]
     )
 
 
@@ -246,7 +246,7 @@ def test_labels_change_where_the_table_says_so(suite: type[PoisonSuite]) -> None
     poison, data = suite().make(), striped_set(suite.image_shape)
     model = striped_surrogate(suite.image_shape) if isinstance(poison, CraftedPoison) else None
     made = poison.poison(data, surrogate=model, rng=rng(0))
-    told = POISON_FACTS[registry.name_of(poison)]
+    told = POISON_FACTS[component.name_of(poison)]
     assert told.labels == ("changed" if bool(made.relabelled.any()) else "kept")
     assert (made.trigger is None) == told.trigger.startswith("none")
 
@@ -254,7 +254,7 @@ def test_labels_change_where_the_table_says_so(suite: type[PoisonSuite]) -> None
 @pytest.mark.parametrize("suite", TRIGGERS)
 def test_triggers_lie_where_the_table_says(suite: type[TriggerSuite]) -> None:
     trigger, shape = suite().make(), suite.image_shape
-    place = TRIGGER_FACTS[registry.name_of(trigger)].place
+    place = TRIGGER_FACTS[component.name_of(trigger)].place
     assert (trigger.support(shape) is not None) == (place == "fixed")
     x = torch.full((4, *shape), 0.05)  # blank, so that a patch may lie anywhere
     changed = (trigger.stamp(x, rng=rng(0)) != x).any(1)

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mithridate import registry
+from mithridate import component
 from mithridate.studies.evasion import usual
 
 FOLDER = Path(__file__).parents[2] / "docs" / "reference" / "attacks"
-NAMES = sorted(registry.TABLES["attacks"])
+NAMES = sorted(component.TABLES["attacks"])
 PARTS = ("Idea", "When to use it", "Cost", "Settings", "What differs", "Paper")
 DASH = "–"
 
@@ -25,7 +25,7 @@ def page(name: str) -> str:
 
 def about(name: str) -> tuple[str, ...]:
     """Norms, access, kind, paper, as the table has them."""
-    known = registry.ABOUT[name]
+    known = component.ABOUT[name]
     norms = ", ".join(norm.upper() for norm in known.norms) or DASH
     return norms, ", ".join(known.access), known.kind, known.paper
 
@@ -53,7 +53,7 @@ def test_a_page_has_every_part_and_is_short(name: str) -> None:
     assert [part for part in PARTS if f"**{part}" not in text] == []
     assert 25 <= len(text.splitlines()) <= 45
     assert f"](img/{name}.png)" in text
-    module, _, attribute = registry.TABLES["attacks"][name].partition(":")
+    module, _, attribute = component.TABLES["attacks"][name].partition(":")
     assert f"`API <{module}.{attribute}>`" in text
     norms, access, kind, _ = about(name)
     head = text.splitlines()[2]
@@ -70,7 +70,7 @@ def test_settings_of_a_page_are_fields(name: str) -> None:
         for row in table.splitlines()
         for setting in re.findall("`(.*?)`", row.split("|")[1])
     ]
-    known = registry.settings(registry.find("attacks", name))
+    known = component.settings(component.find("attacks", name))
     assert named
     assert set(named) <= set(known)
 

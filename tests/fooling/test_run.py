@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import mithridate as mi
-from mithridate import registry
+from mithridate import component
 from mithridate.errors import InputError, NothingAssessedError, RunError
 from mithridate.fooling import Elites, FoolingMethod, GradientAscent, run_fooling
 from mithridate.testing.models import linear_model
@@ -23,7 +23,7 @@ QUICK = {
     "cppn": {"population": 60, "generations": 100, "nodes": 6, "confidence": 0.99},
     "gradient": {"steps": 200, "confidence": 0.99},
 }
-NAMES = sorted(registry.TABLES["fooling"])
+NAMES = sorted(component.TABLES["fooling"])
 
 
 @pytest.fixture(params=NAMES)
@@ -39,7 +39,7 @@ def test_every_method_is_quick_here() -> None:
 
 def test_every_class_of_the_digits_is_fooled(name, digits_model) -> None:
     before = digits_model.cost.queries
-    result = run_fooling(registry.create("fooling", name, QUICK[name]), digits_model, rng=mi.rng(0))
+    result = run_fooling(component.create("fooling", name, QUICK[name]), digits_model, rng=mi.rng(0))
     asked = digits_model.cost.queries - before
     scores = digits_model.scores(result.images)
     assert torch.equal(result.confidence, scores.diagonal())
@@ -56,7 +56,7 @@ def test_every_class_of_the_digits_is_fooled(name, digits_model) -> None:
 
 
 def test_the_same_seed_gives_the_same_bytes(name) -> None:
-    method = registry.create("fooling", name, QUICK[name] | {"confidence": None} | SHORT[name])
+    method = component.create("fooling", name, QUICK[name] | {"confidence": None} | SHORT[name])
     runs = [run_fooling(method, linear_model(classes=4), rng=mi.rng(s)) for s in (3, 3, 4)]
     assert torch.equal(runs[0].images, runs[1].images)
     assert torch.equal(runs[0].history, runs[1].history)
@@ -83,21 +83,21 @@ def test_the_same_seed_gives_the_same_bytes_in_another_process() -> None:
 
 
 def test_without_a_confidence_every_round_is_made(name) -> None:
-    method = registry.create("fooling", name, QUICK[name] | {"confidence": None} | SHORT[name])
+    method = component.create("fooling", name, QUICK[name] | {"confidence": None} | SHORT[name])
     assert run_fooling(method, linear_model(), rng=mi.rng(0)).rounds == method.rounds == 6
 
 
 def test_no_generation_leaves_the_first_population(name) -> None:
     none = {"steps": 0} if name == "gradient" else {"generations": 0}
     result = run_fooling(
-        registry.create("fooling", name, QUICK[name] | none), linear_model(), rng=mi.rng(0)
+        component.create("fooling", name, QUICK[name] | none), linear_model(), rng=mi.rng(0)
     )
     assert result.rounds == 1
 
 
 def test_colour_and_many_classes(name) -> None:
     model = linear_model((3, 5, 4), classes=40)
-    method = registry.create("fooling", name, QUICK[name] | SHORT[name])
+    method = component.create("fooling", name, QUICK[name] | SHORT[name])
     result = run_fooling(method, model, rng=mi.rng(0))
     assert result.images.shape == (40, 3, 5, 4)
 
@@ -108,7 +108,7 @@ def test_ctrl_c_keeps_the_elites(name) -> None:
             raise KeyboardInterrupt
 
     model = linear_model(classes=4)
-    method = registry.create("fooling", name, QUICK[name] | {"confidence": None})
+    method = component.create("fooling", name, QUICK[name] | {"confidence": None})
     result = run_fooling(method, model, rng=mi.rng(0), progress=stop)
     assert (result.status, result.rounds) == ("interrupted", 3)
     assert torch.equal(result.confidence, model.scores(result.images).diagonal())
@@ -159,7 +159,7 @@ def test_a_model_of_nan_is_not_assessed(name) -> None:
     with torch.no_grad():
         next(model.module.parameters()).fill_(float("nan"))
     with pytest.raises(NothingAssessedError, match="NaN or infinite"):
-        run_fooling(registry.create("fooling", name), model, rng=mi.rng(0))
+        run_fooling(component.create("fooling", name), model, rng=mi.rng(0))
 
 
 def test_shapes_are_checked() -> None:
@@ -179,7 +179,7 @@ def test_shapes_are_checked() -> None:
 def test_the_model_is_returned_as_it_was(name, digits_model) -> None:
     digits_model.module.train()
     weights = {k: v.clone() for k, v in digits_model.module.state_dict().items()}
-    method = registry.create("fooling", name, QUICK[name] | SHORT[name])
+    method = component.create("fooling", name, QUICK[name] | SHORT[name])
     run_fooling(method, digits_model, rng=mi.rng(0))
     assert digits_model.module.training
     assert all(p.requires_grad for p in digits_model.module.parameters())
@@ -199,5 +199,5 @@ def mnist_model() -> mi.Classifier:
 @pytest.mark.data
 @pytest.mark.slow
 def test_every_class_of_mnist_is_fooled(name, mnist_model) -> None:
-    result = run_fooling(registry.create("fooling", name), mnist_model, rng=mi.rng(0))
+    result = run_fooling(component.create("fooling", name), mnist_model, rng=mi.rng(0))
     assert result.confidence.min() >= 0.99

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from mithridate import registry
+from mithridate import component
 from mithridate.classifier import Classifier
 from mithridate.errors import CheckpointError, InputError, NothingAssessedError, RunError
 from mithridate.networks import storage
@@ -122,8 +122,8 @@ def test_tied_weights(tmp_path: Path) -> None:
 def test_a_third_partys_network_is_rebuilt_by_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "find", lambda kind, name: TheirNetwork)
-    monkeypatch.setattr(registry, "names", lambda kind: ["theirs"])
+    monkeypatch.setattr(component, "find", lambda kind, name: TheirNetwork)
+    monkeypatch.setattr(component, "names", lambda kind: ["theirs"])
     net = create("theirs", image_shape=(1, 2, 2), classes=3, scale=2)
     save(Classifier(net, classes=3), tmp_path / "m.safetensors")
     back = load(tmp_path / "m.safetensors").module

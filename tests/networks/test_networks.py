@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mithridate import networks, registry
+from mithridate import component, networks
 from mithridate.errors import InputError
 from mithridate.networks.base import create, initialise
 from mithridate.rng import rng
@@ -32,7 +32,7 @@ def count(module: nn.Module) -> int:
 
 
 def test_the_tables_agree() -> None:
-    assert set(networks.names()) >= set(registry.TABLES["networks"]) == set(COUNTS)
+    assert set(networks.names()) >= set(component.TABLES["networks"]) == set(COUNTS)
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -40,7 +40,7 @@ def test_parameter_count(name: str) -> None:
     with torch.device("meta"):
         net = create(name, image_shape=shape_of(name), classes=10)
     assert count(net) == COUNTS[name]
-    assert registry.name_of(net) == name
+    assert component.name_of(net) == name
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -67,7 +67,7 @@ def test_width_scales_the_capacity(name: str) -> None:
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_smallest_image_works_and_a_smaller_one_is_refused(name: str) -> None:
-    least = registry.find("networks", name).smallest
+    least = component.find("networks", name).smallest
     net = create(name, image_shape=(1, least, least), classes=2, width=0.1).eval()
     assert net(torch.rand(1, 1, least, least)).shape == (1, 2)
     with pytest.raises(InputError, match=rf"{name} needs images of at least {least} x {least}"):

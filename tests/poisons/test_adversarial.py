@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mithridate import registry
+from mithridate import component
 from mithridate.classifier import Classifier
 from mithridate.data.image_set import ImageSet
 from mithridate.errors import InputError
@@ -73,7 +73,7 @@ def test_a_shift_to_the_same_class_is_refused(shift: int) -> None:
 
 
 def test_from_the_command_line() -> None:
-    made = registry.create("poisons", "adversarial-poisons", {"eps": "4/255", "shift": "none"})
+    made = component.create("poisons", "adversarial-poisons", {"eps": "4/255", "shift": "none"})
     assert (made.eps, made.shift, made.fraction) == (4 / 255, None, 1.0)
     assert made.attack().step_size == pytest.approx(2.5 * 4 / 255 / 250)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from mithridate import registry
+from mithridate import component
 from mithridate.data.image_set import ImageSet
 from mithridate.errors import InputError
 from mithridate.poisons import BadNets, Poisoned, StampedOnly, poisoned_test
@@ -177,7 +177,7 @@ def test_a_blend_for_all_to_all_says_what_it_needs(digits: ImageSet) -> None:
 
 def test_from_the_command_line(digits: ImageSet) -> None:
     settings = {"trigger": "random:block-top-left", "source": "8", "target": "9", "count": "20"}
-    attack = registry.create("poisons", "badnets", settings)
+    attack = component.create("poisons", "badnets", settings)
     found = attack.poison(digits, rng=rng(0))
     changed = (everything(found.images) != everything(digits)).flatten(1).any(1)
     assert changed.nonzero()[:, 0].tolist() == found.indices.tolist()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from mithridate import registry
+from mithridate import component
 from mithridate.classifier import Classifier
 from mithridate.data.image_set import ImageSet
 from mithridate.errors import InputError, NothingAssessedError
@@ -150,14 +150,14 @@ def test_a_trigger_that_does_not_fit_is_told_before_the_passes() -> None:
 
 def test_from_the_command_line() -> None:
     text = {"trigger": "corner-pattern:corner=all,amplitude=16/255", "target": "1"}
-    made = registry.create(
+    made = component.create(
         "poisons", "clean-label", {**text, "fraction": "0.33", "eps": "300/255", "norm": "l2"}
     )
     assert made.trigger == CornerPattern(corner="all", amplitude=16 / 255)
     assert (made.norm, made.eps) == (L2, 300 / 255)
     assert made.attack().step_size == pytest.approx(2.5 * 3 / 255)
     assert not made.attack().stop_at_goal
-    assert registry.create("poisons", "stamped-only", {**text, "count": "5"}).count == 5
+    assert component.create("poisons", "stamped-only", {**text, "count": "5"}).count == 5
 
 
 @pytest.mark.parametrize(

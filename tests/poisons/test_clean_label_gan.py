@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from mithridate import registry
+from mithridate import component
 from mithridate.data import ImageSet, load_data
 from mithridate.errors import CheckpointError, InputError
 from mithridate.networks.wgan import WGAN
@@ -97,16 +97,16 @@ def test_by_name_with_a_path(digits: ImageSet, gan: WGAN, tmp_path: Path) -> Non
     path = tmp_path / "gan.safetensors"
     gan.save(path)
     text = {"trigger": "single-pixel", "target": "3", "count": "6", "tau": "0.4", "steps": "5"}
-    made = registry.create("poisons", "clean-label-gan", {**text, "generator": str(path)})
-    assert registry.name_of(made) == "clean-label-gan"
+    made = component.create("poisons", "clean-label-gan", {**text, "generator": str(path)})
+    assert component.name_of(made) == "clean-label-gan"
     assert gan.fingerprint()[:12] in settings_of(made)["generator"]  # as records name it
     same = attack(gan, trigger=SinglePixel(), tau=0.4)
     one, two = (each.poison(digits, rng=rng(0)) for each in (made, same))
     assert one.images.fingerprint() == two.images.fingerprint()
     with pytest.raises(CheckpointError, match="no such file"):
-        registry.create("poisons", "clean-label-gan", {**text, "generator": "missing"})
+        component.create("poisons", "clean-label-gan", {**text, "generator": "missing"})
     with pytest.raises(InputError, match="clean-label-gan needs generator"):
-        registry.create("poisons", "clean-label-gan", text)
+        component.create("poisons", "clean-label-gan", text)
 
 
 def test_its_generator_goes_to_a_device(gan: WGAN) -> None:

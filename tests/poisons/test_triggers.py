@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from mithridate import registry
+from mithridate import component
 from mithridate.data.image_set import ImageSet
 from mithridate.errors import InputError
 from mithridate.poisons import Trigger
@@ -350,7 +350,7 @@ def test_sinusoid_refuses() -> None:
     ],
 )
 def test_names(text: str, kind: type[Trigger], settings: dict[str, Any]) -> None:
-    for made in (Trigger.named(text), registry.parse(text, Trigger, "badnets.trigger")):
+    for made in (Trigger.named(text), component.parse(text, Trigger, "badnets.trigger")):
         assert type(made) is kind
         assert {key: getattr(made, key) for key in settings} == settings
 

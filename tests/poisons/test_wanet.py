@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.ndimage import map_coordinates
 
-from mithridate import registry
+from mithridate import component
 from mithridate.data.image_set import ImageSet
 from mithridate.errors import InputError
 from mithridate.poisons import WaNet
@@ -88,7 +88,7 @@ def test_refuses() -> None:
     with pytest.raises(InputError, match="is a warp"):
         WaNet(trigger=SinglePixel(), target=0, count=1)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="is a warp"):
-        registry.create("poisons", "wanet", {"trigger": "c-top-right", "target": 0, "count": 1})
+        component.create("poisons", "wanet", {"trigger": "c-top-right", "target": 0, "count": 1})
     with pytest.raises(InputError, match="cover"):
         WaNet(target=0, count=1, cover=-1)
     with pytest.raises(InputError, match="cover"):
@@ -105,7 +105,7 @@ def test_refuses() -> None:
 
 
 def test_from_the_command_line() -> None:
-    made = registry.create(
+    made = component.create(
         "poisons",
         "wanet",
         {"trigger": "warp:strength=0.75,seed=3", "target": "1", "fraction": "0.1"},

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import mithridate as mi
-from mithridate import registry
+from mithridate import component
 from mithridate.attacks import PGD, Boundary, run_attack
 from mithridate.attacks.base import passes_of
 from mithridate.data import some_rows
@@ -66,8 +66,8 @@ def test_usual_budgets() -> None:
 
 def test_every_usual_setting_makes_an_attack() -> None:
     """Whatever has to be given is in the table, for grey and for colour."""
-    assert set(USUAL) <= set(registry.TABLES["attacks"])
-    for name in registry.TABLES["attacks"]:
+    assert set(USUAL) <= set(component.TABLES["attacks"])
+    for name in component.TABLES["attacks"]:
         for place, channels in enumerate((1, 3)):
             made = usual(name, channels)
             for key, value in USUAL.get(name, ({}, {}))[place].items():

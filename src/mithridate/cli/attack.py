@@ -114,15 +114,15 @@ def chosen(words: list[str]) -> list[str]:
     >>> chosen(["pgd,fgsm", "pgd"])
     ['pgd', 'fgsm']
     """
-    from mithridate import registry
+    from mithridate import component
     from mithridate.errors import unknown
 
-    known = registry.names("attacks")
+    known = component.names("attacks")
     found: dict[str, None] = {}
     for word in words:
         for name in filter(None, (part.strip() for part in word.split(","))):
             if name == ALL:
-                ours = [one for one in registry.ABOUT if one in known]
+                ours = [one for one in component.ABOUT if one in known]
                 found |= dict.fromkeys([*ours, *known])
             elif name in known:
                 found[name] = None
@@ -144,19 +144,19 @@ def made(
     Raises:
         InputError: a setting that none has, or a value out of range.
     """
-    from mithridate import registry
+    from mithridate import component
     from mithridate.studies.evasion import usual
 
     classes: dict[str, type[Any]] = {}
     found: dict[str, Attack | str] = dict.fromkeys(names, "")
     for name in names:
         try:
-            classes[name] = registry.find("attacks", name)
+            classes[name] = component.find("attacks", name)
         except Exception as error:  # a third party's; the others are still there
             if strict:
                 raise
             found[name] = f"cannot be imported: {error}"
-    dealt = deal(given, {name: registry.settings(cls) for name, cls in classes.items()})
+    dealt = deal(given, {name: component.settings(cls) for name, cls in classes.items()})
     for name in classes:
         try:
             found[name] = usual(name, channels, dealt[name])

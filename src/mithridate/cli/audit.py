@@ -96,15 +96,15 @@ def planned(values: dict[str, str], suspect: Subject, train: ImageSet) -> Audit:
     """
     from typing import get_type_hints
 
-    from mithridate import registry
+    from mithridate import component
     from mithridate.studies import Audit
     from mithridate.studies.audit import recipe_epochs
 
-    own = [key for key in registry.settings(Audit) if key != "inspector"]
-    inspector = registry.find("inspectors", "bias-maps")
-    dealt = deal(values, {"audit": own, "inspector": registry.settings(inspector)})
+    own = [key for key in component.settings(Audit) if key != "inspector"]
+    inspector = component.find("inspectors", "bias-maps")
+    dealt = deal(values, {"audit": own, "inspector": component.settings(inspector)})
     dealt["inspector"].setdefault("control_epochs", str(recipe_epochs(suspect, train)))
     return Audit(
-        inspector=registry.create("inspectors", "bias-maps", dealt["inspector"]),
+        inspector=component.create("inspectors", "bias-maps", dealt["inspector"]),
         **parsed(dealt["audit"], get_type_hints(Audit), "audit"),
     )

@@ -44,11 +44,11 @@ def fool(
     quiet: Quiet = False,
 ) -> int:
     """Make fooling images: one per class, like none, and the model is sure of it."""
-    from mithridate import registry
+    from mithridate import component
     from mithridate.cli import publish
 
     screen = Screen(as_json=as_json, quiet=quiet)
-    chosen = registry.create("fooling", method, pairs(settings))
+    chosen = component.create("fooling", method, pairs(settings))
 
     import mithridate as mi
     from mithridate.fooling import run_fooling
@@ -60,7 +60,7 @@ def fool(
         found = run_fooling(chosen, classifier, rng=mi.rng(seed), progress=progress)
     told = _record(found, classifier) | {
         "method": method,
-        "settings": registry_values(chosen),
+        "settings": component.values(chosen),
         "seed": seed,
         "model": str(model),
         "device": classifier.device.type,
@@ -70,18 +70,6 @@ def fool(
         _store(out, told, found, classifier)
     _show(told, out, screen)
     return 0 if found.status == "done" else 130
-
-
-def registry_values(component: Any) -> dict[str, Any]:
-    """Settings of a component, as the record holds them.
-
-    >>> from mithridate.fooling import GradientAscent
-    >>> registry_values(GradientAscent())["start"]
-    'noise'
-    """
-    from mithridate import registry
-
-    return {key: getattr(component, key) for key in registry.settings(type(component))}
 
 
 def _record(found: FoolingResult, model: Classifier) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mithridate import registry
+from mithridate import component
 from mithridate.about import FACTS
 from mithridate.cli.options import AsJson, Device, Quiet, Seed, place
 from mithridate.cli.screen import Screen
@@ -22,7 +22,7 @@ EXTRAS = {
     "dev": ("ruff", "mypy", "sphinx", "myst_parser", "furo"),
 }
 """Extra -> the modules that it brings."""
-KINDS = (*(kind for kind in registry.TABLES if kind != "units"), "studies")
+KINDS = (*(kind for kind in component.TABLES if kind != "units"), "studies")
 """What there is to list."""
 
 
@@ -62,7 +62,7 @@ def list_(
 
 
 def _components(kind: str) -> list[dict[str, Any]]:
-    return [_described(kind, name) | _known(kind, name) for name in registry.names(kind)]
+    return [_described(kind, name) | _known(kind, name) for name in component.names(kind)]
 
 
 def _columns(kind: str) -> tuple[str, ...]:
@@ -73,7 +73,7 @@ def _columns(kind: str) -> tuple[str, ...]:
 def _known(kind: str, name: str) -> dict[str, Any]:
     nothing = dict.fromkeys(_columns(kind))
     try:
-        found = registry.facts(kind, name)
+        found = component.facts(kind, name)
     except Exception:  # a third party's that cannot be imported: said where it is described
         return nothing
     return nothing if found is None else found._asdict()
@@ -98,7 +98,7 @@ def _studies() -> list[dict[str, Any]]:
 
 def _described(kind: str, name: str) -> dict[str, Any]:
     try:
-        cls = registry.find(kind, name)
+        cls = component.find(kind, name)
     except Exception as error:  # a third party's component; the others are still there
         return {"name": name, "summary": f"cannot be imported: {error}", "settings": {}}
     lines = (inspect.getdoc(cls) or "").splitlines()
@@ -108,7 +108,7 @@ def _described(kind: str, name: str) -> dict[str, Any]:
 def settings(cls: type[Any]) -> dict[str, Any]:
     """Setting -> default; `...` where it must be given.
 
-    >>> from mithridate.registry import find
+    >>> from mithridate.component import find
     >>> settings(find("networks", "borji-cnn"))
     {'width': 1.0}
     """
@@ -119,7 +119,7 @@ def settings(cls: type[Any]) -> dict[str, Any]:
             for key, field in fields.items()
         }
     if dataclasses.is_dataclass(cls):
-        found = registry.settings(cls)
+        found = component.settings(cls)
         return {k: ... if v is dataclasses.MISSING else v for k, v in found.items()}
     given = inspect.signature(cls).parameters.values()
     return {

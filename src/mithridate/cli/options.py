@@ -127,7 +127,7 @@ def deal_apart(
 
 def parsed(values: Mapping[str, str], hints: Mapping[str, Any], owner: str) -> dict[str, Any]:
     """Settings read as the types that a signature gives them."""
-    from mithridate.registry import parse
+    from mithridate.component import parse
 
     return {key: parse(value, hints[key], f"{owner} {key}") for key, value in values.items()}
 

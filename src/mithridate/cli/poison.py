@@ -90,11 +90,11 @@ def read_poison(name: str, values: dict[str, str]) -> tuple[Poison, dict[str, st
     Raises:
         InputError: no such poison or setting, or a value out of range.
     """
-    from mithridate import registry
+    from mithridate import component
     from mithridate.cli.look import settings
 
-    own = deal(values, {"poison": settings(registry.find("poisons", name))})["poison"]
-    made: Poison = registry.create("poisons", name, own)
+    own = deal(values, {"poison": settings(component.find("poisons", name))})["poison"]
+    made: Poison = component.create("poisons", name, own)
     return made, own
 
 

@@ -127,12 +127,12 @@ def train(
 
 def _dealt(values: dict[str, str], **names: str | None) -> dict[str, dict[str, str]]:
     """The settings of each component; a component that is not there has none to give."""
-    from mithridate import registry
+    from mithridate import component
     from mithridate.cli.look import settings
 
     kinds = {"network": "networks", "poison": "poisons", "harden": "hardeners"}
     own = {
-        role: () if name is None else settings(registry.find(kinds[role], name))
+        role: () if name is None else settings(component.find(kinds[role], name))
         for role, name in names.items()
     }
     for word in values:
@@ -143,20 +143,20 @@ def _dealt(values: dict[str, str], **names: str | None) -> dict[str, dict[str, s
 
 
 def _poison(name: str | None, values: dict[str, str]) -> Poison | None:
-    from mithridate import registry
+    from mithridate import component
 
     if name is None:
         return None
-    made: Poison = registry.create("poisons", name, values)
+    made: Poison = component.create("poisons", name, values)
     return made
 
 
 def _hardener(name: str | None, values: dict[str, str]) -> Hardener | None:
-    from mithridate import registry
+    from mithridate import component
 
     if name is None:
         return None
-    made: Hardener = registry.create("hardeners", name, values)
+    made: Hardener = component.create("hardeners", name, values)
     return made
 
 
@@ -180,13 +180,13 @@ def _start(
     """The module to train from scratch, or the classifier to train further."""
     import inspect
 
-    from mithridate import registry
+    from mithridate import component
     from mithridate.networks import checkpoint, create
 
     if network is None:
         assert start is not None
         return checkpoint.load(start, device=where)
-    given = inspect.signature(registry.find("networks", network), eval_str=True).parameters
+    given = inspect.signature(component.find("networks", network), eval_str=True).parameters
     hints = {name: parameter.annotation for name, parameter in given.items()}
     own = parsed(values, hints, network)
     return create(network, image_shape=data.image_shape, classes=data.classes, **own)

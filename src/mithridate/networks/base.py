@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mithridate import registry
+from mithridate import component
 from mithridate.errors import InputError, check_number, unknown
 
 
@@ -39,7 +39,7 @@ class Network(nn.Module):
             raise InputError(f"image_shape is (channels, height, width), got {image_shape}")
         if min(shape[1:]) < self.smallest:
             raise InputError(
-                f"{registry.name_of(self)} needs images of at least {self.smallest} x "
+                f"{component.name_of(self)} needs images of at least {self.smallest} x "
                 f"{self.smallest}, got {shape[1]} x {shape[2]}: choose a smaller network"
             )
         if not isinstance(classes, int) or classes < 2:
@@ -132,7 +132,7 @@ def names() -> list[str]:
     >>> "borji-cnn" in names()
     True
     """
-    return registry.names("networks")
+    return component.names("networks")
 
 
 def create(
@@ -162,7 +162,7 @@ def create(
     >>> sum(p.numel() for p in net.parameters())
     431080
     """
-    cls = registry.find("networks", name)
+    cls = component.find("networks", name)
     known = [p for p in inspect.signature(cls).parameters if p not in ("image_shape", "classes")]
     for key in settings:
         if key not in known:

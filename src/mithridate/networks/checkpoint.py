@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mithridate import registry
+from mithridate import component
 from mithridate.classifier import Classifier
 from mithridate.errors import CheckpointError, InputError, NothingAssessedError
 from mithridate.networks.base import create
@@ -117,8 +117,8 @@ def fingerprint(model: Classifier) -> str:
 def _architecture(module: nn.Module) -> dict[str, Any]:
     """The registered name and settings of a module; its class where it is not registered."""
     settings = getattr(module, "settings", None)
-    name = getattr(module, "network_name", registry.name_of(module))
-    if name not in registry.names("networks") or not isinstance(settings, dict):
+    name = getattr(module, "network_name", component.name_of(module))
+    if name not in component.names("networks") or not isinstance(settings, dict):
         return {"name": None, "class": type(module).__qualname__}
     return {"name": name, "settings": settings}
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mithridate import registry
+from mithridate import component
 from mithridate.classifier import Classifier
 from mithridate.data.image_set import ImageSet
 from mithridate.errors import InputError, check_number
@@ -79,7 +79,7 @@ class Trigger(ABC):
         if name == "random":
             name, rest = "random-location", f"patch={rest}" if rest else ""
         values: dict[str, str] = {}
-        if name not in registry.names("triggers"):
+        if name not in component.names("triggers"):
             name, values = "patch", {"mask": name}
         for part in filter(None, rest.split(",")):
             key, equals, value = (word.strip() for word in part.partition("="))
@@ -88,11 +88,11 @@ class Trigger(ABC):
             if key in values:
                 raise InputError(f"{key} is given twice in the trigger {text!r}: leave one out")
             values[key] = value
-        known = registry.settings(registry.find("triggers", name))
+        known = component.settings(component.find("triggers", name))
         missing = [key for key in known if known[key] is MISSING and key not in values]
         if missing:
             raise InputError(f"{name} needs {', '.join(missing)}: write {name}:{missing[0]}=VALUE")
-        made: Trigger = registry.create("triggers", name, values)
+        made: Trigger = component.create("triggers", name, values)
         return made
 
 

@@ -10,7 +10,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from mithridate import registry
+from mithridate import component
 from mithridate.attacks.base import BoundedAttack, check_eps
 from mithridate.attacks.checks import certified
 from mithridate.attacks.pgd import PGD
@@ -43,7 +43,7 @@ class CraftedPoison(Poison):
             InputError: no surrogate, or one of other classes or images; and as `craft`.
             NothingAssessedError: the surrogate's weights or gradients are not finite.
         """
-        name = registry.name_of(self)
+        name = component.name_of(self)
         if not isinstance(surrogate, Classifier):
             got = "none" if surrogate is None else type(surrogate).__name__
             raise InputError(

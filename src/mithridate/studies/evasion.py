@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mithridate import registry
+from mithridate import component
 from mithridate.attacks import FGSM, PGD, Attack, AttackResult, IterativeFGSM, run_attack
 from mithridate.attacks.base import passes_of
 from mithridate.classifier import Classifier
@@ -67,7 +67,7 @@ def usual(name: str, channels: int, given: Mapping[str, Any] | None = None) -> A
         raise InputError(
             f"{name}: eps {settings['eps']:.3g} is for linf: give --set eps for {norm}"
         )
-    made: Attack = registry.create("attacks", name, settings | own)
+    made: Attack = component.create("attacks", name, settings | own)
     return made
 
 
@@ -80,7 +80,7 @@ def usual_attacks(channels: int) -> list[Attack]:
     [0.3, 0.3, 0.3]
     """
     kinds: tuple[type[Attack], ...] = (FGSM, IterativeFGSM, PGD)
-    return [kind(**USUAL[registry.name_of(kind)][channels != 1]) for kind in kinds]
+    return [kind(**USUAL[component.name_of(kind)][channels != 1]) for kind in kinds]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +145,7 @@ def evade(
     (1, 1)
     """
     x, y = data.batch(rows)
-    name, aim, reached = registry.name_of(attack), Untargeted(y) if goal is None else goal, [0]
+    name, aim, reached = component.name_of(attack), Untargeted(y) if goal is None else goal, [0]
 
     def told(done: int, total: int) -> None:
         reached[0] = done
@@ -186,7 +186,7 @@ def blank_row(name: str, attack: Attack | None, status: str) -> dict[str, Any]:
     >>> blank_row("boundary", None, "not run")["access"]
     ['label']
     """
-    about = registry.about(name)
+    about = component.about(name)
     norm = getattr(attack, "norm", None) or (about.norms[0] if about and about.norms else None)
     nothing = ("success", "accuracy_left", "mean_l2", "mean_linf", "median_l2")
     return dict.fromkeys((*nothing, "mean_distance", "median_distance")) | {

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 import mithridate
-from mithridate import registry
+from mithridate import component
 from mithridate.classifier import Classifier
 from mithridate.data import ImageSet
 from mithridate.metrics import Interval, Mean
@@ -116,7 +116,7 @@ def settings_of(component: object) -> dict[str, Any]:
 def model_part(subject: Subject, accuracy: Interval | None) -> dict[str, Any]:
     """A model, as the record names it."""
     module = subject.model.module
-    name = getattr(module, "network_name", None) or registry.name_of(module)
+    name = getattr(module, "network_name", None) or component.name_of(module)
     return {
         "name": subject.name,
         "sha256": fingerprint(subject.model),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import mithridate as mi
-from mithridate import registry
+from mithridate import component
 from mithridate.classifier import Classifier
 from mithridate.data import ImageSet
 from mithridate.defenses.harden import AdversarialTraining, Hardener
@@ -269,8 +269,8 @@ def test_refusals(given: dict[str, Any], message: str) -> None:
 
 
 def test_its_name_gives_it() -> None:
-    made = registry.create("hardeners", "adversarial-training", {"eps": "8/255", "norm": "l2"})
+    made = component.create("hardeners", "adversarial-training", {"eps": "8/255", "norm": "l2"})
     assert made == mi.hardeners.AdversarialTraining(eps=8 / 255, norm=L2)
-    assert registry.name_of(made) == made.record()["name"] == "adversarial-training"
-    for name in registry.names("hardeners"):
-        assert issubclass(registry.find("hardeners", name), Hardener)
+    assert component.name_of(made) == made.record()["name"] == "adversarial-training"
+    for name in component.names("hardeners"):
+        assert issubclass(component.find("hardeners", name), Hardener)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import mithridate as mi
-from mithridate import registry
+from mithridate import component
 from mithridate.defenses.sanitize import (
     ActivationClustering,
     Outliers,
@@ -45,9 +45,9 @@ def agree(found, data):
             assert float(gone.min()) >= float(kept.max())
 
 
-@pytest.mark.parametrize("name", registry.names("sanitizers"))
+@pytest.mark.parametrize("name", component.names("sanitizers"))
 def test_each_is_made_by_name_with_its_defaults(name) -> None:
-    assert isinstance(registry.create("sanitizers", name), Sanitizer)
+    assert isinstance(component.create("sanitizers", name), Sanitizer)
 
 
 @pytest.mark.parametrize("sanitizer", FEATURES, ids=str)

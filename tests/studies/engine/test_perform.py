@@ -220,7 +220,7 @@ def test_an_unknown_kind_fails_where_it_is_not_installed(root, monkeypatch):
     unit = total(1)
     assert unit.key
     monkeypatch.setattr("mithridate.studies.engine.unit._KINDS", {})
-    monkeypatch.setattr("mithridate.registry._points", lambda kind: ())
+    monkeypatch.setattr("mithridate.component.points", lambda kind: ())
     outcome = perform(unit, root)
     assert (outcome.status, outcome.exit_code) == ("failed", 2)
     assert "no unit named 'toy-total'" in outcome.error

@@ -6,7 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from mithridate import registry
+from mithridate import component
 from mithridate.doubts import Doubt
 from mithridate.errors import InputError
 from mithridate.networks.storage import read_tensors
@@ -141,15 +141,15 @@ def test_pictures_are_float32_and_what_is_missing_is_left_out(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize("name", registry.names("measures"))
+@pytest.mark.parametrize("name", component.names("measures"))
 def test_what_measures_say_of_themselves_can_be_reported(name):
-    measure = registry.find("measures", name)
+    measure = component.find("measures", name)
     for column in measure.columns.values():
         Column.model_validate(column)
     for view in measure.views:
         shown = View.model_validate({**view, "matrix": "m"})
         assert set(shown.values) <= measure.columns.keys()
-        assert registry.find("units", measure_kind(name))
+        assert component.find("units", measure_kind(name))
     with pytest.raises(ValidationError, match="extra"):
         measure.settings.model_validate({"data": "digits", "nonsense": 1})
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mithridate import registry
+from mithridate import component
 from mithridate.errors import InputError, unknown
 from mithridate.studies.engine.spec import MatrixSpec, Spec, merge, put
 
@@ -49,7 +49,7 @@ def cells(spec: Spec) -> Iterator[Cell]:
 
 
 def _settings(measure: str) -> set[str]:
-    return set(registry.find("measures", measure).settings.model_fields)
+    return set(component.find("measures", measure).settings.model_fields)
 
 
 def _of_matrix(spec: Spec, name: str, matrix: MatrixSpec, known: set[str]) -> Iterator[Cell]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from mithridate import registry
+from mithridate import component
 from mithridate.classifier import Classifier
 from mithridate.data import ImageSet
 from mithridate.errors import InputError, MithridateError, unknown
@@ -92,7 +92,7 @@ def place(device: str) -> torch.device:
 
 
 def _unit_of(cell: Cell) -> Unit:
-    measure = registry.find("measures", cell.measure)()
+    measure = component.find("measures", cell.measure)()
     labels = ", ".join(f"{axis} {label}" for axis, label in cell.labels.items())
     where = f"cell {cell.id} ({labels})" if labels else f"cell {cell.id}"
     try:

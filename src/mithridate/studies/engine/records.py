@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import torch
 
-from mithridate import registry
+from mithridate import component
 from mithridate.networks.storage import read_tensors
 from mithridate.studies.engine.cells import Cell
 from mithridate.studies.engine.compare import check, comparisons, finding
@@ -87,7 +87,7 @@ def header(spec: Spec, plan: Plan, command: str) -> dict[str, Any]:
     columns: dict[str, Any] = {}
     views: list[dict[str, Any]] = []
     for name, matrix in spec.matrix.items():
-        measure = registry.find("measures", matrix.measure)
+        measure = component.find("measures", matrix.measure)
         columns = dict(measure.columns) | columns
         views += [{**view, "matrix": name} for view in measure.views]
     resolved = spec.model_dump(exclude={"scales", "view", "published", "columns", "extends"})

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
-from mithridate import registry
-from mithridate.studies.engine.versions import code_of
+from mithridate.component import Choice
+from mithridate.cost import Sizes, Work
 
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, what)."""
+
+P = TypeVar("P")
+Q = TypeVar("Q")
+
+
+class Open(Protocol):
+    """Gives the product of a unit that another one works on."""
+
+    def __call__(self, unit: Unit[Q], /) -> Q: ...
 
 
 class Needs(NamedTuple):
@@ -25,111 +34,76 @@ class Needs(NamedTuple):
     memory: int = 2**30
 
 
-class Work(NamedTuple):
-    """How much a unit will ask of a model, for the estimate; images, and bytes on the disk."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Unit(Generic[P]):
+    """One piece of work. Two units of the same key are the same work.
 
-    forwards: int = 0
-    gradients: int = 0
-    trained: int = 0
-    disk: int = 4096
-
-
-class Sizes(NamedTuple):
-    """How large a data set is: images to train and to test with, classes."""
-
-    train: int
-    test: int
-    classes: int
-
-
-class Kind(ABC):
-    """Makes the products of one sort of unit.
+    A subclass's fields are its settings, and the units that it works on (alone or in a tuple).
+    All of them are the key, with the versions of the unit's kind and of the components named.
+    A unit that is not stored says how its product is opened; a stored one makes it, too.
 
     Attributes:
+        kind: what it is called.
+        version: raised where the results of this kind change.
         stored: False where making is as fast as reading (a data set on the disk).
-        version: of the code, where it lies outside this package; raise it where results change.
+        device, threads: where it computes.
     """
 
-    stored: bool = True
-    version: int = 0
+    kind: ClassVar[str]
+    version: ClassVar[int] = 1
+    stored: ClassVar[bool] = True
+    memory: ClassVar[int] = 2**30
 
-    @abstractmethod
-    def make(
-        self, spec: Mapping[str, Any], inputs: Mapping[str, Any], folder: Path, tell: Progress
-    ) -> dict[str, Any]:
-        """Write the product's files into `folder`; returns its values, which are JSON.
+    device: str = "cpu"
+    threads: int = 1
 
-        Args:
-            inputs: name -> the opened product of each input, a list where there are several.
-        """
+    def make(self, get: Open, folder: Path, tell: Progress) -> dict[str, Any]:
+        """Write the product's files into `folder`; returns its values, which are JSON."""
+        return {}
 
-    def open(
-        self, folder: Path, values: Mapping[str, Any], spec: Mapping[str, Any], inputs: Inputs
-    ) -> Any:
-        """The product as other units get it; its values unless overridden.
+    def open(self, folder: Path, values: Mapping[str, Any], get: Open) -> P:
+        """The product as other units get it.
 
         Args:
             folder: where `make` wrote; of no meaning where nothing is stored, as `values`.
-            inputs: as in `make`, opened when asked for.
+            get: opens the units that this one works on.
         """
-        return dict(values)
+        return dict(values)  # type: ignore[return-value]
 
-    def code(self, spec: Mapping[str, Any]) -> tuple[str, ...]:
-        """More modules whose code decides the product, such as the attack's that the spec names.
-
-        The kind's own module, and all that these import, count by themselves.
-        """
-        return ()
-
-    def needs(self, spec: Mapping[str, Any]) -> Needs:
+    def needs(self) -> Needs:
         """What the machine must have."""
-        return Needs(gpus=int(spec.get("device") == "cuda"))
+        return Needs(gpus=int(self.device == "cuda"), memory=self.memory)
 
-    def work(self, unit: Unit, sizes: Sizes) -> Work:
+    def work(self, sizes: Sizes) -> Work:
         """How much making it is."""
         return Work()
 
-
-Inputs = Mapping[str, Any]
-"""Name -> opened product, or a list of them."""
-
-
-@dataclass(frozen=True, eq=False)
-class Unit:
-    """One piece of work. Two units of the same key are the same work.
-
-    Args:
-        kind: registered name (`registry.TABLES["units"]`).
-        spec: its own settings, as JSON. "threads" and "device" among them decide where it runs.
-        inputs: name -> the unit, or the units, whose products it works on.
-
-    >>> a, b = Unit("data", {"name": "digits"}), Unit("data", {"name": "digits"})
-    >>> a.key == b.key, a == b, len(a.key)
-    (True, True, 64)
-    """
-
-    kind: str
-    spec: Mapping[str, Any]
-    inputs: Mapping[str, Unit | tuple[Unit, ...]] = field(default_factory=dict)
-
     @cached_property
     def key(self) -> str:
-        """sha256 of the spec, the inputs' keys and the versions of the code, hexadecimal."""
-        return hashlib.sha256(canonical(self.about).encode()).hexdigest()
+        """sha256 of what the unit is, hexadecimal."""
+        return hashlib.sha256(canonical(self.identity).encode()).hexdigest()
 
     @cached_property
-    def about(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         """What the key is the hash of."""
-        kind = kind_of(self.kind)
-        inputs = {
-            name: [u.key for u in given] if isinstance(given, tuple) else given.key
-            for name, given in self.inputs.items()
+        spec: dict[str, Any] = {}
+        inputs: dict[str, Any] = {}
+        components: dict[str, int] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is not None and _is_input(value):
+                inputs[field.name] = value.key if isinstance(value, Unit) else [u.key for u in value]
+            elif not _is_input(value):
+                spec[field.name] = plain(value)
+                for choice in _choices(value):
+                    components |= choice.versions()
+        return {
+            "kind": self.kind,
+            "version": self.version,
+            "spec": spec,
+            "inputs": inputs,
+            "components": components,
         }
-        own = type(kind).__module__.removeprefix("mithridate.")
-        code = code_of((own, *kind.code(self.spec)))
-        if kind.version:
-            code = {**code, own: kind.version}
-        return {"kind": self.kind, "spec": dict(self.spec), "inputs": inputs, "code": code}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Unit) and self.key == other.key
@@ -137,33 +111,48 @@ class Unit:
     def __hash__(self) -> int:
         return hash(self.key)
 
-    def parents(self) -> Iterator[Unit]:
+    def parents(self) -> Iterator[Unit[Any]]:
         """The units that it needs, in order."""
-        for given in self.inputs.values():
-            yield from given if isinstance(given, tuple) else (given,)
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Unit):
+                yield value
+            elif isinstance(value, tuple):
+                yield from (one for one in value if isinstance(one, Unit))
 
 
-_KINDS: dict[str, Kind] = {}
+def _is_input(value: Any) -> bool:
+    several = isinstance(value, tuple) and bool(value)
+    return isinstance(value, Unit) or (several and all(isinstance(one, Unit) for one in value))
 
 
-def kind_of(name: str) -> Kind:
-    """The kind of that name, made once.
+def _choices(value: Any) -> Iterator[Choice]:
+    if isinstance(value, Choice):
+        yield value
+    elif isinstance(value, tuple | list):
+        for one in value:
+            yield from _choices(one)
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from _choices(one)
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from _choices(getattr(value, field.name))
 
-    Raises:
-        InputError: no such kind.
+
+def plain(value: Any) -> Any:
+    """A setting as JSON holds it.
+
+    >>> plain(Choice("attacks", "fgsm", {"eps": 0.1}))
+    {'name': 'fgsm', 'eps': 0.1}
     """
-    if name not in _KINDS:
-        _KINDS[name] = registry.find("units", name)()
-    return _KINDS[name]
-
-
-def module_of(kind: str, name: str) -> tuple[str, ...]:
-    """The module behind a registered component, for `Kind.code`.
-
-    >>> module_of("attacks", "pgd")
-    ('attacks.pgd',)
-    """
-    return (registry.find(kind, name).__module__.removeprefix("mithridate."),)
+    if isinstance(value, Choice):
+        return {"name": value.name, **plain(value.settings)}
+    if dataclasses.is_dataclass(value):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    return [plain(one) for one in value] if isinstance(value, tuple | list) else value
 
 
 def canonical(value: Any) -> str:

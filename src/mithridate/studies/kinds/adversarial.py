@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from mithridate import registry
+from mithridate import component
 from mithridate.attacks import Attack, AttackResult, run_attack
 from mithridate.attacks.base import passes_of
 from mithridate.data import some_rows
@@ -132,7 +132,7 @@ def attack_of(settings: Mapping[str, Any]) -> Attack:
     0.1
     """
     values = {key: value for key, value in settings.items() if key != "name"}
-    made: Attack = registry.create("attacks", str(settings["name"]), values)
+    made: Attack = component.create("attacks", str(settings["name"]), values)
     return made
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mithridate import registry
+from mithridate import component
 from mithridate.defenses.inspect import BiasMaps, CleanSide
 from mithridate.rng import rng
 from mithridate.studies.engine.unit import Inputs, Kind, Needs, Progress, Sizes, Unit, Work
@@ -58,7 +58,7 @@ def inspector_of(settings: Mapping[str, Any]) -> BiasMaps:
     >>> inspector_of({"samples": 50}).samples
     50
     """
-    made: BiasMaps = registry.create("inspectors", "bias-maps", settings)
+    made: BiasMaps = component.create("inspectors", "bias-maps", settings)
     return made
 
 

@@ -115,10 +115,10 @@ def is_crafted(poison: Mapping[str, Any]) -> bool:
     >>> is_crafted({"name": "badnets"}), is_crafted({"name": "clean-label"})
     (False, True)
     """
-    from mithridate import registry
+    from mithridate import component
     from mithridate.poisons.crafted import CraftedPoison
 
-    return issubclass(registry.find("poisons", str(poison["name"])), CraftedPoison)
+    return issubclass(component.find("poisons", str(poison["name"])), CraftedPoison)
 
 
 def file_paths(poison: Mapping[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mithridate import registry
+from mithridate import component
 from mithridate.classifier import Classifier
 from mithridate.errors import InputError
 from mithridate.networks.base import create
@@ -98,10 +98,10 @@ def hardener_of(settings: Mapping[str, Any] | None) -> Any:
     if settings is None:
         return None
     if "name" not in settings:
-        known = ", ".join(registry.names("hardeners"))
+        known = ", ".join(component.names("hardeners"))
         raise InputError(f"harden names no hardener: give its name ({known}) beside the settings")
     values = {key: value for key, value in settings.items() if key != "name"}
-    return registry.create("hardeners", str(settings["name"]), values)
+    return component.create("hardeners", str(settings["name"]), values)
 
 
 class ModelFileKind(Kind):
@@ -148,7 +148,7 @@ def model_unit(
         place: `device` and `threads`.
     """
     inputs = {"data": data, "poisoned": poisoned, "parent": parent}
-    registry.find("networks", str(network["name"]))
+    component.find("networks", str(network["name"]))
     hardener_of(train.get("harden"))
     return Unit(
         "model",

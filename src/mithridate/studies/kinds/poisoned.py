@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mithridate import registry
+from mithridate import component
 from mithridate.errors import InputError
 from mithridate.poisons import Poison, Poisoned
 from mithridate.poisons.base import Trigger
@@ -53,7 +53,7 @@ def poison_of(settings: Mapping[str, Any]) -> Poison:
     9
     """
     values = {key: value for key, value in settings.items() if key != "name"}
-    made: Poison = registry.create("poisons", str(settings["name"]), values)
+    made: Poison = component.create("poisons", str(settings["name"]), values)
     return made
 
 

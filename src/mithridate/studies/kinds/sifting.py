@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mithridate import registry
+from mithridate import component
 from mithridate.data import ImageSet
 from mithridate.defenses.sanitize.base import Sanitizer
 from mithridate.doubts import Doubt
@@ -113,7 +113,7 @@ def filter_of(settings: Mapping[str, Any]) -> Sanitizer:
     300
     """
     values = {key: value for key, value in settings.items() if key != "name"}
-    made: Sanitizer = registry.create("sanitizers", str(settings["name"]), values)
+    made: Sanitizer = component.create("sanitizers", str(settings["name"]), values)
     return made
 
 

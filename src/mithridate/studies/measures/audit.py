@@ -13,7 +13,7 @@ from pydantic import Field
 from mithridate.data.store import cache_folder
 from mithridate.doubts import Doubt
 from mithridate.networks.storage import write
-from mithridate.registry import settings as settings_of
+from mithridate.component import settings as settings_of
 from mithridate.studies.audit import Audit, recipe_epochs
 from mithridate.studies.engine.unit import Inputs, Kind, Needs, Progress, Sizes, Unit, Work
 from mithridate.studies.kinds.calibration import inspector_of, passes

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mithridate import registry
+from mithridate import component
 from mithridate.classifier import Classifier
 from mithridate.data import ImageSet
 from mithridate.errors import InputError
@@ -172,7 +172,7 @@ class KillsKind(Kind):
 
 
 def _aims(poison: Mapping[str, Any]) -> bool:
-    return issubclass(registry.find("poisons", str(poison["name"])), FeatureCollision)
+    return issubclass(component.find("poisons", str(poison["name"])), FeatureCollision)
 
 
 def drawn(

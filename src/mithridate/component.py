@@ -1,7 +1,8 @@
-"""Names of components. One literal table per kind, imported on use; entry points add more.
+"""What every component is, and the one table of names.
 
-A component is a class whose dataclass fields are its hyper-parameters: the command line and
-the records read and write them from here, so each is declared once.
+A component is a class whose dataclass fields are its hyper-parameters, each declared once; all
+else that is known of it stands on the class too. The command line, specs, records and the
+reference read both from here.
 """
 
 from __future__ import annotations
@@ -10,14 +11,13 @@ import dataclasses
 import importlib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, ClassVar
 
-from mithridate.about import ABOUT as ABOUT
-from mithridate.about import FACTS, Known
-from mithridate.about import About as About
+from mithridate.cost import Sizes, Work
 from mithridate.errors import InputError, unknown
 
 TABLES: dict[str, dict[str, str]] = {
@@ -34,22 +34,22 @@ TABLES: dict[str, dict[str, str]] = {
         "fgsm": "mithridate.attacks.fast_gradient:FGSM",
         "iterative-fgsm": "mithridate.attacks.fast_gradient:IterativeFGSM",
         "pgd": "mithridate.attacks.pgd:PGD",
+        "apgd": "mithridate.attacks.apgd:APGD",
+        "autoattack": "mithridate.attacks.autoattack:AutoAttack",
         "deepfool": "mithridate.attacks.deepfool:DeepFool",
         "dynamic-deepfool": "mithridate.attacks.dynamic_deepfool:DynamicDeepFool",
-        "ddn": "mithridate.attacks.ddn:DDN",
-        "carlini-wagner": "mithridate.attacks.carlini_wagner:CarliniWagner",
-        "carlini-wagner-l0": "mithridate.attacks.carlini_wagner_l0:CarliniWagnerL0",
-        "carlini-wagner-linf": "mithridate.attacks.carlini_wagner_linf:CarliniWagnerLinf",
-        "lbfgs": "mithridate.attacks.lbfgs:LBFGS",
-        "jsma": "mithridate.attacks.jsma:JSMA",
-        "apgd": "mithridate.attacks.apgd:APGD",
-        "square": "mithridate.attacks.square:Square",
         "fab": "mithridate.attacks.fab:FAB",
-        "autoattack": "mithridate.attacks.autoattack:AutoAttack",
+        "ddn": "mithridate.attacks.ddn:DDN",
+        "lbfgs": "mithridate.attacks.lbfgs:LBFGS",
+        "carlini-wagner": "mithridate.attacks.carlini_wagner:CarliniWagner",
+        "carlini-wagner-linf": "mithridate.attacks.carlini_wagner_linf:CarliniWagnerLinf",
+        "carlini-wagner-l0": "mithridate.attacks.carlini_wagner_l0:CarliniWagnerL0",
+        "jsma": "mithridate.attacks.jsma:JSMA",
+        "adversarial-patch": "mithridate.attacks.adversarial_patch:AdversarialPatch",
+        "square": "mithridate.attacks.square:Square",
+        "one-pixel": "mithridate.attacks.one_pixel:OnePixel",
         "hopskipjump": "mithridate.attacks.hopskipjump:HopSkipJump",
         "boundary": "mithridate.attacks.boundary:Boundary",
-        "one-pixel": "mithridate.attacks.one_pixel:OnePixel",
-        "adversarial-patch": "mithridate.attacks.adversarial_patch:AdversarialPatch",
     },
     "fooling": {
         "direct": "mithridate.fooling.direct:Direct",
@@ -76,11 +76,6 @@ TABLES: dict[str, dict[str, str]] = {
         "feature-collision": "mithridate.poisons.feature_collision:FeatureCollision",
         "wanet": "mithridate.poisons.wanet:WaNet",
     },
-    "hardeners": {
-        "adversarial-training": (
-            "mithridate.defenses.harden.adversarial_training:AdversarialTraining"
-        ),
-    },
     "sanitizers": {
         "activation-clustering": (
             "mithridate.defenses.sanitize.activation_clustering:ActivationClustering"
@@ -90,27 +85,20 @@ TABLES: dict[str, dict[str, str]] = {
         ),
         "outliers": "mithridate.defenses.sanitize.outliers:Outliers",
     },
+    "hardeners": {
+        "adversarial-training": (
+            "mithridate.defenses.harden.adversarial_training:AdversarialTraining"
+        ),
+    },
+    "repairers": {},
+    "transforms": {
+        "spatial-smoothing": "mithridate.defenses.transform.spatial_smoothing:SpatialSmoothing",
+    },
+    "detectors": {},
+    "guards": {},
     "inspectors": {
         "bias-maps": "mithridate.defenses.inspect.bias_maps:BiasMaps",
         "white-noise": "mithridate.defenses.inspect.white_noise:WhiteNoise",
-    },
-    "units": {
-        "data": "mithridate.studies.kinds.data:DataKind",
-        "model": "mithridate.studies.kinds.model:ModelKind",
-        "model-file": "mithridate.studies.kinds.model:ModelFileKind",
-        "poisoned": "mithridate.studies.kinds.poisoned:PoisonedKind",
-        "crafted": "mithridate.studies.kinds.crafted:CraftedKind",
-        "sift": "mithridate.studies.kinds.sifting:SiftKind",
-        "maps": "mithridate.studies.kinds.maps:MapsKind",
-        "calibration": "mithridate.studies.kinds.calibration:CalibrationKind",
-        "adversarial": "mithridate.studies.kinds.adversarial:AdversarialKind",
-        "evasion": "mithridate.studies.measures.evasion:EvasionKind",
-        "backdoor": "mithridate.studies.measures.backdoor:BackdoorKind",
-        "poisoning": "mithridate.studies.measures.poisoning:PoisoningKind",
-        "kills": "mithridate.studies.measures.kills:KillsKind",
-        "inspection": "mithridate.studies.measures.inspection:InspectionKind",
-        "bias-maps": "mithridate.studies.measures.bias_maps:BiasMapsKind",
-        "audit": "mithridate.studies.measures.audit:AuditKind",
     },
     "measures": {
         "evasion": "mithridate.studies.measures.evasion:Evasion",
@@ -119,72 +107,118 @@ TABLES: dict[str, dict[str, str]] = {
         "kills": "mithridate.studies.measures.kills:Kills",
         "inspection": "mithridate.studies.measures.inspection:Inspection",
         "bias-maps": "mithridate.studies.measures.bias_maps:BiasMapsMeasure",
-        "audit": "mithridate.studies.measures.audit:AuditMeasure",
+        "white-noise": "mithridate.studies.measures.white_noise:WhiteNoiseMeasure",
     },
 }
-"""Kind -> name -> "module:class"."""
+"""Kind -> name -> "module:class"; attacks in the order in which `--attack all` runs them."""
 
 
-def about(name: str) -> About | None:
-    """What is known of an attack; a third party's may carry an `about` of its own.
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What is worth knowing of a component before it runs; what does not apply is empty.
 
-    >>> about("square").access
-    ('score',)
+    It stands on the class as a literal, so that it can be read where the class is not imported.
+
+    Attributes:
+        paper: authors and year, with the section or equation where one is meant.
+        kind: of an attack, "bounded" (within eps), "minimal" (the smallest change) or
+            "universal" (one change for all images).
+        norms: in which an attack measures distance, its default first.
+        access: what it sees of the model: "gradient", "score", "label", or several.
+        needs: besides the model and the images: "surrogate", "generator", "training images",
+            "clean images", "clean models".
+        place: of a trigger: "fixed" (the same pixels of every image), "random" or "everywhere".
+        labels: of a poison: "changed", or "kept" (every poisoned image has its true label).
+        trigger: which a poison stamps, or "none" and what it does instead.
+        atlas: ids of MITRE ATLAS 5.6.0.
+        nist: ids of NIST AI 100-2e2025, without their prefix NISTAML.
     """
-    found = facts("attacks", name)
-    return found if isinstance(found, About) else None
+
+    paper: str
+    kind: str = ""
+    norms: tuple[str, ...] = ()
+    access: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    place: str = ""
+    labels: str = ""
+    trigger: str = ""
+    atlas: tuple[str, ...] = ()
+    nist: tuple[str, ...] = ()
 
 
-def facts(kind: str, name: str) -> Known | None:
-    """What is known of a component of any kind; a third party's may carry an `about` of its own.
+class Component:
+    """What every component has beside its hyper-parameters.
 
-    >>> facts("poisons", "clean-label").needs
-    'surrogate'
+    Attributes:
+        about: what is worth knowing of it.
+        version: raised where its results change; part of the key of all that it makes.
     """
-    shape, known = FACTS.get(kind, (None, {}))
-    if shape is None or name in known or name not in names(kind):
-        return known.get(name)
-    found = getattr(find(kind, name), "about", None)
-    return found if isinstance(found, shape) else None
+
+    about: ClassVar[About]
+    version: ClassVar[int] = 1
+
+    @classmethod
+    def usual(cls, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+        """The settings that are usual for images (C, H, W), where they are not the defaults."""
+        return {}
+
+    def cost(self, sizes: Sizes) -> Work:
+        """What it will ask of a model, about; for a plan's estimate."""
+        return Work()
 
 
 def names(kind: str) -> list[str]:
-    """The registered names of a kind, ours and third parties', sorted.
+    """The names of a kind, ours and third parties', sorted.
 
     >>> names("inspectors")
     ['bias-maps', 'white-noise']
     """
+    return sorted(in_order(kind))
+
+
+def in_order(kind: str) -> list[str]:
+    """The same in the order of the table, third parties' last."""
     if kind not in TABLES:
         raise unknown("kind", kind, TABLES)
-    found = set(TABLES[kind])
-    found.update(point.name for point in _points(kind))
-    return sorted(found)
+    return list(dict.fromkeys([*TABLES[kind], *sorted(point.name for point in points(kind))]))
 
 
 @cache
-def _points(kind: str) -> tuple[EntryPoint, ...]:
+def points(kind: str) -> tuple[EntryPoint, ...]:
     """What other packages add; looked up once, as it reads the metadata of all of them."""
     return tuple(entry_points(group=f"mithridate.{kind}"))
+
+
+def path_of(kind: str, name: str) -> str:
+    """Where the class of that name is: "module:class".
+
+    Raises:
+        InputError: no such kind or name; the message suggests the nearest.
+
+    >>> path_of("attacks", "pgd")
+    'mithridate.attacks.pgd:PGD'
+    """
+    if kind not in TABLES:
+        raise unknown("kind", kind, TABLES)
+    if name in TABLES[kind]:
+        return TABLES[kind][name]
+    for point in points(kind):
+        if point.name == name:
+            return point.value
+    raise unknown(kind.removesuffix("s"), name, names(kind))
 
 
 def find(kind: str, name: str) -> type[Any]:
     """The class behind a name.
 
     Raises:
-        InputError: no such kind or name; the message suggests the nearest.
+        InputError: as `path_of`.
 
     >>> find("attacks", "pgd").__name__
     'PGD'
     """
-    if kind not in TABLES:
-        raise unknown("kind", kind, TABLES)
-    if name in TABLES[kind]:
-        module, _, attribute = TABLES[kind][name].partition(":")
-        return typing.cast(type[Any], getattr(importlib.import_module(module), attribute))
-    for point in _points(kind):
-        if point.name == name:
-            return typing.cast(type[Any], point.load())
-    raise unknown(kind.removesuffix("s"), name, names(kind))
+    module, _, attribute = path_of(kind, name).partition(":")
+    return typing.cast(type[Any], getattr(importlib.import_module(module), attribute))
 
 
 def name_of(component: object) -> str:
@@ -195,10 +229,11 @@ def name_of(component: object) -> str:
     """
     cls = component if isinstance(component, type) else type(component)
     path = f"{cls.__module__}:{cls.__qualname__}"
-    for table in TABLES.values():
-        for name, target in table.items():
-            if target == path:
-                return name
+    tables = (table.items() for table in TABLES.values())
+    others = ((point.name, point.value) for kind in TABLES for point in points(kind))
+    for name, target in (*(pair for table in tables for pair in table), *others):
+        if target == path:
+            return name
     return cls.__name__
 
 
@@ -216,6 +251,17 @@ def settings(cls: type[Any]) -> dict[str, Any]:
             made = field.default_factory
             out[field.name] = field.default if made is dataclasses.MISSING else made()
     return out
+
+
+def values(component: object) -> dict[str, Any]:
+    """The settings that a component has, as JSON holds them; images among them are left out.
+
+    >>> values(create("attacks", "fgsm", {"eps": 0.1}))
+    {'eps': 0.1, 'norm': 'linf'}
+    """
+    own = {name: getattr(component, name) for name in settings(type(component))}
+    plain = bool | int | float | str | None
+    return {name: v if isinstance(v, plain) else str(v) for name, v in own.items()}
 
 
 def create(kind: str, name: str, values: Mapping[str, Any] | None = None) -> Any:
@@ -240,6 +286,64 @@ def create(kind: str, name: str, values: Mapping[str, Any] | None = None) -> Any
     if missing:
         raise InputError(f"{name} needs {', '.join(missing)}: give --set {missing[0]}=VALUE")
     return cls(**given)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A component by name, with its settings: what specs hold and keys are made of.
+
+    Attributes:
+        kind: of the table, such as "attacks".
+        settings: those given; the others are at their defaults.
+
+    >>> Choice("attacks", "fgsm", {"eps": 0.1}).make().eps
+    0.1
+    """
+
+    kind: str
+    name: str
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, kind: str, table: Mapping[str, Any]) -> Choice:
+        """What a table with a name and settings means.
+
+        Raises:
+            InputError: it has no name.
+
+        >>> Choice.of("attacks", {"name": "fgsm", "eps": 0.1}).settings
+        {'eps': 0.1}
+        """
+        if "name" not in table:
+            known = ", ".join(names(kind))
+            raise InputError(f"no name among the {kind}' settings: give one of {known}")
+        rest = {key: value for key, value in table.items() if key != "name"}
+        return cls(kind, str(table["name"]), rest)
+
+    def make(self) -> Any:
+        """The component.
+
+        Raises:
+            InputError: as `create`.
+        """
+        return create(self.kind, self.name, self.settings)
+
+    def versions(self) -> dict[str, int]:
+        """Of the component and of those that it holds, such as a poison's trigger.
+
+        >>> Choice("poisons", "badnets", {"trigger": "multiply", "target": 1, "count": 2}).versions()
+        {'BadNets': 1, 'Multiply': 1}
+        """
+        return {type(one).__name__: one.version for one in held(self.make())}
+
+
+def held(component: object) -> Iterator[Component]:
+    """A component, and every component among its fields."""
+    if isinstance(component, Component):
+        yield component
+        if dataclasses.is_dataclass(component):
+            for field in dataclasses.fields(component):
+                yield from held(getattr(component, field.name))
 
 
 def parse(value: Any, hint: Any, where: str) -> Any:

@@ -4,7 +4,7 @@ from typing import Literal
 
 import pytest
 
-from mithridate import registry
+from mithridate import component
 from mithridate.about import FACTS
 from mithridate.attacks import FGSM, PGD, Attack
 from mithridate.attacks.base import BoundedAttack, MinimalAttack
@@ -14,13 +14,13 @@ from mithridate.poisons import CraftedPoison
 
 
 def test_find_and_name_are_inverse():
-    for name in registry.TABLES["attacks"]:
-        assert registry.name_of(registry.find("attacks", name)) == name
-    assert registry.name_of(3) == "int"
+    for name in component.TABLES["attacks"]:
+        assert component.name_of(component.find("attacks", name)) == name
+    assert component.name_of(3) == "int"
 
 
 def test_create_reads_strings_by_type():
-    made = registry.create(
+    made = component.create(
         "attacks",
         "pgd",
         {"eps": "8/255", "steps": "10", "step-size": "2/255", "norm": "L2", "random_start": "no"},
@@ -44,7 +44,7 @@ def test_create_reads_strings_by_type():
 )
 def test_mistakes_are_named(kind, name, values, said):
     with pytest.raises(InputError, match=said):
-        registry.create(kind, name, values)
+        component.create(kind, name, values)
 
 
 @pytest.mark.parametrize(
@@ -59,19 +59,19 @@ def test_mistakes_are_named(kind, name, values, said):
     ],
 )
 def test_parse(text, hint, value):
-    assert registry.parse(text, hint, "here") == value
+    assert component.parse(text, hint, "here") == value
 
 
 def test_parse_refuses():
     with pytest.raises(InputError, match="one of a, b"):
-        registry.parse("c", Literal["a", "b"], "here")
+        component.parse("c", Literal["a", "b"], "here")
     with pytest.raises(InputError, match="here is a whole number"):
-        registry.parse("c", int | None, "here")
+        component.parse("c", int | None, "here")
 
 
 def test_settings_are_the_fields():
-    assert registry.settings(FGSM)["eps"] is dataclasses.MISSING
-    assert set(registry.settings(FGSM)) == {"eps", "norm"}
+    assert component.settings(FGSM)["eps"] is dataclasses.MISSING
+    assert set(component.settings(FGSM)) == {"eps", "norm"}
 
 
 def test_third_party_entry_points(monkeypatch):
@@ -81,48 +81,48 @@ def test_third_party_entry_points(monkeypatch):
         def load(self):
             return FGSM
 
-    monkeypatch.setattr(registry, "_points", lambda kind: (Point(),))
-    assert "mine" in registry.names("attacks")
-    assert registry.find("attacks", "mine") is FGSM
+    monkeypatch.setattr(component, "points", lambda kind: (Point(),))
+    assert "mine" in component.names("attacks")
+    assert component.find("attacks", "mine") is FGSM
 
 
-@pytest.mark.parametrize("name", registry.TABLES["attacks"])
+@pytest.mark.parametrize("name", component.TABLES["attacks"])
 def test_what_is_told_of_an_attack_is_so(name):
-    about, cls = registry.about(name), registry.find("attacks", name)
+    about, cls = component.about(name), component.find("attacks", name)
     bases = {"bounded": BoundedAttack, "minimal": MinimalAttack, "universal": Attack}
     assert issubclass(cls, bases[about.kind])
     assert set(about.access) <= {"gradient", "score", "label"}
     assert about.access
     assert any(word.isdigit() for word in about.paper.replace("b", " ").replace(",", " ").split())
-    fields = registry.settings(cls)
+    fields = component.settings(cls)
     if "norm" in fields:
         assert str(fields["norm"]) == about.norms[0]
         given = {key: "1" for key, value in fields.items() if value is dataclasses.MISSING}
         for norm in about.norms:
-            assert str(registry.create("attacks", name, given | {"norm": norm}).norm) == norm
+            assert str(component.create("attacks", name, given | {"norm": norm}).norm) == norm
     assert set(about.norms) <= {"l0", "l1", "l2", "linf"}
 
 
 @pytest.mark.parametrize("kind", FACTS)
 def test_every_component_is_told_of(kind):
     shape, known = FACTS[kind]
-    assert set(known) == set(registry.TABLES[kind])
+    assert set(known) == set(component.TABLES[kind])
     assert all(type(each) is shape for each in known.values())
     for paper in (each.paper for each in known.values()):
         assert re.match(r"\w.* (et al\.|and \w+|Borji) 20\d\d|Borji 20\d\d", paper)
-    assert registry.facts(kind, "nothing-such") is None
+    assert component.facts(kind, "nothing-such") is None
 
 
 def test_attacks_keep_their_order():
-    assert list(FACTS["attacks"][1]) == list(registry.ABOUT)
-    assert registry.about("nothing-such") is None
-    assert registry.about("badnets") is None
+    assert list(FACTS["attacks"][1]) == list(component.ABOUT)
+    assert component.about("nothing-such") is None
+    assert component.about("badnets") is None
 
 
-@pytest.mark.parametrize("name", registry.TABLES["poisons"])
+@pytest.mark.parametrize("name", component.TABLES["poisons"])
 def test_what_a_poison_needs_is_its_type_or_a_setting(name):
-    about, cls = registry.facts("poisons", name), registry.find("poisons", name)
-    fields = registry.settings(cls)
+    about, cls = component.facts("poisons", name), component.find("poisons", name)
+    fields = component.settings(cls)
     assert (about.needs == "surrogate") == issubclass(cls, CraftedPoison)
     assert (about.needs == "generator") == ("generator" in fields)
     assert about.trigger.startswith("none") == ("trigger" not in fields)
@@ -130,7 +130,7 @@ def test_what_a_poison_needs_is_its_type_or_a_setting(name):
 
 def test_a_third_partys_facts_are_of_its_kind(monkeypatch):
     class Mine(FGSM):
-        about = registry.About(("linf",), ("gradient",), "bounded", "Me 2030")
+        about = component.About(("linf",), ("gradient",), "bounded", "Me 2030")
 
     class Point:
         name = "mine"
@@ -138,8 +138,8 @@ def test_a_third_partys_facts_are_of_its_kind(monkeypatch):
         def load(self):
             return Mine
 
-    monkeypatch.setattr(registry, "_points", lambda kind: (Point(),))
-    assert registry.about("mine") is Mine.about
-    assert registry.facts("attacks", "mine") is Mine.about
-    assert registry.facts("poisons", "mine") is None
-    assert registry.facts("networks", "mine") is None
+    monkeypatch.setattr(component, "points", lambda kind: (Point(),))
+    assert component.about("mine") is Mine.about
+    assert component.facts("attacks", "mine") is Mine.about
+    assert component.facts("poisons", "mine") is None
+    assert component.facts("networks", "mine") is None
