@@ -2,5 +2,6 @@
 
 from mithridate.testing.attacks import AttackConformance
 from mithridate.testing.models import linear_model, linear_weights
+from mithridate.testing.networks import NetworkConformance
 
-__all__ = ["AttackConformance", "linear_model", "linear_weights"]
+__all__ = ["AttackConformance", "NetworkConformance", "linear_model", "linear_weights"]
