@@ -15,8 +15,8 @@ from mithridate.errors import InputError
 AUTO = [SpectralSignatures(), ActivationClustering(), ActivationClustering(analysis="silhouette")]
 
 
-def sift(sanitizer, found, seed=0):
-    return sanitizer.sift(found.model, found.data, rng=mi.rng(seed))
+def filter(sanitizer, found, seed=0):
+    return sanitizer.filter(found.model, found.data, rng=mi.rng(seed))
 
 
 @pytest.mark.parametrize("share", [0.1, 0.47, 0.65])
@@ -72,7 +72,7 @@ def test_the_papers_clustering_of_few_poisons(make) -> None:
 
 def test_digits_with_a_backdoor(digits) -> None:
     for sanitizer in AUTO[:2]:
-        found = sanitizer.sift(digits.model, digits.poisoned, rng=mi.rng(0))
+        found = sanitizer.filter(digits.model, digits.poisoned, rng=mi.rng(0))
         gone = ~found.keep
         assert float(gone[digits.poison].double().mean()) >= 0.95
         assert float(gone[~digits.poison].double().mean()) <= 0.05
@@ -81,14 +81,14 @@ def test_digits_with_a_backdoor(digits) -> None:
 
 def test_clean_digits(digits) -> None:
     for sanitizer in AUTO[:2]:
-        found = sanitizer.sift(digits.clean_model, digits.clean, rng=mi.rng(0))
+        found = sanitizer.filter(digits.clean_model, digits.clean, rng=mi.rng(0))
         assert bool(found.keep.all()), found.classes
         assert [doubt.id for doubt in found.doubts] == ["found-nothing"]
 
 
 def test_exclusion_asks_a_model_that_never_saw_the_cluster(digits) -> None:
     sanitizer = ActivationClustering(analysis="exclusion", epochs=15)
-    found = sanitizer.sift(digits.model, digits.poisoned, rng=mi.rng(0))
+    found = sanitizer.filter(digits.model, digits.poisoned, rng=mi.rng(0))
     target, gone = digits.poisoned.labels == 1, ~found.keep
     assert found.classes[1].value < 1
     assert float(gone[digits.poison].double().mean()) >= 0.9
@@ -101,7 +101,7 @@ def test_exclusion_asks_a_model_that_never_saw_the_cluster(digits) -> None:
 def sifted(digits):
     """With the trusted images of the test set, at the default threshold."""
     judged = Outliers(trusted=digits.test, epochs=20)
-    return judged.sift(digits.model, digits.poisoned, rng=mi.rng(0))
+    return judged.filter(digits.model, digits.poisoned, rng=mi.rng(0))
 
 
 class TestOutliers:
@@ -119,26 +119,26 @@ class TestOutliers:
     @pytest.mark.parametrize(("settings", "wanted"), [({"count": 30}, 30), ({"share": 0.1}, 144)])
     def test_a_count_takes_the_least_probable(self, digits, settings, wanted) -> None:
         judged = Outliers(trusted=digits.test, epochs=1, **settings)
-        found = judged.sift(digits.model, digits.poisoned, rng=mi.rng(0))
+        found = judged.filter(digits.model, digits.poisoned, rng=mi.rng(0))
         assert len(found.dropped) == wanted
         assert float(found.score[~found.keep].min()) >= float(found.score[found.keep].max())
 
     def test_without_trust_it_says_that_it_may_share_the_poison(self, digits) -> None:
-        found = Outliers(epochs=1, count=10).sift(digits.model, digits.poisoned, rng=mi.rng(0))
+        found = Outliers(epochs=1, count=10).filter(digits.model, digits.poisoned, rng=mi.rng(0))
         assert [doubt.id for doubt in found.doubts] == ["same-poison"]
-        again = Outliers(epochs=1, count=10).sift(digits.model, digits.poisoned, rng=mi.rng(0))
+        again = Outliers(epochs=1, count=10).filter(digits.model, digits.poisoned, rng=mi.rng(0))
         assert torch.equal(found.score, again.score)
         assert found.cost.gradients == 1437
 
     def test_few_trusted_images(self, digits) -> None:
         few = digits.test.subset(range(0, 360, 30))
-        found = Outliers(trusted=few, epochs=1).sift(digits.model, digits.clean, rng=mi.rng(0))
+        found = Outliers(trusted=few, epochs=1).filter(digits.model, digits.clean, rng=mi.rng(0))
         assert "weak-judge" in [doubt.id for doubt in found.doubts]
 
     def test_other_trusted_images(self, digits, make) -> None:
         with pytest.raises(InputError, match="trusted images are"):
-            Outliers(trusted=make().data).sift(digits.model, digits.clean, rng=mi.rng(0))
+            Outliers(trusted=make().data).filter(digits.model, digits.clean, rng=mi.rng(0))
 
     def test_more_than_there_are(self, digits) -> None:
         with pytest.raises(InputError, match="count is 2000, digits/train has 1437"):
-            Outliers(count=2000).sift(digits.model, digits.clean, rng=mi.rng(0))
+            Outliers(count=2000).filter(digits.model, digits.clean, rng=mi.rng(0))

@@ -32,8 +32,8 @@ FEATURES = [
 AUTO = [filter_ for filter_ in FEATURES if getattr(filter_, "classes", "auto") == "auto"]
 
 
-def sift(sanitizer, found, seed=0):
-    return sanitizer.sift(found.model, found.data, rng=mi.rng(seed))
+def filter(sanitizer, found, seed=0):
+    return sanitizer.filter(found.model, found.data, rng=mi.rng(seed))
 
 
 def agree(found, data):
@@ -79,7 +79,7 @@ def test_permuted_rows_permute_the_result(make, seed, which) -> None:
     order = torch.randperm(len(made.data), generator=mi.rng(seed))
     sanitizer = FEATURES[which]
     one = sift(sanitizer, made)
-    two = sanitizer.sift(made.model, made.data.subset(order), rng=mi.rng(0))
+    two = sanitizer.filter(made.model, made.data.subset(order), rng=mi.rng(0))
     assert torch.equal(one.keep[order], two.keep)
     assert torch.allclose(one.score[order], two.score, atol=1e-4, rtol=1e-4)
 
@@ -122,26 +122,26 @@ def test_a_filter_that_drops_everything_says_so(make) -> None:
 class TestBadInput:
     def test_other_classes(self, make, model_of, sanitizer) -> None:
         with pytest.raises(InputError, match="tells 5 classes apart, clouds has 4"):
-            sanitizer.sift(model_of(classes=5), make().data, rng=mi.rng(0))
+            sanitizer.filter(model_of(classes=5), make().data, rng=mi.rng(0))
 
     def test_no_classifier_or_no_set(self, make, sanitizer) -> None:
         clouds = make()
         with pytest.raises(InputError, match="the model is a Classifier, got Sequential"):
-            sanitizer.sift(clouds.model.module, clouds.data, rng=mi.rng(0))
+            sanitizer.filter(clouds.model.module, clouds.data, rng=mi.rng(0))
         with pytest.raises(InputError, match="data is an ImageSet, got tuple"):
-            sanitizer.sift(clouds.model, (clouds.data, clouds.data), rng=mi.rng(0))
+            sanitizer.filter(clouds.model, (clouds.data, clouds.data), rng=mi.rng(0))
 
     def test_other_images(self, make, model_of, sanitizer) -> None:
         model = model_of()
         model.image_shape = (1, 2, 4)
         with pytest.raises(InputError, match=r"takes images \(1, 2, 4\), clouds has \(1, 1, 8\)"):
-            sanitizer.sift(model, make().data, rng=mi.rng(0))
+            sanitizer.filter(model, make().data, rng=mi.rng(0))
 
     def test_a_class_of_one_image(self, make, sanitizer) -> None:
         clouds = make()
         data = clouds.data.subset([*clouds.data.of_class(0)[:50], int(clouds.data.of_class(1)[0])])
         with pytest.raises(InputError, match=r"has 1 image of class 1 \(c1\), a filter needs"):
-            sanitizer.sift(clouds.model, data, rng=mi.rng(0))
+            sanitizer.filter(clouds.model, data, rng=mi.rng(0))
 
 
 @pytest.mark.parametrize("sanitizer", [SpectralSignatures(), ActivationClustering()])
@@ -150,7 +150,7 @@ class TestFeaturesThatTellNothing:
         clouds = make()
         data = clouds.data.with_changes(range(len(clouds.data)), clouds.data.raw([0] * 480))
         with pytest.raises(NothingAssessedError, match="all images of class 0"):
-            sanitizer.sift(clouds.model, data, rng=mi.rng(0))
+            sanitizer.filter(clouds.model, data, rng=mi.rng(0))
 
     def test_not_finite(self, make, sanitizer) -> None:
         clouds = make()
@@ -160,17 +160,17 @@ class TestFeaturesThatTellNothing:
         with torch.no_grad():
             model.module[1].bias.fill_(torch.inf)
         with pytest.raises(NothingAssessedError, match="NaN or infinite"):
-            sanitizer.sift(model, clouds.data, rng=mi.rng(0))
+            sanitizer.filter(model, clouds.data, rng=mi.rng(0))
 
     def test_no_linear_layer(self, make, sanitizer) -> None:
         model = mi.Classifier(nn.Sequential(nn.Conv2d(1, 4, (1, 8)), nn.Flatten()), classes=4)
         with pytest.raises(InputError, match=r"no nn\.Linear"):
-            sanitizer.sift(model, make().data, rng=mi.rng(0))
+            sanitizer.filter(model, make().data, rng=mi.rng(0))
 
     def test_a_class_without_images_is_passed_over(self, make, sanitizer) -> None:
         clouds = make(0.2)
         rows = (clouds.data.labels != 0).nonzero()[:, 0]
-        found = sanitizer.sift(clouds.model, clouds.data.subset(rows), rng=mi.rng(0))
+        found = sanitizer.filter(clouds.model, clouds.data.subset(rows), rng=mi.rng(0))
         assert [note.label for note in found.classes] == [1, 2, 3]
         assert torch.equal(~found.keep, clouds.poison[rows])
 
