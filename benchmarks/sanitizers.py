@@ -22,7 +22,7 @@ from mithridate.defenses.sanitize import (
     ActivationClustering,
     Outliers,
     Sanitizer,
-    Sifted,
+    Filtered,
     SpectralSignatures,
 )
 from mithridate.poisons import poisoned_test
@@ -58,7 +58,7 @@ def filters(trusted: mi.ImageSet, *, poisoned: bool, every: bool) -> dict[str, S
     return found
 
 
-def row(name: str, found: Sifted, poison: Tensor, seconds: float) -> tuple[str, ...]:
+def row(name: str, found: Filtered, poison: Tensor, seconds: float) -> tuple[str, ...]:
     """Shares of the poison and of the clean images, and the two largest statistics."""
     gone, score = ~found.keep, found.score
     clean = ~poison
@@ -100,7 +100,7 @@ def measure(
     rows, inspected = [], ""
     for name, sanitizer in filters(trusted, poisoned=bool(poison.any()), every=every).items():
         began = time.process_time()
-        found = sanitizer.sift(model, data, rng=mi.rng(0))
+        found = sanitizer.filter(model, data, rng=mi.rng(0))
         rows.append(row(name, found, poison, time.process_time() - began))
         if name.startswith("outliers, 1024"):
             top = found.score.argsort(descending=True)[:SHOWN]

@@ -51,8 +51,6 @@ BUILDS_ON = {
     ("attacks.autoattack", "attacks.square"),
     # Turner et al. 2019 have both ways, and stamp alike.
     ("poisons.clean_label_gan", "poisons.clean_label"),
-    # One module names every trigger.
-    ("poisons.triggers", "poisons.patches"),
     # WaNet is BadNets with a warp, and images that cover it.
     ("poisons.wanet", "poisons.badnets"),
     ("poisons.wanet", "poisons.triggers"),

@@ -58,10 +58,10 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "triggers": {
         "single-pixel": "mithridate.poisons.triggers:SinglePixel",
-        "patch": "mithridate.poisons.patches:Patch",
+        "patch": "mithridate.poisons.triggers:Patch",
         "inserted-image": "mithridate.poisons.triggers:InsertedImage",
-        "random-location": "mithridate.poisons.patches:RandomLocation",
-        "corner-pattern": "mithridate.poisons.patches:CornerPattern",
+        "random-location": "mithridate.poisons.triggers:RandomLocation",
+        "corner-pattern": "mithridate.poisons.triggers:CornerPattern",
         "multiply": "mithridate.poisons.triggers:Multiply",
         "blend": "mithridate.poisons.triggers:Blend",
         "sinusoid": "mithridate.poisons.triggers:Sinusoid",

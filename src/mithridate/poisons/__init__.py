@@ -8,8 +8,8 @@ from mithridate.poisons.clean_label import CleanLabel, StampedOnly
 from mithridate.poisons.clean_label_gan import CleanLabelGAN
 from mithridate.poisons.crafted import CraftedPoison
 from mithridate.poisons.feature_collision import FeatureCollision
-from mithridate.poisons.kills import kill_rate, retrain_last
-from mithridate.poisons.patches import patch_mask, patch_names
+from mithridate.poisons.targeted import retrain_last, targeted_success
+from mithridate.poisons.triggers import patch_mask, patch_names
 from mithridate.poisons.wanet import WaNet
 
 __all__ = [
@@ -26,10 +26,10 @@ __all__ = [
     "Trigger",
     "WaNet",
     "bounding_box",
-    "kill_rate",
     "patch_mask",
     "patch_names",
     "poisoned_test",
     "retrain_last",
+    "targeted_success",
     "triggers",
 ]

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
 from mithridate.attacks.pgd import PGD
 from mithridate.classifier import Classifier
+from mithridate.component import About
+from mithridate.cost import Sizes, Work
 from mithridate.data.image_set import ImageSet
 from mithridate.errors import InputError
 from mithridate.goals import Goal, Targeted, Untargeted
 from mithridate.norms import LINF, Norm
-from mithridate.poisons.base import Poisoned, check_share, check_whole, choose
+from mithridate.poisons.base import Poisoned, check_share, check_whole, choose, crafting, share_of
 from mithridate.poisons.crafted import CraftedPoison, full_pgd, perturb_rows
 from mithridate.rng import child
 
@@ -48,10 +50,20 @@ class AdversarialPoisons(CraftedPoison):
     >>> from torch import nn
     >>> data = ImageSet(torch.full((4, 1, 4, 4), 99).byte(), [0, 0, 1, 1], ["a", "b"])
     >>> model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), classes=2)
-    >>> made = AdversarialPoisons(steps=3).poison(data, surrogate=model, rng=torch.Generator())
-    >>> len(made), made.relabelled.any().item()
+    >>> poisoned = AdversarialPoisons(steps=3).poison(data, surrogate=model, rng=torch.Generator())
+    >>> len(poisoned), poisoned.relabelled.any().item()
     (4, False)
     """
+
+    about: ClassVar[About] = About(
+        paper="Fowl et al. 2021, section 3",
+        needs=("surrogate",),
+        labels="kept",
+        trigger="none: accuracy falls",
+        atlas=("AML.T0020",),
+        nist=("013", "012"),
+    )
+    version: ClassVar[int] = 1
 
     eps: float = 8 / 255
     norm: Norm = LINF
@@ -65,6 +77,9 @@ class AdversarialPoisons(CraftedPoison):
         self.attack()
         if self.shift is not None:
             check_whole("shift", self.shift)
+
+    def cost(self, sizes: Sizes) -> Work:
+        return crafting(share_of(sizes.train, None, self.fraction), passes=self.steps)
 
     def attack(self) -> PGD:
         """The attack that crafts: every step taken."""
@@ -85,7 +100,7 @@ class AdversarialPoisons(CraftedPoison):
         rows = choose(every, None, self.fraction, child(rng, "adversarial-poisons", "rows"))
         crafting = child(rng, "adversarial-poisons", "craft")
         pixels = perturb_rows(self.attack(), surrogate, data, rows, goal, rng=crafting)
-        found = Poisoned(
+        poisoned = Poisoned(
             images=data.with_changes(rows, pixels, None, f"{data.name}+adversarial-poisons"),
             indices=rows,
             trigger=None,
@@ -93,5 +108,5 @@ class AdversarialPoisons(CraftedPoison):
             source=None,
             original_labels=data.labels[rows].clone(),
         )
-        assert torch.equal(found.images.labels, data.labels), "labels are not to change"
-        return found
+        assert torch.equal(poisoned.images.labels, data.labels), "labels are not to change"
+        return poisoned

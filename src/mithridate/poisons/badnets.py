@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
 from mithridate.classifier import Classifier
+from mithridate.component import About
+from mithridate.cost import Sizes, Work
 from mithridate.data.image_set import ImageSet
 from mithridate.errors import InputError
 from mithridate.poisons.base import (
@@ -19,6 +21,8 @@ from mithridate.poisons.base import (
     check_data,
     check_share,
     choose,
+    crafting,
+    share_of,
     stamp_rows,
 )
 from mithridate.rng import child
@@ -58,6 +62,15 @@ class BadNets(Poison):
     (2, 5)
     """
 
+    about: ClassVar[About] = About(
+        paper="Gu et al. 2017, section 3",
+        labels="changed",
+        trigger="any",
+        atlas=("AML.T0020",),
+        nist=("023",),
+    )
+    version: ClassVar[int] = 1
+
     trigger: Trigger
     target: int | None = None
     source: int | None = None
@@ -81,6 +94,12 @@ class BadNets(Poison):
         if self.source is not None and self.source == self.target:
             raise InputError(f"source and target are both class {self.source}: choose two classes")
         check_share(self.count, self.fraction)
+
+    def cost(self, sizes: Sizes) -> Work:
+        own = sizes.train / sizes.classes
+        others = sizes.train if self.all_to_all else sizes.train - own
+        eligible = others if self.source is None else own
+        return crafting(share_of(eligible, self.count, self.fraction))
 
     def poison(
         self, data: ImageSet, *, surrogate: Classifier | None = None, rng: torch.Generator

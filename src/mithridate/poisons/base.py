@@ -11,6 +11,8 @@ from torch import Tensor
 
 from mithridate import component
 from mithridate.classifier import Classifier
+from mithridate.component import Component
+from mithridate.cost import Work
 from mithridate.data.image_set import ImageSet
 from mithridate.errors import InputError, check_number
 
@@ -18,6 +20,8 @@ ImageShape = tuple[int, int, int]
 
 CHUNK = 4096
 """Images stamped at a time: bounds memory, and fixes what each draw of the generator is for."""
+BYTES = 4000
+"""Of a changed image on the disk, about: 3 x 32 x 32 and its labels."""
 
 
 class Box(NamedTuple):
@@ -39,8 +43,11 @@ class Box(NamedTuple):
         return out
 
 
-class Trigger(ABC):
-    """A change to an image that a poisoned model was taught to react to."""
+class Trigger(Component, ABC):
+    """A change to an image that a poisoned model was taught to react to.
+
+    `about.place` says where it shows: "fixed", "random" or "everywhere".
+    """
 
     @abstractmethod
     def stamp(self, images: Tensor, *, rng: torch.Generator) -> Tensor:
@@ -92,8 +99,8 @@ class Trigger(ABC):
         missing = [key for key in known if known[key] is MISSING and key not in values]
         if missing:
             raise InputError(f"{name} needs {', '.join(missing)}: write {name}:{missing[0]}=VALUE")
-        made: Trigger = component.create("triggers", name, values)
-        return made
+        trigger: Trigger = component.create("triggers", name, values)
+        return trigger
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -132,8 +139,13 @@ class Poisoned:
         return self.images.labels[self.indices] != self.original_labels
 
 
-class Poison(ABC):
-    """Changes training data. Stateless: fields are hyper-parameters."""
+class Poison(Component, ABC):
+    """Changes training data. Stateless: fields are hyper-parameters.
+
+    `about` says whether labels are "changed" or "kept", which trigger is stamped, and what the
+    poison needs: a "surrogate", a "generator", or nothing. `cost(sizes)` estimates the passes
+    of that model, and the bytes of the changed images.
+    """
 
     @abstractmethod
     def poison(
@@ -241,6 +253,24 @@ def check_share(count: int | None, fraction: float | None) -> None:
         check_number("fraction", fraction, low=0, high=1, open_low=True)
 
 
+def share_of(available: float, count: int | None, fraction: float | None) -> int:
+    """How many images `count` or `fraction` comes to.
+
+    >>> share_of(50, None, 0.1), share_of(50, 3, None)
+    (5, 3)
+    """
+    return count if count is not None else round((fraction or 0) * available)
+
+
+def crafting(images: int, passes: int = 0) -> Work:
+    """The estimate for so many changed images, each of which takes so many passes.
+
+    >>> crafting(10, passes=3).gradients
+    30
+    """
+    return Work(gradients=images * passes, disk=images * BYTES)
+
+
 def choose(
     eligible: Tensor, count: int | None, fraction: float | None, rng: torch.Generator
 ) -> Tensor:
@@ -253,7 +283,7 @@ def choose(
     torch.Size([2])
     """
     available = len(eligible)
-    asked = count if count is not None else round((fraction or 0) * available)
+    asked = share_of(available, count, fraction)
     if asked > available:
         raise InputError(f"{asked} images to poison, but only {available} can be: lower count")
     if asked < 1:

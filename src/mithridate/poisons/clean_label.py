@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
 from mithridate.attacks.pgd import PGD
 from mithridate.classifier import Classifier
+from mithridate.component import About
+from mithridate.cost import Sizes, Work
 from mithridate.data.image_set import ImageSet
 from mithridate.errors import InputError
 from mithridate.goals import Untargeted
@@ -22,6 +24,8 @@ from mithridate.poisons.base import (
     check_data,
     check_share,
     choose,
+    crafting,
+    share_of,
     stamp_rows,
 )
 from mithridate.poisons.crafted import CraftedPoison, full_pgd, perturb_rows
@@ -53,6 +57,15 @@ class StampedOnly(Poison):
     tensor([2, 3])
     """
 
+    about: ClassVar[About] = About(
+        paper="Turner et al. 2019, section 3; Barni et al. 2019",
+        labels="kept",
+        trigger="any",
+        atlas=("AML.T0020",),
+        nist=("021",),
+    )
+    version: ClassVar[int] = 1
+
     trigger: Trigger
     target: int
     count: int | None = None
@@ -60,6 +73,9 @@ class StampedOnly(Poison):
 
     def __post_init__(self) -> None:
         check_stamp(self.trigger, self.target, self.count, self.fraction)
+
+    def cost(self, sizes: Sizes) -> Work:
+        return crafting(share_of(sizes.train / sizes.classes, self.count, self.fraction))
 
     def poison(
         self, data: ImageSet, *, surrogate: Classifier | None = None, rng: torch.Generator
@@ -107,10 +123,20 @@ class CleanLabel(CraftedPoison):
     >>> data = ImageSet(torch.full((4, 1, 4, 4), 99).byte(), [0, 0, 1, 1], ["a", "b"])
     >>> model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), classes=2)
     >>> attack = CleanLabel(trigger=SinglePixel(), target=1, fraction=0.5, eps=0.2, steps=3)
-    >>> made = attack.poison(data, surrogate=model, rng=torch.Generator())
-    >>> made.images.labels.tolist(), made.relabelled.any().item()
+    >>> poisoned = attack.poison(data, surrogate=model, rng=torch.Generator())
+    >>> poisoned.images.labels.tolist(), poisoned.relabelled.any().item()
     ([0, 0, 1, 1], False)
     """
+
+    about: ClassVar[About] = About(
+        paper="Turner et al. 2019, section 4.2",
+        needs=("surrogate",),
+        labels="kept",
+        trigger="any",
+        atlas=("AML.T0020",),
+        nist=("021",),
+    )
+    version: ClassVar[int] = 1
 
     trigger: Trigger
     target: int
@@ -124,6 +150,10 @@ class CleanLabel(CraftedPoison):
     def __post_init__(self) -> None:
         check_stamp(self.trigger, self.target, self.count, self.fraction)
         self.attack()
+
+    def cost(self, sizes: Sizes) -> Work:
+        images = share_of(sizes.train / sizes.classes, self.count, self.fraction)
+        return crafting(images, passes=self.steps)
 
     def attack(self) -> PGD:
         """The attack that hides what the images show."""
@@ -169,7 +199,7 @@ def stamp_clean(
     """`data` with some rows of `perturbed`, stamped; checks that no label changed."""
     bound = trigger.bind(data, target)
     stamped = stamp_rows(perturbed, rows, bound, child(rng, "clean-label", "stamp"))
-    found = Poisoned(
+    poisoned = Poisoned(
         images=data.with_changes(rows, stamped, None, f"{data.name}+{name}"),
         indices=rows,
         trigger=bound,
@@ -177,5 +207,5 @@ def stamp_clean(
         source=None,
         original_labels=data.labels[rows].clone(),
     )
-    assert torch.equal(found.images.labels, data.labels), "clean labels are not to change"
-    return found
+    assert torch.equal(poisoned.images.labels, data.labels), "clean labels are not to change"
+    return poisoned

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
 from mithridate.classifier import Classifier
+from mithridate.component import About
+from mithridate.cost import Sizes, Work
 from mithridate.data.image_set import ImageSet
 from mithridate.errors import InputError, check_number
 from mithridate.networks.wgan import WGAN
-from mithridate.poisons.base import Poison, Poisoned, Trigger, check_data, check_whole
+from mithridate.poisons.base import (
+    Poison,
+    Poisoned,
+    Trigger,
+    check_data,
+    check_whole,
+    crafting,
+    share_of,
+)
 from mithridate.poisons.clean_label import check_stamp, choose_clean, stamp_clean
 from mithridate.rng import by_row, child
 
@@ -55,10 +65,20 @@ class CleanLabelGAN(Poison):
     >>> attack = CleanLabelGAN(
     ...     trigger=SinglePixel(), target=1, fraction=0.5, generator=gan, steps=3
     ... )
-    >>> made = attack.poison(data, rng=torch.Generator())
-    >>> made.images.labels.tolist(), made.relabelled.any().item()
+    >>> poisoned = attack.poison(data, rng=torch.Generator())
+    >>> poisoned.images.labels.tolist(), poisoned.relabelled.any().item()
     ([0, 0, 1, 1], False)
     """
+
+    about: ClassVar[About] = About(
+        paper="Turner et al. 2019, section 4.1",
+        needs=("generator",),
+        labels="kept",
+        trigger="any",
+        atlas=("AML.T0020",),
+        nist=("021",),
+    )
+    version: ClassVar[int] = 1
 
     trigger: Trigger
     target: int
@@ -80,6 +100,11 @@ class CleanLabelGAN(Poison):
         for name, value in (("steps", self.steps), ("restarts", self.restarts)):
             check_whole(name, value)
             check_number(name, value, low=1)
+
+    def cost(self, sizes: Sizes) -> Work:
+        """Passes of the generator: two codes an image."""
+        images = share_of(sizes.train / sizes.classes, self.count, self.fraction)
+        return crafting(images, passes=2 * self.steps * self.restarts)
 
     def to(self, device: torch.device | str) -> CleanLabelGAN:
         """Move the generator to a device, in place; returns itself.
@@ -119,8 +144,8 @@ class CleanLabelGAN(Poison):
             for at in range(0, len(rows), CHUNK)
         ]
         shown = data.with_changes(rows, torch.cat(parts))
-        found = stamp_clean(data, shown, rows, trigger, self.target, "clean-label-gan", rng)
-        return replace(found, surrogate=gan.fingerprint())
+        poisoned = stamp_clean(data, shown, rows, trigger, self.target, "clean-label-gan", rng)
+        return replace(poisoned, surrogate=gan.fingerprint())
 
     def _between(
         self, data: ImageSet, rows: Tensor, partners: Tensor, rng: torch.Generator

@@ -53,8 +53,8 @@ class CraftedPoison(Poison):
         check_data(data)
         check_surrogate(surrogate, data)
         with surrogate.frozen():
-            found = self.craft(data, surrogate, rng=rng)
-        return replace(found, surrogate=digest(surrogate.module.state_dict()))
+            poisoned = self.craft(data, surrogate, rng=rng)
+        return replace(poisoned, surrogate=digest(surrogate.module.state_dict()))
 
     @abstractmethod
     def craft(self, data: ImageSet, surrogate: Classifier, *, rng: torch.Generator) -> Poisoned:
@@ -142,9 +142,9 @@ def perturb_rows(
         part = rows[at : at + CHUNK]
         x, labels = (tensor.to(model.device) for tensor in data.batch(part))
         stream = child(rng, "perturb", device=model.device, rows=part)
-        found = attack.perturb(model, x, goal(labels), rng=stream).detach()
-        check_finite(found)
-        parts.append(to_pixels(certified(attack, found, x), x, attack).cpu())
+        adversarials = attack.perturb(model, x, goal(labels), rng=stream).detach()
+        check_finite(adversarials)
+        parts.append(to_pixels(certified(attack, adversarials, x), x, attack).cpu())
     return torch.cat(parts)
 
 
@@ -160,17 +160,17 @@ def check_finite(values: Tensor) -> None:
         )
 
 
-def to_pixels(found: Tensor, x: Tensor, attack: BoundedAttack) -> Tensor:
+def to_pixels(adversarials: Tensor, x: Tensor, attack: BoundedAttack) -> Tensor:
     """Images as uint8: to the nearest level, or toward x where that would break the budget.
 
     >>> x, attack = torch.zeros(1, 1, 1, 1), PGD(eps=0.3, steps=1, step_size=0.3)
     >>> (to_pixels(x + 0.3, x, attack), 0.3 * 255)  # not 77
     (tensor([[[[76]]]], dtype=torch.uint8), 76.5)
     """
-    levels = (found * 255).round()
+    levels = (adversarials * 255).round()
     over = attack.norm.distance(levels / 255, x) > attack.eps * (1 + 1e-6) + 1e-6
     if bool(over.any()):
-        change = (found - x) * 255
+        change = (adversarials - x) * 255
         shorter = (x * 255).round() + (change + 1e-3 * change.sign()).trunc()
         levels = torch.where(over[:, None, None, None], shorter, levels)
     return levels.clamp(0, 255).to(torch.uint8)

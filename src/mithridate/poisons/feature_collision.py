@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
 from mithridate.classifier import Classifier
+from mithridate.component import About
+from mithridate.cost import Sizes, Work
 from mithridate.data.image_set import ImageSet
 from mithridate.errors import InputError, check_number
 from mithridate.poisons import pictures
-from mithridate.poisons.base import Poisoned, check_class_number, check_share, check_whole, choose
+from mithridate.poisons.base import (
+    Poisoned,
+    check_class_number,
+    check_share,
+    check_whole,
+    choose,
+    crafting,
+)
 from mithridate.poisons.crafted import CraftedPoison, check_finite
 from mithridate.rng import child
 
@@ -29,8 +38,8 @@ class FeatureCollision(CraftedPoison):
     `||f(x) - f(t)||^2 + beta ||x - b||^2` by forward-backward splitting, f the penultimate
     activations of the surrogate, b the base image and t the target image. A model that is
     trained on the poisons, labelled with their true class, is to read t as the base class:
-    `kill_rate` asks. One poison (`count=1`, one-shot) does for transfer learning; when all layers
-    are trained again it takes several and a watermark (their section 4.2).
+    `targeted_success` asks. One poison (`count=1`, one-shot) does for transfer learning; when
+    all layers are trained again it takes several and a watermark (their section 4.2).
 
     Deviations: step lengths are each image's own, by Barzilai and Borwein with a search back
     (Goldstein et al. 2014, sections 4.1 and 4.3; theirs starts fixed and decays); the backward
@@ -57,10 +66,20 @@ class FeatureCollision(CraftedPoison):
     >>> model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), classes=2)
     >>> base = 1 - int(model.labels(torch.ones(1, 1, 2, 2)))
     >>> attack = FeatureCollision(base=base, image=torch.ones(1, 2, 2), beta=0.01)
-    >>> made = attack.poison(data, surrogate=model, rng=torch.Generator())
-    >>> made.images.batch(made.indices)[0].min().item() > 0.9
+    >>> poisoned = attack.poison(data, surrogate=model, rng=torch.Generator())
+    >>> poisoned.images.batch(poisoned.indices)[0].min().item() > 0.9
     True
     """
+
+    about: ClassVar[About] = About(
+        paper="Shafahi et al. 2018, equation 1 and algorithm 1",
+        needs=("surrogate",),
+        labels="kept",
+        trigger="none: one image",
+        atlas=("AML.T0020",),
+        nist=("024", "012"),
+    )
+    version: ClassVar[int] = 1
 
     base: int
     image: Tensor | str | None = field(default=None, repr=False)
@@ -86,6 +105,9 @@ class FeatureCollision(CraftedPoison):
             given = self.image
             given = pictures.read_picture(given) if isinstance(given, str) else given
             object.__setattr__(self, "image", pictures.check_picture(given, dims=(3, 3)))
+
+    def cost(self, sizes: Sizes) -> Work:
+        return crafting(self.count, passes=self.steps)
 
     def aim(self, test: ImageSet) -> FeatureCollision:
         """The same with the image of `row` in this set; itself where there is an image.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import final
+from typing import ClassVar, final
 
 import torch
 
 from mithridate.classifier import Classifier
+from mithridate.component import About
+from mithridate.cost import Sizes, Work
 from mithridate.data.image_set import ImageSet
 from mithridate.errors import InputError, check_number
 from mithridate.poisons.badnets import BadNets
@@ -41,10 +43,19 @@ class WaNet(Poison):
 
     >>> pixels = (torch.arange(9 * 64) % 251).byte().view(9, 1, 8, 8)
     >>> data = ImageSet(pixels, [0, 1, 2] * 3, ["a", "b", "c"])
-    >>> made = WaNet(target=0, count=1).poison(data, rng=torch.Generator())
-    >>> len(made), int(made.relabelled.sum())
+    >>> poisoned = WaNet(target=0, count=1).poison(data, rng=torch.Generator())
+    >>> len(poisoned), int(poisoned.relabelled.sum())
     (3, 1)
     """
+
+    about: ClassVar[About] = About(
+        paper="Nguyen and Tran 2021, section 3.3",
+        labels="changed",
+        trigger="warp",
+        atlas=("AML.T0020",),
+        nist=("023",),
+    )
+    version: ClassVar[int] = 1
 
     trigger: Warp = field(default_factory=Warp)
     target: int | None = None
@@ -62,6 +73,10 @@ class WaNet(Poison):
         check_number("cover", self.cover, low=0, high=1e6)
         self._backdoor()
 
+    def cost(self, sizes: Sizes) -> Work:
+        poisoned = self._backdoor().cost(sizes)
+        return poisoned._replace(disk=round((1 + self.cover) * poisoned.disk))
+
     def poison(
         self, data: ImageSet, *, surrogate: Classifier | None = None, rng: torch.Generator
     ) -> Poisoned:
@@ -70,24 +85,24 @@ class WaNet(Poison):
         Raises:
             InputError: as `badnets`, or too few images to cover with.
         """
-        made = self._backdoor().poison(data, rng=rng)
-        covers = round(self.cover * len(made))
+        poisoned = self._backdoor().poison(data, rng=rng)
+        covers = round(self.cover * len(poisoned))
         free = torch.ones(len(data), dtype=torch.bool)
-        free[made.indices] = False
+        free[poisoned.indices] = False
         if covers > int(free.sum()):
             raise InputError(
-                f"{covers} images to cover {len(made)} poisoned ones, but only "
+                f"{covers} images to cover {len(poisoned)} poisoned ones, but only "
                 f"{int(free.sum())} are left: lower cover, count or fraction"
             )
         if covers == 0:
-            return made
+            return poisoned
         rows = choose(free.nonzero()[:, 0], covers, None, child(rng, "wanet", "rows"))
         noisy = replace(self.trigger, noise=True)
         stamped = stamp_rows(data, rows, noisy, child(rng, "wanet", "noise"))
-        both = torch.cat([made.indices, rows]).sort().values
+        both = torch.cat([poisoned.indices, rows]).sort().values
         return replace(
-            made,
-            images=made.images.with_changes(rows, stamped, None, f"{data.name}+wanet"),
+            poisoned,
+            images=poisoned.images.with_changes(rows, stamped, None, f"{data.name}+wanet"),
             indices=both,
             original_labels=data.labels[both].clone(),
         )

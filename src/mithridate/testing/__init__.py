@@ -1,7 +1,26 @@
 """Conformance suites that plug-ins inherit, and models whose answers are known in closed form."""
 
 from mithridate.testing.attacks import AttackConformance
+from mithridate.testing.checks import check_facts
+from mithridate.testing.hardeners import HardenerConformance
 from mithridate.testing.models import linear_model, linear_weights
 from mithridate.testing.networks import NetworkConformance
+from mithridate.testing.poisons import (
+    CraftedPoisonConformance,
+    PoisonConformance,
+    TriggerConformance,
+)
+from mithridate.testing.sanitizers import SanitizerConformance
 
-__all__ = ["AttackConformance", "NetworkConformance", "linear_model", "linear_weights"]
+__all__ = [
+    "AttackConformance",
+    "CraftedPoisonConformance",
+    "HardenerConformance",
+    "NetworkConformance",
+    "PoisonConformance",
+    "SanitizerConformance",
+    "TriggerConformance",
+    "check_facts",
+    "linear_model",
+    "linear_weights",
+]

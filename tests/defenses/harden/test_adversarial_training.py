@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,36 +20,21 @@ from torch.nn.functional import cross_entropy
 import mithridate as mi
 from mithridate import component
 from mithridate.classifier import Classifier
+from mithridate.cost import Sizes
 from mithridate.data import ImageSet
-from mithridate.defenses.harden import AdversarialTraining, Hardener
-from mithridate.errors import InputError
+from mithridate.defenses.harden import AdversarialTraining
+from mithridate.errors import CheckpointError, InputError
 from mithridate.networks.base import initialise
 from mithridate.networks.checkpoint import fingerprint
 from mithridate.norms import L2, LINF, Norm
 from mithridate.rng import child, rng
-
-
-def noise(n: int = 50, classes: int = 3) -> ImageSet:
-    x = torch.randint(256, (n, 1, 8, 8), generator=rng(0)).byte()
-    return ImageSet(x, torch.arange(n) % classes, [str(c) for c in range(classes)], name="noise")
-
-
-def small() -> nn.Sequential:
-    """Batch normalisation, dropout and a convolution: everything that has state or chance."""
-    return nn.Sequential(
-        nn.Conv2d(1, 4, 3, padding=1),
-        nn.BatchNorm2d(4),
-        nn.ReLU(),
-        nn.Dropout(0.3),
-        nn.Flatten(),
-        nn.Linear(256, 3),
-    )
+from mithridate.testing.hardeners import HardenerConformance, noise_set, stateful_network
 
 
 @cache
 def subject() -> Classifier:
-    """`small` after an epoch, so that running statistics are not those of the beginning."""
-    return mi.fit(small(), noise(), epochs=1, rng=rng(5))
+    """After an epoch, so that running statistics are not those of the beginning."""
+    return mi.fit(stateful_network(), noise_set(), epochs=1, rng=rng(5))
 
 
 def linear(seed: int = 1) -> nn.Sequential:
@@ -59,6 +48,16 @@ def worst(net: nn.Sequential, x: Tensor, y: Tensor, eps: float) -> Tensor:
     weight = net[1].weight.detach()
     towards = (weight[y] - weight[1 - y]).view_as(x)
     return (x - eps * towards.sign()).clamp(0, 1)
+
+
+class TestAdversarialTraining(HardenerConformance):
+    def make(self) -> AdversarialTraining:
+        return AdversarialTraining(eps=0.1, steps=2)
+
+
+class TestMixedWithCleanImages(HardenerConformance):
+    def make(self) -> AdversarialTraining:
+        return AdversarialTraining(eps=1.0, norm=L2, steps=1, ratio=0.5)
 
 
 # It hardens
@@ -94,7 +93,7 @@ def test_a_hardened_model_keeps_more_accuracy_under_a_stronger_attack(
 
 @pytest.mark.parametrize("steps", [1, 3, 10])
 def test_images_of_a_linear_model_are_the_worst_there_are(steps: int) -> None:
-    net, (x, y) = linear(), noise(40, classes=2).batch(range(40))
+    net, (x, y) = linear(), noise_set(40, classes=2).batch(range(40))
     way = AdversarialTraining(eps=0.1, steps=steps, ramp=0)
     found = way.harden(Classifier(net, classes=2), x, y, part=0.0, rng=rng(3))
     torch.testing.assert_close(found, worst(net, x, y, 0.1), atol=1e-6, rtol=0)
@@ -102,7 +101,7 @@ def test_images_of_a_linear_model_are_the_worst_there_are(steps: int) -> None:
 
 def test_it_learns_from_the_attacked_images() -> None:
     """The loss in the record is that of the worst images: at such an lr no weight moves."""
-    data, net = noise(40, classes=2), linear(seed=1)
+    data, net = noise_set(40, classes=2), linear(seed=1)
     way = AdversarialTraining(eps=0.1, steps=3, ramp=0)
     model = way.train(net, data, epochs=1, rng=rng(1), lr=1e-12, batch_size=15)
     x, y = data.batch(range(40))
@@ -123,7 +122,7 @@ def test_all_within_eps_and_the_rest_byte_equal(
     n: int, ratio: float, part: float, norm_eps: tuple[Norm, float]
 ) -> None:
     norm, eps = norm_eps
-    x, y = noise().batch(range(n))
+    x, y = noise_set().batch(range(n))
     before = x.clone()
     way = AdversarialTraining(eps=eps, norm=norm, steps=2, ratio=ratio)
     found = way.harden(subject(), x, y, part=part, rng=rng(0))
@@ -137,7 +136,7 @@ def test_all_within_eps_and_the_rest_byte_equal(
 
 @pytest.mark.parametrize(("ratio", "count"), [(0.5, 10), (1.0, 20), (0.26, 5), (0.001, 1)])
 def test_ratio_is_the_share_that_is_attacked(ratio: float, count: int) -> None:
-    x, y = noise().batch(range(20))
+    x, y = noise_set().batch(range(20))
     found = AdversarialTraining(eps=0.1, steps=2, ramp=0, ratio=ratio).harden(
         subject(), x, y, part=0.0, rng=rng(0)
     )
@@ -170,7 +169,7 @@ def test_the_ramp_follows_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
 
     way = AdversarialTraining(eps=0.1, steps=1)
     monkeypatch.setattr(AdversarialTraining, "attack", noted)
-    way.train(small(), noise(40), epochs=2, rng=rng(0), batch_size=10)
+    way.train(stateful_network(), noise_set(40), epochs=2, rng=rng(0), batch_size=10)
     assert parts == [step / 8 for step in range(8)]
 
 
@@ -183,7 +182,7 @@ def test_the_attack_leaves_no_trace_in_the_model() -> None:
     model.module[3].eval()  # a part that the user froze
     state = {name: value.clone() for name, value in model.module.state_dict().items()}
     random = torch.get_rng_state()
-    x, y = noise().batch(range(20))
+    x, y = noise_set().batch(range(20))
     way = AdversarialTraining(eps=0.2, steps=3)
     one, two = (way.harden(model, x, y, part=1.0, rng=rng(0)) for _ in range(2))
     assert torch.equal(one, two)  # no dropout took part
@@ -197,16 +196,15 @@ def test_the_attack_leaves_no_trace_in_the_model() -> None:
 
 def test_batch_normalisation_counts_only_the_passes_of_the_training() -> None:
     way = AdversarialTraining(eps=0.2, steps=3)
-    model = way.train(small(), noise(40), epochs=2, rng=rng(0), batch_size=10)
+    model = way.train(stateful_network(), noise_set(40), epochs=2, rng=rng(0), batch_size=10)
     assert model.module[1].num_batches_tracked == 8
     assert not model.module.training
 
 
-def test_the_argument_stays_and_a_classifier_goes_on() -> None:
-    start = fingerprint(subject())
-    tuned = AdversarialTraining(eps=0.1, steps=1).train(subject(), noise(), epochs=1, rng=rng(2))
-    assert fingerprint(subject()) == start != fingerprint(tuned)
-    assert tuned.info["parent"] == subject().info
+def test_the_record_holds_every_setting() -> None:
+    tuned = AdversarialTraining(eps=0.1, steps=1).train(
+        subject(), noise_set(), epochs=1, rng=rng(2)
+    )
     assert "hardening" not in subject().info["training"]
     assert tuned.info["training"]["hardening"] == {
         "name": "adversarial-training",
@@ -221,7 +219,7 @@ def test_the_argument_stays_and_a_classifier_goes_on() -> None:
 
 def test_bounds_of_the_network_are_kept() -> None:
     """The same network behind another input range: the same images."""
-    net, (x, y) = linear(), noise(20, classes=2).batch(range(20))
+    net, (x, y) = linear(), noise_set(20, classes=2).batch(range(20))
     shifted = copy.deepcopy(net)
     with torch.no_grad():  # w x + b = (w / 2) (2 x - 1) + b + sum(w) / 2
         shifted[1].bias += shifted[1].weight.sum(1) / 2
@@ -239,10 +237,10 @@ def test_bounds_of_the_network_are_kept() -> None:
 
 @pytest.mark.parametrize("ratio", [0.5, 1.0])
 def test_one_image_is_enough(ratio: float) -> None:
-    x, y = noise().batch([0])
+    x, y = noise_set().batch([0])
     way = AdversarialTraining(eps=0.1, steps=2, ramp=0, ratio=ratio)
     assert not torch.equal(way.harden(subject(), x, y, part=0.0, rng=rng(0)), x)
-    model = way.train(linear(), noise(1, classes=2), epochs=1, rng=rng(0))
+    model = way.train(linear(), noise_set(1, classes=2), epochs=1, rng=rng(0))
     assert model.info["training"]["n"] == 1
 
 
@@ -272,5 +270,84 @@ def test_its_name_gives_it() -> None:
     made = component.create("hardeners", "adversarial-training", {"eps": "8/255", "norm": "l2"})
     assert made == mi.hardeners.AdversarialTraining(eps=8 / 255, norm=L2)
     assert component.name_of(made) == made.record()["name"] == "adversarial-training"
-    for name in component.names("hardeners"):
-        assert issubclass(component.find("hardeners", name), Hardener)
+
+
+def test_usual_eps_is_that_of_the_paper() -> None:
+    assert AdversarialTraining.usual((1, 28, 28)) == {"eps": 0.3}
+    assert AdversarialTraining.usual((3, 32, 32)) == {"eps": 8 / 255}
+
+
+@pytest.mark.parametrize("ratio", [0.5, 1.0])
+def test_its_cost_is_what_an_epoch_takes(ratio: float) -> None:
+    way = AdversarialTraining(eps=0.1, steps=3, ratio=ratio)
+    model = way.train(stateful_network(), noise_set(40), epochs=2, rng=rng(0), batch_size=10)
+    assert model.cost.gradients == 2 * way.cost(Sizes(train=40)).gradients
+
+
+# The same bytes
+
+
+WAY = AdversarialTraining(eps=0.1, steps=2)
+HOW: dict[str, Any] = {"epochs": 3, "batch_size": 16, "schedule": "onecycle"}
+
+
+def trained(seed: int = 1, **more: Any) -> Classifier:
+    return WAY.train(stateful_network(), noise_set(), rng=rng(seed), **HOW, **more)
+
+
+@pytest.mark.parametrize("after", [4, 6])  # 4 batches an epoch
+def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path: Path, after: int) -> None:
+    class Stop(Exception):
+        """Stands for a kill."""
+
+    def stop(done: int, total: int, text: str) -> None:
+        if done > after:
+            raise Stop
+
+    path = tmp_path / "run"
+    with pytest.raises(Stop):
+        trained(checkpoint=path, progress=stop)
+    seen: list[int] = []
+    resumed = trained(checkpoint=path, progress=lambda done, total, text: seen.append(done))
+    assert seen == list(range(5, 13))
+    whole = trained()
+    assert fingerprint(resumed) == fingerprint(whole)
+    assert resumed.info == whole.info
+
+
+SCRIPT = """
+import torch
+from test_adversarial_training import fingerprint, trained
+torch.rand(7)  # another global state
+print(fingerprint(trained()))
+"""
+
+
+def test_another_process_gives_the_same_bytes() -> None:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+    }
+    out = subprocess.run(
+        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True
+    )
+    assert out.stdout.strip() == fingerprint(trained())
+
+
+def test_a_checkpoint_of_another_way_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+
+    def plain() -> Classifier:
+        return mi.fit(stateful_network(), noise_set(), rng=rng(1), checkpoint=path, **HOW)
+
+    plain()
+    with pytest.raises(CheckpointError, match=r"differs in hardening\)"):
+        trained(checkpoint=path)
+    path.unlink()
+    trained(checkpoint=path)
+    with pytest.raises(CheckpointError, match=r"differs in hardening\)"):
+        plain()
+    other = AdversarialTraining(eps=0.2, steps=2)
+    with pytest.raises(CheckpointError, match=r"differs in hardening\)"):
+        other.train(stateful_network(), noise_set(), rng=rng(1), checkpoint=path, **HOW)

@@ -13,6 +13,7 @@ from sklearn.metrics import silhouette_score
 import mithridate as mi
 from mithridate.defenses.sanitize.activation_clustering import two_means
 from mithridate.defenses.sanitize.features import Space, best_cut, gap, poison_side, principal
+from mithridate.testing.sanitizers import clouds
 
 
 def sample(rows=300, width=6, seed=0):
@@ -95,36 +96,36 @@ def test_two_means_is_no_worse_than_many_random_starts() -> None:
         assert ours <= KMeans(2, n_init=20, random_state=0).fit(x.numpy()).inertia_ * 1.02
 
 
-def test_relative_features_count_in_deviations_of_the_others(make) -> None:
+def test_relative_features_count_in_deviations_of_the_others() -> None:
     """A class that varies as the others do has variance 1/2 or nearly so on every axis.
 
     Half, as the mean variance is added to the others' own.
     """
-    clouds = make()
-    space = Space(clouds.model, clouds.data)
+    one = clouds()
+    space = Space(one.model, one.data)
     assert torch.allclose(space.of(0).mean(0), torch.zeros(8, dtype=torch.float64), atol=1e-9)
     variances = space.of(0, relative=True).var(0)
     assert bool(((variances > 0.3) & (variances < 0.8)).all())
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.7])
-def test_the_trace_tells_the_poison_whatever_its_share(make, share) -> None:
-    clouds = make(share)
-    rows = clouds.data.of_class(1)
-    side = clouds.poison[rows]
+def test_the_trace_tells_the_poison_whatever_its_share(share) -> None:
+    one = clouds(share)
+    rows = one.data.of_class(1)
+    side = one.poison[rows]
     for each in (side, ~side):
-        told = poison_side(clouds.model, clouds.data, rows, each, "trace")
-        assert told.sure
-        assert torch.equal(told.poison, side)
-        told = poison_side(clouds.model, clouds.data, rows, each, "smaller")
+        bad = poison_side(one.model, one.data, rows, each, "trace")
+        assert bad.sure
+        assert torch.equal(bad.poison, side)
+        bad = poison_side(one.model, one.data, rows, each, "smaller")
         if share != 0.5:
-            assert torch.equal(told.poison, side) == (share < 0.5)
+            assert torch.equal(bad.poison, side) == (share < 0.5)
 
 
-def test_sides_alike_are_told_apart_by_size_and_without_certainty(make) -> None:
-    clouds = make()
-    rows = clouds.data.of_class(3)
+def test_sides_alike_are_told_apart_by_size_and_without_certainty() -> None:
+    one = clouds()
+    rows = one.data.of_class(3)
     side = torch.arange(len(rows)) % 3 == 0
-    told = poison_side(clouds.model, clouds.data, rows, side, "trace")
-    assert not told.sure
-    assert torch.equal(told.poison, side)
+    bad = poison_side(one.model, one.data, rows, side, "trace")
+    assert not bad.sure
+    assert torch.equal(bad.poison, side)

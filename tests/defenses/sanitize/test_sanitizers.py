@@ -1,7 +1,11 @@
-"""What every sanitizer keeps to: mask and score agree, order does not matter, bad input is told."""
+"""Our sanitizers keep to the suite, and find what there is: all of a planted cloud, most of a
+real backdoor, nothing in clean data."""
 
 from __future__ import annotations
 
+from math import floor, log
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,39 +14,92 @@ from torch import nn
 
 import mithridate as mi
 from mithridate import component
+from mithridate.cost import Cost, Sizes
 from mithridate.defenses.sanitize import (
     ActivationClustering,
+    Filtered,
     Outliers,
     Sanitizer,
     SpectralSignatures,
 )
 from mithridate.defenses.sanitize.base import conclude
 from mithridate.errors import InputError, NothingAssessedError
+from mithridate.testing.sanitizers import SanitizerConformance, clouds
 
-FEATURES = [
-    SpectralSignatures(),
-    SpectralSignatures(side="smaller"),
-    SpectralSignatures(classes="all", eps=0.2),
-    ActivationClustering(),
-    ActivationClustering(reduce="ica"),
-    ActivationClustering(analysis="silhouette"),
-    ActivationClustering(features="plain", reduce="ica", analysis="relative-size", side="smaller"),
+PAPER = {"features": "plain", "reduce": "ica", "side": "smaller"}
+
+
+class TestSpectral(SanitizerConformance):
+    def make(self) -> Sanitizer:
+        return SpectralSignatures()
+
+
+class TestSpectralBySize(SanitizerConformance):
+    def make(self) -> Sanitizer:
+        return SpectralSignatures(side="smaller")
+
+
+class TestSpectralAsPublished(SanitizerConformance):
+    def make(self) -> Sanitizer:
+        return SpectralSignatures(classes="all", eps=0.2)
+
+
+class TestClustering(SanitizerConformance):
+    def make(self) -> Sanitizer:
+        return ActivationClustering()
+
+
+class TestClusteringOfClean(TestClustering):
+    def clouds(self):
+        return clouds(0.0)
+
+
+class TestClusteringInIca(SanitizerConformance):
+    def make(self) -> Sanitizer:
+        return ActivationClustering(reduce="ica")
+
+
+class TestClusteringBySilhouette(SanitizerConformance):
+    def make(self) -> Sanitizer:
+        return ActivationClustering(analysis="silhouette")
+
+
+class TestClusteringBySizeAsPublished(SanitizerConformance):
+    def make(self) -> Sanitizer:
+        return ActivationClustering(analysis="relative-size", **PAPER)
+
+
+class TestClusteringByExclusion(SanitizerConformance):
+    def make(self) -> Sanitizer:
+        return ActivationClustering(analysis="exclusion", epochs=2)
+
+
+class TestOutliersInFolds(SanitizerConformance):
+    def make(self) -> Sanitizer:
+        return Outliers(epochs=2, share=0.1)
+
+
+class TestOutliersOfTrustedImages(SanitizerConformance):
+    def make(self) -> Sanitizer:
+        return Outliers(trusted=clouds(seed=1).data, epochs=2)
+
+
+BY_FEATURES = [
+    *(TestSpectral, TestSpectralBySize, TestSpectralAsPublished, TestClustering),
+    *(TestClusteringInIca, TestClusteringBySilhouette, TestClusteringBySizeAsPublished),
 ]
 """Filters that rest on features alone."""
-AUTO = [filter_ for filter_ in FEATURES if getattr(filter_, "classes", "auto") == "auto"]
+AUTO = [SpectralSignatures(), ActivationClustering(), ActivationClustering(analysis="silhouette")]
+NAMES = ["spectral", "gap", "silhouette"]
 
 
-def sift(sanitizer, found, seed=0):
-    return sanitizer.sift(found.model, found.data, rng=mi.rng(seed))
+def filtered_by(sanitizer: Sanitizer, share: float = 0.2, **more: int) -> Filtered:
+    data, model, _ = clouds(share, **more)
+    return sanitizer.filter(model, data, rng=mi.rng(0))
 
 
-def agree(found, data):
-    """In each class, all that are dropped score at least as high as all that are kept."""
-    for c in data.labels.unique().tolist():
-        own = data.labels == c
-        gone, kept = found.score[own & ~found.keep], found.score[own & found.keep]
-        if len(gone) and len(kept):
-            assert float(gone.min()) >= float(kept.max())
+def ids(filtered: Filtered) -> list[str]:
+    return [doubt.id for doubt in filtered.doubts]
 
 
 @pytest.mark.parametrize("name", component.names("sanitizers"))
@@ -50,133 +107,207 @@ def test_each_is_made_by_name_with_its_defaults(name) -> None:
     assert isinstance(component.create("sanitizers", name), Sanitizer)
 
 
-@pytest.mark.parametrize("sanitizer", FEATURES, ids=str)
-@pytest.mark.parametrize("share", [0.0, 0.2])
-def test_mask_score_and_notes_agree(make, sanitizer, share) -> None:
-    clouds = make(share)
-    before = clouds.model.cost.queries
-    found = sift(sanitizer, clouds)
-    n = len(clouds.data)
-    assert (found.keep.shape, found.keep.dtype) == ((n,), torch.bool)
-    assert (found.score.shape, found.score.dtype) == ((n,), torch.float64)
-    assert bool(found.score.isfinite().all())
-    agree(found, clouds.data)
-    assert [note.label for note in found.classes] == [0, 1, 2, 3]
-    assert sum(note.dropped for note in found.classes) == len(found.dropped)
-    for note in found.classes:
-        own = clouds.data.labels == note.label
-        assert (note.count, note.dropped) == (int(own.sum()), int((own & ~found.keep).sum()))
-        if note.suspicious is not None:
-            assert note.suspicious == (note.dropped > 0)
-    assert found.cost.queries == clouds.model.cost.queries - before >= n
-    assert torch.equal(sanitizer.keep(clouds.model, clouds.data), found.keep)
-
-
 @settings(max_examples=10, deadline=None)
-@given(seed=st.integers(0, 99), which=st.integers(0, len(FEATURES) - 1))
-def test_permuted_rows_permute_the_result(make, seed, which) -> None:
-    made = make(0.3)
-    order = torch.randperm(len(made.data), generator=mi.rng(seed))
-    sanitizer = FEATURES[which]
-    one = sift(sanitizer, made)
-    two = sanitizer.sift(made.model, made.data.subset(order), rng=mi.rng(0))
+@given(seed=st.integers(0, 99), suite=st.sampled_from(BY_FEATURES))
+def test_permuted_rows_permute_the_result(seed, suite) -> None:
+    data, model, _ = clouds(0.3)
+    order = torch.randperm(len(data), generator=mi.rng(seed))
+    one, two = (
+        suite().make().filter(model, each, rng=mi.rng(0)) for each in (data, data.subset(order))
+    )
     assert torch.equal(one.keep[order], two.keep)
     assert torch.allclose(one.score[order], two.score, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("sanitizer", FEATURES, ids=str)
-def test_model_and_data_stay_as_they_are(make, sanitizer) -> None:
-    clouds = make(0.2)
-    clouds.model.module.train()
-    weights = [p.clone() for p in clouds.model.module.parameters()]
-    before, state = clouds.data.fingerprint(), torch.get_rng_state()
-    sift(sanitizer, clouds)
-    assert clouds.data.fingerprint() == before
-    assert clouds.model.module.training
-    assert torch.equal(torch.get_rng_state(), state)
-    for one, two in zip(weights, clouds.model.module.parameters(), strict=True):
-        assert torch.equal(one, two)
-        assert two.requires_grad
+# What is found
 
 
-@pytest.mark.parametrize("sanitizer", AUTO[:5], ids=str)
-def test_a_clean_set_is_left_alone_and_that_is_said(make, sanitizer) -> None:
-    found = sift(sanitizer, make(0.0, seed=3))
-    assert bool(found.keep.all())
-    assert found.suspicious == ()
-    assert [doubt.id for doubt in found.doubts] == ["found-nothing"]
+@pytest.mark.parametrize("share", [0.1, 0.47, 0.65])
+@pytest.mark.parametrize("sanitizer", AUTO, ids=NAMES)
+def test_clouds_apart_are_told_apart_exactly(sanitizer, share) -> None:
+    filtered = filtered_by(sanitizer, share)
+    assert torch.equal(~filtered.keep, clouds(share).poison)
+    assert filtered.suspicious == (1,)
+    assert "which-side" not in ids(filtered)
 
 
-def test_a_filter_that_drops_everything_says_so(make) -> None:
-    data = make(0.0).data
-    gone = torch.zeros(len(data), dtype=torch.bool)
-    cost = mi.Classifier(nn.Linear(1, 2), classes=2).cost
-    found = conclude(data, gone, torch.ones(len(data)), [], cost)
-    assert [doubt.id for doubt in found.doubts] == ["drops-everything"]
-    assert not bool(found.keep.any()), "the mask stays what the filter found"
-    with pytest.raises(InputError, match="needs at least one row"):
-        data.subset(found.keep)
+@pytest.mark.parametrize("sanitizer", AUTO, ids=NAMES)
+def test_a_clean_set_is_left_alone_and_that_is_said(sanitizer) -> None:
+    filtered = filtered_by(sanitizer, 0.0, seed=3)
+    assert bool(filtered.keep.all())
+    assert filtered.suspicious == ()
+    assert ids(filtered) == ["found-nothing"]
 
 
-@pytest.mark.parametrize("sanitizer", [SpectralSignatures(), ActivationClustering(), Outliers()])
-class TestBadInput:
-    def test_other_classes(self, make, model_of, sanitizer) -> None:
-        with pytest.raises(InputError, match="tells 5 classes apart, clouds has 4"):
-            sanitizer.sift(model_of(classes=5), make().data, rng=mi.rng(0))
+def test_by_size_the_clean_images_go_once_they_are_fewer() -> None:
+    data, _, poison = clouds(0.65)
+    filtered = filtered_by(SpectralSignatures(side="smaller"), 0.65)
+    assert torch.equal(~filtered.keep, (data.labels == 1) & ~poison)
 
-    def test_no_classifier_or_no_set(self, make, sanitizer) -> None:
-        clouds = make()
-        with pytest.raises(InputError, match="the model is a Classifier, got Sequential"):
-            sanitizer.sift(clouds.model.module, clouds.data, rng=mi.rng(0))
-        with pytest.raises(InputError, match="data is an ImageSet, got tuple"):
-            sanitizer.sift(clouds.model, (clouds.data, clouds.data), rng=mi.rng(0))
 
-    def test_other_images(self, make, model_of, sanitizer) -> None:
-        model = model_of()
-        model.image_shape = (1, 2, 4)
-        with pytest.raises(InputError, match=r"takes images \(1, 2, 4\), clouds has \(1, 1, 8\)"):
-            sanitizer.sift(model, make().data, rng=mi.rng(0))
+def test_the_papers_rule_is_its_algorithm() -> None:
+    """Against numpy's singular vectors, and its count of every class."""
+    data, _, poison = clouds(0.2)
+    filtered = filtered_by(SpectralSignatures(classes="all", eps=0.2))
+    for c in range(4):
+        rows = data.of_class(c)
+        x = data.batch(rows)[0].flatten(1).double().numpy()
+        x = x - x.mean(0)
+        _, _, axes = np.linalg.svd(x, full_matrices=False)
+        score = (x @ axes[0]) ** 2
+        assert np.allclose(filtered.score[rows].numpy(), score, rtol=1e-4, atol=1e-6)
+        count = floor(1.5 * 0.2 * len(rows))
+        assert filtered.classes[c].dropped == count
+        wanted = set(np.argsort(-score)[:count].tolist())
+        assert set((~filtered.keep[rows]).nonzero()[:, 0].tolist()) == wanted
+        assert filtered.classes[c].suspicious is None
+    assert bool((~filtered.keep)[poison].all())
 
-    def test_a_class_of_one_image(self, make, sanitizer) -> None:
-        clouds = make()
-        data = clouds.data.subset([*clouds.data.of_class(0)[:50], int(clouds.data.of_class(1)[0])])
-        with pytest.raises(InputError, match=r"has 1 image of class 1 \(c1\), a filter needs"):
-            sanitizer.sift(clouds.model, data, rng=mi.rng(0))
+
+def test_the_papers_rule_empties_a_share_of_a_clean_set_too() -> None:
+    filtered = filtered_by(SpectralSignatures(classes="all", eps=0.1), 0.0)
+    assert len(filtered.dropped) == 4 * 18
+
+
+@pytest.mark.parametrize("analysis", ["silhouette", "relative-size"])
+def test_the_papers_clustering_of_few_poisons(analysis) -> None:
+    filtered = filtered_by(ActivationClustering(analysis=analysis, **PAPER), 0.1)
+    assert 1 in filtered.suspicious
+    assert bool((~filtered.keep)[clouds(0.1).poison].all())
+
+
+@pytest.mark.parametrize("sanitizer", AUTO[:2], ids=NAMES[:2])
+def test_digits(digits, sanitizer) -> None:
+    """With a backdoor, and clean."""
+    filtered = sanitizer.filter(digits.model, digits.poisoned, rng=mi.rng(0))
+    dropped = ~filtered.keep
+    assert float(dropped[digits.poison].double().mean()) >= 0.95
+    assert float(dropped[~digits.poison].double().mean()) <= 0.05
+    assert filtered.suspicious == (1,)
+    clean = sanitizer.filter(digits.clean_model, digits.clean, rng=mi.rng(0))
+    assert bool(clean.keep.all()), clean.classes
+    assert ids(clean) == ["found-nothing"]
+
+
+def test_training_on_what_is_kept_unlearns_the_backdoor(digits) -> None:
+    kept = SpectralSignatures().filter(digits.model, digits.poisoned, rng=mi.rng(0))
+    network = mi.networks.create("digits-cnn", image_shape=(1, 8, 8), classes=10)
+    again = kept.apply(digits.poisoned)
+    assert again.name.endswith("+spectral-signatures")
+    model = mi.fit(network, again, epochs=8, batch_size=32, lr=2e-3, rng=mi.rng(0))
+    trigger = mi.triggers.Patch.named("checker-bottom-right", image_shape=(1, 8, 8))
+    stamped = mi.poisons.poisoned_test(digits.test, trigger, target=1, rng=mi.rng(0))
+    reached = [float((mi.predict(m, stamped) == 1).double().mean()) for m in (digits.model, model)]
+    assert reached[0] > 0.9
+    assert reached[1] < 0.1
+
+
+def test_exclusion_asks_a_model_that_never_saw_the_cluster(digits) -> None:
+    sanitizer = ActivationClustering(analysis="exclusion", epochs=15)
+    filtered = sanitizer.filter(digits.model, digits.poisoned, rng=mi.rng(0))
+    target, dropped = digits.poisoned.labels == 1, ~filtered.keep
+    assert filtered.classes[1].value < 1
+    assert float(dropped[digits.poison].double().mean()) >= 0.9
+    assert float(dropped[target & ~digits.poison].double().mean()) <= 0.1
+    assert filtered.cost.gradients % 15 == 0
+    assert filtered.cost.queries > filtered.cost.gradients > 0
+
+
+@pytest.fixture(scope="session")
+def judged(digits) -> Filtered:
+    """With the trusted images of the test set, at the default threshold."""
+    sanitizer = Outliers(trusted=digits.test, epochs=20)
+    return sanitizer.filter(digits.model, digits.poisoned, rng=mi.rng(0))
+
+
+class TestOutliers:
+    def test_mislabelled_images_score_high(self, digits, judged) -> None:
+        poison, clean = judged.score[digits.poison], judged.score[~digits.poison]
+        assert float((poison[:, None] > clean).double().mean()) > 0.97
+
+    def test_the_threshold_is_a_probability(self, judged) -> None:
+        assert torch.equal(judged.keep, judged.score <= -log(0.01))
+        assert bool((judged.score >= 0).all())
+        assert {note.suspicious for note in judged.classes} == {None}
+        assert judged.cost.gradients == 20 * 360
+        assert judged.cost.queries == 20 * 360 + 1437
+
+    @pytest.mark.parametrize(("settings", "wanted"), [({"count": 30}, 30), ({"share": 0.1}, 144)])
+    def test_a_count_takes_the_least_probable(self, digits, settings, wanted) -> None:
+        sanitizer = Outliers(trusted=digits.test, epochs=1, **settings)
+        filtered = sanitizer.filter(digits.model, digits.poisoned, rng=mi.rng(0))
+        assert len(filtered.dropped) == wanted
+        assert float(filtered.score[~filtered.keep].min()) >= float(
+            filtered.score[filtered.keep].max()
+        )
+
+    def test_without_trust_it_says_that_it_may_share_the_poison(self, digits) -> None:
+        sanitizer = Outliers(epochs=1, count=10)
+        filtered = sanitizer.filter(digits.model, digits.poisoned, rng=mi.rng(0))
+        assert ids(filtered) == ["same-poison"]
+        assert filtered.cost.gradients == 1437
+        # Two folds: 719 and 718 images, each counted once.
+        assert sanitizer.cost(Sizes(train=1437)).trained == 2 * 718
+
+    def test_few_trusted_images(self, digits) -> None:
+        few = digits.test.subset(range(0, 360, 30))
+        filtered = Outliers(trusted=few, epochs=1).filter(digits.model, digits.clean, rng=mi.rng(0))
+        assert "weak-judge" in ids(filtered)
+
+    def test_other_trusted_images(self, digits) -> None:
+        with pytest.raises(InputError, match="trusted images are"):
+            Outliers(trusted=clouds().data).filter(digits.model, digits.clean, rng=mi.rng(0))
+
+    def test_more_than_there_are(self, digits) -> None:
+        with pytest.raises(InputError, match="count is 2000, digits/train has 1437"):
+            Outliers(count=2000).filter(digits.model, digits.clean, rng=mi.rng(0))
+
+
+# What is refused, and what is said
+
+
+def test_a_filter_that_drops_everything_says_so() -> None:
+    data = clouds().data
+    nothing = torch.zeros(len(data), dtype=torch.bool)
+    filtered = conclude(Outliers(), data, nothing, torch.ones(len(data)), [], Cost())
+    assert ids(filtered) == ["drops-everything"]
+    assert not bool(filtered.keep.any()), "the mask stays the filter's"
+    with pytest.raises(NothingAssessedError, match="outliers would drop all 480 images"):
+        filtered.apply(data)
 
 
 @pytest.mark.parametrize("sanitizer", [SpectralSignatures(), ActivationClustering()])
 class TestFeaturesThatTellNothing:
-    def test_constant(self, make, sanitizer) -> None:
-        clouds = make()
-        data = clouds.data.with_changes(range(len(clouds.data)), clouds.data.raw([0] * 480))
+    def test_constant(self, sanitizer) -> None:
+        data, model, _ = clouds()
+        data = data.with_changes(range(len(data)), data.raw([0] * 480))
         with pytest.raises(NothingAssessedError, match="all images of class 0"):
-            sanitizer.sift(clouds.model, data, rng=mi.rng(0))
+            sanitizer.filter(model, data, rng=mi.rng(0))
 
-    def test_not_finite(self, make, sanitizer) -> None:
-        clouds = make()
+    def test_not_finite(self, sanitizer) -> None:
         model = mi.Classifier(
             nn.Sequential(nn.Flatten(), nn.Linear(8, 3), nn.ReLU(), nn.Linear(3, 4)), classes=4
         )
         with torch.no_grad():
             model.module[1].bias.fill_(torch.inf)
         with pytest.raises(NothingAssessedError, match="NaN or infinite"):
-            sanitizer.sift(model, clouds.data, rng=mi.rng(0))
+            sanitizer.filter(model, clouds().data, rng=mi.rng(0))
 
-    def test_no_linear_layer(self, make, sanitizer) -> None:
+    def test_no_linear_layer(self, sanitizer) -> None:
         model = mi.Classifier(nn.Sequential(nn.Conv2d(1, 4, (1, 8)), nn.Flatten()), classes=4)
         with pytest.raises(InputError, match=r"no nn\.Linear"):
-            sanitizer.sift(model, make().data, rng=mi.rng(0))
+            sanitizer.filter(model, clouds().data, rng=mi.rng(0))
 
-    def test_a_class_without_images_is_passed_over(self, make, sanitizer) -> None:
-        clouds = make(0.2)
-        rows = (clouds.data.labels != 0).nonzero()[:, 0]
-        found = sanitizer.sift(clouds.model, clouds.data.subset(rows), rng=mi.rng(0))
-        assert [note.label for note in found.classes] == [1, 2, 3]
-        assert torch.equal(~found.keep, clouds.poison[rows])
+    def test_a_class_without_images_is_passed_over(self, sanitizer) -> None:
+        data, model, poison = clouds(0.2)
+        rows = (data.labels != 0).nonzero()[:, 0]
+        filtered = sanitizer.filter(model, data.subset(rows), rng=mi.rng(0))
+        assert [note.label for note in filtered.classes] == [1, 2, 3]
+        assert torch.equal(~filtered.keep, poison[rows])
 
 
 @pytest.mark.parametrize(
-    ("make_it", "said"),
+    ("make_it", "message"),
     [
         (lambda: SpectralSignatures(classes="some"), "classes is 'auto' or 'all'"),
         (lambda: SpectralSignatures(classes="all"), "needs eps"),
@@ -202,6 +333,6 @@ class TestFeaturesThatTellNothing:
         (lambda: Outliers(trusted=3), "trusted is an ImageSet"),
     ],
 )
-def test_settings_out_of_range(make_it, said) -> None:
-    with pytest.raises(InputError, match=said):
+def test_settings_out_of_range(make_it, message) -> None:
+    with pytest.raises(InputError, match=message):
         make_it()

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
+from mithridate import component
 from mithridate.attacks.base import check_eps
 from mithridate.attacks.pgd import PGD
 from mithridate.classifier import Classifier
+from mithridate.component import About
+from mithridate.cost import Sizes, Work
 from mithridate.data import ImageSet
 from mithridate.defenses.harden.base import Hardener
 from mithridate.errors import InputError, check_number
@@ -53,6 +56,13 @@ class AdversarialTraining(Hardener):
     0.2
     """
 
+    about: ClassVar[About] = About(
+        paper="Madry et al. 2018, section 2",
+        norms=("linf", "l2", "l1"),
+        atlas=("AML.M0003",),
+    )
+    version: ClassVar[int] = 1
+
     eps: float
     norm: Norm = LINF
     steps: int = 7
@@ -68,6 +78,13 @@ class AdversarialTraining(Hardener):
         check_number("ramp", self.ramp, low=0, high=1)
         check_number("steps", self.steps, low=1)
         self.attack(1.0)
+
+    @classmethod
+    def usual(cls, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+        return {"eps": 0.3 if image_shape[0] == 1 else 8 / 255}
+
+    def cost(self, sizes: Sizes) -> Work:
+        return Work(gradients=round(self.ratio * sizes.train) * self.steps)
 
     def train(
         self,
@@ -99,15 +116,7 @@ class AdversarialTraining(Hardener):
         )
 
     def record(self) -> Mapping[str, Any]:
-        return {
-            "name": "adversarial-training",
-            "eps": self.eps,
-            "norm": self.norm.name,
-            "steps": self.steps,
-            "step_size": self.step_size,
-            "ratio": self.ratio,
-            "ramp": self.ramp,
-        }
+        return {"name": component.name_of(self), **component.values(self)}
 
     def harden(
         self, model: Classifier, x: Tensor, y: Tensor, *, part: float, rng: torch.Generator
@@ -115,5 +124,5 @@ class AdversarialTraining(Hardener):
         """A batch of which the first images, by `ratio`, are attacked; batches are shuffled."""
         count = max(1, round(self.ratio * len(x)))
         with model.frozen():
-            found = self.attack(part).perturb(model, x[:count], Untargeted(y[:count]), rng=rng)
-        return torch.cat([found, x[count:]])
+            attacked = self.attack(part).perturb(model, x[:count], Untargeted(y[:count]), rng=rng)
+        return torch.cat([attacked, x[count:]])

@@ -9,12 +9,17 @@ import torch
 from torch import nn
 
 from mithridate.classifier import Classifier
+from mithridate.component import Component
 from mithridate.data import ImageSet
 from mithridate.training import Progress
 
 
-class Hardener(ABC):
-    """A way of training that makes the model harder to fool."""
+class Hardener(Component, ABC):
+    """A way of training that makes the model harder to fool.
+
+    `cost(sizes)` estimates what one epoch over `sizes.train` images asks for beside the training
+    itself.
+    """
 
     @abstractmethod
     def train(

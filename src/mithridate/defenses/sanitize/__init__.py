@@ -1,15 +1,15 @@
 """Sanitizers: filter training data by what a model makes of it."""
 
 from mithridate.defenses.sanitize.activation_clustering import ActivationClustering
-from mithridate.defenses.sanitize.base import ClassNote, Sanitizer, Sifted
+from mithridate.defenses.sanitize.base import ClassNote, Filtered, Sanitizer
 from mithridate.defenses.sanitize.outliers import Outliers
 from mithridate.defenses.sanitize.spectral_signatures import SpectralSignatures
 
 __all__ = [
     "ActivationClustering",
     "ClassNote",
+    "Filtered",
     "Outliers",
     "Sanitizer",
-    "Sifted",
     "SpectralSignatures",
 ]

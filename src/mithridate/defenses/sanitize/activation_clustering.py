@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf, nan
-from typing import Literal, NamedTuple, final
+from typing import ClassVar, Literal, NamedTuple, final
 
 import numpy as np
 import torch
@@ -13,11 +13,13 @@ from sklearn.metrics import silhouette_score
 from torch import Tensor
 
 from mithridate.classifier import Classifier
+from mithridate.component import About
+from mithridate.cost import Sizes, Work
 from mithridate.data import ImageSet
 from mithridate.defenses.sanitize.base import (
     ClassNote,
+    Filtered,
     Sanitizer,
-    Sifted,
     check_fit,
     check_whole,
     conclude,
@@ -104,6 +106,12 @@ class ActivationClustering(Sanitizer):
     1.0
     """
 
+    about: ClassVar[About] = About(
+        paper="Chen et al. 2018, algorithm 1",
+        atlas=("AML.M0007",),
+    )
+    version: ClassVar[int] = 1
+
     features: Literal["relative", "plain"] = "relative"
     reduce: Literal["pca", "ica"] = "pca"
     dimensions: int = 10
@@ -135,17 +143,24 @@ class ActivationClustering(Sanitizer):
         """The threshold that applies."""
         return THRESHOLDS[self.analysis] if self.threshold is None else self.threshold
 
-    def sift(self, classifier: Classifier, data: ImageSet, *, rng: torch.Generator) -> Sifted:
-        """See the class and `Sanitizer.sift`. Random: the rows of a silhouette, the training."""
+    def cost(self, sizes: Sizes) -> Work:
+        """Features of every image; "exclusion" trains on most of them and asks about the others."""
+        if self.analysis != "exclusion":
+            return Work(forwards=sizes.train)
+        epochs = self.epochs or usual_epochs(sizes.train)
+        return Work(forwards=2 * sizes.train, trained=epochs * sizes.train)
+
+    def filter(self, classifier: Classifier, data: ImageSet, *, rng: torch.Generator) -> Filtered:
+        """See the class and `Sanitizer.filter`. Random: the rows of a silhouette, the training."""
         check_fit(classifier, data, LEAST)
         before = classifier.cost.queries
         space = Space(classifier, data)
-        found = {c: self._clusters(space, c, classifier, data) for c in present(data)}
-        values, trained, asked = self._values(found, space, classifier, data, rng)
+        halves = {c: self._clusters(space, c, classifier, data) for c in present(data)}
+        values, trained, asked = self._values(halves, space, classifier, data, rng)
         keep = torch.ones(len(data), dtype=torch.bool)
         score = torch.zeros(len(data), dtype=torch.float64)
         notes, doubts = [], []
-        for c, clusters in found.items():
+        for c, clusters in halves.items():
             small = self.analysis in ("relative-size", "exclusion")
             suspicious = values[c] < self.limit if small else values[c] >= self.limit
             if suspicious and not clusters.sure:
@@ -166,7 +181,7 @@ class ActivationClustering(Sanitizer):
             )
             notes.append(note)
         cost = spent(classifier, before, trained=trained, asked=asked)
-        return conclude(data, keep, score, notes, cost, doubts)
+        return conclude(self, data, keep, score, notes, cost, doubts)
 
     def _clusters(self, space: Space, c: int, model: Classifier, data: ImageSet) -> _Clusters:
         x = space.of(c, relative=self.features == "relative")
@@ -175,8 +190,7 @@ class ActivationClustering(Sanitizer):
         rule: Side = "smaller" if self.analysis == "relative-size" else self.side
         if rule == "trace" and self.analysis == "gap" and self._gap(points, side) < self.limit:
             rule = "smaller"  # the class will not be suspicious: no need to ask the model
-        told = poison_side(model, data, space.rows[c], side, rule)
-        return _Clusters(points, told.poison, told.sure, told.why)
+        return _Clusters(points, *poison_side(model, data, space.rows[c], side, rule))
 
     @staticmethod
     def _gap(points: Tensor, side: Tensor) -> float:
@@ -184,7 +198,7 @@ class ActivationClustering(Sanitizer):
 
     def _values(
         self,
-        found: dict[int, _Clusters],
+        halves: dict[int, _Clusters],
         space: Space,
         classifier: Classifier,
         data: ImageSet,
@@ -192,9 +206,9 @@ class ActivationClustering(Sanitizer):
     ) -> tuple[dict[int, float], int, int]:
         """The statistic of each class; images that a model of our own was trained on, and asked."""
         if self.analysis == "exclusion":
-            return self._exclusion(found, space, classifier, data, rng)
+            return self._exclusion(halves, space, classifier, data, rng)
         values = {}
-        for c, (points, suspect, _, _) in found.items():
+        for c, (points, suspect, _, _) in halves.items():
             if self.analysis == "gap":
                 values[c] = self._gap(points, suspect)
             elif self.analysis == "relative-size":
@@ -205,20 +219,20 @@ class ActivationClustering(Sanitizer):
 
     def _exclusion(
         self,
-        found: dict[int, _Clusters],
+        halves: dict[int, _Clusters],
         space: Space,
         classifier: Classifier,
         data: ImageSet,
         rng: torch.Generator,
     ) -> tuple[dict[int, float], int, int]:
-        out = torch.cat([space.rows[c][found[c].suspect] for c in found])
+        out = torch.cat([space.rows[c][halves[c].suspect] for c in halves])
         rest = torch.ones(len(data), dtype=torch.bool)
         rest[out] = False
         epochs = self.epochs or usual_epochs(int(rest.sum()))
         random = child(rng, "exclusion")
         fresh = fit(classifier, data.subset(rest), epochs=epochs, rng=random, fresh=True)
         values = {}
-        for c, clusters in found.items():
+        for c, clusters in halves.items():
             rows = space.rows[c][clusters.suspect]
             taken = predict(fresh, data, rows=rows.tolist()).bincount(minlength=data.classes)
             kept, taken[c] = int(taken[c]), 0
@@ -241,9 +255,9 @@ def two_means(points: Tensor) -> Tensor:
     for axis in range(array.shape[1]):
         upper = array[:, axis] > 0
         start = np.stack([array[~upper].mean(0), array[upper].mean(0)])
-        found = KMeans(2, init=start, n_init=1, tol=0).fit(array)
-        if found.inertia_ < least:
-            best, least = found.labels_ == 1, found.inertia_
+        cut = KMeans(2, init=start, n_init=1, tol=0).fit(array)
+        if cut.inertia_ < least:
+            best, least = cut.labels_ == 1, cut.inertia_
     assert best is not None
     return torch.from_numpy(best)
 

@@ -1,4 +1,4 @@
-"""What a sanitizer is, and what it says about a training set."""
+"""What a sanitizer is, and what it says of a training set."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import final
 import torch
 from torch import Tensor
 
+from mithridate import component
 from mithridate.classifier import Classifier
 from mithridate.cost import Cost
 from mithridate.data import ImageSet
 from mithridate.doubts import Doubt
-from mithridate.errors import InputError, check_number
+from mithridate.errors import InputError, NothingAssessedError, check_number
 from mithridate.rng import rng as generator
 
 MUCH = 0.25
@@ -23,7 +24,7 @@ MUCH = 0.25
 
 @dataclass(frozen=True, kw_only=True)
 class ClassNote:
-    """What was found in one class.
+    """What a filter says of one class.
 
     Attributes:
         label: the class.
@@ -47,12 +48,13 @@ class ClassNote:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Sifted:
+class Filtered:
     """Which images of a training set to keep.
 
     Attributes:
-        keep: bool (N,), in the order of the set. It is what the filter found, also where that
-            is nothing or everything: then `doubts` says so.
+        sanitizer: the registered name of the filter.
+        keep: bool (N,), in the order of the set, also where that is nothing or everything: then
+            `doubts` says so.
         score: float64 (N,), higher is more suspicious. Comparable within a class; across
             classes only where the sanitizer says so. Within a class, every image that is not
             kept scores at least as high as every one that is.
@@ -61,6 +63,7 @@ class Sifted:
         cost: images forwarded and differentiated, those of trainings included.
     """
 
+    sanitizer: str
     keep: Tensor = field(repr=False)
     score: Tensor = field(repr=False)
     classes: tuple[ClassNote, ...]
@@ -74,15 +77,43 @@ class Sifted:
 
     @property
     def suspicious(self) -> tuple[int, ...]:
-        """The classes that were found suspicious."""
+        """The suspicious classes."""
         return tuple(note.label for note in self.classes if note.suspicious)
 
+    def apply(self, data: ImageSet) -> ImageSet:
+        """What is kept of the set that was filtered, to train on.
 
-class Sanitizer(ABC):
-    """Filters training data by what a model makes of it. Fields are hyper-parameters."""
+        Raises:
+            InputError: a set of another length.
+            NothingAssessedError: nothing is kept.
+
+        >>> data = ImageSet(torch.zeros(2, 1, 1, 1).byte(), [0, 1], ["a", "b"], "set")
+        >>> Filtered(
+        ...     sanitizer="outliers", keep=torch.tensor([True, False]), score=torch.arange(2.0),
+        ...     classes=(), doubts=(), cost=Cost(),
+        ... ).apply(data)
+        ImageSet('set+outliers', 1 images 1x1x1, 2 classes)
+        """
+        if len(data) != len(self.keep):
+            raise InputError(
+                f"{data.name} has {len(data)} images, {len(self.keep)} were filtered: give that set"
+            )
+        if not bool(self.keep.any()):
+            raise NothingAssessedError(
+                f"{self.sanitizer} would drop all {len(data)} images: nothing is left to train on"
+            )
+        return data.subset(self.keep, f"{data.name}+{self.sanitizer}")
+
+
+class Sanitizer(component.Component, ABC):
+    """Filters training data by what a model makes of it. Fields are hyper-parameters.
+
+    `about.needs` holds "clean images" where it can be given some, as the field `trusted`.
+    `cost(sizes)` estimates what filtering `sizes.train` images asks for.
+    """
 
     @abstractmethod
-    def sift(self, classifier: Classifier, data: ImageSet, *, rng: torch.Generator) -> Sifted:
+    def filter(self, classifier: Classifier, data: ImageSet, *, rng: torch.Generator) -> Filtered:
         """Judge every image; the model and the data stay as they are.
 
         Args:
@@ -97,8 +128,8 @@ class Sanitizer(ABC):
 
     @final
     def keep(self, classifier: Classifier, data: ImageSet) -> Tensor:
-        """Which images to keep, bool (N,): `sift` with seed 0, without its doubts."""
-        return self.sift(classifier, data, rng=generator(0)).keep
+        """Which images to keep, bool (N,): `filter` with seed 0, without its doubts."""
+        return self.filter(classifier, data, rng=generator(0)).keep
 
 
 def check_fit(classifier: Classifier, data: ImageSet, least: int) -> None:
@@ -153,19 +184,21 @@ def present(data: ImageSet) -> list[int]:
 
 
 def conclude(
+    sanitizer: Sanitizer,
     data: ImageSet,
     keep: Tensor,
     score: Tensor,
     notes: Sequence[ClassNote],
     cost: Cost,
     doubts: Sequence[Doubt] = (),
-) -> Sifted:
+) -> Filtered:
     """The result, with the doubts that any filter may raise.
 
     A mask that keeps nothing is handed out as it is: one that kept all in its place would pass
     a failed filter off as a harmless one.
     """
-    return Sifted(
+    return Filtered(
+        sanitizer=component.name_of(sanitizer),
         keep=keep,
         score=score,
         classes=tuple(notes),
@@ -180,15 +213,15 @@ def _doubts(data: ImageSet, keep: Tensor, notes: Sequence[ClassNote]) -> list[Do
         return [Doubt("found-nothing", f"none of {len(keep)} images was found suspicious")]
     if gone == len(keep):
         return [Doubt("drops-everything", f"all {gone} images would go: nothing is left to train")]
-    found = []
+    doubts = []
     emptied = [note.label for note in notes if note.dropped == note.count]
     if emptied:
         names = ", ".join(data.class_names[c] for c in emptied)
-        found.append(Doubt("drops-everything", f"no image of {names} would be left"))
+        doubts.append(Doubt("drops-everything", f"no image of {names} would be left"))
     if gone > MUCH * len(keep):
         share = f"{100 * gone / len(keep):.0f} %"
-        found.append(Doubt("drops-much", f"{gone} of {len(keep)} images would go ({share})"))
-    return found
+        doubts.append(Doubt("drops-much", f"{gone} of {len(keep)} images would go ({share})"))
+    return doubts
 
 
 def spent(classifier: Classifier, before: int, *, trained: int = 0, asked: int = 0) -> Cost:
@@ -208,7 +241,7 @@ def usual_epochs(images: int) -> int:
     >>> usual_epochs(1024), usual_epochs(30_000)
     (29, 3)
     """
-    return min(30, max(3, round(30_000 / images)))
+    return min(30, max(3, round(30_000 / max(1, images))))
 
 
 def check_whole(name: str, value: int, low: int = 1) -> None:

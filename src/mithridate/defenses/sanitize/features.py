@@ -146,7 +146,7 @@ def gap(values: Tensor, side: Tensor) -> float:
     return apart / max(spread, 1e-9 * apart, 1e-30)
 
 
-class Told(NamedTuple):
+class PoisonSide(NamedTuple):
     """Which side is taken for poison: bool (n,), whether that is sure, and why."""
 
     poison: Tensor
@@ -156,7 +156,7 @@ class Told(NamedTuple):
 
 def poison_side(
     classifier: Classifier, data: ImageSet, rows: Tensor, side: Tensor, rule: Side
-) -> Told:
+) -> PoisonSide:
     """Which of the two sides of a class is the poison.
 
     By size: the smaller, as both papers have it. They assume that less than half of a class is
@@ -175,9 +175,9 @@ def poison_side(
     """
     smaller = side if 2 * int(side.sum()) <= len(side) else ~side
     if rule == "smaller":
-        return Told(smaller, True, "the smaller side")
+        return PoisonSide(smaller, True, "the smaller side")
     if data.classes < 3:
-        return Told(smaller, False, "the smaller side, for want of a third class")
+        return PoisonSide(smaller, False, "the smaller side, for want of a third class")
     parts = []
     for at in range(0, len(rows), BATCH):
         x, labels = (tensor.to(classifier.device) for tensor in data.batch(rows[at : at + BATCH]))
@@ -188,6 +188,6 @@ def poison_side(
     lead = torch.cat(parts)
     difference = float(lead[side].mean() - lead[~side].mean())
     if abs(difference) <= UNSURE * float(lead.std(correction=0)):
-        return Told(smaller, False, "the smaller side, as both look like other classes alike")
+        return PoisonSide(smaller, False, "the smaller side, as both look like other classes alike")
     chosen = side if difference > 0 else ~side
-    return Told(chosen, True, "the side with the clearer trace of another class")
+    return PoisonSide(chosen, True, "the side with the clearer trace of another class")

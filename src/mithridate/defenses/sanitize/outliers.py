@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import log, nan
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
 from mithridate.classifier import Classifier
+from mithridate.component import About
+from mithridate.cost import Sizes, Work
 from mithridate.data import ImageSet
 from mithridate.defenses.sanitize.base import (
     ClassNote,
+    Filtered,
     Sanitizer,
-    Sifted,
     check_fit,
     check_whole,
     conclude,
@@ -48,7 +50,7 @@ class Outliers(Sanitizer):
     other parts teaches the judge that the trigger means the target. It finds mislabelled images
     that have nothing in common.
 
-    The judge has the architecture of `sift`'s classifier and new weights; the classifier's own
+    The judge has the architecture of `filter`'s classifier and new weights; the classifier's own
     play no part. The score is `-log` of the probability, comparable across classes.
 
     Args:
@@ -66,6 +68,13 @@ class Outliers(Sanitizer):
     >>> Outliers(count=300).threshold is None
     True
     """
+
+    about: ClassVar[About] = About(
+        paper="Turner et al. 2019",
+        needs=("clean images",),
+        atlas=("AML.M0007",),
+    )
+    version: ClassVar[int] = 1
 
     trusted: ImageSet | None = field(default=None, repr=False, metadata={"text": False})
     threshold: float | None = None
@@ -89,11 +98,19 @@ class Outliers(Sanitizer):
                 check_number(name, value, low=0, high=1, open_low=True)
 
     def _value(self, name: str) -> float | None:
-        found: float | None = getattr(self, name)
-        return found
+        value: float | None = getattr(self, name)
+        return value
 
-    def sift(self, classifier: Classifier, data: ImageSet, *, rng: torch.Generator) -> Sifted:
-        """See the class and `Sanitizer.sift`. Random: folds, and the judges' training.
+    def cost(self, sizes: Sizes) -> Work:
+        """What the judges are trained on, each time counted, and one look at every image."""
+        judges, images = self.folds, sizes.train * (self.folds - 1) // self.folds
+        if self.trusted is not None:
+            judges, images = 1, len(self.trusted)
+        epochs = self.epochs or usual_epochs(images)
+        return Work(forwards=sizes.train, trained=judges * epochs * images)
+
+    def filter(self, classifier: Classifier, data: ImageSet, *, rng: torch.Generator) -> Filtered:
+        """See the class and `Sanitizer.filter`. Random: folds, and the judges' training.
 
         Raises:
             InputError: also where trusted images have other classes or another shape.
@@ -111,7 +128,7 @@ class Outliers(Sanitizer):
         notes = [self._note(c, data.labels == c, keep, score, limit) for c in present(data)]
         before = classifier.cost.queries  # its own weights play no part
         cost = spent(classifier, before, trained=spending, asked=len(data))
-        return conclude(data, keep, score, notes, cost, self._doubts())
+        return conclude(self, data, keep, score, notes, cost, self._doubts())
 
     def _scores(
         self, classifier: Classifier, data: ImageSet, rng: torch.Generator

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import floor, nan
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor
 
 from mithridate.classifier import Classifier
+from mithridate.component import About
+from mithridate.cost import Sizes, Work
 from mithridate.data import ImageSet
 from mithridate.defenses.sanitize.base import (
     ClassNote,
+    Filtered,
     Sanitizer,
-    Sifted,
     check_fit,
     conclude,
     present,
@@ -67,10 +69,16 @@ class SpectralSignatures(Sanitizer):
     >>> x = torch.randint(90, 110, (40, 1, 1, 2), generator=torch.Generator().manual_seed(0))
     >>> x[:5] += 100
     >>> data = ImageSet(x.byte(), [0] * 20 + [1] * 20, ["a", "b"])
-    >>> found = SpectralSignatures(side="smaller").sift(model, data, rng=torch.Generator())
-    >>> found.suspicious, found.dropped
+    >>> filtered = SpectralSignatures(side="smaller").filter(model, data, rng=torch.Generator())
+    >>> filtered.suspicious, filtered.dropped
     ((0,), tensor([0, 1, 2, 3, 4]))
     """
+
+    about: ClassVar[About] = About(
+        paper="Tran et al. 2018, algorithm 1",
+        atlas=("AML.M0007",),
+    )
+    version: ClassVar[int] = 1
 
     classes: Literal["auto", "all"] = "auto"
     eps: float | None = None
@@ -96,8 +104,11 @@ class SpectralSignatures(Sanitizer):
                     f"eps {self.eps:g} removes 1.5 eps, all of each class: give less than 2/3"
                 )
 
-    def sift(self, classifier: Classifier, data: ImageSet, *, rng: torch.Generator) -> Sifted:
-        """See the class and `Sanitizer.sift`. Nothing in it is random."""
+    def cost(self, sizes: Sizes) -> Work:
+        return Work(forwards=sizes.train)
+
+    def filter(self, classifier: Classifier, data: ImageSet, *, rng: torch.Generator) -> Filtered:
+        """See the class and `Sanitizer.filter`. Nothing in it is random."""
         check_fit(classifier, data, LEAST)
         before = classifier.cost.queries
         space = Space(classifier, data)
@@ -113,7 +124,7 @@ class SpectralSignatures(Sanitizer):
                 gone, score[rows], note = self._cut(space, c, classifier, data, doubts)
             keep[rows[gone]] = False
             notes.append(note)
-        return conclude(data, keep, score, notes, spent(classifier, before), doubts)
+        return conclude(self, data, keep, score, notes, spent(classifier, before), doubts)
 
     def _share(self, space: Space, c: int) -> tuple[Tensor, Tensor, ClassNote]:
         """The paper's rule: which of the class go, their scores, the note."""
@@ -143,13 +154,13 @@ class SpectralSignatures(Sanitizer):
         apart = gap(line, upper)
         suspicious = apart >= self.gap
         rule: Side = self.side if suspicious else "smaller"
-        told = poison_side(classifier, data, space.rows[c], upper, rule)
-        if suspicious and not told.sure:
-            doubts.append(Doubt("which-side", f"class {data.class_names[c]}: {told.why} was taken"))
+        bad = poison_side(classifier, data, space.rows[c], upper, rule)
+        if suspicious and not bad.sure:
+            doubts.append(Doubt("which-side", f"class {data.class_names[c]}: {bad.why} was taken"))
         scale = float(line[upper].mean() - line[~upper].mean())
-        outward = bool(told.poison[upper].any())
+        outward = bool(bad.poison[upper].any())
         score = (line - cut) / (scale if outward else -scale)
-        gone = told.poison if suspicious else torch.zeros_like(told.poison)
+        gone = bad.poison if suspicious else torch.zeros_like(bad.poison)
         note = ClassNote(
             label=c,
             count=len(line),
@@ -158,6 +169,6 @@ class SpectralSignatures(Sanitizer):
             statistic="gap",
             value=apart,
             threshold=self.gap,
-            text=told.why if suspicious else "",
+            text=bad.why if suspicious else "",
         )
         return gone, score, note

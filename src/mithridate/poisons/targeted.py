@@ -20,7 +20,7 @@ from mithridate.rng import child
 from mithridate.training import fit
 
 
-def kill_rate(
+def targeted_success(
     trials: Sequence[Poisoned],
     victim: Classifier,
     *,
@@ -42,7 +42,7 @@ def kill_rate(
         epochs, lr: of `fit`, for all layers.
 
     Returns:
-        The share with Wilson's interval; k kills among n trials.
+        The share with Wilson's interval; k trials of n where it is.
 
     Raises:
         InputError: no trials, or one that aims at no image.
@@ -50,27 +50,28 @@ def kill_rate(
     >>> from torch import nn
     >>> data = ImageSet(torch.tensor([0, 9]).byte().view(2, 1, 1, 1), [0, 1], ["a", "b"])
     >>> rows, aim = torch.tensor([0]), torch.zeros(1, 1, 1)
-    >>> made = Poisoned(images=data, indices=rows, trigger=None, target=0, source=None,
+    >>> poisoned = Poisoned(images=data, indices=rows, trigger=None, target=0, source=None,
     ...     original_labels=data.labels[rows], aim=aim)
     >>> model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(1, 2)), classes=2)
-    >>> kill_rate([made], model, rng=torch.Generator()).k
+    >>> targeted_success([poisoned], model, rng=torch.Generator()).k
     1
     """
     if retrain not in ("last", "all"):
         raise InputError(f"retrain is 'last' (layer) or 'all' (layers), got {retrain!r}")
     if not trials:
-        raise InputError("a kill rate needs at least one poisoned set, got none")
-    kills = 0
-    for number, made in enumerate(trials):
-        if made.aim is None or made.target is None:
+        raise InputError("targeted success needs at least one poisoned set, got none")
+    reached = 0
+    for number, poisoned in enumerate(trials):
+        if poisoned.aim is None or poisoned.target is None:
             raise InputError(f"trial {number} aims at no image: its poison has a trigger or none")
         if retrain == "last":
-            trained = retrain_last(victim, made.images)
+            trained = retrain_last(victim, poisoned.images)
         else:
-            own = child(rng, "kill", number)
-            trained = fit(victim, made.images, epochs=epochs, lr=lr, rng=own)
-        kills += int(trained.labels(made.aim[None].to(trained.device))) == made.target
-    return wilson(kills, len(trials))
+            own = child(rng, "kill", number)  # the stream's first name: figures stay as they were
+            trained = fit(victim, poisoned.images, epochs=epochs, lr=lr, rng=own)
+        predicted = int(trained.labels(poisoned.aim[None].to(trained.device)))
+        reached += predicted == poisoned.target
+    return wilson(reached, len(trials))
 
 
 def retrain_last(
@@ -100,7 +101,7 @@ def retrain_last(
     check_number("decay", decay, low=0)
     check_number("steps", steps, low=1)
     check_fits(victim, data)
-    made = Classifier(
+    model = Classifier(
         copy.deepcopy(victim.module),
         bounds=victim.input_range,
         classes=victim.class_names,
@@ -111,14 +112,14 @@ def retrain_last(
         outputs=victim.outputs,
         info={"parent": victim.info, "last_layer": {"n": len(data), "decay": decay}},
     )
-    features = torch.cat([made.features(x.to(made.device)) for x, _ in data.batches(1024)])
-    weight, bias = _logistic(features, data.labels.to(made.device), data.classes, decay, steps)
-    layer = made.last_linear()
+    features = torch.cat([model.features(x.to(model.device)) for x, _ in data.batches(1024)])
+    weight, bias = _logistic(features, data.labels.to(model.device), data.classes, decay, steps)
+    layer = model.last_linear()
     with torch.no_grad():
         layer.weight.copy_(weight)
         if layer.bias is not None:
             layer.bias.copy_(bias)
-    return made
+    return model
 
 
 def _logistic(
