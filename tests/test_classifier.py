@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from mithridate import rng as random
-from mithridate.classifier import Classifier, check_images
+from mithridate.classifier import Classifier, Guarded, check_images
 from mithridate.errors import InputError
 from mithridate.goals import Targeted, Untargeted
 
@@ -124,6 +124,47 @@ def test_features_are_the_input_of_the_last_layer():
     torch.testing.assert_close(found, module[:-1](x).detach(), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("outputs", ["logits", "probabilities"])
+def test_what_is_built_around_a_core_keeps_range_and_outputs(outputs):
+    module = nn.Sequential(network(), nn.Softmax(1)) if outputs == "probabilities" else network()
+    model = Classifier(
+        module.eval(),
+        classes=["a", "b", "c"],
+        bounds=(-2, 2),
+        outputs=outputs,
+        compute_batch=3,
+        channels_last=False,
+        info={"n": 1},
+    )
+    again = model.around(model.core(), info={"n": 2}, attacker=lambda: model)
+    assert torch.equal(again.logits(images()), model.logits(images()))
+    assert torch.equal(again.features(images()), model.features(images()))
+    assert (again.compute_batch, again.channels_last, again.class_names) == (3, False, tuple("abc"))
+    assert (again.info, model.info, again.rejected) == ({"n": 2}, {"n": 1}, None)
+    assert again.attacker() is model.attacker() is model
+
+
+def test_a_rejecting_classifier_has_a_class_more_once():
+    model = Classifier(nn.Flatten(), classes=2)
+    pad = nn.Sequential(model.core(), nn.ConstantPad1d((0, 1), 9.0))
+    wrapped = model.around(pad, info={}, attacker=lambda: model, rejects=True)
+    assert (wrapped.classes, wrapped.rejected, wrapped.class_names[2]) == (3, 2, "rejected")
+    again = wrapped.around(wrapped.core(), info={}, attacker=lambda: model, rejects=True)
+    assert (again.classes, again.rejected) == (3, 2)
+    assert again.labels(torch.zeros(1, 1, 1, 2)).tolist() == [2]
+
+
+def test_guards_nest_and_the_model_behind_certifies():
+    model, seen = Classifier(network(), classes=3), []
+    inner = Guarded(model, lambda x: seen.append(("inner", len(x))))
+    outer = Guarded(inner, lambda x: seen.append(("outer", len(x))))
+    assert torch.equal(outer.scores(images()), model.scores(images()))
+    assert seen == [("outer", 10), ("inner", 10)]
+    assert outer.model is model
+    assert outer.cost is model.cost
+    assert outer.attacker() is outer
+
+
 def test_empty_batches():
     model, none = Classifier(network(), classes=3), images(0)
     assert model.logits(none).shape == (0, 3)
@@ -143,6 +184,7 @@ def test_scores_carry_no_graph():
         ({"classes": 1}, "at least 2"),
         ({"classes": 3, "bounds": (1, 0)}, "low < high"),
         ({"classes": 3, "outputs": "odds"}, "'logits' or 'probabilities'"),
+        ({"classes": 3, "rejected": 3}, "one of the 3 classes"),
     ],
 )
 def test_bad_settings(settings, said):

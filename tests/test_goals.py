@@ -44,6 +44,46 @@ def test_margin_is_negative_exactly_where_reached(seed):
         assert torch.equal(goal.margin(z) < 0, goal.reached(z.argmax(1)))
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10**6))
+def test_a_rejected_image_reaches_no_goal(seed):
+    """Class 4 is *rejected*: the margin still tells, and another class must win outright."""
+    z = torch.randn((5, 5), generator=random.rng(seed)) * 3
+    z[0, 4] = 99
+    for goal in goals():
+        careful = goal.avoiding(4)
+        predicted = z.argmax(1)
+        assert torch.equal(careful.reached(predicted), goal.reached(predicted) & (predicted != 4))
+        assert torch.equal(careful.margin(z) < 0, careful.reached(predicted))
+
+
+def test_rejected_counts_as_not_having_left():
+    """Closed form: the chance of label or rejected, as one; a logit of -inf changes nothing."""
+    z = torch.randn((5, 5), generator=random.rng(7))
+    p, target = z.softmax(1), (LABELS + 1) % 4
+    own = p.gather(1, LABELS[:, None])[:, 0]
+    torch.testing.assert_close(Untargeted(LABELS).avoiding(4).loss(z), (own + p[:, 4]).log())
+    pair = (own + p[:, 4]).log() - p.gather(1, target[:, None])[:, 0].log()
+    torch.testing.assert_close(SourceToTarget(LABELS, target).avoiding(4).loss(z), pair)
+    z[:, 4] = float("-inf")
+    for goal in goals():
+        for measure in ("loss", "margin"):
+            bare = getattr(goal, measure)(z[:, :4])
+            torch.testing.assert_close(getattr(goal.avoiding(4), measure)(z), bare)
+
+
+def test_rejected_by_hand():
+    z = torch.tensor([[3.0, 1.0, 2.0, 5.0]])
+    assert float(Untargeted([0]).avoiding(3).margin(z)) == 3
+    assert float(Targeted([2]).avoiding(3).margin(z)) == 3
+    goal = Untargeted([0, 1]).avoiding(3)
+    assert (goal[:1].rejected, goal.to("cpu").rejected) == (3, 3)
+    assert goal.avoiding(None).rejected is None
+    for wrong in (Untargeted([3]), Targeted([3]), SourceToTarget([0], [3])):
+        with pytest.raises(InputError, match="class 3 is how the model rejects"):
+            wrong.avoiding(3)
+
+
 @pytest.mark.parametrize(
     "rows", [slice(1, 4), torch.tensor([4, 0]), torch.tensor([True] * 2 + [False] * 3)]
 )

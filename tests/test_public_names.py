@@ -41,6 +41,22 @@ def test_attack(digits, clean) -> None:
         assert len(mi.run_attack(attack, clean, x, goal, rng=mi.rng(0))) == 32
 
 
+def test_defences(digits, clean) -> None:
+    x, y = digits[1].batch(range(32))
+    smooth = mi.transforms.SpatialSmoothing(kind="median", window=3).wrap(clean)
+    attack, goal = mi.attacks.PGD(eps=0.1, step_size=0.05, steps=3), mi.Untargeted(y)
+    oblivious = mi.run_attack(attack, smooth, x, goal, through=clean, rng=mi.rng(0))
+    assert torch.equal(oblivious.predicted, smooth.labels(oblivious.adversarials))
+    oracle = mi.guards.QueryGuard(budget=100).wrap(smooth)
+    assert torch.equal(oracle.labels(x), smooth.labels(x))
+    oracle.scores(torch.cat([x, x]))
+    with pytest.raises(mi.errors.QueriesRefused, match="96 of 100"):
+        oracle.labels(x)
+    for base in (mi.detectors.Detector, mi.guards.Guard, mi.repairers.Repairer):
+        with pytest.raises(TypeError, match="abstract"):
+            base()
+
+
 def test_poison(digits) -> None:
     train, _ = digits
     trigger = mi.triggers.Patch.named("c-top-right")

@@ -348,7 +348,9 @@ class Guarded:
     def __init__(self, behind: Classifier | Guarded, watch: Callable[[Tensor], None]) -> None:
         self._behind, self._watch = behind, watch
         self.model: Classifier = behind.model if isinstance(behind, Guarded) else behind
-        self.bounds, self.classes, self.cost = behind.bounds, behind.classes, behind.cost
+        self.bounds: Bounds = self.model.bounds
+        self.classes: int = self.model.classes
+        self.cost: Cost = self.model.cost
 
     def labels(self, x: Tensor) -> Tensor:
         """Predicted classes (N,), int64.

@@ -113,7 +113,7 @@ def _others(logits: Tensor, label: Tensor, rejected: int | None = None) -> Tenso
     """The largest logit of any other class, (N,); of those that answer, where one does not."""
     hidden = logits.scatter(1, label[:, None], float("-inf"))
     if rejected is not None:
-        hidden = hidden.index_fill(1, torch.tensor([rejected], device=logits.device), float("-inf"))
+        hidden[:, rejected] = float("-inf")
     return hidden.max(1).values
 
 

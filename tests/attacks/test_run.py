@@ -5,8 +5,9 @@ import torch
 
 from mithridate import rng as random
 from mithridate.attacks import FGSM, PGD, Attack, BoundedAttack, IterativeFGSM, run_attack
-from mithridate.classifier import Classifier
-from mithridate.errors import InputError, NothingAssessedError, RunError
+from mithridate.classifier import Classifier, Guarded
+from mithridate.component import About
+from mithridate.errors import InputError, NothingAssessedError, QueriesRefused, RunError
 from mithridate.goals import Targeted, Untargeted
 from mithridate.norms import LINF
 from mithridate.testing.models import linear_model
@@ -272,6 +273,154 @@ def test_nan_at_the_adversarial_point_is_no_success():
         goal=Untargeted([0, 1]),
     )
     assert not bool(r.success.any())
+
+
+def pixels(*order, **settings):
+    """Of images of two pixels: the logits are the pixels, in this order."""
+
+    class Order(torch.nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, list(order)]
+
+    return Classifier(Order(), classes=2, image_shape=(1, 1, 2), **settings)
+
+
+def two_pixels(*rows):
+    return torch.tensor(rows).view(-1, 1, 1, 2)
+
+
+def test_the_attacker_looks_at_one_model_and_another_certifies():
+    """Every row is attacked as the attacker sees it: he thinks that the classes are swapped."""
+    model, through = pixels(0, 1), pixels(1, 0, compute_batch=7)
+    x = two_pixels([0.6, 0.5], [0.5, 0.6], [0.2, 0.9])
+    attack = PGD(eps=0.1, steps=3, step_size=0.1, random_start=False)
+    r = run(attack, x, Untargeted([0, 0, 0]), model, through=through)
+    # Class 1, he sees in the first row: done. The others he takes for class 0, and makes it 1.
+    assert torch.equal(r.adversarials[0], x[0])
+    torch.testing.assert_close(r.adversarials[1:], two_pixels([0.6, 0.5], [0.3, 0.8]))
+    assert r.clean_predicted.tolist() == [0, 1, 1]
+    assert r.predicted.tolist() == [0, 0, 1]
+    assert r.success.tolist() == [False, False, True]
+    # The judge is asked to try an image, for the input, and to certify; nothing by the attack.
+    assert (model.cost.queries, model.cost.gradients) == (1 + 3 + 3, 0)
+    assert (r.queries, r.gradients, r.row_queries.tolist()) == (6, 6, [1, 2, 3])
+    assert (model.compute_batch, through.compute_batch) == (128, 7)
+
+
+def test_the_default_is_what_the_models_own_defence_declares():
+    bare, view = pixels(0, 1), pixels(0, 1)
+    model = bare.around(bare.core(), info={}, attacker=lambda: view)
+    goal, attack = Untargeted([0]), FGSM(eps=0.1)
+    default = run(attack, two_pixels([0.6, 0.5]), goal, model)
+    assert (view.cost.gradients, model.cost.gradients, bare.cost.gradients) == (1, 0, 0)
+    named = run(attack, two_pixels([0.6, 0.5]), goal, model, through=view)
+    assert torch.equal(default.adversarials, named.adversarials)
+
+
+@pytest.mark.parametrize("batch_size", [3, None])
+def test_looking_at_the_model_itself_changes_nothing(batch_size):
+    attack = PGD(eps=0.1, steps=4, step_size=0.05, restarts=2)
+    model = linear_model()
+    one = run(attack, batch_size=batch_size)
+    two = run(attack, model=model, through=model, batch_size=batch_size)
+    assert torch.equal(one.adversarials, two.adversarials)
+    assert torch.equal(one.row_queries, two.row_queries)
+
+
+def test_a_rejected_image_is_no_success():
+    """A third logit that is large where the second pixel is bright."""
+
+    class Wary(torch.nn.Module):
+        def forward(self, x):
+            flat = x.flatten(1)
+            return torch.cat([flat, 2 * flat[:, 1:] - 0.7], 1)
+
+    model = Classifier(Wary(), classes=["a", "b", "rejected"], rejected=2)
+    x = two_pixels([0.2, 0.1], [0.2, 0.8], [0.5, 0.45])
+    r = run(Does(act=lambda x: x + 0.1), x, Untargeted([0, 0, 1]), model)
+    assert r.clean_predicted.tolist() == [0, 2, 0]
+    assert r.predicted.tolist() == [0, 2, 0]
+    assert r.success.tolist() == [False, False, True]
+    # He who ignores the rejection leads class 0 to class 1, and is rejected there.
+    r = run(FGSM(eps=0.3), x[2:], Untargeted([0]), model, through=pixels(0, 1))
+    assert (r.predicted.tolist(), r.success.tolist()) == ([2], [False])
+    with pytest.raises(InputError, match="class 2 is how the model rejects"):
+        run(FGSM(eps=0.1), x, Untargeted([2, 2, 2]), model)
+
+
+def budget(model, limit):
+    asked = []
+
+    def watch(x):
+        if sum(asked) + len(x) > limit:
+            raise QueriesRefused("no more")
+        asked.append(len(x))
+
+    return Guarded(model, watch), asked
+
+
+@dataclass(frozen=True)
+class Asks(Attack):
+    """Three labels for each image, one image at a time."""
+
+    def perturb(self, model, x, goal, *, rng):
+        for row in range(len(x)):
+            with model.cost.on_rows(torch.tensor([row])):
+                for _ in range(3):
+                    model.labels(x[row : row + 1])
+        return (x - 0.05).clamp(0, 1)
+
+
+@pytest.mark.parametrize(("batch_size", "kept"), [(None, 3), (2, 2), (1024, 0)])
+def test_a_guard_that_refuses_stops_the_run(batch_size, kept):
+    oracle, asked = budget(linear_model(), 11)
+    r = run(Asks(), model=oracle, batch_size=batch_size)
+    assert r.status == "stopped: refused after 11 queries"
+    assert (r.queries, sum(asked)) == (11, 11)
+    assert (r.linf > 0).tolist() == [True] * kept + [False] * (10 - kept)
+    assert torch.equal(r.predicted, oracle.model.labels(r.adversarials))
+    assert r.row_queries.sum() == 11
+
+
+def test_gradients_are_not_to_be_had_of_a_guard(monkeypatch):
+    oracle, _ = budget(linear_model(), 5)
+    assert run(FGSM(eps=0.1), model=oracle).status.startswith("failed: AttributeError")
+    monkeypatch.setattr(FGSM, "about", About(paper="x", access=("gradient",)), raising=False)
+    with pytest.raises(InputError, match="FGSM needs gradients, and a guard gives labels"):
+        run(FGSM(eps=0.1), model=oracle)
+    transfer = run(FGSM(eps=0.1), model=oracle, through=oracle.model)
+    assert transfer.status == "done"
+
+
+@pytest.mark.parametrize(
+    ("through", "said"),
+    [
+        (linear_model(classes=3), "the model has 2 classes, that of through= has 3"),
+        (linear_model((1, 2, 8)), "the model takes images .1, 4, 4., that of through= .1, 2, 8."),
+    ],
+)
+def test_another_kind_of_model_cannot_be_looked_through(through, said):
+    with pytest.raises(InputError, match=said) as caught:
+        run(FGSM(eps=0.1), through=through)
+    assert "\n" not in str(caught.value)
+
+
+def test_memory_of_either_model_is_halved_together(monkeypatch):
+    """Passes of more than 2 images are too many, for the model that is attacked as well."""
+
+    class Small(torch.nn.Module):
+        def forward(self, x):
+            if len(x) > 2:
+                raise torch.OutOfMemoryError
+            return x.flatten(1)[:, :2]
+
+    model, through = Classifier(Small(), classes=2), pixels(0, 1)
+    r = run(
+        FGSM(eps=0.1), two_pixels(*[[0.6, 0.5]] * 8), Untargeted([0] * 8), model, through=through
+    )
+    assert r.status == "done"
+    assert r.success.all()
+    assert (model.compute_batch, through.compute_batch) == (128, 128)
 
 
 def test_base_is_abstract():

@@ -233,7 +233,7 @@ class _Run:
                 "nothing to attack"
             )
         self.predicted = self.clean.clone()
-        self.success = self.goal.to(x.device).reached(self.clean)
+        self.success = self._reached(slice(None), self.clean)
 
     def work(self, rows: slice) -> None:
         """Attack some rows; where memory runs out, nothing but time was spent."""
@@ -259,8 +259,14 @@ class _Run:
         distances = torch.stack([norm.distance(proposal, part) for norm in (L0, L1, L2, LINF)])
         predicted, sound = self._predict(proposal)
         self.out[rows], self.predicted[rows] = proposal.to(x.device), predicted
-        self.success[rows] = self.goal[rows].to(x.device).reached(predicted) & sound
+        self.success[rows] = self._reached(rows, predicted) & sound
         self.sizes[:, rows] = distances.to(x.device)
+
+    def _reached(self, rows: slice, predicted: Tensor) -> Tensor:
+        """Which goals these predictions reach; none by being rejected, whatever the goal says."""
+        reached = self.goal[rows].to(predicted.device).reached(predicted)
+        rejected = self.judge.rejected
+        return reached if rejected is None else reached & (predicted != rejected)
 
     def _predict(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Classes, and which rows have finite logits, on the device of all results."""

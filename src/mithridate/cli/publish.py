@@ -116,13 +116,14 @@ def conducted(
 
     Args:
         main: a matrix without which there is nothing to write.
+        keep: leave all that was made in the cache, not models alone.
 
     Raises:
         InputError, NothingAssessedError, RunError: why nothing of the main matrix was measured.
     """
     from mithridate import reports
     from mithridate.reports.folder import parts
-    from mithridate.studies.conduct import conduct, why_nothing
+    from mithridate.studies.conduct import conduct, forget, why_nothing
 
     began = last = time.monotonic()
 
@@ -140,7 +141,6 @@ def conducted(
         remark=remark,
         workers=workers,
         ray=ray,
-        keep=keep,
     )
     error = None if main is None else why_nothing(result, main)
     if error is not None:
@@ -158,6 +158,8 @@ def conducted(
         timings=records.timings,
     )
     report = reports.render(out)
+    if not keep:
+        forget(result)
     if result.ran.interrupted:
         screen.note(f"finished units are kept; to go on: {command_line()}")
     study, cells, timings = parts(records.study, records.cells, records.timings)

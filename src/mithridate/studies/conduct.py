@@ -16,6 +16,7 @@ from mithridate.studies.engine.records import Records, assemble
 from mithridate.studies.engine.run import Ran, discard_damaged, run
 from mithridate.studies.engine.store import Store
 from mithridate.studies.engine.unit import Progress, Unit
+from mithridate.studies.units.model import ModelUnit
 from mithridate.studies.engine.workers import InProcess, Processes, Workers
 
 Stage = Callable[[str], AbstractContextManager[Progress]]
@@ -49,7 +50,6 @@ def conduct(
     remark: Callable[[str], None],
     workers: int | None = None,
     ray: str | None = None,
-    keep: bool = True,
 ) -> Conducted:
     """Make what a plan misses, and put its records together; Ctrl-C leaves the rest.
 
@@ -59,7 +59,6 @@ def conduct(
         remark: is told now and then how far it is.
         workers: processes; 1 works in this one. Default: as many as there are cores.
         ray: address of a Ray cluster, in place of workers.
-        keep: leave what was made in the store after a complete run; models stay in any case.
     """
     store = the_store()
     store.sweep()
@@ -78,12 +77,22 @@ def conduct(
 
         ran = run(plan, store, makers, clock=clock, follow=follow)
     records = assemble(plan, store, ran, command=command)
-    if not keep and not ran.interrupted and not ran.failed:
-        for unit in plan.order:
-            if unit.key in ran.made and unit.kind not in ("model", "control"):
-                store.discard(unit.key)
     again = tuple(sorted(ran.repaired | (damaged & ran.made)))
     return Conducted(plan, ran, records, again)
+
+
+def forget(conducted: Conducted) -> None:
+    """Remove what a complete run made from the store, once its records are written.
+
+    Models stay: the next run on the same data needs them. So does all that an interrupted or
+    failed run made, as the same command goes on with it.
+    """
+    ran, store = conducted.ran, the_store()
+    if ran.interrupted or ran.failed:
+        return
+    for unit in conducted.plan.order:
+        if unit.key in ran.made and not isinstance(unit, ModelUnit):
+            store.discard(unit.key)
 
 
 def _workers(

@@ -1,6 +1,12 @@
 """Conformance suites that plug-ins inherit, and models whose answers are known in closed form."""
 
 from mithridate.testing.attacks import AttackConformance
+from mithridate.testing.chain import (
+    DetectorConformance,
+    GuardConformance,
+    RepairerConformance,
+    TransformConformance,
+)
 from mithridate.testing.checks import check_facts
 from mithridate.testing.hardeners import HardenerConformance
 from mithridate.testing.models import linear_model, linear_weights
@@ -15,10 +21,14 @@ from mithridate.testing.sanitizers import SanitizerConformance
 __all__ = [
     "AttackConformance",
     "CraftedPoisonConformance",
+    "DetectorConformance",
+    "GuardConformance",
     "HardenerConformance",
     "NetworkConformance",
     "PoisonConformance",
+    "RepairerConformance",
     "SanitizerConformance",
+    "TransformConformance",
     "TriggerConformance",
     "check_facts",
     "linear_model",

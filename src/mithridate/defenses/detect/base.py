@@ -111,8 +111,9 @@ class FittedDetector:
         weights = next(self.scorer.parameters(), None)
         home = x.device if weights is None else weights.device
         with torch.no_grad(), _evaluating(self.scorer):
-            parts = [self.scorer(part.to(home)).float().to(x.device) for part in x.split(BATCH)]
-        return torch.cat(parts) if len(x) else x.new_zeros(0)
+            batches = (x[i : i + BATCH].to(home) for i in range(0, len(x), BATCH))
+            parts = [self.scorer(batch).float().to(x.device) for batch in batches]
+        return torch.cat([x.new_zeros(0), *parts])
 
     def at_rate(self, clean: ImageSet | Tensor, rate: float) -> FittedDetector:
         """The same with the threshold at which a share `rate` of clean images is rejected.
@@ -183,10 +184,11 @@ class _Rejecting(nn.Module):
         excess = (self.scorer(x).float() - self.threshold)[:, None]
         if self.rejected is None:
             return torch.cat([logits, logits.amax(1, keepdim=True) + excess], 1)
-        own = torch.tensor([self.rejected], device=x.device)
-        answers = logits.index_fill(1, own, float("-inf"))
-        joint = (answers.amax(1, keepdim=True) + excess).maximum(logits[:, own])
-        return logits.index_copy(1, own, joint)
+        answers, out = logits.clone(), logits.clone()
+        answers[:, self.rejected] = float("-inf")
+        joint = answers.amax(1) + excess[:, 0]
+        out[:, self.rejected] = joint.maximum(logits[:, self.rejected])
+        return out
 
 
 @contextmanager

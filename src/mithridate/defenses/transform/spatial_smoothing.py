@@ -124,7 +124,7 @@ class _Median(torch.autograd.Function):
         return out[0]
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
         around, out = ctx.saved_tensors  # type: ignore[attr-defined]
         window: int = ctx.window  # type: ignore[attr-defined]

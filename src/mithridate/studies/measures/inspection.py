@@ -196,8 +196,10 @@ class Judged(Unit[Mapping[str, Any]]):
 
     def _settings(self) -> dict[str, Any]:
         """Of the first inspector, where its charts name them."""
-        values = component.values(self.inspectors[0].make())
-        return {k: v for k, v in values.items() if k in ("probe", "eps", "steps", "samples")}
+        inspector = self.inspectors[0].make()
+        named = ("probe", "eps", "steps", "samples")
+        values = {k: v for k, v in component.values(inspector).items() if k in named}
+        return {"statistic_name": inspector.statistic, **values}
 
     def _pictures(
         self, verdict: Verdict, model: Classifier, test: ImageSet

@@ -1,0 +1,161 @@
+"""The registered transforms and guards, and a toy of each kind, keep their kind's contract."""
+
+import copy
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+from mithridate import component
+from mithridate.component import About
+from mithridate.defenses.detect import Detector
+from mithridate.defenses.guard import Guard, QueryGuard
+from mithridate.defenses.repair import Repairer
+from mithridate.defenses.transform import SpatialSmoothing, Transform
+from mithridate.errors import QueriesRefused
+from mithridate.testing import (
+    DetectorConformance,
+    GuardConformance,
+    RepairerConformance,
+    TransformConformance,
+)
+from mithridate.training import fit
+
+SMOOTHINGS = [("median", 3), ("median", 4), ("mean", 2), ("half-power-mean", 3), ("sharpen", 5)]
+
+
+class TestSpatialSmoothing(TransformConformance):
+    @pytest.fixture(autouse=True, params=SMOOTHINGS, ids=str)
+    def _choose(self, request):
+        self.kind, self.window = request.param
+
+    def transform(self):
+        return SpatialSmoothing(kind=self.kind, window=self.window)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewGreys(Transform):
+    """Levels of grey: flat almost everywhere, so that it needs a stand-in."""
+
+    about: ClassVar[About] = About(paper="Xu et al. 2018, section III-A")
+
+    levels: int = 8
+
+    def transform(self, x):
+        return (x * (self.levels - 1)).round() / (self.levels - 1)
+
+    def surrogate(self, x):
+        return x
+
+
+class TestStandIn(TransformConformance):
+    def transform(self):
+        return FewGreys()
+
+
+class Distance(nn.Module):
+    """Distance of an image from its copy mirrored left to right, as a score."""
+
+    def forward(self, x):
+        return (x - x.flip(3)).abs().flatten(1).mean(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lopsided(Detector):
+    about: ClassVar[About] = About(paper="none 2026")
+
+    rate: float = 0.05
+
+    def learn(self, model, clean, adversarial, *, rng):
+        return Distance()
+
+
+class TestDetector(DetectorConformance):
+    def detector(self):
+        return Lopsided()
+
+
+class TestQueryGuard(GuardConformance):
+    budget = 100
+
+    def guard(self):
+        return QueryGuard(budget=100)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoRepeats(Guard):
+    """Refuses an image that it has seen; its streams are endless."""
+
+    about: ClassVar[About] = About(paper="none 2026")
+
+    def watcher(self):
+        known = set()
+
+        def watch(x):
+            fresh = {image.numpy().tobytes() for image in x}
+            if fresh & known:
+                raise QueriesRefused("this image was asked about before")
+            known.update(fresh)
+
+        return watch
+
+
+class TestOtherGuard(GuardConformance):
+    def guard(self):
+        return NoRepeats()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuning(Repairer):
+    about: ClassVar[About] = About(paper="none 2026")
+
+    def repair(self, model, data, verdict=None, *, rng):
+        return fit(model, data, epochs=1, rng=rng)
+
+
+class TestRepairer(RepairerConformance):
+    def repairer(self):
+        return FineTuning()
+
+
+def test_the_suites_see_what_is_wrong():
+    class Writes(FewGreys):
+        def transform(self, x):
+            return x.mul_(0.5)
+
+    class Flat(FewGreys):
+        surrogate = Transform.surrogate
+
+    class Shares(FineTuning):
+        def repair(self, model, data, verdict=None, *, rng):
+            return copy.copy(model)
+
+    suite = TestStandIn()
+    suite.transform = Writes
+    with pytest.raises(AssertionError, match="input was changed"):
+        suite.test_range_shape_and_input_untouched()
+    suite.transform = Flat
+    with pytest.raises(AssertionError, match="no gradient"):
+        suite.test_who_knows_it_gets_its_values_and_a_gradient()
+    suite = TestRepairer()
+    suite.repairer = Shares
+    with pytest.raises(AssertionError, match="weights are shared"):
+        suite.test_arguments_are_left_as_they_were()
+
+
+@pytest.mark.parametrize(("kind", "base"), [("transforms", Transform), ("guards", Guard)])
+def test_every_registered_one_is_here(kind, base):
+    tested = {SpatialSmoothing, QueryGuard}
+    classes = {component.find(kind, name) for name in component.names(kind)}
+    assert classes <= tested
+    assert all(issubclass(cls, base) for cls in classes)
+
+
+def test_no_gradient_without_the_stand_in():
+    """By hand: rounding has slope 0, the stand-in 1."""
+    x = torch.full((1, 1, 1, 1), 0.3, requires_grad=True)
+    y = FewGreys(levels=2)._known(x)
+    assert y.item() == 0
+    assert torch.autograd.grad(y.sum(), x)[0].item() == 1
