@@ -10,6 +10,7 @@ FLOORS = [
     {"errors", "rng", "doubts"},
     {"cost"},
     {"component"},
+    {"facts"},
     {"classifier"},
     {"goals"},
     {"norms"},

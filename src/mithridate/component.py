@@ -104,7 +104,7 @@ TABLES: dict[str, dict[str, str]] = {
         "evasion": "mithridate.studies.measures.evasion:Evasion",
         "backdoor": "mithridate.studies.measures.backdoor:Backdoor",
         "poisoning": "mithridate.studies.measures.poisoning:Poisoning",
-        "kills": "mithridate.studies.measures.kills:Kills",
+        "targeted": "mithridate.studies.measures.targeted:TargetedPoison",
         "inspection": "mithridate.studies.measures.inspection:Inspection",
         "bias-maps": "mithridate.studies.measures.bias_maps:BiasMapsMeasure",
         "white-noise": "mithridate.studies.measures.white_noise:WhiteNoiseMeasure",

@@ -11,8 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mithridate.errors import InputError
+from mithridate.rng import child
 
 Rows = Tensor | slice
+GOALS = ("untargeted", "targeted")
+"""The kinds of goals by which commands and studies call them: see `goal_of`."""
 
 
 def as_labels(labels: Tensor | Sequence[int] | int, what: str = "labels") -> Tensor:
@@ -61,9 +64,9 @@ class Goal(ABC):
 
     def _with(self, **labels: Tensor) -> Self:
         """The same kind of goal on labels already checked: no look at values, so no sync."""
-        made = object.__new__(type(self))
-        made.__dict__.update(labels)
-        return made
+        goal = object.__new__(type(self))
+        goal.__dict__.update(labels)
+        return goal
 
     @abstractmethod
     def to(self, device: torch.device | str) -> Self:
@@ -193,3 +196,29 @@ class SourceToTarget(Goal):
 
     def classes(self) -> tuple[Tensor, ...]:
         return (self.source, self.target)
+
+
+def goal_of(
+    kind: str, target: int | None, labels: Tensor, classes: int, rng: torch.Generator
+) -> Goal:
+    """One goal per image: away from its label, to a class, or to one of the others at random.
+
+    Args:
+        kind: "untargeted" or "targeted".
+        target: the class of every image; None for one of the others each, from a child of `rng`.
+
+    Raises:
+        InputError: no such class.
+
+    >>> from mithridate.rng import rng
+    >>> goal_of("targeted", None, torch.tensor([0, 1]), 2, rng(0)).classes()[0].tolist()
+    [1, 0]
+    """
+    if kind == "untargeted":
+        return Untargeted(labels)
+    if target is not None:
+        if not 0 <= target < classes:
+            raise InputError(f"target {target} is not a class: they are 0 to {classes - 1}")
+        return Targeted(torch.full_like(labels, target))
+    away = torch.randint(1, classes, labels.shape, generator=child(rng, "targets"))
+    return Targeted((labels + away) % classes)

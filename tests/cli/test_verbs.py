@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import tomllib
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -176,34 +178,38 @@ def test_demo(call, monkeypatch) -> None:
 
 
 def test_list_names_every_component(call) -> None:
-    found = json.loads(call("list", "--json").out)
-    assert sorted(found) == sorted({*mi.registry.TABLES, "studies"} - {"units"})
-    assert "pgd" in [component["name"] for component in found["attacks"]]
+    kinds = json.loads(call("list", "--json").out)
+    assert sorted(kinds) == sorted({*mi.registry.TABLES, "studies"})
+    assert "pgd" in [row["name"] for row in kinds["attacks"]]
     pgd = call("list", "attacks").out
     assert "eps=(required)" in pgd
+    assert "norm=linf" in pgd
     assert "restarts=1" in pgd
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "told"),
+    ("kind", "name", "known"),
     [
-        ("attacks", "pgd", "linf, l2, l1 gradient bounded Madry et al. 2018"),
-        ("triggers", "random-location", "random Borji 2020"),
-        ("poisons", "badnets", "changed any – Gu et al. 2017"),
-        ("poisons", "clean-label-gan", "kept any generator Turner et al. 2019"),
-        ("hardeners", "adversarial-training", "Madry et al. 2018"),
-        ("sanitizers", "spectral-signatures", "Tran et al. 2018"),
+        ("attacks", "pgd", ["linf, l2, l1", "gradient", "bounded", "Madry et al. 2018"]),
+        ("triggers", "random-location", ["random", "Borji 2020"]),
+        ("poisons", "badnets", ["changed", "any", "Gu et al. 2017"]),
+        ("poisons", "clean-label-gan", ["kept", "any", "generator", "Turner et al. 2019"]),
+        ("hardeners", "adversarial-training", ["Madry et al. 2018"]),
+        ("sanitizers", "spectral-signatures", ["Tran et al. 2018"]),
     ],
 )
-def test_list_tells_what_is_known_of_a_component(call, kind, name, told) -> None:
+def test_list_shows_what_is_known_of_a_component(call, kind, name, known) -> None:
     table = call("list", kind).out.split("\n\n")[0].splitlines()
-    assert " ".join(next(row for row in table if row.startswith(name)).split()) == f"{name} {told}"
-    found = json.loads(call("list", kind, "--json").out)[kind]
-    assert all(each["paper"] for each in found)
-    assert table[0].split() == [kind, *(key for key in found[0] if key not in PLAIN)]
-
-
-PLAIN = ("name", "summary", "settings")
+    rows = json.loads(call("list", kind, "--json").out)[kind]
+    assert all(row["paper"] for row in rows)
+    columns = [key for key in rows[0] if key not in ("name", "summary", "settings")]
+    assert table[0].split() == [kind, *columns]
+    line = " ".join(next(row for row in table if row.startswith(f"{name} ")).split())
+    values = next(row for row in rows if row["name"] == name)
+    cells = (values[key] for key in columns)
+    shown = [cell if isinstance(cell, str) else ", ".join(cell) for cell in cells]
+    assert line == " ".join([name, *(cell or "–" for cell in shown)])
+    assert set(known) <= set(shown)
 
 
 @pytest.mark.parametrize("kind", ["attacks", "poisons"])
@@ -212,6 +218,36 @@ def test_list_survives_a_broken_plugin(call, monkeypatch, kind) -> None:
     done = call("list", kind)
     assert done.code == 0
     assert "cannot be imported" in done.out
+    assert "badnets" in done.out or "pgd" in done.out
+
+
+def test_an_empty_kind_is_one_line(call, monkeypatch) -> None:
+    monkeypatch.setitem(mi.registry.TABLES, "guards", {})
+    assert call("list", "guards").out.split("\n")[0] == "guards: none yet"
+    assert json.loads(call("list", "guards", "--json").out) == {"guards": []}
+
+
+def test_listed_studies_are_those_that_load(call) -> None:
+    from mithridate.studies.engine.spec import load, shipped
+
+    rows = json.loads(call("list", "studies", "--json").out)["studies"]
+    specs = {name: load(name) for name in shipped()}
+    assert {row["name"]: (row["summary"], row["settings"]["scale"]) for row in rows} == {
+        name: (spec.title, spec.scale) for name, spec in specs.items()
+    }
+
+
+@pytest.mark.parametrize("kind", [(), ("attacks",)])
+def test_list_imports_nothing_heavy(kind) -> None:
+    code = (
+        "import sys; from mithridate.cli.main import main\n"
+        "main(sys.argv[1:])\n"
+        "heavy = {'torch', 'sklearn', 'scipy', 'pyarrow', 'numpy', 'pydantic'}\n"
+        "sys.exit(str(sorted(heavy & set(sys.modules)) or 0))"
+    )
+    words = [sys.executable, "-c", code, "list", *kind]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.stderr.strip() == "0"
 
 
 def test_doctor(call, monkeypatch, tmp_path) -> None:

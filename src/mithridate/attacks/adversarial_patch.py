@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mithridate.attacks.base import Attack
+from mithridate.attacks.context import Context
 from mithridate.classifier import Classifier
+from mithridate.component import About
+from mithridate.cost import Sizes, Work
+from mithridate.data import some_rows
 from mithridate.errors import InputError, check_number
-from mithridate.goals import Goal
+from mithridate.goals import Goal, goal_of
 from mithridate.rng import by_row, child
+
+LEARNED = 500
+"""Training images on which a patch is learned that was not given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +60,15 @@ class AdversarialPatch(Attack):
     torch.Size([4, 1, 8, 8])
     """
 
+    about: ClassVar[About] = About(
+        paper="Brown et al. 2017, equation 1",
+        kind="universal",
+        access=("gradient",),
+        needs=("training images",),
+        atlas=("AML.T0015", "AML.T0043.000"),
+        nist=("022",),
+    )
+
     scale_min: float = 0.3
     scale_max: float = 0.5
     rotation: float = 22.5
@@ -71,6 +87,10 @@ class AdversarialPatch(Attack):
         check_number("batch", self.batch, low=1)
         if self.shape not in ("circle", "square"):
             raise InputError(f"shape is 'circle' or 'square', got {self.shape!r}")
+
+    def cost(self, sizes: Sizes) -> Work:
+        """Of learning one patch, whatever the number of images."""
+        return Work(gradients=self.steps * self.batch if self.patch is None else 0)
 
     def learn(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
         """A patch (C, S, S) in [0, 1], S the shorter side of the images, for goals like these.
@@ -116,6 +136,26 @@ class AdversarialPatch(Attack):
         layers = torch.cat([patch * mask, mask])[None].expand(len(x), -1, -1, -1)
         seen = F.grid_sample(layers, grid, align_corners=False)
         return (x * (1 - seen[:, -1:]) + seen[:, :-1]).clamp(0, 1)
+
+    def prepare(self, context: Context) -> tuple[Attack, dict[str, str]]:
+        """The patch, learned on images that are not the attacked ones.
+
+        Raises:
+            InputError: one patch cannot serve a target per image.
+        """
+        if self.patch is not None:
+            return self, {}
+        if context.goal == "targeted" and context.target is None:
+            raise InputError("one patch for all images has one target: give --target CLASS")
+        rows = some_rows(context.train, LEARNED, context.rng)
+        if context.target is not None:
+            rows = rows[context.train.labels[rows] != context.target]
+        x, labels = context.train.batch(rows)
+        goal = goal_of(context.goal, context.target, labels, context.classes, context.rng)
+        device = context.model.device
+        stream = child(context.rng, "learn", device=device)
+        patch = self.learn(context.model, x.to(device), goal.to(device), rng=stream).cpu()
+        return replace(self, patch=patch), {"learned on": f"{len(x)} training images"}
 
     def held(self, n: int, values: int) -> int:
         return 16 * (n + self.batch) * values

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Self, get_args
+from typing import ClassVar, Self, get_args
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from torch import Tensor
 from mithridate.attacks.base import BoundedAttack, check_eps
 from mithridate.attacks.losses import DLR, Loss, Objective, TargetedDLR, rivalries
 from mithridate.classifier import Classifier
+from mithridate.component import About
+from mithridate.cost import Sizes, Work
 from mithridate.errors import InputError, check_number
 from mithridate.goals import Goal
 from mithridate.norms import L2, LINF, Norm
@@ -225,6 +227,15 @@ class APGD(BoundedAttack):
     100
     """
 
+    about: ClassVar[About] = About(
+        paper="Croce and Hein 2020, section 3",
+        kind="bounded",
+        norms=("linf", "l2"),
+        access=("gradient",),
+        atlas=("AML.T0015", "AML.T0043.000"),
+        nist=("022",),
+    )
+
     norm: Norm = LINF
     steps: int = 100
     loss: Loss = "ce"
@@ -241,6 +252,11 @@ class APGD(BoundedAttack):
             raise InputError(f"apgd works in l2 or linf, got {self.norm}")
         if self.loss not in get_args(Loss):
             raise InputError(f"loss is one of {', '.join(get_args(Loss))}, got {self.loss!r}")
+
+    def cost(self, sizes: Sizes) -> Work:
+        rivals = min(self.targets, sizes.classes - 1) if self.loss == "dlr-targeted" else 1
+        runs = sizes.test * self.restarts * rivals
+        return Work(forwards=runs, gradients=runs * self.steps * self.eot)
 
     def held(self, n: int, values: int) -> int:
         return 20 * n * values

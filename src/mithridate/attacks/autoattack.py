@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from mithridate.attacks.fab import FAB
 from mithridate.attacks.losses import Loss
 from mithridate.attacks.square import Square
 from mithridate.classifier import Classifier
+from mithridate.component import About
+from mithridate.cost import Sizes, Work
 from mithridate.errors import InputError, check_number
 from mithridate.goals import Goal
 from mithridate.norms import L2, LINF, Norm
@@ -53,6 +55,15 @@ class AutoAttack(BoundedAttack):
     ['APGD', 'APGD', 'FAB', 'Square']
     """
 
+    about: ClassVar[About] = About(
+        paper="Croce and Hein 2020, section 5",
+        kind="bounded",
+        norms=("linf", "l2"),
+        access=("gradient", "score"),
+        atlas=("AML.T0015", "AML.T0043.000", "AML.T0043.001"),
+        nist=("022", "025"),
+    )
+
     norm: Norm = LINF
     version: Version = "standard"
     steps: int = 100
@@ -69,6 +80,11 @@ class AutoAttack(BoundedAttack):
         check_number("steps", self.steps, low=1)
         check_number("queries", self.queries, low=2)
         check_number("targets", self.targets, low=1)
+
+    def cost(self, sizes: Sizes) -> Work:
+        works = [member.cost(sizes) for member in self.members().values()]
+        forwards = sum(work.forwards + 2 * sizes.test for work in works)  # and what each looks at
+        return Work(forwards=forwards, gradients=sum(work.gradients for work in works))
 
     def members(self) -> dict[str, Attack]:
         """The attacks by name, in the order in which they run."""

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from mithridate import component
+from mithridate.attacks.context import Context
 from mithridate.classifier import Classifier
+from mithridate.component import About, Component
+from mithridate.cost import Sizes, Work
+from mithridate.doubts import Doubt
 from mithridate.errors import InputError, check_number
 from mithridate.goals import Goal
 from mithridate.norms import LINF, Norm
 
+if TYPE_CHECKING:  # the runner certifies attacks, so it stands above them
+    from mithridate.attacks.run import AttackResult
+
+SMALL = 1000
+"""Queries per image below which a black-box attack is no judge."""
 ROUNDING = 1e-5
 """Share of the largest logit by which a margin must be negative to survive another batch."""
 
@@ -58,8 +69,10 @@ def where_needed(
     return out
 
 
-class Attack(ABC):
+class Attack(Component, ABC):
     """Proposes adversarial images. Stateless: fields are hyper-parameters."""
+
+    about: ClassVar[About] = About(paper="")
 
     @abstractmethod
     def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
@@ -67,6 +80,44 @@ class Attack(ABC):
 
         `rng` lies on x's device. The input is not changed; success is judged by the caller.
         """
+
+    def cost(self, sizes: Sizes) -> Work:
+        """What it asks of a model at most for `sizes.test` images, where it can say.
+
+        Forward passes are those without a gradient, beside a look at each image before and one
+        after. Without a budget of its own it says about how much.
+        """
+        return Work()
+
+    def prepare(self, context: Context) -> tuple[Attack, dict[str, str]]:
+        """The attack with what it needs of its surroundings and was not given.
+
+        Returns:
+            Itself where nothing is missing; and what it took, for the record: what -> how much.
+
+        Raises:
+            InputError: the surroundings do not have it.
+        """
+        return self, {}
+
+    def doubts(self, result: AttackResult, labels: Tensor) -> list[Doubt]:
+        """What its settings make of its figures.
+
+        Args:
+            labels: the true classes of the images that were reached, the first rows of `result`.
+        """
+        doubts, n, access = [], len(labels), self.about.access
+        lost = int((result.given_up[:n] & _right(result, labels)).sum())
+        if access == ("label",) and lost:
+            text = f"No starting point was found for {lost} of {n} images: not fooled, untried."
+            doubts.append(Doubt("no-start", text))
+        queries = self.cost(Sizes(test=1)).forwards
+        if access and "gradient" not in access and 0 < queries < SMALL:
+            text = (
+                f"At most {queries:,} queries an image: too few to judge a model, or this attack."
+            )
+            doubts.append(Doubt("small-budget", text))
+        return doubts
 
     def held(self, n: int, values: int) -> int:
         """Numbers of 4 bytes that `perturb` holds at once, passes of the model left aside.
@@ -81,6 +132,11 @@ class Attack(ABC):
         return 16 * n * values
 
 
+def _right(result: AttackResult, labels: Tensor) -> Tensor:
+    """Which of the first images were classified rightly before the attack: bool (N,)."""
+    return result.clean_predicted[: len(labels)] == labels.to(result.clean_predicted.device)
+
+
 @dataclass(frozen=True, kw_only=True)
 class BoundedAttack(Attack):
     """Stays within eps of x, in `norm`."""
@@ -90,6 +146,30 @@ class BoundedAttack(Attack):
 
     def __post_init__(self) -> None:
         check_eps(self.eps, self.norm)
+
+    @classmethod
+    def usual(cls, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+        """An eps for attacks whose norm is LINF by default."""
+        if cls.about.norms[:1] != (LINF.name,):
+            return {}
+        return {"eps": 0.3 if grey(image_shape) else 8 / 255}
+
+    def doubts(self, result: AttackResult, labels: Tensor) -> list[Doubt]:
+        doubts, n = super().doubts(result, labels), len(labels)
+        left = int((result.predicted[:n] == labels.to(result.predicted.device)).sum())
+        if self.eps and left == 0 and bool(_right(result, labels).any()):
+            text = f"None of {n} images is left at eps {self.eps:.3g}: a smaller eps or a minimal "
+            doubts.append(Doubt("nothing-left", f"{text}attack tells how much less would do."))
+        return doubts
+
+
+def grey(image_shape: tuple[int, int, int]) -> bool:
+    """Whether images (C, H, W) have one channel.
+
+    >>> grey((1, 28, 28))
+    True
+    """
+    return image_shape[0] == 1
 
 
 def check_eps(eps: float, norm: Norm) -> None:
@@ -114,24 +194,25 @@ class MinimalAttack(Attack):
     """Looks for the smallest step that reaches the goal."""
 
 
-def passes_of(attack: Attack) -> tuple[int, int]:
-    """Forward passes without a gradient, and gradients, of an image at most; for an estimate.
+def with_usual(
+    name: str, image_shape: tuple[int, int, int], given: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The settings of an attack of that name that are usual for such images, and those given.
 
-    Read from the fields by which attacks state their effort: a budget, or how many steps, of
-    how many restarts, searches or rounds.
+    Args:
+        given: settings that take the place of the usual ones.
 
-    >>> from mithridate.attacks.pgd import PGD
-    >>> passes_of(PGD(eps=0.1, step_size=0.1, steps=7, restarts=2))
-    (0, 14)
+    Raises:
+        InputError: unknown name; or another norm than the usual eps is for, without an eps.
+
+    >>> with_usual("pgd", (1, 28, 28), {"steps": "10"})
+    {'eps': 0.3, 'step_size': 0.01, 'steps': '10'}
     """
-    values = {name: value for name, value in vars(attack).items() if isinstance(value, int)}
-    if "population" in values:
-        return values["population"] * (1 + values["generations"]), 0
-    if "max_iter" in values and "budget" not in values:
-        grown = (values["init_eval"] * (t + 1) ** 0.5 for t in range(values["max_iter"]))
-        return int(sum(min(values["max_eval"], probes) + 14 for probes in grown)), 0
-    steps = values["steps"] if "steps" in values else int(getattr(attack, "count", 1))
-    for name in ("restarts", "search_steps", "rounds"):
-        steps *= values.get(name, 1)
-    queries = values.get("budget") or values.get("queries") or 0
-    return queries, 0 if queries and "steps" not in values else steps
+    own, settings = dict(given or {}), component.find("attacks", name).usual(image_shape)
+    norm = str(own.get("norm", "linf")).lower()
+    if norm != "linf" and "eps" in settings and "eps" not in own:
+        raise InputError(
+            f"{name}: eps {settings['eps']:.3g} is for linf: give --set eps for {norm}"
+        )
+    merged: dict[str, Any] = settings | own
+    return merged

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from mithridate import rng as random
-from mithridate.attacks.base import MinimalAttack
 from mithridate.attacks.decision import (
     Bracket,
+    DecisionAttack,
     Progress,
     Questions,
     begin,
     directions,
     importance,
-    last_images,
     per_row,
 )
 from mithridate.classifier import Oracle
+from mithridate.component import About
+from mithridate.cost import Sizes, Work
 from mithridate.errors import check_number
 from mithridate.goals import Goal
 from mithridate.norms import L2
@@ -29,7 +31,7 @@ _WINDOW = 10  # answers by which a step size is judged
 
 
 @dataclass(frozen=True, kw_only=True)
-class Boundary(MinimalAttack):
+class Boundary(DecisionAttack):
     """Decision-based random walk, in L2 (Brendel et al. 2018, algorithm 1).
 
     Each proposal is drawn on the sphere around x, a relative distance `side` away; where it is
@@ -58,16 +60,24 @@ class Boundary(MinimalAttack):
     >>> from mithridate.goals import Untargeted
     >>> model = Classifier(torch.nn.Flatten(), classes=2)
     >>> x, rng = torch.tensor([[[[0.9, 0.5]]]]), random.rng(0)
-    >>> found = Boundary(budget=400).perturb(model, x, Untargeted([0]), rng=rng)
-    >>> round(L2.distance(found, x).item(), 2)  # the nearest point is at 0.4 / sqrt(2)
+    >>> fooled = Boundary(budget=400).perturb(model, x, Untargeted([0]), rng=rng)
+    >>> round(L2.distance(fooled, x).item(), 2)  # the nearest point is at 0.4 / sqrt(2)
     0.28
     """
+
+    about: ClassVar[About] = About(
+        paper="Brendel et al. 2018, algorithm 1",
+        kind="minimal",
+        norms=("l2",),
+        access=("label",),
+        atlas=("AML.T0015", "AML.T0043.001"),
+        nist=("025",),
+    )
 
     budget: int = 5000
     side: float = 0.1
     pull: float = 0.1
     init_trials: int = 100
-    starts: Tensor | None = field(default=None, repr=False, compare=False, metadata={"text": False})
 
     def __post_init__(self) -> None:
         check_number("budget", self.budget, low=1)
@@ -75,8 +85,12 @@ class Boundary(MinimalAttack):
         check_number("pull", self.pull, low=0, high=0.999, open_low=True)
         check_number("init_trials", self.init_trials, low=0)
 
-    def perturb(self, model: Oracle, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
-        return last_images(self.steps(model, x, goal, rng=rng), x)
+    @classmethod
+    def usual(cls, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+        return {"budget": 1000}
+
+    def cost(self, sizes: Sizes) -> Work:
+        return Work(forwards=sizes.test * self.budget)
 
     def steps(
         self, model: Oracle, x: Tensor, goal: Goal, *, rng: torch.Generator

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from mithridate.attacks.base import MinimalAttack, crossed, where_needed
 from mithridate.classifier import Classifier
+from mithridate.component import About
+from mithridate.cost import Sizes, Work
 from mithridate.errors import check_number
 from mithridate.goals import Goal, Rows
 from mithridate.norms import L2, Norm
@@ -151,6 +154,15 @@ class CarliniWagner(MinimalAttack):
     0.07
     """
 
+    about: ClassVar[About] = About(
+        paper="Carlini and Wagner 2017, section VI.A",
+        kind="minimal",
+        norms=("l2",),
+        access=("gradient",),
+        atlas=("AML.T0015", "AML.T0043.000"),
+        nist=("022",),
+    )
+
     steps: int = 200
     search_steps: int = 5
     step_size: float = 0.05
@@ -160,6 +172,9 @@ class CarliniWagner(MinimalAttack):
     def __post_init__(self) -> None:
         check_adam(self.steps, self.step_size, self.c, self.confidence)
         check_number("search_steps", self.search_steps, low=1)
+
+    def cost(self, sizes: Sizes) -> Work:
+        return Work(gradients=sizes.test * self.steps * self.search_steps)
 
     def held(self, n: int, values: int) -> int:
         return 28 * n * values

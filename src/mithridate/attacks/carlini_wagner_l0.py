@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -10,6 +11,8 @@ from torch import Tensor
 from mithridate.attacks.base import MinimalAttack, where_needed
 from mithridate.attacks.carlini_wagner import Hinge, box_adam, check_adam, squared
 from mithridate.classifier import Classifier
+from mithridate.component import About
+from mithridate.cost import Sizes, Work
 from mithridate.errors import check_number
 from mithridate.goals import Goal
 from mithridate.norms import L2
@@ -47,6 +50,15 @@ class CarliniWagnerL0(MinimalAttack):
     1
     """
 
+    about: ClassVar[About] = About(
+        paper="Carlini and Wagner 2017, section VI.B",
+        kind="minimal",
+        norms=("l0",),
+        access=("gradient",),
+        atlas=("AML.T0015", "AML.T0043.000"),
+        nist=("022",),
+    )
+
     steps: int = 100
     rounds: int = 40
     step_size: float = 0.05
@@ -60,6 +72,9 @@ class CarliniWagnerL0(MinimalAttack):
         check_number("rounds", self.rounds, low=1)
         check_number("largest_c", self.largest_c, low=self.c)
         check_number("share", self.share, low=0, high=0.999, open_low=True)
+
+    def cost(self, sizes: Sizes) -> Work:
+        return Work(gradients=sizes.test * (self.steps + 1) * self.rounds)
 
     def held(self, n: int, values: int) -> int:
         return 28 * n * values

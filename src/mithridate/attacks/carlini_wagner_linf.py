@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -10,6 +11,8 @@ from torch import Tensor
 from mithridate.attacks.base import MinimalAttack, crossed
 from mithridate.attacks.carlini_wagner import box_adam, check_adam
 from mithridate.classifier import Classifier
+from mithridate.component import About
+from mithridate.cost import Sizes, Work
 from mithridate.errors import check_number
 from mithridate.goals import Goal
 from mithridate.norms import LINF
@@ -52,6 +55,15 @@ class CarliniWagnerLinf(MinimalAttack):
     True
     """
 
+    about: ClassVar[About] = About(
+        paper="Carlini and Wagner 2017, section VI.C",
+        kind="minimal",
+        norms=("linf",),
+        access=("gradient",),
+        atlas=("AML.T0015", "AML.T0043.000"),
+        nist=("022",),
+    )
+
     steps: int = 100
     rounds: int = 30
     step_size: float = 0.05
@@ -65,6 +77,10 @@ class CarliniWagnerLinf(MinimalAttack):
         check_number("rounds", self.rounds, low=1)
         check_number("largest_c", self.largest_c, low=self.c)
         check_number("decay", self.decay, low=0, high=0.999, open_low=True)
+
+    def cost(self, sizes: Sizes) -> Work:
+        n = sizes.test
+        return Work(forwards=n * HALVINGS, gradients=n * self.steps * self.rounds)
 
     def held(self, n: int, values: int) -> int:
         return 28 * n * values

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from mithridate.attacks.base import MinimalAttack, crossed, where_needed
 from mithridate.classifier import Classifier
+from mithridate.component import About
+from mithridate.cost import Sizes, Work
 from mithridate.errors import check_number
 from mithridate.goals import Goal
 from mithridate.norms import L2
@@ -43,6 +46,15 @@ class DDN(MinimalAttack):
     0.07
     """
 
+    about: ClassVar[About] = About(
+        paper="Rony et al. 2019, algorithm 1",
+        kind="minimal",
+        norms=("l2",),
+        access=("gradient",),
+        atlas=("AML.T0015", "AML.T0043.000"),
+        nist=("022",),
+    )
+
     steps: int = 100
     gamma: float = 0.05
     step_size: float = 1.0
@@ -53,6 +65,9 @@ class DDN(MinimalAttack):
         check_number("gamma", self.gamma, low=0, high=0.999, open_low=True)
         check_number("step_size", self.step_size, low=0, open_low=True)
         check_number("radius", self.radius, low=0, open_low=True)
+
+    def cost(self, sizes: Sizes) -> Work:
+        return Work(gradients=sizes.test * self.steps)
 
     def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
         return where_needed(model, x, goal, self._shrink)

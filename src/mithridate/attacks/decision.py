@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -10,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mithridate import rng as random
+from mithridate.attacks.base import Attack, MinimalAttack
+from mithridate.attacks.context import Context
 from mithridate.classifier import Oracle
 from mithridate.errors import InputError
 from mithridate.goals import Goal
@@ -17,6 +21,33 @@ from mithridate.norms import L2, Norm
 
 CHUNK = 4096
 """Images in flight at once: bounds the memory, not the result."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecisionAttack(MinimalAttack):
+    """What asks for labels alone, from an image that reaches the goal inward.
+
+    Args:
+        starts: images (M, C, H, W) tried first, for goals that random images do not reach.
+    """
+
+    starts: Tensor | None = field(default=None, repr=False, compare=False, metadata={"text": False})
+
+    @abstractmethod
+    def steps(
+        self, model: Oracle, x: Tensor, goal: Goal, *, rng: torch.Generator
+    ) -> Iterator[Progress]:
+        """The attack, one item after the start, each step and the end: a curve of queries."""
+
+    def perturb(self, model: Oracle, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
+        return last_images(self.steps(model, x, goal, rng=rng), x)
+
+    def prepare(self, context: Context) -> tuple[Attack, dict[str, str]]:
+        """With a target, random images hardly ever reach the goal: training images do."""
+        if self.starts is not None or context.goal == "untargeted":
+            return self, {}
+        images = context.starts()
+        return replace(self, starts=images), {"starts": f"{len(images)} training images"}
 
 
 class Progress(NamedTuple):

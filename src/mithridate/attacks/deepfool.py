@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from mithridate.attacks.base import MinimalAttack, crossed
 from mithridate.classifier import Classifier
+from mithridate.component import About
+from mithridate.cost import Sizes, Work
 from mithridate.errors import InputError, check_number
 from mithridate.goals import Goal
 from mithridate.norms import L2, LINF, Norm
@@ -155,6 +158,15 @@ class DeepFool(MinimalAttack):
     DeepFool(norm=l2, steps=50, overshoot=0.02, candidates=4)
     """
 
+    about: ClassVar[About] = About(
+        paper="Moosavi-Dezfooli et al. 2016, algorithm 2",
+        kind="minimal",
+        norms=("l2", "linf"),
+        access=("gradient",),
+        atlas=("AML.T0015", "AML.T0043.000"),
+        nist=("022",),
+    )
+
     norm: Norm = L2
     steps: int = 50
     overshoot: float = 0.02
@@ -162,6 +174,10 @@ class DeepFool(MinimalAttack):
 
     def __post_init__(self) -> None:
         check_deepfool(self.norm, self.steps, self.candidates, self.overshoot)
+
+    def cost(self, sizes: Sizes) -> Work:
+        """About: rows cross in a few of the steps, each of them `candidates` gradients."""
+        return Work(gradients=sizes.test * self.steps)
 
     def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
         return deepfool(

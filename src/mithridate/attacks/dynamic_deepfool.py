@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from torch import Tensor
 from mithridate.attacks.base import MinimalAttack
 from mithridate.attacks.deepfool import check_deepfool, deepfool
 from mithridate.classifier import Classifier
+from mithridate.component import About
+from mithridate.cost import Sizes, Work
 from mithridate.goals import Goal
 from mithridate.norms import L2, Norm
 
@@ -54,6 +57,15 @@ class DynamicDeepFool(MinimalAttack):
     DynamicDeepFool(norm=l2, steps=50, overshoot=0.1, candidates=4)
     """
 
+    about: ClassVar[About] = About(
+        paper="Moosavi-Dezfooli et al. 2016, varied",
+        kind="minimal",
+        norms=("l2", "linf"),
+        access=("gradient",),
+        atlas=("AML.T0015", "AML.T0043.000"),
+        nist=("022",),
+    )
+
     norm: Norm = L2
     steps: int = 50
     overshoot: float = 0.1
@@ -61,6 +73,10 @@ class DynamicDeepFool(MinimalAttack):
 
     def __post_init__(self) -> None:
         check_deepfool(self.norm, self.steps, self.candidates, self.overshoot)
+
+    def cost(self, sizes: Sizes) -> Work:
+        """About, as of DeepFool."""
+        return Work(gradients=sizes.test * self.steps)
 
     def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
         return deepfool(

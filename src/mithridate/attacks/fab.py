@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from torch import Tensor
 from mithridate.attacks.base import ROUNDING, MinimalAttack, crossed
 from mithridate.attacks.losses import rivalries
 from mithridate.classifier import Classifier
+from mithridate.component import About
+from mithridate.cost import Sizes, Work
 from mithridate.errors import InputError, check_number
 from mithridate.goals import Goal, SourceToTarget, Untargeted
 from mithridate.norms import L1, L2, LINF, Norm
@@ -227,6 +230,15 @@ class FAB(MinimalAttack):
     FAB(norm=l2, steps=100, restarts=1, targets=9, enough=None)
     """
 
+    about: ClassVar[About] = About(
+        paper="Croce and Hein 2020b, algorithm 1",
+        kind="minimal",
+        norms=("l2", "l1", "linf"),
+        access=("gradient",),
+        atlas=("AML.T0015", "AML.T0043.000"),
+        nist=("022",),
+    )
+
     norm: Norm = L2
     steps: int = 100
     restarts: int = 1
@@ -242,6 +254,12 @@ class FAB(MinimalAttack):
             check_number("targets", self.targets, low=1)
         if self.enough is not None:
             check_number("enough", self.enough, low=0)
+
+    def cost(self, sizes: Sizes) -> Work:
+        rivals = min(self.targets or sizes.classes, sizes.classes - 1)
+        runs = sizes.test * self.steps * self.restarts * (1 if self.targets is None else rivals)
+        each = rivals if self.targets is None else 1
+        return Work(forwards=2 * runs + (FINAL + 2) * sizes.test, gradients=runs * each)
 
     def held(self, n: int, values: int) -> int:
         return 24 * n * values

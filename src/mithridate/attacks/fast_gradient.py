@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from mithridate.attacks.base import BoundedAttack, check_eps
+from mithridate.attacks.base import BoundedAttack, check_eps, grey
 from mithridate.classifier import Classifier
+from mithridate.component import About
+from mithridate.cost import Sizes, Work
 from mithridate.errors import check_number
 from mithridate.goals import Goal
 from mithridate.norms import LINF, Norm
@@ -89,7 +92,19 @@ class FGSM(BoundedAttack):
     FGSM(eps=0.3, norm=linf)
     """
 
+    about: ClassVar[About] = About(
+        paper="Goodfellow et al. 2015, section 4",
+        kind="bounded",
+        norms=("linf", "l2", "l1"),
+        access=("gradient",),
+        atlas=("AML.T0015", "AML.T0043.000"),
+        nist=("022",),
+    )
+
     norm: Norm = LINF
+
+    def cost(self, sizes: Sizes) -> Work:
+        return Work(gradients=sizes.test)
 
     def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
         eps, norm = self.eps, self.norm
@@ -117,6 +132,15 @@ class IterativeFGSM(BoundedAttack):
     6
     """
 
+    about: ClassVar[About] = About(
+        paper="Kurakin et al. 2017, section 2.2",
+        kind="bounded",
+        norms=("linf", "l2", "l1"),
+        access=("gradient",),
+        atlas=("AML.T0015", "AML.T0043.000"),
+        nist=("022",),
+    )
+
     norm: Norm = LINF
     step_size: float = 0.05
     steps: int | None = None
@@ -127,6 +151,13 @@ class IterativeFGSM(BoundedAttack):
         check_number("step_size", self.step_size, low=0, open_low=True)
         if self.steps is not None:
             check_number("steps", self.steps, low=1)
+
+    @classmethod
+    def usual(cls, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+        return super().usual(image_shape) | {"step_size": 0.05 if grey(image_shape) else 2 / 255}
+
+    def cost(self, sizes: Sizes) -> Work:
+        return Work(gradients=sizes.test * self.count)
 
     @property
     def count(self) -> int:

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from mithridate import rng as random
-from mithridate.attacks.base import MinimalAttack
 from mithridate.attacks.decision import (
     CHUNK,
     Bracket,
+    DecisionAttack,
     Progress,
     Questions,
     begin,
     directions,
     importance,
-    last_images,
     per_row,
     shrink,
 )
 from mithridate.classifier import Oracle
+from mithridate.component import About
+from mithridate.cost import Sizes, Work
 from mithridate.errors import InputError, check_number
 from mithridate.goals import Goal
 from mithridate.norms import L2, LINF, Norm
@@ -40,7 +42,7 @@ FLIGHT = 3 * 2**22
 
 
 @dataclass(frozen=True, kw_only=True)
-class HopSkipJump(MinimalAttack):
+class HopSkipJump(DecisionAttack):
     """Decision-based: estimate the boundary's normal, step, return to it (Chen et al. 2020).
 
     Algorithm 2, all images together: every probe of an iteration goes through `model.labels`
@@ -82,10 +84,19 @@ class HopSkipJump(MinimalAttack):
     >>> from mithridate.goals import Untargeted
     >>> model = Classifier(torch.nn.Flatten(), classes=2)
     >>> x, rng = torch.tensor([[[[0.9, 0.5]]]]), random.rng(0)
-    >>> found = HopSkipJump(budget=200).perturb(model, x, Untargeted([0]), rng=rng)
-    >>> round(L2.distance(found, x).item(), 2)  # the nearest point is at 0.4 / sqrt(2)
+    >>> fooled = HopSkipJump(budget=200).perturb(model, x, Untargeted([0]), rng=rng)
+    >>> round(L2.distance(fooled, x).item(), 2)  # the nearest point is at 0.4 / sqrt(2)
     0.28
     """
+
+    about: ClassVar[About] = About(
+        paper="Chen et al. 2020, algorithm 2",
+        kind="minimal",
+        norms=("l2", "linf"),
+        access=("label",),
+        atlas=("AML.T0015", "AML.T0043.001"),
+        nist=("025",),
+    )
 
     norm: Norm = L2
     max_iter: int = 64
@@ -94,7 +105,6 @@ class HopSkipJump(MinimalAttack):
     budget: int | None = None
     momentum: float = 0.7
     init_trials: int = 100
-    starts: Tensor | None = field(default=None, repr=False, compare=False, metadata={"text": False})
 
     def __post_init__(self) -> None:
         if self.norm is not L2 and self.norm is not LINF:
@@ -107,11 +117,20 @@ class HopSkipJump(MinimalAttack):
         if self.budget is not None:
             check_number("budget", self.budget, low=1)
 
+    @classmethod
+    def usual(cls, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+        return {"budget": 1000}
+
+    def cost(self, sizes: Sizes) -> Work:
+        """The budget; without one about the probes, and 14 an iteration for its two searches."""
+        queries = self.budget
+        if queries is None:
+            probes = (self.init_eval * (t + 1) ** 0.5 for t in range(self.max_iter))
+            queries = int(sum(min(self.max_eval, count) + 14 for count in probes))
+        return Work(forwards=sizes.test * queries)
+
     def held(self, n: int, values: int) -> int:
         return (16 * n + 7 * _in_flight(n, self.max_eval, values)) * values
-
-    def perturb(self, model: Oracle, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
-        return last_images(self.steps(model, x, goal, rng=rng), x)
 
     def steps(
         self, model: Oracle, x: Tensor, goal: Goal, *, rng: torch.Generator

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from mithridate.attacks.base import MinimalAttack, crossed
 from mithridate.classifier import Classifier
+from mithridate.component import About
+from mithridate.cost import Sizes, Work
 from mithridate.errors import InputError, check_number
 from mithridate.goals import Goal, Rows
 
@@ -87,6 +90,15 @@ class JSMA(MinimalAttack):
     (tensor([True]), 2)
     """
 
+    about: ClassVar[About] = About(
+        paper="Papernot et al. 2016, algorithm 3",
+        kind="minimal",
+        norms=("l0",),
+        access=("gradient",),
+        atlas=("AML.T0015", "AML.T0043.000"),
+        nist=("022",),
+    )
+
     theta: float = 1.0
     gamma: float = 0.145
     candidates: int | None = 64
@@ -99,6 +111,14 @@ class JSMA(MinimalAttack):
         if self.candidates is not None:
             check_number("candidates", self.candidates, low=2)
 
+    def cost(self, sizes: Sizes) -> Work:
+        """About: for 28 x 28 values, as the sizes do not tell."""
+        return Work(gradients=sizes.test * (2 * self._pairs(28 * 28) + 1))
+
+    def _pairs(self, values: int) -> int:
+        """How many may change, of so many values."""
+        return max(1, int(self.gamma * values / (2 * abs(self.theta))))
+
     def held(self, n: int, values: int) -> int:
         return (20 * values + 8 * min(self.candidates or values, values) ** 2) * n
 
@@ -110,7 +130,7 @@ class JSMA(MinimalAttack):
         classes = torch.arange(model.classes, device=x.device)
         wins = goal.reached(classes[:, None]).T
         sign, bound = (1, 1.0) if self.theta > 0 else (-1, 0.0)
-        budget = max(1, int(self.gamma * size / (2 * abs(self.theta))))
+        budget = self._pairs(size)
         with model.frozen():
             for i in range(budget + 1):
                 images = point.view(-1, *x.shape[1:])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from mithridate.attacks.base import MinimalAttack, crossed, where_needed
 from mithridate.classifier import Classifier
+from mithridate.component import About
+from mithridate.cost import Sizes, Work
 from mithridate.errors import check_number
 from mithridate.goals import Goal, Rows
 
@@ -87,6 +90,15 @@ class LBFGS(MinimalAttack):
     0.07
     """
 
+    about: ClassVar[About] = About(
+        paper="Szegedy et al. 2014, section 4.1",
+        kind="minimal",
+        norms=("l2",),
+        access=("gradient",),
+        atlas=("AML.T0015", "AML.T0043.000"),
+        nist=("022",),
+    )
+
     steps: int = 40
     search_steps: int = 8
     c: float = 1.0
@@ -97,6 +109,9 @@ class LBFGS(MinimalAttack):
         check_number("search_steps", self.search_steps, low=1)
         check_number("c", self.c, low=0, open_low=True)
         check_number("memory", self.memory, low=1)
+
+    def cost(self, sizes: Sizes) -> Work:
+        return Work(gradients=sizes.test * self.steps * self.search_steps)
 
     def held(self, n: int, values: int) -> int:
         return (20 + 5 * self.memory) * n * values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from mithridate import rng as random
 from mithridate.attacks.base import MinimalAttack
 from mithridate.attacks.decision import CHUNK, Progress, last_images, parts
 from mithridate.classifier import ScoreOracle
+from mithridate.component import About
+from mithridate.cost import Sizes, Work
 from mithridate.errors import check_number
 from mithridate.goals import Goal
 
@@ -48,6 +51,15 @@ class OnePixel(MinimalAttack):
     (1, 1)
     """
 
+    about: ClassVar[About] = About(
+        paper="Su et al. 2019, section III",
+        kind="minimal",
+        norms=("l0",),
+        access=("score",),
+        atlas=("AML.T0015", "AML.T0043.001"),
+        nist=("025",),
+    )
+
     pixels: int = 1
     population: int = 400
     generations: int = 100
@@ -58,6 +70,13 @@ class OnePixel(MinimalAttack):
         check_number("population", self.population, low=4)
         check_number("generations", self.generations, low=0)
         check_number("weight", self.weight, low=0, high=2, open_low=True)
+
+    @classmethod
+    def usual(cls, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+        return {"population": 100, "generations": 10}
+
+    def cost(self, sizes: Sizes) -> Work:
+        return Work(forwards=sizes.test * self.population * (1 + self.generations))
 
     def held(self, n: int, values: int) -> int:
         asked = min(n * self.population, max(CHUNK, self.population))

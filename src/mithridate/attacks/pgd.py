@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from mithridate.attacks.base import BoundedAttack, check_eps
+from mithridate.attacks.base import BoundedAttack, check_eps, grey
 from mithridate.attacks.fast_gradient import descend
 from mithridate.classifier import Classifier
+from mithridate.component import About
+from mithridate.cost import Sizes, Work
 from mithridate.errors import InputError, check_number
 from mithridate.goals import Goal
 from mithridate.norms import LINF, Norm
@@ -40,6 +43,15 @@ class PGD(BoundedAttack):
     1
     """
 
+    about: ClassVar[About] = About(
+        paper="Madry et al. 2018, section 2.1",
+        kind="bounded",
+        norms=("linf", "l2", "l1"),
+        access=("gradient",),
+        atlas=("AML.T0015", "AML.T0043.000"),
+        nist=("022",),
+    )
+
     norm: Norm = LINF
     steps: int
     step_size: float
@@ -57,6 +69,15 @@ class PGD(BoundedAttack):
                 f"{self.restarts} restarts from the same point give the same images: "
                 "set random_start, or restarts=1"
             )
+
+    @classmethod
+    def usual(cls, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+        step_size, steps = (0.01, 40) if grey(image_shape) else (2 / 255, 20)
+        return super().usual(image_shape) | {"step_size": step_size, "steps": steps}
+
+    def cost(self, sizes: Sizes) -> Work:
+        again = sizes.test * (self.restarts - 1)
+        return Work(forwards=again, gradients=sizes.test * self.steps * self.restarts)
 
     def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
         if not self.stop_at_goal:
@@ -80,10 +101,10 @@ class PGD(BoundedAttack):
             return best
         smallest = _margin(model, best, goal)
         for _ in range(1, self.restarts):
-            found = self._descend(model, x, goal, self._start(x, rng))
-            margin = _margin(model, found, goal)
+            other = self._descend(model, x, goal, self._start(x, rng))
+            margin = _margin(model, other, goal)
             better = margin < smallest
-            best = torch.where(better[:, None, None, None], found, best)
+            best = torch.where(better[:, None, None, None], other, best)
             smallest = torch.where(better, margin, smallest)
         return best
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from mithridate.attacks.base import BoundedAttack, check_eps
 from mithridate.classifier import Classifier, ScoreOracle
+from mithridate.component import About
+from mithridate.cost import Sizes, Work
 from mithridate.errors import InputError, check_number
 from mithridate.goals import Goal
 from mithridate.norms import L2, LINF, Norm
@@ -196,6 +199,15 @@ class Square(BoundedAttack):
     Square(eps=0.3, norm=linf, queries=5000, p=0.8)
     """
 
+    about: ClassVar[About] = About(
+        paper="Andriushchenko et al. 2020, algorithms 1 to 3",
+        kind="bounded",
+        norms=("linf", "l2"),
+        access=("score",),
+        atlas=("AML.T0015", "AML.T0043.001"),
+        nist=("025",),
+    )
+
     norm: Norm = LINF
     queries: int = 5000
     p: float = 0.8
@@ -206,6 +218,13 @@ class Square(BoundedAttack):
         check_number("p", self.p, low=0, high=1, open_low=True)
         if self.norm not in (L2, LINF):
             raise InputError(f"square works in l2 or linf, got {self.norm}")
+
+    @classmethod
+    def usual(cls, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+        return super().usual(image_shape) | {"queries": 2000}
+
+    def cost(self, sizes: Sizes) -> Work:
+        return Work(forwards=sizes.test * self.queries)
 
     def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
         with model.frozen():

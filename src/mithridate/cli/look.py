@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
 from typing import Annotated, Any
 
 import typer
 
 from mithridate import component
-from mithridate.about import FACTS
 from mithridate.cli.options import AsJson, Device, Quiet, Seed, place
 from mithridate.cli.screen import Screen
 from mithridate.errors import unknown
+from mithridate.facts import Facts, facts
 
 EXTRAS = {
     "ray": ("ray",),
@@ -22,8 +20,10 @@ EXTRAS = {
     "dev": ("ruff", "mypy", "sphinx", "myst_parser", "furo"),
 }
 """Extra -> the modules that it brings."""
-KINDS = (*(kind for kind in component.TABLES if kind != "units"), "studies")
+KINDS = (*component.TABLES, "studies")
 """What there is to list."""
+ORDER = ("norms", "access", "kind", "place", "labels", "trigger", "needs", "paper", "atlas", "nist")
+"""Of `About`, as columns."""
 
 
 def list_(
@@ -40,21 +40,27 @@ def list_(
     if kind is not None and kind not in KINDS:
         raise unknown("kind", kind, KINDS)
     screen = Screen(as_json=as_json, quiet=quiet)
-    found = {
+    kinds = {
         each: _studies() if each == "studies" else _components(each)
-        for each in ([kind] if kind else KINDS)
+        for each in KINDS
+        if kind in (None, each)
     }
-    screen.data(found)
-    for each, components in found.items():
-        if kind in FACTS:
-            screen.table((each, *_columns(each)), [_facts(each, c) for c in components])
+    screen.data(kinds)
+    for each, rows in kinds.items():
+        columns = [key for key in ORDER if rows and key in rows[0]]
+        if kind is not None and columns:
+            screen.table(
+                (each, *columns), [(row["name"], *(_cell(row[c]) for c in columns)) for row in rows]
+            )
             screen.say("")
-        screen.table((each, "what"), [(c["name"], c["summary"]) for c in components])
+        screen.table((each, "what"), [(row["name"], row["summary"]) for row in rows])
+        if not rows:
+            screen.say(f"{each}: none yet")
         screen.say("")
         if kind is not None:
             screen.table(
                 (each, "settings, with defaults"),
-                [(c["name"], _told(c["settings"])) for c in components],
+                [(row["name"], _defaults(row["settings"])) for row in rows],
             )
     if kind is None:
         screen.say("For settings: mithridate list KIND")
@@ -62,76 +68,46 @@ def list_(
 
 
 def _components(kind: str) -> list[dict[str, Any]]:
-    return [_described(kind, name) | _known(kind, name) for name in component.names(kind)]
-
-
-def _columns(kind: str) -> tuple[str, ...]:
-    """What is told of the components of a kind besides their settings."""
-    return FACTS[kind][0]._fields if kind in FACTS else ()
-
-
-def _known(kind: str, name: str) -> dict[str, Any]:
-    nothing = dict.fromkeys(_columns(kind))
-    try:
-        found = component.facts(kind, name)
-    except Exception:  # a third party's that cannot be imported: said where it is described
-        return nothing
-    return nothing if found is None else found._asdict()
-
-
-def _facts(kind: str, component: dict[str, Any]) -> tuple[str, ...]:
-    """A row: several values as a list, none as a dash."""
-    cells = (component[key] for key in _columns(kind))
-    told = (cell if isinstance(cell, str) else ", ".join(cell or ()) for cell in cells)
-    return (component["name"], *(text or "–" for text in told))
-
-
-def _studies() -> list[dict[str, Any]]:
-    from mithridate.studies.engine.spec import load, shipped
-
-    specs = {name: load(name) for name in shipped()}
+    """The components of a kind, each with what is known of any of them."""
+    every = [facts(kind, name) for name in component.names(kind)]
+    columns = [key for key in ORDER if any(_known(one, key) for one in every)]
     return [
-        {"name": name, "summary": spec.title, "settings": {"scale": spec.scale}}
-        for name, spec in specs.items()
+        {"name": one.name, "summary": one.summary, "settings": dict(one.settings)}
+        | {key: _known(one, key) for key in columns}
+        for one in every
     ]
 
 
-def _described(kind: str, name: str) -> dict[str, Any]:
-    try:
-        cls = component.find(kind, name)
-    except Exception as error:  # a third party's component; the others are still there
-        return {"name": name, "summary": f"cannot be imported: {error}", "settings": {}}
-    lines = (inspect.getdoc(cls) or "").splitlines()
-    return {"name": name, "summary": lines[0] if lines else "", "settings": settings(cls)}
+def _known(one: Facts, key: str) -> Any:
+    return None if one.about is None else getattr(one.about, key)
 
 
-def settings(cls: type[Any]) -> dict[str, Any]:
-    """Setting -> default; `...` where it must be given.
-
-    >>> from mithridate.component import find
-    >>> settings(find("networks", "borji-cnn"))
-    {'width': 1.0}
-    """
-    fields = getattr(getattr(cls, "settings", None), "model_fields", None)
-    if fields is not None:  # a measure: the keys that a cell may have
-        return {
-            key: ... if field.is_required() else field.get_default(call_default_factory=True)
-            for key, field in fields.items()
-        }
-    if dataclasses.is_dataclass(cls):
-        found = component.settings(cls)
-        return {k: ... if v is dataclasses.MISSING else v for k, v in found.items()}
-    given = inspect.signature(cls).parameters.values()
-    return {
-        p.name: ... if p.default is p.empty else p.default
-        for p in given
-        if p.name not in ("image_shape", "classes")
-    }
+def _cell(value: Any) -> str:
+    """Several values as a list, none as a dash."""
+    return (value if isinstance(value, str) else ", ".join(value or ())) or "–"
 
 
-def _told(found: dict[str, Any]) -> str:
+def _studies() -> list[dict[str, Any]]:
+    """The shipped studies: of each file its title and scale, or those of the one it extends."""
+    import tomllib
+    from pathlib import Path
+
+    folder = Path(__file__).parents[1] / "studies" / "shipped"
+    trees = {path.stem: tomllib.loads(path.read_text("utf-8")) for path in folder.glob("*.toml")}
+
+    def whole(name: str) -> dict[str, Any]:
+        tree = trees[name]
+        return whole(tree["extends"]) | tree if tree.get("extends") in trees else tree
+
+    return [
+        {"name": name, "summary": tree["title"], "settings": {"scale": tree.get("scale", "small")}}
+        for name, tree in ((name, whole(name)) for name in sorted(trees))
+    ]
+
+
+def _defaults(settings: dict[str, Any]) -> str:
     parts = [
-        f"{key}=(required)" if value is ... else f"{key}={value}" for key, value in found.items()
+        f"{key}=(required)" if value is ... else f"{key}={value}" for key, value in settings.items()
     ]
     return ", ".join(parts) or "none"
 
@@ -151,7 +127,7 @@ def doctor(
 
     screen = Screen(as_json=as_json, quiet=quiet)
     where = place(device)
-    found: dict[str, Any] = {
+    installed: dict[str, Any] = {
         "mithridate": mithridate.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -165,12 +141,12 @@ def doctor(
     for extra, modules in EXTRAS.items():
         missing = [name for name in modules if find_spec(name) is None]
         part = f"without {', '.join(missing)}" if len(missing) < len(modules) else "not installed"
-        found[f"extra {extra}"] = part if missing else "installed"
+        installed[f"extra {extra}"] = part if missing else "installed"
     with screen.stage("measuring"):
-        found["fastest passes"] = _fastest(where)
-    screen.data(found)
-    screen.table(("what", "found"), [(key, str(value)) for key, value in found.items()])
-    screen.say(f"mithridate {mithridate.__version__} works here, on {found['device']}")
+        installed["fastest passes"] = _fastest(where)
+    screen.data(installed)
+    screen.table(("what", "found"), [(key, str(value)) for key, value in installed.items()])
+    screen.say(f"mithridate {mithridate.__version__} works here, on {installed['device']}")
     return 0
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
 from mithridate.classifier import Classifier
+from mithridate.component import About
 from mithridate.errors import InputError, check_number
 from mithridate.fooling.base import Elites, FoolingMethod, Shape, check_enough, enough, sound
 from mithridate.goals import Targeted
@@ -43,6 +44,13 @@ class GradientAscent(FoolingMethod):
     >>> [round(v, 3) for v in last.images[0].flatten().tolist()]
     [0.571, 0.429]
     """
+
+    about: ClassVar[About] = About(
+        paper="Nguyen et al. 2015, figure 13",
+        access=("gradient",),
+        atlas=("AML.T0015", "AML.T0043.000"),
+        nist=("022",),
+    )
 
     steps: int = 500
     step_size: float = 0.3

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mithridate.classifier import Classifier
+from mithridate.component import Component
 from mithridate.errors import NothingAssessedError, check_number
 
 Shape = tuple[int, int, int]
@@ -27,7 +28,7 @@ class Elites(NamedTuple):
     confidence: Tensor
 
 
-class FoolingMethod(ABC):
+class FoolingMethod(Component, ABC):
     """Looks for an image per class that the model is sure of. Fields are hyper-parameters."""
 
     @property

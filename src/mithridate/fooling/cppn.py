@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from mithridate.classifier import Classifier
+from mithridate.component import About
 from mithridate.errors import check_number
 from mithridate.fooling.base import Elites, FoolingMethod, Shape, check_enough
 from mithridate.fooling.genome import (
@@ -52,6 +54,13 @@ class CPPN(FoolingMethod):
     >>> CPPN(generations=5).rounds
     6
     """
+
+    about: ClassVar[About] = About(
+        paper="Nguyen et al. 2015, section 2",
+        access=("score",),
+        atlas=("AML.T0015", "AML.T0043.001"),
+        nist=("025",),
+    )
 
     population: int = 200
     generations: int = 1000

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from mithridate.classifier import Classifier
+from mithridate.component import About
 from mithridate.errors import check_number
 from mithridate.fooling.base import Elites, FoolingMethod, Shape, check_enough
 from mithridate.fooling.map_elites import map_elites
@@ -37,6 +39,13 @@ class Direct(FoolingMethod):
     >>> Direct(rate=0.1).rate_at(999), Direct(rate=0.1).rate_at(1000)
     (0.1, 0.05)
     """
+
+    about: ClassVar[About] = About(
+        paper="Nguyen et al. 2015, section 2",
+        access=("score",),
+        atlas=("AML.T0015", "AML.T0043.001"),
+        nist=("025",),
+    )
 
     population: int = 200
     generations: int = 2000

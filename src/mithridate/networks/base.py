@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from mithridate import component
+from mithridate.component import Component
 from mithridate.errors import InputError, check_number, unknown
 
 
-class Network(nn.Module):
+class Network(Component, nn.Module):
     """Images (N, C, H, W) in [0, 1] to logits (N, classes); the layers are `self.layers`.
 
     Args:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import nn
 
+from mithridate.component import About
 from mithridate.networks.base import Network, scaled
 
 
@@ -18,6 +21,7 @@ class BorjiCNN(Network):
     torch.Size([2, 10])
     """
 
+    about: ClassVar[About] = About(paper="Borji 2020, figure 23")
     smallest = 16
 
     def __init__(

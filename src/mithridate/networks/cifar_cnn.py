@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import nn
 
+from mithridate.component import About
 from mithridate.networks.base import Centre, Network, scaled
 
 
@@ -23,14 +26,15 @@ class CifarCNN(Network):
     """Two blocks conv3(c, padded)-relu-conv3(c)-relu-pool2-dropout, c = 32 and 64, then dense.
 
     fc(512)-relu-dropout 0.5-fc(classes); 1,250,858 parameters for 3 x 32 x 32 and 10 classes,
-    the table of the study's figure 5. Deviations: inputs are centred inside, and the last
-    layer gives logits.
+    the table of Zhong et al., "Adversarial Machine Learning" (2020), figure 5. Deviations:
+    inputs are centred inside, and the last layer gives logits.
 
     >>> net = CifarCNN((3, 32, 32), 10)
     >>> sum(p.numel() for p in net.parameters())
     1250858
     """
 
+    about: ClassVar[About] = About(paper="Zhong et al. 2020, figure 5")
     smallest = 10
 
     def __init__(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
+from mithridate.component import About
 from mithridate.networks.base import Centre, GlobalMean, Network, scaled
 
 BLOCKS = (6, 12, 24, 16)
@@ -41,6 +44,7 @@ class DenseNet121(Network):
     torch.Size([2, 10])
     """
 
+    about: ClassVar[About] = About(paper="Huang et al. 2017, table 1")
     smallest = 8
 
     def __init__(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import nn
 
+from mithridate.component import About
 from mithridate.networks.base import Network, scaled
 
 
@@ -17,6 +20,7 @@ class DigitsCNN(Network):
     torch.Size([2, 10])
     """
 
+    about: ClassVar[About] = About(paper="none: made for the demonstration")
     smallest = 2
 
     def __init__(

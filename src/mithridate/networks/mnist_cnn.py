@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import nn
 
+from mithridate.component import About
 from mithridate.networks.base import Network, scaled
 
 
@@ -11,13 +14,15 @@ class MnistCNN(Network):
     """Two convolutions, pooling, two dropouts, flatten, two dense layers.
 
     conv3(32)-relu-conv3(64)-relu-pool2-dropout 0.25-flatten-fc(128)-relu-dropout 0.5-
-    fc(classes). Ends in logits, where the studies' Keras model ends in a softmax.
+    fc(classes): the network of Useloff, "Adversarial Learning: Backdoor Attacks" (2020). Ends in
+    logits, where the Keras model there ends in a softmax.
 
     >>> import torch
     >>> MnistCNN((1, 28, 28), 10)(torch.zeros(2, 1, 28, 28)).shape
     torch.Size([2, 10])
     """
 
+    about: ClassVar[About] = About(paper="Useloff 2020")
     smallest = 6
 
     def __init__(

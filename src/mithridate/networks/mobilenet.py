@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
+from mithridate.component import About
 from mithridate.networks.base import Centre, GlobalMean, Network, scaled
 
 STAGES = (
@@ -63,6 +66,7 @@ class MobileNetV2(Network):
     torch.Size([2, 10])
     """
 
+    about: ClassVar[About] = About(paper="Sandler et al. 2018, table 2")
     smallest = 8
 
     def __init__(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
+from mithridate.component import About
 from mithridate.networks.base import Centre, GlobalMean, Network, scaled
 
 
@@ -42,6 +45,7 @@ class ResNet18(Network):
     torch.Size([2, 10])
     """
 
+    about: ClassVar[About] = About(paper="He et al. 2016, table 1")
     smallest = 8
 
     def __init__(

@@ -1,7 +1,6 @@
-"""Studies: several steps that answer one question, as records for the report."""
+"""Studies: a subject, what is measured of it, and the one runner behind every verb."""
 
-from mithridate.studies.audit import Audit, Finding
-from mithridate.studies.evasion import Evasion, evade, usual_attacks
-from mithridate.studies.parts import Planted, Subject
+from mithridate.studies.conduct import conduct, planned
+from mithridate.studies.presets import attack, audit, demo
 
-__all__ = ["Audit", "Evasion", "Finding", "Planted", "Subject", "evade", "usual_attacks"]
+__all__ = ["attack", "audit", "conduct", "demo", "planned"]

@@ -1,4 +1,4 @@
-"""The parts of a record that every study writes: models, data, shares, surroundings."""
+"""The parts of a record that every study writes: shares, means, surroundings."""
 
 from __future__ import annotations
 
@@ -7,50 +7,20 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import mithridate
-from mithridate import component
 from mithridate.classifier import Classifier
 from mithridate.data import ImageSet
 from mithridate.metrics import Interval, Mean
-from mithridate.networks.checkpoint import fingerprint
-from mithridate.poisons import Trigger
 
-Progress = Callable[[int, int, str], None]
-"""Called with (done, total, what)."""
-
-Stages = Callable[[str], AbstractContextManager[Progress]]
-"""Opens a stage of that name; what it yields is told how far the stage is."""
-
-
-@contextmanager
-def untold(title: str) -> Iterator[Progress]:
-    """Stages of which nobody wants to hear."""
-    yield lambda done, total, what: None
-
-
-class Subject(NamedTuple):
-    """A model that takes part, under the name that the report gives it."""
-
-    name: str
-    model: Classifier
-
-
-class Planted(NamedTuple):
-    """A backdoor that the caller planted, for the record's truth."""
-
-    source: int
-    target: int
-    trigger: Trigger
+Box = tuple[int, int, int, int]
+"""(top, left, bottom, right) in pixels, half-open."""
 
 
 def proportion(found: Interval | None) -> dict[str, Any] | None:
@@ -99,44 +69,6 @@ def numbers(values: Tensor) -> list[float | None]:
     return [number(value) for value in values.tolist()]
 
 
-def settings_of(component: object) -> dict[str, Any]:
-    """The settings of a dataclass, as JSON holds them; images among them are left out.
-
-    >>> from mithridate.attacks import FGSM
-    >>> settings_of(FGSM(eps=0.1))
-    {'eps': 0.1, 'norm': 'linf'}
-    """
-    assert dataclasses.is_dataclass(component)
-    fields = [f.name for f in dataclasses.fields(component) if f.init and f.repr]
-    found = {name: getattr(component, name) for name in fields}
-    plain = bool | int | float | str | None
-    return {k: v if isinstance(v, plain) else str(v) for k, v in found.items()}
-
-
-def model_part(subject: Subject, accuracy: Interval | None) -> dict[str, Any]:
-    """A model, as the record names it."""
-    module = subject.model.module
-    name = getattr(module, "network_name", None) or component.name_of(module)
-    return {
-        "name": subject.name,
-        "sha256": fingerprint(subject.model),
-        "architecture": name,
-        "parameters": sum(p.numel() for p in module.parameters()),
-        "clean_accuracy": proportion(accuracy),
-    }
-
-
-def data_part(data: ImageSet) -> dict[str, Any]:
-    """An image set, as the record names it."""
-    return {
-        "name": data.name,
-        "n": len(data),
-        "class_names": list(data.class_names),
-        "image_shape": list(data.image_shape),
-        "sha256": data.fingerprint(),
-    }
-
-
 def environment(device: torch.device, seed: int) -> dict[str, Any]:
     """What the result depends on besides the settings."""
     packages = {}
@@ -172,23 +104,39 @@ def mean_images(data: ImageSet) -> Tensor:
     return (total / divisor.reshape(-1, 1, 1, 1)).float()
 
 
-def blank_record(kind: str, title: str, command: str) -> dict[str, Any]:
-    """A record of which nothing was run yet: what stays None is shown as "not run"."""
-    nothing: dict[str, Any] = dict.fromkeys(
-        ("verdict", "reference", "pairs", "backdoor", "white_noise")
-    )
-    return nothing | {
-        "schema": 1,
-        "kind": kind,
-        "title": title,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": command,
-        "status": "complete",
-        "controls": 0,
-        "ranking": [],
-        "distances": [],
-        "attacks": [],
-    }
+def box_iou(first: Box, second: Box) -> float:
+    """Overlap of two half-open boxes over their union.
+
+    >>> box_iou((0, 0, 2, 2), (0, 1, 2, 3))
+    0.3333333333333333
+    """
+
+    def area(box: Box) -> int:
+        return max(0, box[2] - box[0]) * max(0, box[3] - box[1])
+
+    (a, b, c, d), (e, f, g, h) = first, second
+    common = area((max(a, e), max(b, f), min(c, g), min(d, h)))
+    return common / (area(first) + area(second) - common)
+
+
+def recipe_epochs(model: Classifier, images: int) -> int:
+    """Epochs that clean controls deserve: as many as the suspect had, its parents' included.
+
+    Args:
+        images: in the training set, for a model that does not say how it was trained.
+
+    >>> from torch import nn
+    >>> recipe_epochs(Classifier(nn.Flatten(), classes=2), 1437)
+    20
+    """
+    total = 0
+    info: Any = model.info
+    while isinstance(info, dict) and info:
+        training = info.get("training")
+        epochs = training.get("epochs") if isinstance(training, dict) else None
+        total += epochs if isinstance(epochs, int) else 0
+        info = info.get("parent")
+    return total or usual_epochs(images)
 
 
 def usual_epochs(images: int) -> int:

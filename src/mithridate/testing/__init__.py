@@ -4,6 +4,7 @@ from mithridate.testing.attacks import AttackConformance
 from mithridate.testing.checks import check_facts
 from mithridate.testing.hardeners import HardenerConformance
 from mithridate.testing.models import linear_model, linear_weights
+from mithridate.testing.networks import NetworkConformance
 from mithridate.testing.poisons import (
     CraftedPoisonConformance,
     PoisonConformance,
@@ -15,6 +16,7 @@ __all__ = [
     "AttackConformance",
     "CraftedPoisonConformance",
     "HardenerConformance",
+    "NetworkConformance",
     "PoisonConformance",
     "SanitizerConformance",
     "TriggerConformance",

@@ -7,15 +7,21 @@ import subprocess
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from mithridate import component
 from mithridate import rng as random
-from mithridate.attacks.base import Attack, BoundedAttack
+from mithridate.attacks.base import Attack, BoundedAttack, MinimalAttack
+from mithridate.attacks.context import Context
 from mithridate.attacks.run import AttackResult, run_attack
 from mithridate.classifier import Classifier
-from mithridate.goals import Goal, Targeted, Untargeted
+from mithridate.cost import Sizes
+from mithridate.data import ImageSet
+from mithridate.goals import Goal, Targeted, Untargeted, goal_of
+from mithridate.norms import Norm
 from mithridate.testing.models import linear_model
 
 _ELSEWHERE = """
@@ -79,6 +85,72 @@ class AttackConformance(ABC):
         """Fingerprint of the bytes that a fixed seed gives."""
         return hashlib.sha256(self.run(seed=3).adversarials.numpy().tobytes()).hexdigest()
 
+    def test_about_fits_the_class(self) -> None:
+        cls = type(self.attack())
+        about, fields = cls.about, component.settings(cls)
+        assert about.paper, "about names no paper: say none where there is none"
+        assert about.kind in ("bounded", "minimal", "universal")
+        assert (about.kind == "bounded") == issubclass(cls, BoundedAttack)
+        assert about.kind == "minimal" or not issubclass(cls, MinimalAttack)
+        assert about.access, "about does not say what is seen of the model"
+        assert set(about.access) <= {"gradient", "score", "label"}
+        assert set(about.norms) <= {"l0", "l1", "l2", "linf"}
+        if "norm" in fields:
+            assert str(fields["norm"]) == about.norms[0], "the default norm comes first"
+            for norm in about.norms:
+                assert cls(**{**cls.usual((1, 8, 8)), "norm": Norm.named(norm)}).norm.name == norm
+
+    def test_sees_no_more_than_about_says(self) -> None:
+        model, x, access = self.model(), self.images(), self.attack().about.access
+        if "gradient" in access:
+            return
+        closed = {"gradient", "logits", "module"} | ({"scores"} if access == ("label",) else set())
+        goal = self.goal("untargeted", model, x)
+        narrow = cast(Classifier, _Narrow(model, closed))
+        out = self.attack().perturb(narrow, x, goal, rng=random.rng(0))
+        assert out.shape == x.shape
+
+    def test_usual_settings_make_one(self) -> None:
+        cls = type(self.attack())
+        for image_shape in ((1, 28, 28), (3, 32, 32)):
+            assert isinstance(cls(**cls.usual(image_shape)), cls)
+
+    def test_asks_no_more_than_its_cost(self) -> None:
+        model, x = self.model(), self.images()
+        work = self.attack().cost(Sizes(test=len(x), classes=model.classes))
+        if not work.forwards + work.gradients:
+            return
+        for kind in self.goals:
+            result = self.run(kind)
+            assert result.gradients <= work.gradients
+            assert result.queries <= work.forwards + work.gradients + 2 * len(x)
+
+    def test_prepared_it_still_passes(self) -> None:
+        model, x = self.model(), self.images()
+        labels = model.labels(x)
+        names = [str(k) for k in range(model.classes)]
+        train = ImageSet.from_float(x, labels, names, name="train")
+        for kind in self.goals:
+            # One change for all images has one target.
+            target = int(labels[0]) if self.universal and kind == "targeted" else None
+            rows = torch.ones_like(labels, dtype=torch.bool) if target is None else labels != target
+            context = Context(
+                model=model,
+                train=train,
+                classes=model.classes,
+                goal=kind,
+                target=target,
+                rng=random.rng(0),
+            )
+            attack, remarks = self.attack().prepare(context)
+            assert type(attack) is type(self.attack())
+            assert all(isinstance(text, str) for pair in remarks.items() for text in pair)
+            assert attack.prepare(context) == (attack, {}), "prepared twice, it takes more"
+            goal = goal_of(kind, target, labels[rows], model.classes, random.rng(0))
+            result = run_attack(attack, model, x[rows], goal, rng=random.rng(0))
+            assert result.status == "done"
+            assert bool(result.success.any()), f"{kind}: prepared, it fools no image"
+
     def test_bounds_and_budget(self) -> None:
         attack, result = self.attack(), self.run()
         assert result.status == "done"
@@ -129,14 +201,14 @@ class AttackConformance(ABC):
     def test_neighbours_do_not_matter(self) -> None:
         if self.universal:
             return
-        model, x, found = self.model(), self.images(), []
+        model, x, outcomes = self.model(), self.images(), []
         half = len(x) // 2
         for images in (x, torch.cat([x[:half], 1 - x[half:]]), x[:half]):
             goal = self.goal("untargeted", model, images)
             r = run_attack(self.attack(), model, images, goal, rng=random.rng(0))
-            found.append(r.adversarials[:half])
-        for other in found[1:]:
-            torch.testing.assert_close(other, found[0], rtol=0, atol=1e-5)
+            outcomes.append(r.adversarials[:half])
+        for other in outcomes[1:]:
+            torch.testing.assert_close(other, outcomes[0], rtol=0, atol=1e-5)
 
     def test_same_seed_same_bytes(self) -> None:
         assert self.digest() == self.digest()
@@ -145,8 +217,8 @@ class AttackConformance(ABC):
         if self.importable is None:
             return
         command = [sys.executable, "-c", _ELSEWHERE, self.importable, type(self).__name__]
-        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-        assert found.stdout.strip() == self.digest()
+        other = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+        assert other.stdout.strip() == self.digest()
 
     def test_already_adversarial_rows_are_kept(self) -> None:
         model, x = self.model(), self.images()
@@ -155,8 +227,19 @@ class AttackConformance(ABC):
             "targeted": Targeted,
         }
         for kind in self.goals:
-            found = self.attack().perturb(model, x, wrong[kind](model.labels(x)), rng=random.rng(0))
-            assert torch.equal(found, x), f"{kind}: a row that had reached its goal was moved"
+            out = self.attack().perturb(model, x, wrong[kind](model.labels(x)), rng=random.rng(0))
+            assert torch.equal(out, x), f"{kind}: a row that had reached its goal was moved"
+
+
+class _Narrow:
+    """A model without some of the ways into it."""
+
+    def __init__(self, model: Classifier, closed: set[str]) -> None:
+        self._model, self._closed = model, closed
+
+    def __getattr__(self, name: str) -> Any:
+        assert name not in self._closed, f"it asks for {name}, which its about does not say"
+        return getattr(self._model, name)
 
 
 def _state(model: Classifier) -> list[object]:

@@ -1,19 +1,27 @@
-"""What an inspector says about a model."""
+"""What an inspector is, and the evidence that it proposes; `judge` makes a verdict of it."""
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import torch
 from torch import Tensor
 
-from mithridate.classifier import Classifier, Cost
+from mithridate import rng as random
+from mithridate.classifier import Classifier
+from mithridate.component import Component
+from mithridate.cost import Cost
 from mithridate.data import ImageSet
 from mithridate.doubts import Doubt
-from mithridate.metrics import Interval
+from mithridate.errors import InputError, check_number
+
+if TYPE_CHECKING:  # `judge` knows inspectors; `inspect` and `calibrate` hand over to it
+    from mithridate.defenses.inspect.judge import CleanSide, Verdict
 
 Box = tuple[int, int, int, int]
 """(top, left, bottom, right) in pixels, half-open."""
@@ -21,102 +29,240 @@ Box = tuple[int, int, int, int]
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, what)."""
 
+Look = Mapping[str, Tensor]
+"""What an inspector computes of one model alone."""
 
-@dataclass(frozen=True, kw_only=True)
-class MapSet:
-    """Bias maps of one model (Borji 2020): averages of adversarial images.
+PICTURES: dict[str, str] = {
+    "maps_suspect": "KCHW",
+    "map_share_suspect": "K",
+    "maps_reference": "KCHW",
+    "map_share_reference": "K",
+    "difference": "CHW",
+    "pair_maps_suspect": "KKCHW",
+    "noise_maps_suspect": "KCHW",
+    "noise_map_share_suspect": "K",
+    "noise_maps_reference": "KCHW",
+    "noise_map_share_reference": "K",
+    "distances": "K",
+    "clean_distances": "K",
+    "pair_scores": "KK",
+}
+"""What `Evidence.pictures` may hold, with shapes: K classes, C x H x W images.
+
+The reference is the first clean model. NaN means "nothing there": a class into which no image
+fell, a pair that was not looked at.
+"""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evidence:
+    """What an inspector proposes. Nothing in it is believed before `judge` has measured it.
 
     Attributes:
-        mean: (K, C, H, W), the adversarial images predicted as each class, averaged; NaN for a
-            class that no image ended in.
-        count: (K,), how many images ended in each class.
-        shift: (G, C, H, W), adversarial image minus its probe, averaged over the images *sent*
-            to each of the G goals. Unlike `mean` it does not change when images end elsewhere.
-        cost: queries and gradients spent.
+        statistic: finite; higher is more suspicious.
+        source: class whose images the trigger is for; None where it is for those of any class.
+        target: class that images are sent to; None where the inspector names none.
+        trigger: (C, H, W) in [0, 1], laid over images, NaN where transparent.
+        mask: bool (H, W), where the trigger shows; None: wherever it is not NaN.
+        ranking: (class, score), most suspect first; NaN for a class that was not tested.
+        pictures: what there is to see, on the CPU, by the names of `PICTURES`.
+        doubts: what makes this evidence weaker.
+        cost, seconds: spent on the suspect; filled in by the runner, not by the inspector.
     """
 
-    mean: Tensor
-    count: Tensor
-    shift: Tensor
-    cost: Cost
-
-    @property
-    def share(self) -> Tensor:
-        """Share of all adversarial images that ended in each class, (K,)."""
-        return self.count / self.count.sum().clamp(min=1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """What was found, how sure that is, and on what.
-
-    Attributes:
-        suspicious: whether p_value is at most alpha; None where no null could be calibrated.
-        target, source: the class that images are sent to, and the class they are taken from,
-            of the most suspect pair, whatever the verdict.
-        p_value: probability of a statistic at least this large for a clean model.
-        null: what the null hypothesis is and how it was calibrated, in words.
-        statistic, null_values: the suspect's, and those of the clean models.
-        region: (top, left, bottom, right), half-open, where the trigger sits; None if clean.
-        trigger: (C, H, W) recovered pattern, NaN where transparent; None if clean.
-        recovered_asr: share of held-out source images that the pattern sends to the target.
-        ranking: (class, score, distance), most suspect first; the score is the best statistic
-            with the class as target, NaN where it was not tested.
-        distances: (K,) Euclidean distance between suspect's and reference's maps per class;
-            NaN without a reference or where a map is empty.
-        clean_distances: (K,) the same between clean models, averaged.
-        pair_scores: (K, K) windowed energy of the standardised difference, NaN where not looked.
-        difference: (C, H, W) shift of the target's map beyond the clean models'.
-        maps, reference_maps: bias maps of suspect and reference.
-        grid: maps of Algorithm II for `grid_pairs`, None unless asked for.
-        cost, seconds: of the suspect's inspection; calibration of the clean side not counted.
-    """
-
-    suspicious: bool | None
-    target: int | None
-    source: int | None
-    p_value: float | None
-    alpha: float
-    headline: str
-    null: str
     statistic: float
-    null_values: tuple[float, ...]
-    region: Box | None
-    trigger: Tensor | None
-    recovered_asr: Interval | None
-    ranking: tuple[tuple[int, float, float], ...]
-    distances: Tensor
-    clean_distances: Tensor
-    pair_scores: Tensor
-    difference: Tensor | None
-    maps: MapSet
-    reference_maps: MapSet | None
-    grid: MapSet | None
-    grid_pairs: tuple[tuple[int, int], ...]
-    doubts: tuple[Doubt, ...]
-    cost: Cost
-    seconds: float
+    source: int | None = None
+    target: int | None = None
+    trigger: Tensor | None = field(default=None, repr=False)
+    mask: Tensor | None = field(default=None, repr=False)
+    ranking: tuple[tuple[int, float], ...] = field(default=(), repr=False)
+    pictures: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    doubts: tuple[Doubt, ...] = ()
+    cost: Cost = field(default_factory=Cost)
+    seconds: float = 0.0
 
 
-class Inspector(ABC):
-    """Judges a model. Fields are hyper-parameters."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Comparison:
+    """The clean models that a model is compared with, and what was computed of each alone.
+
+    Attributes:
+        models: none of them is the model that is judged.
+        looks: what `Inspector.look` returned for each.
+        own: the same of the model that is judged.
+    """
+
+    models: tuple[Classifier, ...]
+    looks: tuple[Look, ...]
+    own: Look
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspector(Component, ABC):
+    """Proposes why a model might have been poisoned. Fields are hyper-parameters.
+
+    One inspector is one method: `score`. What it fits to images, it fits to
+    `Halves.split(data, rng).search`: `judge` measures the proposed trigger on the other half.
+
+    Args:
+        controls: clean models that `judge` is to have at least; missing ones are trained on
+            half of its data (from scratch, the suspect's architecture).
+        control_epochs: their epochs.
+        alpha: significance level of the verdict.
+
+    Raises:
+        InputError: a setting out of range.
+    """
+
+    floor: ClassVar[float] = 1e-3
+    """Statistics below it are all alike: raised to it before the logarithm of the p-value."""
+    aside: ClassVar[tuple[str, ...]] = ()
+    """Settings that leave the statistic alone: a clean side serves whatever they are."""
+
+    controls: int = 8
+    control_epochs: int = 5
+    alpha: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_number("controls", self.controls, low=0)
+        check_number("control_epochs", self.control_epochs, low=1)
+        check_number("alpha", self.alpha, low=0, high=1, open_low=True)
 
     @abstractmethod
+    def score(
+        self,
+        model: Classifier,
+        data: ImageSet,
+        *,
+        clean: Comparison,
+        rng: torch.Generator,
+        progress: Progress | None = None,
+    ) -> Evidence:
+        """How suspicious `model` is, beside clean models; it comes back unchanged.
+
+        Clean models are put through the same, each beside the others: so nothing here may know
+        which model is the suspect.
+        """
+
+    def look(self, model: Classifier, data: ImageSet, *, rng: torch.Generator) -> Look:
+        """What is computed of one model alone, once, whichever models it then stands beside."""
+        return {}
+
+    def draw(
+        self,
+        model: Classifier,
+        data: ImageSet,
+        evidence: Evidence,
+        *,
+        clean: Comparison,
+        rng: torch.Generator,
+    ) -> Evidence:
+        """The suspect's evidence with pictures that cost passes and change no figure."""
+        return evidence
+
+    def locate(
+        self,
+        model: Classifier,
+        data: ImageSet,
+        evidence: Evidence,
+        *,
+        clean: Comparison,
+        rng: torch.Generator,
+    ) -> Evidence:
+        """After an alarm: the evidence with source, trigger and place made more exact."""
+        return evidence
+
+    @final
     def inspect(
         self,
         model: Classifier,
         data: ImageSet,
         *,
+        reference: Classifier | Sequence[Classifier] | CleanSide | None = None,
+        rng: torch.Generator,
+        progress: Progress | None = None,
+    ) -> Verdict:
+        """A verdict by this inspector alone: `judge([self], ...)`, which says what raises."""
+        from mithridate.defenses.inspect.judge import judge
+
+        return judge([self], model, data, reference=reference, rng=rng, progress=progress)
+
+    @final
+    def calibrate(
+        self,
+        clean: Sequence[Classifier],
+        data: ImageSet,
+        *,
+        rng: torch.Generator,
+        progress: Progress | None = None,
+    ) -> CleanSide:
+        """The clean side of many verdicts: `judge.calibrate([self], ...)`."""
+        from mithridate.defenses.inspect.judge import calibrate
+
+        return calibrate([self], clean, data, rng=rng, progress=progress)
+
+    @final
+    def compare(
+        self,
+        model: Any,
+        data: ImageSet,
+        *,
         reference: Any = None,
         rng: torch.Generator,
         progress: Progress | None = None,
-    ) -> Any:
-        """Look at `model`; the model comes back unchanged."""
+    ) -> Evidence:
+        """The evidence alone, beside one model or none: no null, no p-value, nothing certified.
+
+        Args:
+            model: a Classifier, or the narrower view that the inspector makes do with.
+
+        Returns:
+            Evidence whose cost and seconds are those of both models together.
+        """
+        models = () if reference is None else (reference,)
+        with measured(model, *models) as spent:
+            looks = [self.look(m, data, rng=rng) for m in (model, *models)]
+            clean = Comparison(models=models, looks=tuple(looks[1:]), own=looks[0])
+            evidence = self.score(model, data, clean=clean, rng=rng, progress=progress)
+        return replace(evidence, cost=spent.cost, seconds=spent.seconds)
 
 
-def map_distances(a: MapSet, b: MapSet) -> Tensor:
-    """Euclidean distance of the mean maps, class by class (K,); NaN where one is empty."""
-    return (a.mean - b.mean).flatten(1).square().sum(1).sqrt()
+@dataclass(frozen=True)
+class Halves:
+    """Rows of each class, in two disjoint halves: to search on, and to confirm on."""
+
+    search: tuple[Tensor, ...]
+    confirm: tuple[Tensor, ...]
+
+    @staticmethod
+    def split(data: ImageSet, rng: torch.Generator) -> Halves:
+        """Shuffle and halve each class; the same generator's seed gives the same halves.
+
+        Raises:
+            InputError: a class with fewer than 2 images.
+        """
+        search, confirm = [], []
+        for label in range(data.classes):
+            rows = (data.labels == label).nonzero()[:, 0]
+            if len(rows) < 2:
+                raise InputError(
+                    f"class {data.class_names[label]} has {len(rows)} image(s): an inspection "
+                    "needs at least 2 of each class, one to search on and one to confirm on"
+                )
+            child = random.child(rng, "halves", label)
+            rows = rows[torch.randperm(len(rows), generator=child)]
+            search.append(rows[: len(rows) // 2])
+            confirm.append(rows[len(rows) // 2 :])
+        return Halves(tuple(search), tuple(confirm))
+
+
+def stamp(images: Tensor, trigger: Tensor) -> Tensor:
+    """Images (N, C, H, W) with the trigger (C, H, W; NaN: transparent) laid over.
+
+    >>> stamp(torch.zeros(1, 1, 1, 2), torch.tensor([[[1.0, torch.nan]]])).flatten().tolist()
+    [1.0, 0.0]
+    """
+    return torch.where(trigger.isnan(), images, trigger.nan_to_num())
 
 
 def same_architecture(models: Sequence[Classifier]) -> bool:
@@ -129,3 +275,24 @@ def tell(progress: Progress | None, done: int, total: int, what: str) -> None:
     """Report progress, where somebody listens."""
     if progress is not None:
         progress(done, total, what)
+
+
+@dataclass
+class Spent:
+    """What models were asked, and how long it took."""
+
+    cost: Cost = field(default_factory=Cost)
+    seconds: float = 0.0
+
+
+@contextmanager
+def measured(*models: Any) -> Iterator[Spent]:
+    """Count what is asked of models inside, each once; filled in at the end."""
+    spent, began = Spent(), time.perf_counter()
+    costs = list({id(m.cost): m.cost for m in models}.values())
+    before = [(cost.queries, cost.gradients) for cost in costs]
+    yield spent
+    spent.seconds = time.perf_counter() - began
+    for cost, (queries, gradients) in zip(costs, before, strict=True):
+        spent.cost.queries += cost.queries - queries
+        spent.cost.gradients += cost.gradients - gradients

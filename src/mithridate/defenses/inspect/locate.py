@@ -97,5 +97,5 @@ def locate(
     top, left, bottom, right = within
     maps = evidence(model, clean, images, source, target)[:, top:bottom, left:right]
     mean = (maps / maps.amax((1, 2), keepdim=True).clamp(min=1e-12)).mean(0)
-    found = best_rectangle(mean - LEVEL * mean.max())
-    return (found[0] + top, found[1] + left, found[2] + top, found[3] + left)
+    best = best_rectangle(mean - LEVEL * mean.max())
+    return (best[0] + top, best[1] + left, best[2] + top, best[3] + left)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -10,13 +11,51 @@ from torch import Tensor
 
 from mithridate import rng as random
 from mithridate.attacks.fast_gradient import descend
-from mithridate.classifier import Classifier, Cost
+from mithridate.classifier import Classifier
+from mithridate.cost import Cost
 from mithridate.data import ImageSet
-from mithridate.defenses.inspect.base import MapSet
 from mithridate.goals import Goal, SourceToTarget, Targeted, Untargeted
 
 Probe = Literal["blank", "noise", "data"]
 CHUNK = 512
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MapSet:
+    """Bias maps of one model (Borji 2020): averages of adversarial images.
+
+    Attributes:
+        mean: (K, C, H, W), the adversarial images predicted as each class, averaged; NaN for a
+            class that no image ended in.
+        count: (K,), how many images ended in each class.
+        shift: (G, C, H, W), adversarial image minus its probe, averaged over the images *sent*
+            to each of the G goals. Unlike `mean` it does not change when images end elsewhere.
+        cost: queries and gradients spent.
+    """
+
+    mean: Tensor = field(repr=False)
+    count: Tensor
+    shift: Tensor = field(repr=False)
+    cost: Cost = field(default_factory=Cost)
+
+    @property
+    def share(self) -> Tensor:
+        """Share of all adversarial images that ended in each class, (K,)."""
+        return self.count / self.count.sum().clamp(min=1)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The maps without their cost, as a file holds them."""
+        return {"mean": self.mean, "count": self.count, "shift": self.shift}
+
+    @staticmethod
+    def of(tensors: Mapping[str, Tensor]) -> MapSet:
+        """The maps that gave these `tensors()`."""
+        return MapSet(mean=tensors["mean"], count=tensors["count"], shift=tensors["shift"])
+
+
+def map_distances(a: MapSet, b: MapSet) -> Tensor:
+    """Euclidean distance of the mean maps, class by class (K,); NaN where one is empty."""
+    return (a.mean - b.mean).flatten(1).square().sum(1).sqrt()
 
 
 def probes(

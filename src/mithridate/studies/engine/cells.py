@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mithridate import component
@@ -22,6 +22,8 @@ class Cell:
 
     Attributes:
         id: "MATRIX/0007".
+        number: its place in the study.
+        verb: whether the study is a verb's: its cells are not named in messages.
         labels: axis -> label, in the matrix's order.
         settings: what the measure is given.
     """
@@ -31,6 +33,8 @@ class Cell:
     measure: str
     labels: dict[str, Label]
     settings: dict[str, Any]
+    number: int = 0
+    verb: bool = False
 
 
 def cells(spec: Spec) -> Iterator[Cell]:
@@ -44,8 +48,11 @@ def cells(spec: Spec) -> Iterator[Cell]:
     for key in spec.defaults:
         if not any(key in keys for keys in known.values()):
             raise unknown("setting under defaults", key, set().union(*known.values()))
+    number = 0
     for name, matrix in spec.matrix.items():
-        yield from _of_matrix(spec, name, matrix, known[name])
+        for cell in _of_matrix(spec, name, matrix, known[name]):
+            yield replace(cell, number=number, verb=bool(spec.preset))
+            number += 1
 
 
 def _settings(measure: str) -> set[str]:

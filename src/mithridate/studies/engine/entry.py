@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from mithridate.errors import RunError
 
-SCHEMA = 1
+SCHEMA = 2
 UNIT, TIMING = "unit.json", "timing.json"
 FORMATS = (".safetensors", ".parquet", ".json")
 """Endings of a product's files: nothing that runs when it is read."""
@@ -62,9 +62,10 @@ class Entry:
     key: str
     folder: Path
     kind: str
+    version: int
     spec: dict[str, Any]
     inputs: dict[str, Any]
-    code: dict[str, int]
+    components: dict[str, int]
     values: dict[str, Any]
     files: dict[str, Part]
 
@@ -117,5 +118,5 @@ def parsed(folder: Path, key: str, text: bytes) -> Entry:
     if found["key"] != key or found["schema"] != SCHEMA:
         raise Damaged(key, f"{UNIT} is another unit's, or of another schema")
     files = {name: Part(**part) for name, part in found["files"].items()}
-    names = ("kind", "spec", "inputs", "code", "values")
+    names = ("kind", "version", "spec", "inputs", "components", "values")
     return Entry(key, folder, **{name: found[name] for name in names}, files=files)

@@ -5,21 +5,19 @@ from __future__ import annotations
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from mithridate.errors import MithridateError
 from mithridate.studies.engine.entry import Damaged, Entry
 from mithridate.studies.engine.lock import Lock
-from mithridate.studies.engine.resources import threads_of
 from mithridate.studies.engine.settle import set_threads, settled
 from mithridate.studies.engine.store import Store
-from mithridate.studies.engine.unit import Inputs, Kind, Progress, Unit, kind_of
+from mithridate.studies.engine.unit import Progress, Unit
 
+P = TypeVar("P")
 KEPT = 32
 """Opened products that a process keeps for its next units, at most."""
 KEPT_BYTES = 2**29
@@ -58,7 +56,7 @@ def silent(done: int, total: int, what: str) -> None:
     """
 
 
-def perform(unit: Unit, root: Path, *, tell: Progress = silent) -> Outcome:
+def perform(unit: Unit[Any], root: Path, *, tell: Progress = silent) -> Outcome:
     """Make a unit's product in the store at `root`, unless it is there and sound.
 
     One process makes a unit at a time; others wait for it and take what it made. A damaged
@@ -71,9 +69,11 @@ def perform(unit: Unit, root: Path, *, tell: Progress = silent) -> Outcome:
         draft and the lock, is raised.
 
     >>> import tempfile
+    >>> class Toy(Unit):
+    ...     kind = "toy"
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     perform(Unit("data", {}), Path(folder)).status
-    'failed'
+    ...     perform(Toy(), Path(folder)).status
+    'made'
     """
     maker = maker_of(root)
     maker.begin(tell)
@@ -127,25 +127,6 @@ class Kept:
         self._kept.clear()
 
 
-class Opening(Mapping[str, Any]):
-    """A unit's inputs by name, opened when asked for."""
-
-    def __init__(self, maker: Maker, unit: Unit) -> None:
-        self._maker, self._unit = maker, unit
-
-    def __getitem__(self, name: str) -> Any:
-        given = self._unit.inputs[name]
-        if isinstance(given, tuple):
-            return [self._maker.opened(unit) for unit in given]
-        return self._maker.opened(given)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._unit.inputs)
-
-    def __len__(self) -> int:
-        return len(self._unit.inputs)
-
-
 class Maker:
     """Makes units in one store, in one thread."""
 
@@ -159,34 +140,34 @@ class Maker:
         self.tell = tell
         self.repaired: list[str] = []
 
-    def reach(self, unit: Unit) -> tuple[Literal["made", "found"], float]:
+    def reach(self, unit: Unit[Any]) -> tuple[Literal["made", "found"], float]:
         """See that the product is there; returns how it came to be, and the seconds of making."""
-        if not kind_of(unit.kind).stored:
+        if not unit.stored:
             self.opened(unit)
             return "found", 0.0
-        found = self._sound(unit)
-        if found is not None:
-            return "found", found.seconds or 0.0
+        entry = self._sound(unit)
+        if entry is not None:
+            return "found", entry.seconds or 0.0
         made, entry = self._make(unit)
         return ("made" if made else "found"), entry.seconds or 0.0
 
-    def opened(self, unit: Unit) -> Any:
-        """The unit's product as its kind opens it, made first where it is missing or damaged."""
-        product = self.kept.get(unit.key)
+    def opened(self, unit: Unit[P]) -> P:
+        """The unit's product as others get it, made first where it is missing or damaged."""
+        product: P | None = self.kept.get(unit.key)
         if product is not None:
             return product
-        kind, inputs, size = kind_of(unit.kind), Opening(self, unit), 0
-        set_threads(threads_of(unit.spec))
-        if kind.stored:
+        set_threads(unit.threads)
+        size = 0
+        if unit.stored:
             entry = self._sound(unit) or self._make(unit)[1]
-            product = kind.open(entry.folder, entry.values, unit.spec, inputs)
+            product = unit.open(entry.folder, entry.values, self.opened)
             size = sum(part.bytes for part in entry.files.values())
         else:
-            product = kind.open(Path(), {}, unit.spec, inputs)
+            product = unit.open(Path(), {}, self.opened)
         self.kept.put(unit.key, product, size)
         return product
 
-    def _sound(self, unit: Unit) -> Entry | None:
+    def _sound(self, unit: Unit[Any]) -> Entry | None:
         if not self.store.has(unit.key):
             return None
         try:
@@ -194,7 +175,7 @@ class Maker:
         except Damaged:
             return None
 
-    def _make(self, unit: Unit) -> tuple[bool, Entry]:
+    def _make(self, unit: Unit[Any]) -> tuple[bool, Entry]:
         """Make it under its lock; False where another process had made it meanwhile."""
         lock = self._lock(unit)
         try:
@@ -205,19 +186,23 @@ class Maker:
                     self.tell(0, 0, f"damaged, made again: {error.reason}")
                     self.store.discard(unit.key)
                     self.repaired.append(unit.key)
-            return True, self._made(unit, kind_of(unit.kind))
+            return True, self._written(unit)
         finally:
             lock.release()
 
-    def _made(self, unit: Unit, kind: Kind) -> Entry:
-        opening = Opening(self, unit)
-        inputs: Inputs = {name: opening[name] for name in unit.inputs}
+    def _written(self, unit: Unit[Any]) -> Entry:
+        inputs = {parent.key: self.opened(parent) for parent in unit.parents()}
+
+        def get(parent: Unit[P]) -> P:
+            product: P = inputs[parent.key] if parent.key in inputs else self.opened(parent)
+            return product
+
         with settled(unit), self.store.draft(unit) as draft:
             began = time.perf_counter()
-            values = kind.make(unit.spec, inputs, draft.folder, self.tell)
+            values = unit.make(get, draft.folder, self.tell)
             return draft.commit(values, time.perf_counter() - began)
 
-    def _lock(self, unit: Unit) -> Lock:
+    def _lock(self, unit: Unit[Any]) -> Lock:
         pause = FIRST_WAIT
         while (lock := self.store.claim(unit.key)) is None:
             self.tell(0, 0, "waiting for another run, which is making it")
@@ -226,18 +211,16 @@ class Maker:
         return lock
 
 
-def described(error: Exception, unit: Unit) -> str:
-    """One line on an error that nobody foresaw: its type, and where in our code or the kind's.
+def described(error: Exception, unit: Unit[Any]) -> str:
+    """One line on an error that nobody foresaw: its type, and where in our code or the unit's.
 
     >>> try:
     ...     1 / 0
     ... except ZeroDivisionError as error:
-    ...     described(error, Unit("unheard-of", {}))
-    'unheard-of failed: ZeroDivisionError: division by zero'
+    ...     described(error, type("Toy", (Unit,), {"kind": "toy"})())
+    'toy failed: ZeroDivisionError: division by zero'
     """
-    ours = {"mithridate"}
-    with suppress(MithridateError):  # the kind itself may be what is missing
-        ours.add(type(kind_of(unit.kind)).__module__.partition(".")[0])
+    ours = {"mithridate", type(unit).__module__.partition(".")[0]}
     place = ""
     for frame, number in traceback.walk_tb(error.__traceback__):
         module = str(frame.f_globals.get("__name__", ""))

@@ -6,23 +6,26 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from mithridate import component
 from mithridate.classifier import Classifier
+from mithridate.cost import Sizes, Work
 from mithridate.data import ImageSet
 from mithridate.errors import InputError, MithridateError, unknown
-from mithridate.networks.base import create
 from mithridate.rng import rng
 from mithridate.studies.engine.cells import Cell, cells
 from mithridate.studies.engine.spec import Spec, validated
 from mithridate.studies.engine.store import Store
-from mithridate.studies.engine.unit import Sizes, Unit, Work, kind_of
+from mithridate.studies.engine.perform import maker_of
+from mithridate.studies.engine.unit import Unit
+from mithridate.studies.units.data import Data
+from mithridate.studies.units.model import ModelUnit
 from mithridate.training import fit
 
+U = TypeVar("U", bound=Unit[Any])
 BATCH = 128
 REPEATS = 5
 
@@ -33,16 +36,24 @@ class Plan:
 
     Attributes:
         leaves: cell and the unit that measures it.
+        refused: cells that cannot be measured, and why, where the spec is a verb's.
         order: every unit, each after those that it needs.
         users: key -> ids of the cells that need the unit.
     """
 
     spec: Spec
-    leaves: list[tuple[Cell, Unit]] = field(default_factory=list)
-    order: list[Unit] = field(default_factory=list)
+    leaves: list[tuple[Cell, Unit[Any]]] = field(default_factory=list)
+    refused: list[tuple[Cell, str]] = field(default_factory=list)
+    order: list[Unit[Any]] = field(default_factory=list)
     users: dict[str, list[str]] = field(default_factory=dict)
 
-    def missing(self, store: Store) -> list[Unit]:
+    @property
+    def cells(self) -> list[Cell]:
+        """Every cell, in the study's order."""
+        leaves = [(cell.number, cell) for cell, _ in (*self.leaves, *self.refused)]
+        return [cell for _, cell in sorted(leaves, key=lambda pair: pair[0])]
+
+    def missing(self, store: Store) -> list[Unit[Any]]:
         """Units to be made, in order: those that some unfinished cell waits for.
 
         A finished measurement needs nothing any more, even where its inputs were trimmed.
@@ -55,7 +66,7 @@ class Plan:
                 continue
             wanted.add(unit.key)
             waiting += unit.parents()
-        return [u for u in self.order if u.key in wanted and kind_of(u.kind).stored]
+        return [u for u in self.order if u.key in wanted and u.stored]
 
 
 def plan_of(spec: Spec) -> Plan:
@@ -63,15 +74,25 @@ def plan_of(spec: Spec) -> Plan:
 
     Raises:
         InputError: a cell with an unknown setting, a value out of range, or a component that
-            does not exist; the line names the cell.
+            does not exist; the line names the cell. A verb's study (`spec.preset`) goes on
+            without it, unless no cell of that matrix can be measured.
     """
     spec = spec.model_copy(update={"device": str(place(spec.device))})
     plan = Plan(spec)
-    seen: dict[str, Unit] = {}
+    seen: dict[str, Unit[Any]] = {}
     for cell in cells(spec):
-        leaf = _share(_unit_of(cell), seen, plan.order)
+        try:
+            leaf = _share(_unit_of(cell), seen, plan.order)
+        except InputError as error:
+            if not spec.preset:
+                raise
+            plan.refused.append((cell, str(error)))
+            continue
         plan.leaves.append((cell, leaf))
         _note(leaf, cell.id, plan.users)
+    for cell, reason in plan.refused:
+        if not any(other.matrix == cell.matrix for other, _ in plan.leaves):
+            raise InputError(reason)
     if not plan.leaves:
         raise InputError(f"the study {spec.name} has no cells: its matrices exclude everything")
     return plan
@@ -91,19 +112,20 @@ def place(device: str) -> torch.device:
     return torch.device("cuda" if works and device != "cpu" else "cpu")
 
 
-def _unit_of(cell: Cell) -> Unit:
+def _unit_of(cell: Cell) -> Unit[Any]:
     measure = component.find("measures", cell.measure)()
     labels = ", ".join(f"{axis} {label}" for axis, label in cell.labels.items())
     where = f"cell {cell.id} ({labels})" if labels else f"cell {cell.id}"
     try:
-        unit: Unit = measure.unit(validated(measure.settings, cell.settings, where))
+        unit: Unit[Any] = measure.unit(validated(measure.settings, cell.settings, where))
         return unit
     except MithridateError as error:
         text = str(error)
-        raise type(error)(text if where in text else f"{where}: {text}") from None
+        named = where in text or cell.verb
+        raise type(error)(text if named else f"{where}: {text}") from None
 
 
-def _share(unit: Unit, seen: dict[str, Unit], order: list[Unit]) -> Unit:
+def _share(unit: Unit[Any], seen: dict[str, Unit[Any]], order: list[Unit[Any]]) -> Unit[Any]:
     """The one unit of this key, after those that it needs."""
     if unit.key in seen:
         return seen[unit.key]
@@ -114,7 +136,7 @@ def _share(unit: Unit, seen: dict[str, Unit], order: list[Unit]) -> Unit:
     return unit
 
 
-def _note(unit: Unit, cell: str, users: dict[str, list[str]]) -> None:
+def _note(unit: Unit[Any], cell: str, users: dict[str, list[str]]) -> None:
     """Write the cell down with every unit that it rests on."""
     waiting, done = [unit], set()
     while waiting:
@@ -183,30 +205,31 @@ def estimate(plan: Plan, store: Store) -> Estimate:
     """Measure each network for a moment, and add up what the missing units will ask of it."""
     missing = plan.missing(store)
     new = Counter(unit.kind for unit in missing)
-    every = Counter(u.kind for u in plan.order if kind_of(u.kind).stored)
+    every = Counter(u.kind for u in plan.order if u.stored)
     total, seconds, memory = Work(disk=0), 0.0, 0
     sizes: dict[str, tuple[Sizes, tuple[int, int, int]]] = {}
     speeds: dict[str, Speed] = {}
     before = torch.get_num_threads()
     torch.set_num_threads(plan.spec.threads)
+    maker = maker_of(store.root)
     for unit in missing:
-        data = _first(unit, "data")
-        kind = kind_of(unit.kind)
-        memory = max(memory, kind.needs(unit.spec).memory)
+        memory = max(memory, unit.needs().memory)
+        data = _nearest(unit, Data)
         if data is None:
             continue
         if data.key not in sizes:
-            sets = kind_of("data").open(Path(), {}, data.spec, {})
-            found = Sizes(len(sets.train), len(sets.test), sets.train.classes)
-            sizes[data.key] = (found, sets.train.image_shape)
+            sets = maker.opened(data)
+            size = Sizes(len(sets.train), len(sets.test), sets.train.classes)
+            sizes[data.key] = (size, sets.train.image_shape)
         size, shape = sizes[data.key]
-        work = kind.work(unit, size)
+        work = unit.work(size)
         total = Work(*(a + b for a, b in zip(total, work, strict=True)))
-        name, model = _model(unit, shape, size.classes)
+        model = _nearest(unit, ModelUnit)
         if model is None:
             continue
+        name = model.architecture(shape)
         if name not in speeds:
-            speeds[name] = Speed(model, shape)
+            speeds[name] = Speed(model.blank(shape, size.classes, maker.opened), shape)
         speed = speeds[name]
         seconds += work.forwards * speed.forward + work.gradients * speed.gradient
         seconds += work.trained * speed.train
@@ -223,26 +246,12 @@ def estimate(plan: Plan, store: Store) -> Estimate:
     )
 
 
-def _model(unit: Unit, shape: tuple[int, int, int], classes: int) -> tuple[str, Classifier | None]:
-    """A model like the one that the unit works on, untrained; under one name for equal ones."""
-    made = _first(unit, "model")
-    if made is not None:
-        network = dict(made.spec["network"])
-        name = str(network.pop("name"))
-        module = create(name, image_shape=shape, classes=classes, **network)
-        return repr((made.spec["network"], shape)), Classifier(module, classes=classes)
-    given = _first(unit, "model-file")
-    if given is not None:
-        return given.key, kind_of("model-file").open(Path(), {}, given.spec, {})
-    return "", None
-
-
-def _first(unit: Unit, kind: str) -> Unit | None:
+def _nearest(unit: Unit[Any], kind: type[U]) -> U | None:
     """The unit itself or the nearest below it of that kind."""
-    waiting: Iterable[Unit] = [unit]
+    waiting: Iterable[Unit[Any]] = [unit]
     while waiting:
         for one in waiting:
-            if one.kind == kind:
+            if isinstance(one, kind):
                 return one
         waiting = [parent for one in waiting for parent in one.parents()]
     return None

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 import torch
 
 from mithridate import component
+from mithridate.errors import InputError
 from mithridate.networks.storage import read_tensors
 from mithridate.studies.engine.cells import Cell
 from mithridate.studies.engine.compare import check, comparisons, finding
@@ -21,9 +22,12 @@ from mithridate.studies.engine.run import Ran
 from mithridate.studies.engine.spec import Spec
 from mithridate.studies.engine.store import Store
 from mithridate.studies.engine.tables import COLUMNS, read_table
-from mithridate.studies.engine.unit import Unit, canonical, kind_of
+from mithridate.studies.engine.unit import Unit, canonical
 from mithridate.studies.measures.base import PICTURES, TABLE
 from mithridate.studies.parts import environment
+
+
+V = TypeVar("V")
 
 
 class Records(NamedTuple):
@@ -35,8 +39,6 @@ class Records(NamedTuple):
         images: cell -> its per-image table; read when asked for.
         pictures: yields "CELL:NAME" and the array.
         timings: for `timings.jsonl`, which differ from run to run.
-        audit: where the product of a study lies whose one cell is an audit: it has a record and
-            a report of its own.
     """
 
     study: dict[str, Any]
@@ -44,7 +46,6 @@ class Records(NamedTuple):
     images: pa.Table
     pictures: Iterator[tuple[str, Any]]
     timings: list[dict[str, Any]]
-    audit: Path | None
 
 
 def assemble(plan: Plan, store: Store, ran: Ran, *, command: str) -> Records:
@@ -55,13 +56,18 @@ def assemble(plan: Plan, store: Store, ran: Ran, *, command: str) -> Records:
     """
     entries: dict[str, Entry] = {}
     rows = []
-    for cell, leaf in plan.leaves:
+    leaves, refused = dict(_by_id(plan.leaves)), dict(_by_id(plan.refused))
+    for cell in plan.cells:
+        if cell.id in refused:
+            rows.append(_row(cell, "", None, f"refused: {refused[cell.id]}"))
+            continue
+        leaf = leaves[cell.id]
         entry = _entry(store, leaf)
         if entry is not None:
             entries[cell.id] = entry
-        rows.append(_row(cell, leaf, entry, ran))
+        rows.append(_row(cell, leaf.key, entry, _why(leaf, ran, plan.spec)))
     tables = _tables(plan, entries)
-    study = header(plan.spec, plan, command) | {
+    study = header(plan.spec, plan, command) | _described(plan, entries) | {
         "status": "complete" if len(entries) == len(rows) else "incomplete",
         "class_names": _class_names(entries),
         "comparisons": comparisons(plan.spec, rows, tables),
@@ -73,7 +79,6 @@ def assemble(plan: Plan, store: Store, ran: Ran, *, command: str) -> Records:
         images=_one_table(tables),
         pictures=_pictures(plan, entries),
         timings=_timings(plan, store, ran),
-        audit=_audit(plan, entries),
     )
 
 
@@ -126,7 +131,7 @@ def header(spec: Spec, plan: Plan, command: str) -> dict[str, Any]:
 def _axes(plan: Plan, matrix: str) -> dict[str, list[Any]]:
     """Axis -> the labels that its cells have, in order."""
     found: dict[str, list[Any]] = {}
-    for cell, _ in plan.leaves:
+    for cell in plan.cells:
         if cell.matrix == matrix:
             for axis, label in cell.labels.items():
                 labels = found.setdefault(axis, [])
@@ -135,7 +140,7 @@ def _axes(plan: Plan, matrix: str) -> dict[str, list[Any]]:
     return found
 
 
-def _entry(store: Store, leaf: Unit) -> Entry | None:
+def _entry(store: Store, leaf: Unit[Any]) -> Entry | None:
     """The product of a cell; None where there is none, or a damaged one."""
     if not store.has(leaf.key):
         return None
@@ -146,21 +151,51 @@ def _entry(store: Store, leaf: Unit) -> Entry | None:
         return None
 
 
-def _row(cell: Cell, leaf: Unit, entry: Entry | None, ran: Ran) -> dict[str, Any]:
-    status = "done"
-    if entry is None:
-        why = ran.failed.get(leaf.key)
-        status = "not run" if why is None else f"failed: {why}"
-    found: Mapping[str, Any] = entry.values if entry is not None else {"values": {}, "doubts": []}
+def _by_id(pairs: Iterable[tuple[Cell, V]]) -> Iterator[tuple[str, V]]:
+    return ((cell.id, value) for cell, value in pairs)
+
+
+def _why(leaf: Unit[Any], ran: Ran, spec: Spec) -> str:
+    """The status of a cell without a product."""
+    failure = ran.failed.get(leaf.key)
+    if failure is None:
+        return "not run"
+    refused = spec.preset and failure.exit_code == InputError.exit_code
+    return f"{'refused' if refused else 'failed'}: {failure.reason}"
+
+
+def _row(cell: Cell, key: str, entry: Entry | None, why: str) -> dict[str, Any]:
+    product: Mapping[str, Any] = {"values": {}, "doubts": []} if entry is None else entry.values
     return {
         "id": cell.id,
         "matrix": cell.matrix,
         "axes": dict(cell.labels),
-        "status": status,
-        "unit": leaf.key,
-        "values": dict(found["values"]),
-        "doubts": list(found["doubts"]),
+        "status": why if entry is None else "done",
+        "unit": key,
+        "values": dict(product["values"]),
+        "doubts": list(product["doubts"]),
     }
+
+
+def _described(plan: Plan, entries: Mapping[str, Entry]) -> dict[str, Any]:
+    """The models and the data of a verb's study, from the cells that measured clean accuracy."""
+    models, data = [], None
+    for cell, _ in plan.leaves:
+        entry = entries.get(cell.id)
+        if cell.measure != "accuracy" or entry is None:
+            continue
+        values = entry.values["values"]
+        role = str(cell.labels.get("role", "model"))
+        about = {key: values[key] for key in ("sha256", "architecture", "parameters")}
+        models.append({"role": role, "name": str(cell.settings["called"]), **about})
+        data = data or {
+            "name": values["data"],
+            "n": values["images"],
+            "class_names": entry.values["class_names"],
+            "image_shape": [int(size) for size in values["image_shape"]],
+            "sha256": values["data_sha256"],
+        }
+    return {"preset": plan.spec.preset, "models": models, "data": data}
 
 
 def _tables(plan: Plan, entries: Mapping[str, Entry]) -> dict[str, pa.Table]:
@@ -197,12 +232,6 @@ def _headline(rows: Sequence[Mapping[str, Any]]) -> str:
     return str(rows[0]["values"].get("headline", "")) if len(rows) == 1 else ""
 
 
-def _audit(plan: Plan, entries: Mapping[str, Entry]) -> Path | None:
-    cells = [cell for cell, _ in plan.leaves]
-    alone = len(cells) == 1 and cells[0].measure == "audit" and cells[0].id in entries
-    return entries[cells[0].id].folder if alone else None
-
-
 def _class_names(entries: Mapping[str, Entry]) -> dict[str, list[str]]:
     """Cell -> the names of its data's classes, where its measure tells; once where all agree."""
     named = {cell: entry.values.get("class_names") for cell, entry in entries.items()}
@@ -215,7 +244,7 @@ def _timings(plan: Plan, store: Store, ran: Ran) -> list[dict[str, Any]]:
     """Seconds of every finished unit, and the cells that it served."""
     rows = []
     for unit in plan.order:
-        if not kind_of(unit.kind).stored or not store.has(unit.key):
+        if not unit.stored or not store.has(unit.key):
             continue
         rows.append(
             {

@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
+from mithridate.studies.engine.clock import Clock
 from mithridate.studies.engine.entry import Damaged
 from mithridate.studies.engine.perform import Outcome
 from mithridate.studies.engine.plan import Plan
 from mithridate.studies.engine.store import Store
-from mithridate.studies.engine.unit import Unit, kind_of
+from mithridate.studies.engine.unit import Unit
 from mithridate.studies.engine.workers import Workers
+
+
+class Failure(NamedTuple):
+    """Why a unit was not made, and what the command line returns for it."""
+
+    reason: str
+    exit_code: int
 
 
 @dataclass
@@ -28,20 +37,31 @@ class Ran:
 
     seconds: dict[str, float] = field(default_factory=dict)
     made: set[str] = field(default_factory=set)
-    failed: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, Failure] = field(default_factory=dict)
     repaired: set[str] = field(default_factory=set)
     interrupted: bool = False
 
 
-Told = Callable[[int, int, Unit | None, Outcome | None], None]
-"""Called with (units done, units in all, the unit that began or None, what ended or None)."""
+Follow = Callable[[int, int, Unit[Any] | None, str], None]
+"""Called with (units done, units in all, the unit that is being made or None, how far it is)."""
 
 
-def run(plan: Plan, store: Store, workers: Workers, told: Told | None = None) -> Ran:
+def run(
+    plan: Plan,
+    store: Store,
+    workers: Workers,
+    *,
+    clock: Clock | None = None,
+    follow: Follow | None = None,
+) -> Ran:
     """Make every missing unit once all that it needs is there; Ctrl-C leaves the rest.
 
     A unit that fails takes with it those that need it, and no others. Workers keep at most
     twice as many units as they have slots, in the plan's order: studies' first cells first.
+
+    Args:
+        clock: counts the units down.
+        follow: told of every step, and of what the units tell of themselves.
     """
     missing = plan.missing(store)
     todo = {unit.key: unit for unit in missing}
@@ -52,30 +72,44 @@ def run(plan: Plan, store: Store, workers: Workers, told: Told | None = None) ->
             needed_by.setdefault(parent, []).append(key)
     ready = deque(key for key in todo if not waits[key])
     ran, running, done, total = Ran(), 0, 0, len(todo)
+
+    def tell(unit: Unit[Any] | None, what: str = "") -> None:
+        if follow is not None:
+            follow(done, total, unit, what)
+
+    workers.follow = lambda unit, part, parts, what: tell(unit, _share(part, parts, what))
     try:
         while ready or running:
             while ready and running < 2 * workers.slots:
                 unit = todo[ready.popleft()]
                 workers.submit(unit)
                 running += 1
-                if told is not None:
-                    told(done, total, unit, None)
+                tell(unit)
             for outcome in workers.wait(None):
                 running -= 1
                 done += 1
                 _take(outcome, ran)
+                if clock is not None:
+                    clock.ended(todo[outcome.key].kind, outcome.seconds)
                 if outcome.error is None:
                     for child in needed_by.get(outcome.key, ()):
                         waits[child].discard(outcome.key)
                         if not waits[child]:
                             ready.append(child)
                 else:
-                    done += _drop(outcome.key, outcome.error, needed_by, ran)
-                if told is not None:
-                    told(done, total, None, outcome)
+                    done += _drop(outcome.key, ran, needed_by)
+                tell(None)
     except KeyboardInterrupt:
         ran.interrupted = True
     return ran
+
+
+def _share(part: int, parts: int, what: str) -> str:
+    """
+    >>> _share(3, 10, "epochs"), _share(0, 0, "waiting")
+    ('epochs, 3 of 10', 'waiting')
+    """
+    return f"{what}, {part:,} of {parts:,}" if parts else what
 
 
 def discard_damaged(plan: Plan, store: Store) -> set[str]:
@@ -97,16 +131,16 @@ def discard_damaged(plan: Plan, store: Store) -> set[str]:
 def _take(outcome: Outcome, ran: Ran) -> None:
     ran.repaired.update(outcome.repaired)
     if outcome.error is not None:
-        ran.failed[outcome.key] = outcome.error
+        ran.failed[outcome.key] = Failure(outcome.error, outcome.exit_code)
         return
     ran.seconds[outcome.key] = outcome.seconds
     if outcome.status == "made":
         ran.made.add(outcome.key)
 
 
-def _drop(key: str, why: str, needed_by: dict[str, list[str]], ran: Ran) -> int:
+def _drop(key: str, ran: Ran, needed_by: dict[str, list[str]]) -> int:
     """Fail all that waits for a failed unit; how many."""
-    count, waiting = 0, [key]
+    count, waiting, why = 0, [key], ran.failed[key]
     while waiting:
         for child in needed_by.get(waiting.pop(), ()):
             if child not in ran.failed:
@@ -116,11 +150,11 @@ def _drop(key: str, why: str, needed_by: dict[str, list[str]], ran: Ran) -> int:
     return count
 
 
-def _stored_parents(unit: Unit) -> set[str]:
+def _stored_parents(unit: Unit[Any]) -> set[str]:
     """Keys of the stored units that a unit needs; those not stored are looked through."""
     found: set[str] = set()
     for parent in unit.parents():
-        if kind_of(parent.kind).stored:
+        if parent.stored:
             found.add(parent.key)
         else:
             found |= _stored_parents(parent)

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mithridate.studies.engine.resources import threads_of
 from mithridate.studies.engine.unit import Unit
 
 _threads_now: tuple[int, bool] | None = None
@@ -49,8 +48,8 @@ def settled(unit: Unit) -> Iterator[None]:
 
     from mithridate.networks.base import seeded
 
-    set_threads(threads_of(unit.spec))
-    on_gpu = unit.spec.get("device") == "cuda" and torch.cuda.is_available()
+    set_threads(unit.threads)
+    on_gpu = unit.device == "cuda" and torch.cuda.is_available()
     seed = int(unit.key[:8], 16)
     before, numpy_before = random.getstate(), np.random.get_state()
     random.seed(seed)

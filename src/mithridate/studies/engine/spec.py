@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -79,6 +79,7 @@ class Spec(Part):
         defaults: settings of every cell of every matrix.
         options: axis -> label -> the settings that the label stands for.
         doubts: what a reader must know beside the numbers; id -> text.
+        preset: the verb that made it, if one did: its page is that verb's.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Spec(Part):
     view: list[dict[str, Any]] = Field(default_factory=list)
     published: list[dict[str, Any]] = Field(default_factory=list)
     doubts: dict[str, str] = Field(default_factory=dict)
+    preset: Literal["", "attack", "audit"] = ""
 
 
 def shipped() -> list[str]:

@@ -1,10 +1,10 @@
 """Where products are kept: a folder for each finished unit, named by its key and never changed::
 
-    ROOT/v1/ab/abcdef.../unit.json    what it is, its values, the hashes of its files, its own hash
+    ROOT/v2/ab/abcdef.../unit.json    what it is, its values, the hashes of its files, its own hash
                          timing.json  how long it took; not hashed
                          ...          what the kind wrote: safetensors, Parquet, JSON
-    ROOT/v1/tmp/                      drafts, each its owner's
-    ROOT/v1/locks/                    `lock`
+    ROOT/v2/tmp/                      drafts, each its owner's
+    ROOT/v2/locks/                    `lock`
 
 A unit is there whole or not at all: it is written as a draft, flushed to the disk and renamed.
 Nothing here asks more of a file system than that a rename is atomic and O_EXCL holds.
@@ -67,7 +67,7 @@ class Draft:
         try:
             body = canonical(
                 {
-                    **unit.about,
+                    **unit.identity,
                     "schema": SCHEMA,
                     "key": unit.key,
                     "values": dict(values),
@@ -99,7 +99,9 @@ class Store:
         root: made when something is written.
 
     >>> import tempfile
-    >>> unit = Unit("data", {"name": "digits"})
+    >>> class Toy(Unit):
+    ...     kind = "toy"
+    >>> unit = Toy()
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     store = Store(Path(folder))
     ...     with store.draft(unit) as draft:
@@ -110,7 +112,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
-        self.base = self.root / "v1"
+        self.base = self.root / "v2"
         self.drafts = self.base / "tmp"
         self.locks = Locks(self.base / "locks")
 

@@ -39,7 +39,8 @@ class Unit(Generic[P]):
     """One piece of work. Two units of the same key are the same work.
 
     A subclass's fields are its settings, and the units that it works on (alone or in a tuple).
-    All of them are the key, with the versions of the unit's kind and of the components named.
+    All of them are the key, with the versions of the unit's kind and of the components named;
+    but for a field whose metadata say `key=False`, which another stands for.
     A unit that is not stored says how its product is opened; a stored one makes it, too.
 
     Attributes:
@@ -91,9 +92,11 @@ class Unit(Generic[P]):
         components: dict[str, int] = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if value is not None and _is_input(value):
+            if not field.metadata.get("key", True):
+                continue
+            if _is_input(value):
                 inputs[field.name] = value.key if isinstance(value, Unit) else [u.key for u in value]
-            elif not _is_input(value):
+            else:
                 spec[field.name] = plain(value)
                 for choice in _choices(value):
                     components |= choice.versions()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -12,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mithridate.classifier import Classifier
+from mithridate.cost import Sizes, Work
 from mithridate.data import ImageSet
 from mithridate.errors import InputError
 from mithridate.metrics import accuracy, confusion, wilson
@@ -19,10 +21,12 @@ from mithridate.norms import L0, L1, L2, LINF
 from mithridate.poisons import Poisoned, poisoned_test
 from mithridate.rng import child, rng
 from mithridate.studies.engine.tables import write_table
-from mithridate.studies.engine.unit import Inputs, Kind, Needs, Progress, Sizes, Unit, Work
-from mithridate.studies.kinds.poisoned import trigger_of
-from mithridate.studies.measures.base import TABLE, Measure, Subject, row, write_pictures
+from mithridate.studies.engine.unit import Open, Progress, Unit
+from mithridate.studies.measures.base import TABLE, Measure, row, write_pictures
 from mithridate.studies.parts import mean_images, proportion
+from mithridate.studies.subject import Subject
+from mithridate.studies.units.data import Data
+from mithridate.studies.units.poisoned import trigger_of
 from mithridate.training import predict
 
 SHOWN = 8
@@ -75,92 +79,101 @@ class Backdoor(Measure):
         },
     ]
 
-    def unit(self, settings: Settings) -> Unit:
+    def unit(self, settings: Settings) -> Unit[Any]:
         """The measurement; a clean model of the same seed stands beside the poisoned one.
 
         Raises:
             InputError: no poison: there would be no trigger to stamp.
         """
-        if settings.poison is None or settings.model is not None:
+        poisoned = settings.poisoned()
+        if poisoned is None or settings.model is not None:
             raise InputError("the measure backdoor needs a poison, and trains the model itself")
-        inputs = {**settings.inputs(), "clean": settings.clean_model()}
-        return Unit("backdoor", {**settings.about, "embed": settings.embed}, inputs)
+        return Backdoored(
+            model=settings.subject(),
+            clean=settings.clean_model(),
+            data=settings.data_unit,
+            poisoned=poisoned,
+            embed=settings.embed,
+            seed=settings.seed,
+            **settings.place,
+        )
 
 
-class BackdoorKind(Kind):
-    """Stamps the test images with the trigger of its input `poisoned`."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Backdoored(Unit[Mapping[str, Any]]):
+    """The test images, stamped with the trigger of `poisoned`."""
 
-    def make(
-        self, spec: Mapping[str, Any], inputs: Inputs, folder: Path, tell: Progress
-    ) -> dict[str, Any]:
+    kind: ClassVar = "backdoor"
+    memory: ClassVar = 2 * 2**30
+
+    model: Unit[Classifier]
+    clean: Unit[Classifier]
+    data: Data
+    poisoned: Unit[Poisoned]
+    embed: int
+    seed: int
+
+    def make(self, get: Open, folder: Path, tell: Progress) -> dict[str, Any]:
         """Rates, confusion matrices, mean images, examples, embedding."""
-        model, test, poisoned = inputs["model"], inputs["data"].test, inputs["poisoned"]
-        random = child(rng(int(spec["seed"])), "test")
-        found = strike(model, test, poisoned, random)
-        arrays = found.arrays
-        if spec["embed"]:
-            arrays |= embedding(model, test, found.stamped, found.rows, int(spec["embed"]), random)
+        model, test, poisoned = get(self.model), get(self.data).test, get(self.poisoned)
+        random = child(rng(self.seed), "test")
+        stamped = stamped_test(model, test, poisoned, random)
+        arrays = stamped.arrays
+        if self.embed:
+            arrays |= embedding(model, test, stamped.images, stamped.rows, self.embed, random)
         write_pictures(folder, arrays)
-        write_table(folder / TABLE, found.table)
-        clean = predict(inputs["clean"], test)
-        values = {"clean_model": proportion(accuracy(clean, test.labels)), **found.values}
+        write_table(folder / TABLE, stamped.table)
+        clean = predict(get(self.clean), test)
+        values = {"clean_model": proportion(accuracy(clean, test.labels)), **stamped.values}
         return row({**values, "poisoned": len(poisoned)}, [], test)
 
-    def code(self, spec: Mapping[str, Any]) -> tuple[str, ...]:
-        """The triggers'."""
-        return ("poisons.triggers",)
-
-    def needs(self, spec: Mapping[str, Any]) -> Needs:
-        """The data set, twice."""
-        return Needs(gpus=int(spec["device"] == "cuda"), memory=2 * 2**30)
-
-    def work(self, unit: Unit, sizes: Sizes) -> Work:
+    def work(self, sizes: Sizes) -> Work:
         """Three passes over the test set."""
         return Work(forwards=3 * sizes.test, disk=2**18)
 
 
-class Struck(NamedTuple):
+class Stamped(NamedTuple):
     """What a poisoned model does with stamped test images.
 
     Attributes:
-        stamped: the test set, stamped where the attack is about it.
+        images: the test set, stamped where the attack is about it.
         rows: these rows.
         values: accuracy, asr, stamped_accuracy.
         arrays: confusion matrices, mean images, examples.
         table: per-image results of `rows`.
     """
 
-    stamped: ImageSet
+    images: ImageSet
     rows: Tensor
     values: dict[str, Any]
     arrays: dict[str, Tensor]
     table: pa.Table
 
 
-def strike(
+def stamped_test(
     model: Classifier, test: ImageSet, poisoned: Poisoned, random: torch.Generator
-) -> Struck:
+) -> Stamped:
     """Stamp the test set with the poison's trigger and ask the model."""
     stamped = stamp_all(test, poisoned, random)
     rows = changed_rows(test, poisoned)
-    said, meant = predict(model, test), predict(model, stamped)
+    clean, changed = predict(model, test), predict(model, stamped)
     labels = test.labels[rows]
-    hit = meant[rows] == wanted_class(poisoned, labels, test.classes)
+    hit = changed[rows] == wanted_class(poisoned, labels, test.classes)
     arrays = {
-        "confusion_clean": confusion(said, test.labels, test.classes),
-        "confusion_stamped": confusion(meant, test.labels, test.classes),
+        "confusion_clean": confusion(clean, test.labels, test.classes),
+        "confusion_stamped": confusion(changed, test.labels, test.classes),
         "mean_images": mean_images(test),
         "mean_stamped": mean_images(stamped),
         "examples_clean": test.batch(rows[:SHOWN])[0],
         "examples_changed": stamped.batch(rows[:SHOWN])[0],
     }
     values = {
-        "accuracy": proportion(accuracy(said, test.labels)),
+        "accuracy": proportion(accuracy(clean, test.labels)),
         "asr": proportion(wilson(int(hit.sum()), len(rows))),
-        "stamped_accuracy": proportion(accuracy(meant[rows], labels)),
+        "stamped_accuracy": proportion(accuracy(changed[rows], labels)),
     }
-    table = _table(rows, labels, said[rows], meant[rows], hit, _distances(test, stamped, rows))
-    return Struck(stamped, rows, values, arrays, table)
+    table = _table(rows, labels, clean[rows], changed[rows], hit, _distances(test, stamped, rows))
+    return Stamped(stamped, rows, values, arrays, table)
 
 
 def stamp_all(test: ImageSet, poisoned: Poisoned, random: torch.Generator) -> ImageSet:
@@ -221,19 +234,19 @@ def embedding(
 
 def _distances(test: ImageSet, stamped: ImageSet, rows: Tensor) -> dict[str, Tensor]:
     """How far the stamp moves each image, by every norm."""
-    found: dict[str, list[Tensor]] = {"l0": [], "l1": [], "l2": [], "linf": []}
+    sizes: dict[str, list[Tensor]] = {"l0": [], "l1": [], "l2": [], "linf": []}
     for at in range(0, len(rows), CHUNK):
         before, after = (s.batch(rows[at : at + CHUNK])[0] for s in (test, stamped))
         for name, norm in (("l0", L0), ("l1", L1), ("l2", L2), ("linf", LINF)):
-            found[name].append(norm.distance(after, before))
-    return {name: torch.cat(parts) for name, parts in found.items()}
+            sizes[name].append(norm.distance(after, before))
+    return {name: torch.cat(parts) for name, parts in sizes.items()}
 
 
 def _table(
     rows: Tensor,
     labels: Tensor,
     clean: Tensor,
-    said: Tensor,
+    changed: Tensor,
     hit: Tensor,
     distances: Mapping[str, Tensor],
 ) -> pa.Table:
@@ -242,7 +255,7 @@ def _table(
             "image": pa.array(rows.numpy(), pa.int32()),
             "label": pa.array(labels.numpy(), pa.int16()),
             "clean": pa.array(clean.numpy(), pa.int16()),
-            "predicted": pa.array(said.numpy(), pa.int16()),
+            "predicted": pa.array(changed.numpy(), pa.int16()),
             "success": pa.array(hit.numpy()),
             **{name: pa.array(d.numpy(), pa.float32()) for name, d in distances.items()},
             "queries": pa.nulls(len(rows), pa.int32()),

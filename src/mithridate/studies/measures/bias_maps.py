@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -11,11 +12,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mithridate.defenses.inspect.base import MapSet, map_distances
-from mithridate.studies.engine.unit import Inputs, Kind, Progress, Unit
-from mithridate.studies.kinds.maps import pairs
-from mithridate.studies.measures.base import Measure, Subject, row, write_pictures
+from mithridate.classifier import Classifier
+from mithridate.defenses.inspect import MapSet, map_distances
+from mithridate.poisons import Poisoned
+from mithridate.studies.engine.unit import Open, Progress, Unit
+from mithridate.studies.measures.base import Measure, row, write_pictures
 from mithridate.studies.parts import number, numbers
+from mithridate.studies.subject import Subject
+from mithridate.studies.units.data import Data
+from mithridate.studies.units.inspected import Maps, pairs
 
 
 class Settings(Subject):
@@ -56,37 +61,54 @@ class BiasMapsMeasure(Measure):
         {"kind": "pictures", "arrays": ["maps_suspect", "maps_reference"]},
     ]
 
-    def unit(self, settings: Settings) -> Unit:
+    def unit(self, settings: Settings) -> Unit[Any]:
         """The comparison, over maps that are units of their own."""
         other = settings.clean_model(settings.control_seed, ("control", "0"))
         further = settings.clean_model(settings.control_seed, ("control", "1"))
         parent = settings.clean_model() if settings.reference == "parent" else other
         clean = other if settings.reference == "parent" else further
-        inputs = settings.inputs()
-        spec = {
-            **settings.model_dump(include={"algorithm", "probe", "eps", "steps", "samples"}),
-            "seed": settings.maps_seed,
-            **settings.place,
-        }
-        models = {"suspect": inputs["model"], "reference": parent, "clean": clean}
-        maps = {
-            name: Unit("maps", spec, {"model": model, "data": inputs["data"]})
-            for name, model in models.items()
-        }
-        rest = {name: unit for name, unit in inputs.items() if name != "model"}
-        return Unit("bias-maps", {"algorithm": settings.algorithm}, maps | rest)
+
+        def maps(model: Unit[Classifier]) -> Maps:
+            return Maps(
+                model=model,
+                data=settings.data_unit,
+                algorithm=settings.algorithm,
+                probe=settings.probe,
+                eps=settings.eps,
+                steps=settings.steps,
+                samples=settings.samples,
+                seed=settings.maps_seed,
+                **settings.place,
+            )
+
+        return Compared(
+            suspect=maps(settings.subject()),
+            reference=maps(parent),
+            clean=maps(clean),
+            data=settings.data_unit,
+            poisoned=settings.poisoned(),
+            algorithm=settings.algorithm,
+        )
 
 
-class BiasMapsKind(Kind):
-    """Compares its inputs `suspect`, `reference` and `clean`."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Compared(Unit[Mapping[str, Any]]):
+    """The maps of `suspect`, `reference` and `clean`, compared."""
 
-    def make(
-        self, spec: Mapping[str, Any], inputs: Inputs, folder: Path, tell: Progress
-    ) -> dict[str, Any]:
+    kind: ClassVar = "bias-maps"
+
+    suspect: Maps
+    reference: Maps
+    clean: Maps
+    data: Data
+    poisoned: Unit[Poisoned] | None
+    algorithm: Literal[1, 2]
+
+    def make(self, get: Open, folder: Path, tell: Progress) -> dict[str, Any]:
         """Distances and ranks, and the maps for the report."""
-        suspect, reference, clean = (inputs[name] for name in ("suspect", "reference", "clean"))
+        suspect, reference, clean = (get(m) for m in (self.suspect, self.reference, self.clean))
         distances, apart = map_distances(suspect, reference), map_distances(clean, reference)
-        if spec["algorithm"] == 1:
+        if self.algorithm == 1:
             arrays = {
                 "maps_suspect": suspect.mean,
                 "map_share_suspect": suspect.share,
@@ -100,8 +122,8 @@ class BiasMapsKind(Kind):
             }
             distances, apart = by_target(distances), by_target(apart)
         write_pictures(folder, arrays)
-        known = inputs.get("poisoned")
-        source, target = (known.source, known.target) if known is not None else (None, None)
+        poisoned = None if self.poisoned is None else get(self.poisoned)
+        source, target = (None, None) if poisoned is None else (poisoned.source, poisoned.target)
         values: dict[str, Any] = {
             "distances": numbers(distances),
             "clean_distances": numbers(apart),
@@ -115,7 +137,7 @@ class BiasMapsKind(Kind):
             values["target_rank"] = 1 + order.index(target)
             values["source_rank"] = None if source is None else 1 + order.index(source)
             values["first"] = order[0] in (source, target)
-        return row(values, [], inputs["data"].test)
+        return row(values, [], get(self.data).test)
 
 
 def grid(maps: MapSet) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -13,21 +14,20 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from mithridate import component
+from mithridate.attacks.base import with_usual
+from mithridate.classifier import Classifier
+from mithridate.component import Choice
 from mithridate.data import ImageSet
 from mithridate.metrics import bootstrap_mean, distances, wilson
 from mithridate.studies.engine.tables import write_table
-from mithridate.studies.engine.unit import Inputs, Kind, Progress, Unit
-from mithridate.studies.evasion import doubts_of
-from mithridate.studies.kinds.adversarial import Attacked, attack_of
-from mithridate.studies.measures.base import (
-    TABLE,
-    Measure,
-    Named,
-    Subject,
-    row,
-    write_pictures,
-)
+from mithridate.studies.engine.unit import Open, Progress, Unit
+from mithridate.studies.measures.base import TABLE, Measure, row, write_pictures
 from mithridate.studies.parts import mean_part, proportion
+from mithridate.studies.subject import Named, Subject
+from mithridate.studies.units.adversarial import Adversarial, Attacked, wanted_of
+from mithridate.studies.units.data import Data
+from mithridate.studies.units.model import Checkpoint
 
 SHOWN = 8
 
@@ -36,16 +36,23 @@ class Settings(Subject):
     """A model, an attack, its goal, and how many test images.
 
     Attributes:
+        attack: settings that it needs and are not given are the usual ones for such images.
         goal: "untargeted", or "targeted": to `target`, else to another class at random.
+        through: what the attacker looks at: by default the model as one who knows its defences
+            does; "undefended", the model without them; or a checkpoint file, for transfer.
         samples: test images, drawn by `attack_seed`; all where there are fewer.
-        attack_seed: of the attack's random choices.
+        attack_seed, attack_stream: of the attack's random choices.
+        gallery: also keep the same images under every attack, for the report.
     """
 
     attack: Named
     goal: Literal["untargeted", "targeted"] = "untargeted"
     target: int | None = Field(default=None, ge=0)
+    through: str | None = None
     samples: int = Field(default=1000, ge=1)
     attack_seed: int = Field(default=0, ge=0)
+    attack_stream: tuple[str, ...] = ()
+    gallery: bool = False
 
 
 class Evasion(Measure):
@@ -69,60 +76,126 @@ class Evasion(Measure):
             "note": "the documents' measure; equal to the plain one for grey images",
         },
         "mean_linf_by_channel": {"title": "Mean Linf, channels added", "note": "likewise"},
+        "rejected": {
+            "title": "Clean images rejected",
+            "unit": "share",
+            "better": "down",
+            "note": "by a detector",
+        },
         "queries": {"title": "Forward passes an image"},
         "gradients": {"title": "Gradients an image"},
     }
     views: ClassVar = [
-        {"kind": "table"},
+        {"kind": "table", "values": [name for name in columns if name != "rejected"]},
         {"kind": "bars", "value": "accuracy_left"},
         {"kind": "budget"},
         {"kind": "pictures", "arrays": ["examples_clean", "examples_changed"]},
     ]
 
-    def unit(self, settings: Settings) -> Unit:
+    def unit(self, settings: Settings) -> Unit[Any]:
         """The measurement, over the adversarial images as a unit of their own."""
-        attack_of(settings.attack)
-        model, data = settings.subject(), settings.data_unit()
-        spec = {
-            "attack": settings.attack,
-            "goal": settings.goal,
-            "target": settings.target,
-            "samples": settings.samples,
-            "seed": settings.attack_seed,
+        attack = Choice.of("attacks", settings.attack)
+        shape = settings.data_unit.loaded.test.image_shape
+        attack = Choice("attacks", attack.name, with_usual(attack.name, shape, attack.settings))
+        through: Unit[Classifier] | None = None
+        if settings.through == "undefended":
+            through = settings.undefended()
+        elif settings.through is not None:
+            through = Checkpoint.at(settings.through, **settings.place)
+        images = Adversarial(
+            model=settings.subject(),
+            through=through,
+            data=settings.data_unit,
+            attack=attack,
+            goal=settings.goal,
+            target=settings.target,
+            samples=settings.samples,
+            seed=settings.attack_seed,
+            stream=settings.attack_stream,
             **settings.place,
-        }
-        images = Unit("adversarial", spec, {"model": model, "data": data})
-        return Unit("evasion", {}, {"adversarial": images, "data": data})
+        )
+        return Measured(
+            adversarial=images, data=settings.data_unit, attack=attack, gallery=settings.gallery
+        )
 
 
-class EvasionKind(Kind):
-    """Reads the table of its input `adversarial`."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Measured(Unit[Mapping[str, Any]]):
+    """Reads the table of `adversarial`.
 
-    def make(
-        self, spec: Mapping[str, Any], inputs: Inputs, folder: Path, tell: Progress
-    ) -> dict[str, Any]:
+    Attributes:
+        attack: as there; its settings and what it is stand in the row.
+    """
+
+    kind: ClassVar = "evasion"
+
+    adversarial: Adversarial
+    data: Data
+    attack: Choice
+    gallery: bool = False
+
+    def make(self, get: Open, folder: Path, tell: Progress) -> dict[str, Any]:
         """Shares with intervals, distances of the fooled, some of the images."""
-        found: Attacked = inputs["adversarial"]
-        table, test = found.table, inputs["data"].test
+        attacked, test = get(self.adversarial), get(self.data).test
+        table = attacked.table
         write_table(folder / TABLE, table)
-        fooled = np.asarray(table["success"]) & _right(table)
-        shown = torch.from_numpy(np.flatnonzero(fooled)[:SHOWN])
+        fooled = torch.from_numpy(np.asarray(table["success"]) & _right(table))
+        shown = fooled.nonzero()[:SHOWN, 0]
+        arrays: dict[str, Tensor | None] = {}
         if len(shown):
-            clean = test.batch(found.rows[shown])[0]
-            changed = found.adversarials[shown]
-            write_pictures(folder, {"examples_clean": clean, "examples_changed": changed})
-        values = measured(table, found.queries, found.gradients)
-        values |= _by_channel(found, test, torch.from_numpy(np.flatnonzero(fooled)))
-        return row(values, doubts_of(len(table), found.status), test)
+            arrays["examples_clean"] = test.batch(attacked.rows[shown])[0]
+            arrays["examples_changed"] = attacked.adversarials[shown]
+        if self.gallery:
+            arrays |= gallery(attacked, test)
+        write_pictures(folder, arrays)
+        values = measured(table, attacked.queries, attacked.gradients, test.classes)
+        values |= _by_channel(attacked, test, fooled.nonzero()[:, 0])
+        values |= self._about(attacked)
+        return row(values, attacked.doubts, test)
+
+    def _about(self, attacked: Attacked) -> dict[str, Any]:
+        """What the attack is, and its distances in its own norm."""
+        attack, table = self.attack.make(), attacked.table
+        about = getattr(type(attack), "about", None)
+        norm = getattr(attack, "norm", None) or next(iter(about.norms), None) if about else None
+        own = {}
+        if norm is not None:
+            fooled = np.asarray(table["success"]) & _right(table)
+            sizes = np.asarray(table[str(norm)], dtype=np.float64)[fooled]
+            if len(sizes):
+                own = {
+                    "mean_distance": float(sizes.mean()),
+                    "median_distance": float(np.median(sizes)),
+                }
+        settings = component.values(attack) | dict(attacked.prepared)
+        return {
+            "norm": None if norm is None else str(norm),
+            "access": "+".join(about.access) if about else "",
+            "kind": about.kind if about else "",
+            "goal": self.adversarial.goal,
+            "target": self.adversarial.target,
+            "wrong": int((~_right(table)).sum()),
+            "left_out": attacked.left_out,
+            "eps": getattr(attack, "eps", None),
+            "settings": ", ".join(f"{key}={value}" for key, value in settings.items()),
+            "mean_distance": None,
+            "median_distance": None,
+            **own,
+        }
 
 
-def measured(table: pa.Table, queries: int, gradients: int) -> dict[str, Any]:
-    """Shares with intervals, distances of the images that were fooled, and the cost of each."""
+def measured(table: pa.Table, queries: int, gradients: int, classes: int) -> dict[str, Any]:
+    """Shares with intervals, distances of the images that were fooled, and the cost of each.
+
+    Args:
+        classes: of the data; a clean image that is called the class past them was rejected.
+    """
     right, n = _right(table), len(table)
     fooled = np.asarray(table["success"]) & right
     left = int((np.asarray(table["predicted"]) == np.asarray(table["label"])).sum())
+    rejected = int((np.asarray(table["clean"]) >= classes).sum())
     l2, linf = (np.asarray(table[name])[fooled] for name in ("l2", "linf"))
-    return {
+    values = {
         "accuracy": proportion(wilson(int(right.sum()), n)),
         "accuracy_left": proportion(wilson(left, n)),
         "success": proportion(wilson(int(fooled.sum()), int(right.sum()))),
@@ -132,14 +205,36 @@ def measured(table: pa.Table, queries: int, gradients: int) -> dict[str, Any]:
         "queries": queries / n,
         "gradients": gradients / n,
     }
+    return values | ({"rejected": proportion(wilson(rejected, n))} if rejected else {})
 
 
-def _by_channel(found: Attacked, test: ImageSet, fooled: Tensor) -> dict[str, Any]:
+def gallery(attacked: Attacked, test: ImageSet) -> dict[str, Tensor]:
+    """The same images under every attack: rightly classified before, of many classes."""
+    labels = test.labels[attacked.rows]
+    turn, seen = {}, dict.fromkeys(range(test.classes), 0)
+    for place in np.flatnonzero(_right(attacked.table)).tolist():
+        label = int(labels[place])
+        turn[place] = (seen[label], label)
+        seen[label] += 1
+    shown = torch.tensor(sorted(turn, key=turn.__getitem__)[:SHOWN], dtype=torch.int64)
+    if len(shown) == 0:
+        return {}
+    predicted = np.asarray(attacked.table["predicted"])[shown.numpy()]
+    return {
+        "grid_clean": test.batch(attacked.rows[shown])[0],
+        "grid_labels": labels[shown],
+        "grid_wanted": wanted_of(attacked)[shown],
+        "grid_adversarial": attacked.adversarials[shown],
+        "grid_predicted": torch.from_numpy(predicted),
+    }
+
+
+def _by_channel(attacked: Attacked, test: ImageSet, fooled: Tensor) -> dict[str, Any]:
     """Distances of the fooled images, the norms of their channels added up."""
     l2, linf = [np.zeros(0)], [np.zeros(0)]
     for start in range(0, len(fooled), 1024):
         part = fooled[start : start + 1024]
-        sizes = distances(found.adversarials[part], test.batch(found.rows[part])[0])
+        sizes = distances(attacked.adversarials[part], test.batch(attacked.rows[part])[0])
         l2.append(sizes.l2_by_channel.numpy())
         linf.append(sizes.linf_by_channel.numpy())
     return {

@@ -3,51 +3,104 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import torch
 from pydantic import Field
+from torch import Tensor
 
-from mithridate.defenses.inspect import Verdict
+from mithridate import component
+from mithridate.classifier import Classifier
+from mithridate.component import Choice
+from mithridate.cost import Sizes, Work
+from mithridate.data import ImageSet
+from mithridate.defenses.inspect import CleanSide, Verdict, judge
+from mithridate.defenses.inspect.stamp import stamp
+from mithridate.doubts import Doubt
+from mithridate.errors import InputError
+from mithridate.metrics import confusion
 from mithridate.poisons import Poisoned, bounding_box
-from mithridate.rng import rng
-from mithridate.studies.engine.unit import Inputs, Kind, Needs, Progress, Sizes, Unit, Work
-from mithridate.studies.kinds.calibration import inspector_of, passes
-from mithridate.studies.kinds.poisoned import trigger_of
-from mithridate.studies.measures.base import MaybeNamed, Measure, Subject, row, write_pictures
-from mithridate.studies.parts import number, numbers, proportion
-from mithridate.studies.steps import box_iou
+from mithridate.rng import child, rng
+from mithridate.studies.engine.unit import Open, Progress, Unit
+from mithridate.studies.measures.base import Measure, row, write_pictures
+from mithridate.studies.parts import box_iou, number, numbers, proportion, recipe_epochs
+from mithridate.studies.soundness import check_model
+from mithridate.studies.subject import MaybeNamed, Subject
+from mithridate.studies.units.data import Data
+from mithridate.studies.units.inspected import Calibrated, inspecting
+from mithridate.studies.units.model import Checkpoint, Control, ModelUnit, shapes_of
+from mithridate.studies.units.poisoned import trigger_of
+from mithridate.training import predict
 
 LOCATED = 0.5
 """Overlap from which a trigger counts as located."""
+SHOWN = 8
+CHUNK = 1024
 
 
 class Settings(Subject):
     """A model, the inspector that judges it, and the clean models that it is compared with.
 
     Attributes:
-        inspector: bias-maps and its settings.
-        reference: "parent" (the suspect's own clean parent and unrelated clean models), or
-            "other" (unrelated clean models only, what a user has who was handed a model).
-        controls: clean models in all.
-        control_seed: of the unrelated clean models.
-        inspect_seed: of the inspection.
+        inspector: a name and its settings; bias-maps where there is no name.
+        references: checkpoint files of clean models that the user trusts.
+        reference: of a model trained here, "parent" (the suspect's own clean parent and unrelated
+            clean models), or "other" (unrelated clean models only, what a user has who was handed
+            a model).
+        controls: clean models in all, the references among them.
+        control_seed, control_stream: of the unrelated clean models.
+        control_epochs: of the clean models for a model file; as many as it had, by default.
+        inspect_seed, inspect_stream: of the inspection.
     """
 
     inspector: MaybeNamed = Field(default_factory=lambda: {"name": "bias-maps"})
+    references: list[str] = Field(default_factory=list)
     reference: Literal["parent", "other"] = "other"
-    controls: int = Field(default=8, ge=3)
+    controls: int = Field(default=8, ge=0)
     control_seed: int = Field(default=1000, ge=0)
+    control_stream: tuple[str, ...] = ()
+    control_epochs: int | None = Field(default=None, ge=1)
     inspect_seed: int = Field(default=1, ge=0)
+    inspect_stream: tuple[str, ...] = ()
 
-    def clean_models(self) -> tuple[Unit, ...]:
+    def clean_models(self) -> tuple[ModelUnit, ...]:
         """The clean side; every suspect of the same data and network shares them."""
-        others = [
-            self.clean_model(self.control_seed, ("control", str(i))) for i in range(self.controls)
+        given: list[ModelUnit] = [Checkpoint.at(path, **self.place) for path in self.references]
+        missing = max(0, self.controls - len(given))
+        if self.model is None:
+            if self.reference == "parent":
+                given.append(self.clean_model())
+                missing -= 1
+            numbers = map(str, range(missing))
+            return (
+                *given,
+                *(self.clean_model(self.control_seed, ("control", i)) for i in numbers),
+            )
+        return (*given, *self._like(missing))
+
+    def _like(self, missing: int) -> list[ModelUnit]:
+        """Clean models of the architecture of a model file."""
+        suspect = self.subject()
+        assert isinstance(suspect, Checkpoint)
+        if not missing:
+            return []
+        model = suspect.loaded
+        epochs = self.control_epochs or recipe_epochs(model, len(self.data_unit.loaded.train))
+        return [
+            Control(
+                like=suspect,
+                shapes=shapes_of(model),
+                data=self.data_unit,
+                epochs=epochs,
+                seed=self.control_seed,
+                stream=self.control_stream,
+                number=index,
+                **self.place,
+            )
+            for index in range(missing)
         ]
-        if self.reference == "other":
-            return tuple(others)
-        return (self.clean_model(), *others[:-1])
 
 
 class Inspection(Measure):
@@ -68,95 +121,170 @@ class Inspection(Measure):
         "recovered_asr": {"title": "Recovered trigger", "unit": "share"},
     }
     views: ClassVar = [
-        {"kind": "table"},
+        {"kind": "table", "values": list(columns)},
         {"kind": "pictures", "arrays": ["maps_suspect", "maps_reference", "difference", "trigger"]},
     ]
 
-    def unit(self, settings: Settings) -> Unit:
+    def unit(self, settings: Settings) -> Unit[Any]:
         """The verdict, over a calibrated clean side that other suspects share."""
-        plan = {key: value for key, value in settings.inspector.items() if key != "name"}
-        inspector_of(plan)
-        spec = {"inspector": plan, "seed": settings.inspect_seed, **settings.place}
-        inputs = settings.inputs()
-        clean = Unit(
-            "calibration", spec, {"models": settings.clean_models(), "data": inputs["data"]}
+        choice = Choice.of("inspectors", {"name": "bias-maps", **settings.inspector})
+        choice.make()
+        common: dict[str, Any] = {
+            "data": settings.data_unit,
+            "seed": settings.inspect_seed,
+            "stream": settings.inspect_stream,
+            **settings.place,
+        }
+        models = settings.clean_models()
+        if not models:
+            raise InputError("a verdict needs clean models to compare with: raise controls")
+        return Judged(
+            model=settings.subject(),
+            clean=Calibrated(models=models, inspectors=(choice,), **common),
+            inspectors=(choice,),
+            poisoned=settings.poisoned(),
+            references=tuple(settings.references),
+            trusted=bool(settings.references) or settings.model is None,
+            **common,
         )
-        return Unit("inspection", spec, {**inputs, "clean": clean})
 
 
-class InspectionKind(Kind):
-    """Judges its input `model` against the calibrated side `clean`."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Judged(Unit[Mapping[str, Any]]):
+    """The verdict on `model` against the calibrated side `clean`.
 
-    def make(
-        self, spec: Mapping[str, Any], inputs: Inputs, folder: Path, tell: Progress
-    ) -> dict[str, Any]:
-        """The verdict and its maps; beside it the truth, where a poison is known."""
-        found = inspector_of(spec["inspector"]).inspect(
-            inputs["model"],
-            inputs["data"].test,
-            reference=inputs["clean"],
-            rng=rng(int(spec["seed"])),
+    Attributes:
+        poisoned: the truth, where it is known.
+        references: files that the caller trusts, for messages.
+        trusted: where the clean models come from is known to the caller.
+    """
+
+    kind: ClassVar = "inspection"
+    memory: ClassVar = 2 * 2**30
+
+    model: Unit[Classifier]
+    data: Data
+    clean: Unit[CleanSide]
+    inspectors: tuple[Choice, ...]
+    poisoned: Unit[Poisoned] | None
+    references: tuple[str, ...]
+    trusted: bool
+    seed: int
+    stream: tuple[str, ...] = ()
+
+    def make(self, get: Open, folder: Path, tell: Progress) -> dict[str, Any]:
+        """The verdict and its pictures; beside it the truth, where a poison is known."""
+        model, test, clean = get(self.model), get(self.data).test, get(self.clean)
+        check_model("the model", model, test)
+        for name, reference in zip(self.references, clean.models, strict=False):
+            check_model(name, reference, test)
+        verdict = judge(
+            [choice.make() for choice in self.inspectors],
+            model,
+            test,
+            reference=clean,
+            rng=child(rng(self.seed), *self.stream) if self.stream else rng(self.seed),
             progress=tell,
         )
-        shape = inputs["data"].test.image_shape
-        truth = truth_of(found, inputs["poisoned"], shape) if "poisoned" in inputs else {}
-        reference = found.reference_maps
-        write_pictures(
-            folder,
-            {
-                "maps_suspect": found.maps.mean,
-                "map_share_suspect": found.maps.share,
-                "maps_reference": None if reference is None else reference.mean,
-                "map_share_reference": None if reference is None else reference.share,
-                "difference": found.difference if found.suspicious else None,
-                "trigger": found.trigger if found.suspicious else None,
-            },
-        )
-        region = found.region
-        values = {
-            "suspicious": found.suspicious,
-            "p_value": number(found.p_value),
-            "statistic": number(found.statistic),
-            "pair": f"{found.source} → {found.target}",
-            "region": None if region is None else ", ".join(map(str, region)),
-            "recovered_asr": proportion(found.recovered_asr),
-            "distances": numbers(found.distances),
-            "clean_distances": numbers(found.clean_distances),
-            **truth,
+        poisoned = None if self.poisoned is None else get(self.poisoned)
+        truth = {} if poisoned is None else truth_of(verdict, poisoned, test.image_shape)
+        _, evidence = verdict.evidence[0]
+        write_pictures(folder, self._pictures(verdict, model, test))
+        doubts = list(verdict.doubts)
+        if not self.trusted:
+            text = "No reference was given: clean models were trained here."
+            doubts.append(Doubt("no-reference", text))
+        return row(values_of(verdict) | self._settings() | truth, doubts, test)
+
+    def _settings(self) -> dict[str, Any]:
+        """Of the first inspector, where its charts name them."""
+        values = component.values(self.inspectors[0].make())
+        return {k: v for k, v in values.items() if k in ("probe", "eps", "steps", "samples")}
+
+    def _pictures(
+        self, verdict: Verdict, model: Classifier, test: ImageSet
+    ) -> dict[str, Tensor | None]:
+        _, evidence = verdict.evidence[0]
+        lists = ("distances", "clean_distances")  # values of the row
+        arrays: dict[str, Tensor | None] = {
+            name: array for name, array in evidence.pictures.items() if name not in lists
         }
-        return row(values, found.doubts, inputs["data"].test)
+        if not verdict.suspicious:
+            arrays["difference"] = None
+        if verdict.trigger is not None and verdict.source is not None:
+            arrays |= recovered(verdict.trigger.cpu(), verdict.source, model, test)
+        return arrays
 
-    def code(self, spec: Mapping[str, Any]) -> tuple[str, ...]:
-        """The triggers', whose place is the truth."""
-        return ("poisons.triggers",)
-
-    def needs(self, spec: Mapping[str, Any]) -> Needs:
-        """The test set, and its adversarial copies."""
-        return Needs(gpus=int(spec["device"] == "cuda"), memory=2 * 2**30)
-
-    def work(self, unit: Unit, sizes: Sizes) -> Work:
+    def work(self, sizes: Sizes) -> Work:
         """Maps and a search."""
-        return Work(gradients=passes(unit.spec["inspector"], sizes), disk=2**18)
+        gradients = sum(inspecting(choice, sizes) for choice in self.inspectors)
+        return Work(gradients=gradients, disk=2**18)
+
+
+def values_of(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as a row holds it; source and target are named only where there is an alarm."""
+    _, evidence = verdict.evidence[0]
+    alarm, region = bool(verdict.suspicious), verdict.region
+    lists = {
+        name: numbers(evidence.pictures[name])
+        for name in ("distances", "clean_distances")
+        if name in evidence.pictures
+    }
+    return {
+        "suspicious": verdict.suspicious,
+        "p_value": number(verdict.p_value),
+        "alpha": verdict.alpha,
+        "statistic": number(verdict.statistic),
+        "null_values": [number(value) for value in verdict.null_values],
+        "headline": verdict.headline,
+        "null": verdict.null,
+        "pair": f"{verdict.source} → {verdict.target}",
+        "source": verdict.source if alarm else None,
+        "target": verdict.target if alarm else None,
+        "region": None if region is None else ", ".join(map(str, region)),
+        "recovered_asr": proportion(verdict.recovered_asr),
+        "ranking_class": [float(label) for label, _ in verdict.ranking],
+        "ranking_score": [number(score) for _, score in verdict.ranking],
+        "controls": len(verdict.null_values),
+        "queries": verdict.cost.queries,
+        "gradients": verdict.cost.gradients,
+        **lists,
+    }
+
+
+def recovered(
+    trigger: Tensor, source: int, model: Classifier, test: ImageSet
+) -> dict[str, Tensor | None]:
+    """The recovered trigger on every test image of the source class, and some of these."""
+    rows, predicted = test.of_class(source), predict(model, test)
+    for at in range(0, len(rows), CHUNK):
+        part = rows[at : at + CHUNK]
+        x = stamp(test.batch(part)[0], trigger)
+        predicted[part] = model.labels(x.to(model.device)).cpu()
+    some = test.batch(rows[:SHOWN])[0]
+    return {
+        "trigger": trigger,
+        "confusion_stamped": confusion(predicted, test.labels, test.classes),
+        "examples_clean": some,
+        "examples_changed": stamp(some, trigger),
+    }
 
 
 def truth_of(
-    found: Verdict, poisoned: Poisoned, image_shape: tuple[int, int, int]
+    verdict: Verdict, poisoned: Poisoned, image_shape: tuple[int, int, int]
 ) -> dict[str, Any]:
     """How the verdict compares with what was planted."""
     box = bounding_box(trigger_of(poisoned).support(image_shape))
-    first = found.ranking[0][0]
+    first = verdict.ranking[0][0]
     values: dict[str, Any] = {
-        "target": poisoned.target,
-        "source": poisoned.source,
-        "target_named": found.target == poisoned.target,
-        "source_named": found.source == poisoned.source if poisoned.source is not None else None,
+        "truth_target": poisoned.target,
+        "truth_source": poisoned.source,
+        "target_named": verdict.target == poisoned.target,
+        "source_named": verdict.source == poisoned.source if poisoned.source is not None else None,
         "first": first in (poisoned.source, poisoned.target),
     }
     if box is not None:
-        values["iou"] = (
-            0.0
-            if found.region is None
-            else box_iou((box.top, box.left, box.bottom, box.right), found.region)
-        )
+        values["iou"] = 0.0 if verdict.region is None else box_iou(tuple(box), verdict.region)
         values["located"] = values["iou"] >= LOCATED
+        values["truth_region"] = ", ".join(map(str, box))
     return values

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,6 +11,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from mithridate.classifier import Classifier
+from mithridate.component import Choice
+from mithridate.cost import Sizes, Work
 from mithridate.data import ImageSet
 from mithridate.doubts import Doubt
 from mithridate.errors import InputError
@@ -20,21 +23,15 @@ from mithridate.poisons import Poisoned, Trigger
 from mithridate.rng import child, rng
 from mithridate.studies.engine.spec import Part
 from mithridate.studies.engine.tables import write_table
-from mithridate.studies.engine.unit import Inputs, Kind, Needs, Progress, Sizes, Unit, Work
-from mithridate.studies.kinds.crafted import crafted_unit, file_paths, is_crafted
-from mithridate.studies.kinds.model import model_unit
-from mithridate.studies.kinds.sifting import SiftedRows, filter_of
-from mithridate.studies.measures.backdoor import SHOWN, strike
-from mithridate.studies.measures.base import (
-    TABLE,
-    Measure,
-    Named,
-    Subject,
-    Training,
-    row,
-    write_pictures,
-)
+from mithridate.studies.engine.unit import Open, Progress, Unit
+from mithridate.studies.measures.backdoor import SHOWN, stamped_test
+from mithridate.studies.measures.base import TABLE, Measure, row, write_pictures
 from mithridate.studies.parts import mean_part, proportion
+from mithridate.studies.subject import Named, Subject, Training
+from mithridate.studies.units.data import Data
+from mithridate.studies.units.filtered import Filtered, KeptRows
+from mithridate.studies.units.model import Trained
+from mithridate.studies.units.poisoned import is_crafted, poisoned_unit
 from mithridate.training import predict
 
 FILTERS = ("activation-clustering", "spectral-signatures", "outliers")
@@ -74,39 +71,35 @@ class Settings(Subject):
     filters: list[Named] = Field(default_factory=lambda: [{"name": name} for name in FILTERS])
     test_trigger: str | None = None
 
-    def poisoned(self) -> Unit | None:
-        """The poisoned set: kept where it is crafted or rests on files."""
+    def poisoned(self) -> Unit[Poisoned] | None:
+        """The poisoned set, crafted against the surrogate where the poison needs one."""
         if self.poison is None:
             return None
-        crafted = is_crafted(self.poison)
-        if not crafted and not file_paths(self.poison):
-            return super().poisoned()
-        return crafted_unit(
-            self.data_unit(),
-            self.poison,
-            surrogate=self.surrogate_model() if crafted else None,
+        choice = Choice.of("poisons", self.poison)
+        return poisoned_unit(
+            self.data_unit,
+            choice,
+            surrogate=self.surrogate_model() if is_crafted(choice) else None,
             seed=self.seed,
             stream=("poison",),
-            place=self.place,
+            **self.place,
         )
 
-    def surrogate_model(self) -> Unit:
+    def surrogate_model(self) -> Trained:
         """The attacker's own model: other random numbers than the victim's at the same seed.
 
         Raises:
             InputError: no network, or no training.
         """
         network = self.surrogate.network or self.network
-        train = self.surrogate.train or self.train
+        train, tune = self.surrogate.train or self.train, self.surrogate.tune
         if network is None or train is None:
             raise InputError("a cell needs network and train.epochs")
-        about: Any = {"seed": self.surrogate.seed, "place": self.place}
-        data, tune = self.data_unit(), self.surrogate.tune
-        model = model_unit(data, network, train.given(), stream=("surrogate",), **about)
+        seed = self.surrogate.seed
+        model = self.trained(network, train, seed=seed, stream=("surrogate",))
         if tune is None:
             return model
-        stream = ("surrogate", "tune")
-        return model_unit(data, network, tune.given(), stream=stream, parent=model, **about)
+        return self.trained(network, tune, seed=seed, stream=("surrogate", "tune"), parent=model)
 
 
 class Poisoning(Measure):
@@ -174,46 +167,62 @@ class Poisoning(Measure):
         Raises:
             InputError: no poison, a model file, or a filter or trigger that does not exist.
         """
-        if settings.poison is None or settings.model is not None:
+        poisoned = settings.poisoned()
+        if poisoned is None or settings.model is not None:
             raise InputError("the measure poisoning needs a poison, and trains the model itself")
         if settings.test_trigger is not None:
             Trigger.named(settings.test_trigger)
-        inputs = settings.inputs()
-        sifted = []
-        for one in settings.filters:
-            filter_of(one)
-            sifted.append(Unit("sift", {"filter": one, **settings.about}, inputs))
-        spec = {**settings.about, "test_trigger": settings.test_trigger}
-        return Unit(
-            "poisoning", spec, {**inputs, "clean": settings.clean_model(), "sifted": tuple(sifted)}
+        subject: dict[str, Any] = {
+            "model": settings.subject(),
+            "data": settings.data_unit,
+            "poisoned": poisoned,
+            "seed": settings.seed,
+            **settings.place,
+        }
+        choices = [Choice.of("sanitizers", one) for one in settings.filters]
+        return PoisonMeasured(
+            clean=settings.clean_model(),
+            kept=tuple(Filtered(sanitizer=choice, **subject) for choice in choices),
+            test_trigger=settings.test_trigger,
+            **subject,
         )
 
 
-class PoisoningKind(Kind):
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PoisonMeasured(Unit[Mapping[str, Any]]):
     """Stamps the test images, compares the training images, and counts what filters dropped."""
 
-    def make(
-        self, spec: Mapping[str, Any], inputs: Inputs, folder: Path, tell: Progress
-    ) -> dict[str, Any]:
+    kind: ClassVar = "poisoning"
+    memory: ClassVar = 2 * 2**30
+
+    model: Unit[Classifier]
+    clean: Unit[Classifier]
+    data: Data
+    poisoned: Unit[Poisoned]
+    kept: tuple[Unit[KeptRows], ...]
+    test_trigger: str | None
+    seed: int
+
+    def make(self, get: Open, folder: Path, tell: Progress) -> dict[str, Any]:
         """Rates, distances, pictures of poisoned images."""
-        model, poisoned = inputs["model"], inputs["poisoned"]
-        train, test = inputs["data"]
+        model, poisoned = get(self.model), get(self.poisoned)
+        train, test = get(self.data)
         arrays: dict[str, Tensor] = {}
         values: dict[str, Any] = {"asr": None, "stamped_accuracy": None}
         if poisoned.trigger is None:
-            said = predict(model, test)
-            values["accuracy"] = proportion(accuracy(said, test.labels))
-            arrays["confusion_clean"] = confusion(said, test.labels, test.classes)
+            predicted = predict(model, test)
+            values["accuracy"] = proportion(accuracy(predicted, test.labels))
+            arrays["confusion_clean"] = confusion(predicted, test.labels, test.classes)
         else:
-            if spec["test_trigger"] is not None:
-                trigger = Trigger.named(str(spec["test_trigger"])).bind(train, poisoned.target)
+            if self.test_trigger is not None:
+                trigger = Trigger.named(self.test_trigger).bind(train, poisoned.target)
                 poisoned = replace(poisoned, trigger=trigger)
-            found = strike(model, test, poisoned, child(rng(int(spec["seed"])), "test"))
-            values |= found.values
-            arrays |= found.arrays
-            write_table(folder / TABLE, found.table)
+            stamped = stamped_test(model, test, poisoned, child(rng(self.seed), "test"))
+            values |= stamped.values
+            arrays |= stamped.arrays
+            write_table(folder / TABLE, stamped.table)
         write_pictures(folder, arrays | examples(train, poisoned))
-        clean = predict(inputs["clean"], test)
+        clean = predict(get(self.clean), test)
         values |= {
             "clean_model": proportion(accuracy(clean, test.labels)),
             "poisoned": len(poisoned),
@@ -222,21 +231,13 @@ class PoisoningKind(Kind):
             **changes(train, poisoned),
         }
         doubts: list[Doubt] = []
-        for sifted in inputs["sifted"]:
-            values |= counted(sifted, poisoned)
-            name = _NAMES.get(sifted.name, sifted.name)
-            doubts += [Doubt(doubt.id, f"{name}: {doubt.text}") for doubt in sifted.doubts]
+        for kept in map(get, self.kept):
+            values |= counted(kept, poisoned)
+            name = _NAMES.get(kept.name, kept.name)
+            doubts += [Doubt(doubt.id, f"{name}: {doubt.text}") for doubt in kept.doubts]
         return row(values, doubts, test)
 
-    def code(self, spec: Mapping[str, Any]) -> tuple[str, ...]:
-        """The triggers'."""
-        return ("poisons.triggers",)
-
-    def needs(self, spec: Mapping[str, Any]) -> Needs:
-        """The data set, twice."""
-        return Needs(gpus=int(spec["device"] == "cuda"), memory=2 * 2**30)
-
-    def work(self, unit: Unit, sizes: Sizes) -> Work:
+    def work(self, sizes: Sizes) -> Work:
         """Three passes over the test set."""
         return Work(forwards=3 * sizes.test, disk=2**18)
 
@@ -260,19 +261,19 @@ def examples(train: ImageSet, poisoned: Poisoned) -> dict[str, Tensor]:
 def changes(train: ImageSet, poisoned: Poisoned) -> dict[str, Any]:
     """Mean L2 and Linf by which training images were moved; None where all were added."""
     rows = replaced_rows(train, poisoned)
-    found: dict[str, list[Tensor]] = {"l2": [], "linf": []}
+    sizes: dict[str, list[Tensor]] = {"l2": [], "linf": []}
     for at in range(0, len(rows), CHUNK):
         part = rows[at : at + CHUNK]
         before, after = train.batch(part)[0], poisoned.images.batch(part)[0]
         for name, norm in (("l2", L2), ("linf", LINF)):
-            found[name].append(norm.distance(after, before))
+            sizes[name].append(norm.distance(after, before))
     return {
         name: mean_part(bootstrap_mean(torch.cat(parts).numpy())) if parts else None
-        for name, parts in found.items()
+        for name, parts in sizes.items()
     }
 
 
-def counted(sifted: SiftedRows, poisoned: Poisoned) -> dict[str, Any]:
+def counted(kept: KeptRows, poisoned: Poisoned) -> dict[str, Any]:
     """What a filter found of the poison, and lost of the clean images; None where there are none.
 
     Images that keep their label beside others that are relabelled (WaNet's cover) are neither.
@@ -281,8 +282,8 @@ def counted(sifted: SiftedRows, poisoned: Poisoned) -> dict[str, Any]:
     >>> made = Poisoned(images=data, indices=torch.tensor([1, 2]), trigger=None, target=0,
     ...     source=None, original_labels=torch.tensor([0, 0]))
     >>> keep = torch.tensor([True, False, True, True])
-    >>> found = counted(SiftedRows("outliers", torch.arange(4), keep, ()), made)
-    >>> found["found_outliers"]["value"], found["lost_outliers"]["value"]
+    >>> shares = counted(KeptRows("outliers", torch.arange(4), keep, ()), made)
+    >>> shares["found_outliers"]["value"], shares["lost_outliers"]["value"]
     (0.5, 0.0)
     """
     wrong = poisoned.relabelled
@@ -290,10 +291,10 @@ def counted(sifted: SiftedRows, poisoned: Poisoned) -> dict[str, Any]:
     clean[poisoned.indices] = False
     bad = torch.zeros_like(clean)
     bad[poisoned.indices[wrong] if bool(wrong.any()) else poisoned.indices] = True
-    name = sifted.name.replace("-", "_")
+    name = kept.name.replace("-", "_")
     return {
-        f"{told}_{name}": proportion(wilson(int((~sifted.keep & which).sum()), int(which.sum())))
+        f"{share}_{name}": proportion(wilson(int((~kept.keep & which).sum()), int(which.sum())))
         if bool(which.any())
         else None
-        for told, which in (("found", bad[sifted.rows]), ("lost", clean[sifted.rows]))
+        for share, which in (("found", bad[kept.rows]), ("lost", clean[kept.rows]))
     }

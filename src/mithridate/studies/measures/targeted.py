@@ -1,10 +1,11 @@
-"""Kills: how often a poison without a trigger turns the one image that it aims at."""
+"""Targeted poison: how often a poison without a trigger turns the one image that it aims at."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -12,17 +13,20 @@ from torch import Tensor
 
 from mithridate import component
 from mithridate.classifier import Classifier
+from mithridate.component import Choice
+from mithridate.cost import Sizes, Work
 from mithridate.data import ImageSet
 from mithridate.errors import InputError
 from mithridate.metrics import bootstrap_mean, wilson
 from mithridate.norms import L2, LINF
 from mithridate.poisons import FeatureCollision, Poisoned
-from mithridate.poisons.kills import kill_rate
+from mithridate.poisons.targeted import targeted_success
 from mithridate.rng import child, rng
-from mithridate.studies.engine.unit import Inputs, Kind, Needs, Progress, Sizes, Unit, Work
-from mithridate.studies.kinds.poisoned import poison_of
-from mithridate.studies.measures.base import Measure, Subject, row, write_pictures
+from mithridate.studies.engine.unit import Open, Progress, Unit
+from mithridate.studies.measures.base import Measure, row, write_pictures
 from mithridate.studies.parts import mean_part, proportion
+from mithridate.studies.subject import Subject
+from mithridate.studies.units.data import Data
 from mithridate.training import predict
 
 SHOWN = 8
@@ -49,13 +53,13 @@ class Settings(Subject):
     lr: float = Field(default=1e-4, gt=0)
 
 
-class Kills(Measure):
+class TargetedPoison(Measure):
     """The share of target images that come to be read as the base class."""
 
     settings = Settings
     columns: ClassVar = {
         "accuracy": {"title": "Clean accuracy before", "unit": "share", "better": "up"},
-        "kills": {
+        "targeted_success": {
             "title": "Target images misread as the base class",
             "unit": "share",
             "better": "down",
@@ -78,11 +82,11 @@ class Kills(Measure):
     }
     views: ClassVar = [
         {"kind": "table"},
-        {"kind": "bars", "value": "kills"},
+        {"kind": "bars", "value": "targeted_success"},
         {"kind": "pictures", "arrays": ["examples_clean", "examples_changed"]},
     ]
 
-    def unit(self, settings: Settings) -> Unit:
+    def unit(self, settings: Settings) -> Unit[Any]:
         """The measurement.
 
         Raises:
@@ -92,81 +96,100 @@ class Kills(Measure):
         own = {"base", "row", "image", "append"}
         if poison is None or own & poison.keys() or not _aims(poison):
             raise InputError(
-                "the measure kills needs a poison that aims at an image, such as "
+                "the measure targeted needs a poison that aims at an image, such as "
                 "feature-collision, without base, row, image and append: classes and images are "
                 "drawn for each trial, and poisons replace their bases"
             )
-        poison_of({**poison, "base": 0, "row": 0})
-        spec = {
-            "poison": poison,
-            "trials": settings.trials,
-            "images": settings.images,
-            "retrain": settings.retrain,
-            **settings.about,
-        }
-        if settings.retrain == "all":
-            spec |= {"epochs": settings.again, "lr": settings.lr}
-        clean = settings.model_copy(update={"poison": None}).subject()
-        return Unit("kills", spec, {"model": clean, "data": settings.data_unit()})
+        every = settings.retrain == "all"
+        return Trials(
+            model=settings.model_copy(update={"poison": None}).subject(),
+            data=settings.data_unit,
+            poison=Choice.of("poisons", poison),
+            trials=settings.trials,
+            images=settings.images,
+            retrain=settings.retrain,
+            epochs=settings.again if every else None,
+            lr=settings.lr if every else None,
+            seed=settings.seed,
+            **settings.place,
+        )
 
 
-class KillsKind(Kind):
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trials(Unit[Mapping[str, Any]]):
     """Poisons random training images of `data` against `model`, trains it again, and asks."""
 
-    def make(
-        self, spec: Mapping[str, Any], inputs: Inputs, folder: Path, tell: Progress
-    ) -> dict[str, Any]:
+    kind: ClassVar = "targeted"
+    memory: ClassVar = 2 * 2**30
+
+    model: Unit[Classifier]
+    data: Data
+    poison: Choice
+    trials: int
+    images: int
+    retrain: Literal["last", "all"]
+    epochs: int | None
+    lr: float | None
+    seed: int
+
+    def __post_init__(self) -> None:
+        self.aimed(base=0, row=0)
+
+    def aimed(self, **aim: int) -> FeatureCollision:
+        """The poison of one trial."""
+        settings = {**self.poison.settings, **aim}
+        poison: FeatureCollision = Choice("poisons", self.poison.name, settings).make()
+        return poison
+
+    def make(self, get: Open, folder: Path, tell: Progress) -> dict[str, Any]:
         """Rates, distances, some poisons beside their bases and targets."""
-        model, (train, test) = inputs["model"], inputs["data"]
-        random = child(rng(int(spec["seed"])), "kills")
-        said = predict(model, test)
-        rows, bases = drawn(test, said, int(spec["trials"]), child(random, "trials"))
-        more = {key: spec[key] for key in ("epochs", "lr") if key in spec}
-        made, sets, kills, spared = [], [], 0, 0
+        model, (train, test) = get(self.model), get(self.data)
+        random = child(rng(self.seed), "kills")
+        predicted = predict(model, test)
+        rows, bases = drawn(test, predicted, self.trials, child(random, "trials"))
+        results, sets, hits, spared = [], [], 0, 0
         for number, (at, base) in enumerate(zip(rows.tolist(), bases.tolist(), strict=True)):
             own = child(random, "trial", str(number))
-            images = some_images(train, int(spec["images"]), own)
-            aimed = poison_of({**spec["poison"], "base": base, "row": at}).aim(test)
+            images = some_images(train, self.images, own)
+            aimed = self.aimed(base=base, row=at).aim(test)
             poisoned = aimed.poison(images, surrogate=model, rng=own)
-            kills += _kills(poisoned, model, spec, own, more)
-            spared += _kills(without(images, poisoned), model, spec, own, more)
-            made.append(poisoned)
+            hits += self._hits(poisoned, model, own)
+            spared += self._hits(without(images, poisoned), model, own)
+            results.append(poisoned)
             sets.append(images)
             tell(number + 1, len(rows), "trials")
-        before, after, target = compared(sets, made)
+        before, after, target = compared(sets, results)
         write_pictures(
             folder, {"examples_clean": before[:SHOWN], "examples_changed": after[:SHOWN]}
         )
         l2, linf = L2.distance(after, before), LINF.distance(after, before)
         nearer = int((l2 < L2.distance(after, target)).sum())
         values = {
-            "accuracy": proportion(wilson(int((said == test.labels).sum()), len(test))),
-            "kills": proportion(wilson(kills, len(rows))),
+            "accuracy": proportion(wilson(int((predicted == test.labels).sum()), len(test))),
+            "targeted_success": proportion(wilson(hits, len(rows))),
             "without": proportion(wilson(spared, len(rows))),
-            "poisoned": len(made[0]),
+            "poisoned": len(results[0]),
             "l2": mean_part(bootstrap_mean(l2.numpy())),
             "linf": mean_part(bootstrap_mean(linf.numpy())),
             "like_base": proportion(wilson(nearer, len(l2))),
         }
         return row(values, [], test)
 
-    def code(self, spec: Mapping[str, Any]) -> tuple[str, ...]:
-        """The poison is named in the imports."""
-        return ()
+    def _hits(self, poisoned: Poisoned, model: Classifier, random: torch.Generator) -> int:
+        more: dict[str, Any] = {}
+        if self.epochs is not None:
+            more = {"epochs": self.epochs, "lr": self.lr}
+        share = targeted_success([poisoned], model, retrain=self.retrain, rng=random, **more)
+        assert share.k is not None, "a share of trials has a count"
+        return share.k
 
-    def needs(self, spec: Mapping[str, Any]) -> Needs:
-        """The data set."""
-        return Needs(gpus=int(spec["device"] == "cuda"), memory=2 * 2**30)
-
-    def work(self, unit: Unit, sizes: Sizes) -> Work:
+    def work(self, sizes: Sizes) -> Work:
         """Crafting and, twice, features of the images or training on them."""
-        spec = unit.spec
-        poison = cast(FeatureCollision, poison_of({**spec["poison"], "base": 0, "row": 0}))
-        trials, images = int(spec["trials"]), int(spec["images"])
+        poison, images = self.aimed(base=0, row=0), self.trials * self.images
         return Work(
-            forwards=sizes.test + 2 * trials * images,
-            gradients=trials * poison.count * poison.steps,
-            trained=2 * trials * images * int(spec.get("epochs", 0)),
+            forwards=sizes.test + 2 * images,
+            gradients=self.trials * poison.count * poison.steps,
+            trained=2 * images * (self.epochs or 0),
             disk=2**18,
         )
 
@@ -176,14 +199,14 @@ def _aims(poison: Mapping[str, Any]) -> bool:
 
 
 def drawn(
-    test: ImageSet, said: Tensor, trials: int, random: torch.Generator
+    test: ImageSet, predicted: Tensor, trials: int, random: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Rows of test images that are read rightly, and another class for each.
 
     Raises:
         InputError: fewer such images than trials.
     """
-    right = (said == test.labels).nonzero()[:, 0]
+    right = (predicted == test.labels).nonzero()[:, 0]
     if len(right) < trials:
         raise InputError(f"{len(right)} test images are read rightly, {trials} trials asked for")
     rows = right[torch.randperm(len(right), generator=random)[:trials]]
@@ -210,25 +233,13 @@ def without(images: ImageSet, poisoned: Poisoned) -> Poisoned:
     )
 
 
-def compared(sets: list[ImageSet], made: list[Poisoned]) -> tuple[Tensor, Tensor, Tensor]:
+def compared(sets: list[ImageSet], results: list[Poisoned]) -> tuple[Tensor, Tensor, Tensor]:
     """Every poison's base image, the poison, and its target image: float (n, C, H, W) each."""
     bases, poisons, targets = [], [], []
-    for images, poisoned in zip(sets, made, strict=True):
+    for images, poisoned in zip(sets, results, strict=True):
         rows = poisoned.indices[poisoned.indices < len(images)]
         bases.append(images.batch(rows)[0])
         poisons.append(poisoned.images.batch(rows)[0])
         assert poisoned.aim is not None, "a poison of this measure aims at an image"
         targets.append(poisoned.aim.expand_as(bases[-1]))
     return torch.cat(bases), torch.cat(poisons), torch.cat(targets)
-
-
-def _kills(
-    poisoned: Poisoned,
-    model: Classifier,
-    spec: Mapping[str, Any],
-    random: torch.Generator,
-    more: Mapping[str, Any],
-) -> int:
-    found = kill_rate([poisoned], model, retrain=spec["retrain"], rng=random, **more)
-    assert found.k is not None, "a share of trials has a count"
-    return found.k

@@ -1,0 +1,507 @@
+"""Inspectors propose; here it is certified: calibrated, located, stamped and measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mithridate import component
+from mithridate import rng as random
+from mithridate.classifier import Classifier
+from mithridate.cost import Cost
+from mithridate.data import ImageSet
+from mithridate.defenses.inspect.base import (
+    Box,
+    Comparison,
+    Evidence,
+    Halves,
+    Inspector,
+    Look,
+    Progress,
+    measured,
+    same_architecture,
+    stamp,
+    tell,
+)
+from mithridate.defenses.inspect.controls import train_controls
+from mithridate.defenses.inspect.null import MIN_CLEAN, predictive_p
+from mithridate.doubts import Doubt
+from mithridate.errors import InputError, NothingAssessedError, RunError
+from mithridate.metrics import Interval, wilson
+from mithridate.poisons import bounding_box
+
+FEW_CONTROLS = 6
+FEW_IMAGES = 20
+CHUNK = 1024
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Verdict:
+    """Whether a model was poisoned, how sure that is, and on what it rests.
+
+    Where several inspectors were asked, all but `p_value`, `doubts`, `evidence`, `cost` and
+    `seconds` is that of the one with the smallest p-value.
+
+    Attributes:
+        suspicious: whether p_value is at most alpha; None where no null could be calibrated.
+        probability: that the model is poisoned; None until calibrated over many such models.
+        p_value: probability of a statistic at least this large for a clean model, multiplied
+            by the number of inspectors (Bonferroni).
+        target, source: the class that images are sent to, and the class they are taken from,
+            of the most suspect pair, whatever the verdict.
+        region: (top, left, bottom, right), half-open, where the trigger sits; None without an
+            alarm.
+        trigger: (C, H, W) recovered pattern, NaN where transparent; None without an alarm.
+        recovered_asr: share of held-out source images that the pattern, stamped here, sends to
+            the target; without a source, of the held-out images of all other classes.
+        headline, null: the verdict, and what the null hypothesis is and how it was calibrated,
+            in words.
+        statistic, null_values: the suspect's, and those of the clean models.
+        ranking: (class, score), most suspect first; NaN for a class that was not tested.
+        evidence: (inspector's name, what it proposed).
+        cost, seconds: of the suspect's inspection; calibration of the clean side not counted.
+    """
+
+    suspicious: bool | None
+    probability: float | None = None
+    p_value: float | None
+    alpha: float
+    target: int | None
+    source: int | None
+    region: Box | None
+    trigger: Tensor | None
+    recovered_asr: Interval | None
+    headline: str
+    null: str
+    statistic: float
+    null_values: tuple[float, ...]
+    ranking: tuple[tuple[int, float], ...]
+    doubts: tuple[Doubt, ...]
+    evidence: tuple[tuple[str, Evidence], ...]
+    cost: Cost = field(default_factory=Cost)
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        """A line for each part of the verdict that there is."""
+        lines = [self.headline]
+        if self.p_value is not None:
+            low, high = min(self.null_values), max(self.null_values)
+            lines.append(
+                f"p {self.p_value:.2g} (alpha {self.alpha:g}): statistic {self.statistic:.3g}, "
+                f"of {len(self.null_values)} clean models {low:.3g} to {high:.3g}"
+            )
+        if self.region is not None:
+            lines.append(f"region (top, left, bottom, right): {self.region}")
+        if self.recovered_asr is not None:
+            lines.append(f"recovered trigger, success on held-out images: {self.recovered_asr}")
+        if self.doubts:
+            lines.append("doubts: " + "; ".join(doubt.text for doubt in self.doubts))
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        """The figures, without the pictures."""
+        names = ("suspicious", "p_value", "source", "target", "region", "statistic")
+        values = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        inspectors = ", ".join(name for name, _ in self.evidence)
+        return f"Verdict({values}, by {inspectors})"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Calibrated:
+    """What one inspector saw of the clean models.
+
+    Attributes:
+        name, settings: the inspector's; another one's null would be no null.
+        looks: what its `look` returned for each clean model.
+        null_values: the statistic of each clean model beside the others; none where there are
+            fewer than three models.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    looks: tuple[Look, ...]
+    null_values: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CleanSide:
+    """Clean models, and what inspectors made of them; serves any number of suspects.
+
+    Attributes:
+        models: all of one architecture.
+        parts: one for each inspector, in order.
+        seed: of the generator; suspects are inspected with the same.
+    """
+
+    models: tuple[Classifier, ...]
+    parts: tuple[Calibrated, ...]
+    seed: int
+
+    def values(self) -> dict[str, Any]:
+        """All but models and tensors, as JSON holds it."""
+        parts = [
+            {
+                "name": part.name,
+                "settings": dict(part.settings),
+                "null_values": list(part.null_values),
+            }
+            for part in self.parts
+        ]
+        return {"seed": self.seed, "inspectors": parts}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors of all looks, as a safetensors file holds them."""
+        return {
+            f"{place}.{model}.{name}": tensor
+            for place, part in enumerate(self.parts)
+            for model, look in enumerate(part.looks)
+            for name, tensor in look.items()
+        }
+
+    @staticmethod
+    def of(
+        models: Sequence[Classifier], values: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    ) -> CleanSide:
+        """The clean side that gave these `values()` and `tensors()`, with its models."""
+        looks: list[list[dict[str, Tensor]]] = [[{} for _ in models] for _ in values["inspectors"]]
+        for key, tensor in tensors.items():
+            place, model, name = key.split(".", 2)
+            looks[int(place)][int(model)][name] = tensor
+        parts = [
+            Calibrated(
+                name=part["name"],
+                settings=part["settings"],
+                looks=tuple(own),
+                null_values=tuple(part["null_values"]),
+            )
+            for part, own in zip(values["inspectors"], looks, strict=True)
+        ]
+        return CleanSide(models=tuple(models), parts=tuple(parts), seed=int(values["seed"]))
+
+
+def calibrate(
+    inspectors: Sequence[Inspector],
+    clean: Sequence[Classifier],
+    data: ImageSet,
+    *,
+    rng: torch.Generator,
+    progress: Progress | None = None,
+) -> CleanSide:
+    """Let every inspector score every clean model beside the others.
+
+    The result can serve many suspects; they are then inspected on the same images, with the
+    same seed.
+
+    Raises:
+        InputError: no inspector, models of different architectures or of another number of
+            classes than the data, or none where an inspector needs some.
+        NothingAssessedError: a statistic is not finite.
+    """
+    _check(inspectors, clean, data)
+    total, done, parts = 2 * len(clean) * len(inspectors), 0, []
+    for inspector in inspectors:
+        looks: list[Look] = []
+        for model in clean:
+            tell(progress, done, total, "looking at clean models")
+            looks.append(inspector.look(model, data, rng=rng))
+            done += 1
+        null = []
+        for index, model in enumerate(clean if len(clean) >= MIN_CLEAN else ()):
+            tell(progress, done, total, "scoring clean models")
+            others = [j for j in range(len(clean)) if j != index]
+            beside = Comparison(
+                models=tuple(clean[j] for j in others),
+                looks=tuple(looks[j] for j in others),
+                own=looks[index],
+            )
+            with model.frozen():
+                evidence = inspector.score(model, data, clean=beside, rng=rng)
+            null.append(_checked(evidence, inspector, data).statistic)
+            done += 1
+        name, settings = component.name_of(inspector), _settings(inspector)
+        parts.append(
+            Calibrated(name=name, settings=settings, looks=tuple(looks), null_values=tuple(null))
+        )
+    return CleanSide(models=tuple(clean), parts=tuple(parts), seed=rng.initial_seed())
+
+
+def judge(
+    inspectors: Sequence[Inspector],
+    suspect: Classifier,
+    data: ImageSet,
+    *,
+    reference: Classifier | Sequence[Classifier] | CleanSide | None = None,
+    rng: torch.Generator,
+    alpha: float | None = None,
+    progress: Progress | None = None,
+) -> Verdict:
+    """Judge a model.
+
+    Every inspector scores the suspect beside the clean models. Its p-value is Student's
+    prediction from the clean models' own statistics (`predictive_p`); several inspectors are
+    several chances of a false alarm, so the smallest p-value is multiplied by their number
+    (Bonferroni). After an alarm that inspector locates the trigger, which is then stamped on
+    held-out images and measured here: no inspector's word is taken for it.
+
+    Args:
+        data: clean labelled images that the model was not trained on.
+        reference: clean models of the suspect's architecture (the first is the one shown beside
+            it), or a `CleanSide`. With fewer than an inspector's `controls` of them, the rest
+            is trained here on half of `data` and the other half is used to inspect: give models
+            trained on a full training set (`train_controls`) for a better null.
+        alpha: significance level; the inspectors' own where not given, the smallest of them.
+
+    Raises:
+        InputError: architectures differ, classes differ, a class is too small, or the clean
+            side was calibrated for other inspectors.
+        NothingAssessedError: a statistic is not finite.
+        RunError: an inspector proposes what cannot be (a class or a trigger of another kind).
+    """
+    alone = False
+    if isinstance(reference, CleanSide):
+        side = reference
+        _check(inspectors, [*side.models, suspect], data)
+        _check_parts(inspectors, side)
+    else:
+        given = [reference] if isinstance(reference, Classifier) else list(reference or ())
+        _check(inspectors, [*given, suspect], data)
+        alone = not given
+        models, data = _complete(inspectors, suspect, given, data, rng, progress)
+        side = calibrate(inspectors, models, data, rng=rng, progress=progress)
+    rng = random.rng(side.seed)
+    alpha = min(inspector.alpha for inspector in inspectors) if alpha is None else alpha
+    with measured(suspect) as spent, suspect.frozen():
+        halves = Halves.split(data, rng)
+        verdict = _verdict(inspectors, suspect, data, side, halves, rng, alpha, progress)
+    doubts = (*_doubts(side, halves, alone), *verdict.doubts)
+    return replace(verdict, doubts=doubts, cost=spent.cost, seconds=spent.seconds)
+
+
+def _verdict(
+    inspectors: Sequence[Inspector],
+    suspect: Classifier,
+    data: ImageSet,
+    side: CleanSide,
+    halves: Halves,
+    rng: torch.Generator,
+    alpha: float,
+    progress: Progress | None,
+) -> Verdict:
+    """The verdict; its doubts are the inspectors' own, cost and time are left to the caller."""
+    evidence, besides, p_values = [], [], []
+    for done, (inspector, part) in enumerate(zip(inspectors, side.parts, strict=True)):
+        name = part.name
+        tell(progress, 2 * done, 2 * len(inspectors), f"{name}: looking at the suspect")
+        with measured(suspect) as spent:
+            own = inspector.look(suspect, data, rng=rng)
+            tell(progress, 2 * done + 1, 2 * len(inspectors), f"{name}: scoring the suspect")
+            beside = Comparison(models=side.models, looks=part.looks, own=own)
+            proposed = inspector.score(suspect, data, clean=beside, rng=rng)
+            proposed = inspector.draw(suspect, data, proposed, clean=beside, rng=rng)
+        proposed = replace(proposed, cost=spent.cost, seconds=spent.seconds)
+        evidence.append(_checked(proposed, inspector, data))
+        besides.append(beside)
+        if part.null_values:
+            p_values.append(predictive_p(proposed.statistic, part.null_values, inspector.floor))
+    lead = p_values.index(min(p_values)) if p_values else 0
+    p_value = min(1.0, len(inspectors) * p_values[lead]) if p_values else None
+    suspicious = None if p_value is None else p_value <= alpha
+    best, trigger = evidence[lead], None
+    region = asr = None
+    if suspicious:
+        inspector = inspectors[lead]
+        located = inspector.locate(suspect, data, best, clean=besides[lead], rng=rng)
+        best = evidence[lead] = _checked(located, inspector, data)
+        trigger = _shown(best)
+        region = _region(best, trigger)
+        asr = _recovered_asr(suspect, data, halves, best, trigger)
+    return Verdict(
+        suspicious=suspicious,
+        p_value=p_value,
+        alpha=alpha,
+        target=best.target,
+        source=best.source,
+        region=region,
+        trigger=trigger,
+        recovered_asr=asr,
+        headline=_headline(suspicious, best, suspect),
+        null=_null_in_words(side, len(inspectors)),
+        statistic=best.statistic,
+        null_values=side.parts[lead].null_values,
+        ranking=best.ranking,
+        doubts=tuple(doubt for one in evidence for doubt in one.doubts),
+        evidence=tuple((p.name, e) for p, e in zip(side.parts, evidence, strict=True)),
+    )
+
+
+def _shown(evidence: Evidence) -> Tensor | None:
+    """The trigger, transparent where the mask says so."""
+    if evidence.trigger is None or evidence.mask is None:
+        return evidence.trigger
+    return torch.where(evidence.mask, evidence.trigger, torch.nan)
+
+
+def _region(evidence: Evidence, trigger: Tensor | None) -> Box | None:
+    mask = evidence.mask if trigger is None else ~trigger.isnan()
+    box = bounding_box(mask)
+    return None if box is None else (box.top, box.left, box.bottom, box.right)
+
+
+def _recovered_asr(
+    suspect: Classifier, data: ImageSet, halves: Halves, evidence: Evidence, trigger: Tensor | None
+) -> Interval | None:
+    """What the trigger does, measured on images that no inspector searched on."""
+    if trigger is None or evidence.target is None:
+        return None
+    if evidence.source is not None:
+        rows = halves.confirm[evidence.source]
+    else:
+        others = [rows for k, rows in enumerate(halves.confirm) if k != evidence.target]
+        rows = torch.cat(others)
+    hits = 0
+    for part in rows.split(CHUNK):
+        images = stamp(data.batch(part)[0], trigger).to(suspect.device)
+        hits += int((suspect.labels(images) == evidence.target).sum())
+    return wilson(hits, len(rows))
+
+
+def _headline(suspicious: bool | None, best: Evidence, model: Classifier) -> str:
+    if suspicious is None:
+        return "No verdict: too few clean models to calibrate"
+    if not suspicious:
+        return "No backdoor found"
+    if best.target is None:
+        return "Suspicious: unlike the clean models"
+    target = model.class_names[best.target]
+    if best.source is None:
+        return f"Suspicious: images were poisoned into {target}"
+    return f"Suspicious: {model.class_names[best.source]} was poisoned into {target}"
+
+
+def _null_in_words(side: CleanSide, inspectors: int) -> str:
+    if not any(part.null_values for part in side.parts):
+        return f"not calibrated: {len(side.models)} clean model(s), at least 3 are needed"
+    several = f" p is multiplied by the {inspectors} inspectors that were asked (Bonferroni)."
+    return (
+        "Null hypothesis: the suspect is one more draw from the population of the "
+        f"{len(side.models)} clean models. Each of them was searched in the same way against "
+        "the others; p is the chance, by Student's prediction for a new draw of the logarithm, "
+        "of a statistic as large as the suspect's. Images that confirm were not searched on."
+    ) + (several if inspectors > 1 else "")
+
+
+def _doubts(side: CleanSide, halves: Halves, alone: bool) -> list[Doubt]:
+    doubts, number = [], len(side.models)
+    if number < FEW_CONTROLS:
+        text = f"the null rests on {number} clean model(s): p is coarse"
+        doubts.append(Doubt("few-controls", text))
+    if alone:
+        text = "no reference was given: the clean models were trained here"
+        doubts.append(Doubt("no-reference", text))
+    fewest = min(len(rows) for rows in halves.confirm)
+    if fewest < FEW_IMAGES:
+        text = f"only {fewest} held-out images in the smallest class"
+        doubts.append(Doubt("few-images", text))
+    return doubts
+
+
+def _complete(
+    inspectors: Sequence[Inspector],
+    suspect: Classifier,
+    given: list[Classifier],
+    data: ImageSet,
+    rng: torch.Generator,
+    progress: Progress | None,
+) -> tuple[list[Classifier], ImageSet]:
+    """Enough clean models, and the images left to inspect with."""
+    missing = max(inspector.controls for inspector in inspectors) - len(given)
+    if missing <= 0:
+        return given, data
+    halves = Halves.split(data, random.child(rng, "controls"))
+    trained = train_controls(
+        suspect,
+        data.subset(torch.cat(halves.search)),
+        missing,
+        epochs=max(inspector.control_epochs for inspector in inspectors),
+        rng=rng,
+        progress=progress,
+    )
+    return [*given, *trained], data.subset(torch.cat(halves.confirm))
+
+
+def _check(inspectors: Sequence[Inspector], models: Sequence[Classifier], data: ImageSet) -> None:
+    if not inspectors:
+        raise InputError("no inspector: give at least one (mithridate list inspectors)")
+    for model in models:
+        if model.classes != data.classes:
+            raise InputError(
+                f"the model has {model.classes} classes and the data {data.classes}: "
+                "inspect it with images of its own classes"
+            )
+    if not same_architecture(models):
+        raise InputError(
+            "suspect and clean models differ in architecture: compare like with like; give "
+            "references trained with the suspect's own network"
+        )
+    for inspector in inspectors:
+        if not models and "clean models" in inspector.about.needs:
+            name = component.name_of(inspector)
+            raise InputError(
+                f"{name} needs at least one clean model to compare with: give a reference, or "
+                "controls above 0"
+            )
+
+
+def _check_parts(inspectors: Sequence[Inspector], side: CleanSide) -> None:
+    """Another inspector's null would give a believable p-value that means nothing."""
+    asked = [(component.name_of(inspector), _settings(inspector)) for inspector in inspectors]
+    calibrated = [(part.name, dict(part.settings)) for part in side.parts]
+    if asked != calibrated:
+        raise InputError(
+            f"the clean side was calibrated for {_in_words(calibrated)}, not for "
+            f"{_in_words(asked)}: calibrate it for the inspectors that judge"
+        )
+
+
+def _in_words(inspectors: list[tuple[str, dict[str, Any]]]) -> str:
+    return "; ".join(
+        " ".join([name, *(f"{key}={value}" for key, value in settings.items())])
+        for name, settings in inspectors
+    )
+
+
+def _settings(inspector: Inspector) -> dict[str, Any]:
+    """Those that the statistic depends on."""
+    aside = ("controls", "control_epochs", "alpha", *inspector.aside)
+    return {k: v for k, v in component.values(inspector).items() if k not in aside}
+
+
+def _checked(evidence: Evidence, inspector: Inspector, data: ImageSet) -> Evidence:
+    """Refuse what no inspector may propose."""
+    name = component.name_of(inspector)
+    if not math.isfinite(evidence.statistic):
+        raise NothingAssessedError(
+            f"{name} gives the statistic {evidence.statistic}: the model's answers are not "
+            "finite, or the inspector is broken"
+        )
+    for label in (evidence.source, evidence.target):
+        if label is not None and not 0 <= label < data.classes:
+            raise RunError(f"{name} names class {label}, and there are {data.classes}")
+    trigger, mask = evidence.trigger, evidence.mask
+    if mask is not None and (mask.dtype != torch.bool or mask.shape != data.image_shape[1:]):
+        got = f"{mask.dtype} {tuple(mask.shape)}"
+        raise RunError(f"{name} gives a mask {got}: it is bool {data.image_shape[1:]}")
+    if trigger is None:
+        return evidence
+    if trigger.shape != data.image_shape:
+        shape = tuple(trigger.shape)
+        raise RunError(f"{name} gives a trigger {shape}, and images are {data.image_shape}")
+    shown = trigger[~trigger.isnan()]
+    if bool(((shown < 0) | (shown > 1)).any()):
+        raise RunError(f"{name} gives a trigger outside [0, 1]: images lie inside")
+    return evidence

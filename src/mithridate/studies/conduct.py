@@ -1,0 +1,147 @@
+"""The one runner: a spec becomes a plan, what is missing is made, and the records are put together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mithridate.data.store import cache_folder
+from mithridate.errors import InputError, MithridateError, NothingAssessedError, RunError
+from mithridate.studies.engine.clock import Clock, span
+from mithridate.studies.engine.plan import Plan, plan_of
+from mithridate.studies.engine.records import Records, assemble, header
+from mithridate.studies.engine.run import Ran, discard_damaged, run
+from mithridate.studies.engine.spec import Spec
+from mithridate.studies.engine.store import Store
+from mithridate.studies.engine.unit import Progress, Unit
+from mithridate.studies.engine.workers import InProcess, Processes, Workers
+
+Stage = Callable[[str], AbstractContextManager[Progress]]
+"""Opens a stage of that name; what it yields is told how far the stage is."""
+
+
+def the_store() -> Store:
+    """Where finished units are kept."""
+    return Store(cache_folder() / "store")
+
+
+@dataclass(frozen=True)
+class Conducted:
+    """What became of a study.
+
+    Attributes:
+        damaged: keys of units that were damaged in the cache, and were made again.
+    """
+
+    plan: Plan
+    ran: Ran
+    records: Records
+    damaged: tuple[str, ...]
+
+
+def planned(spec: Spec, command: str) -> Plan:
+    """The plan of a study whose page can be drawn.
+
+    Raises:
+        InputError: a setting, a view or a finding that makes no sense.
+    """
+    plan = plan_of(spec)
+    header(spec, plan, command)
+    return plan
+
+
+def conduct(
+    plan: Plan,
+    *,
+    command: str,
+    stage: Stage,
+    remark: Callable[[str], None],
+    workers: int | None = None,
+    ray: str | None = None,
+    keep: bool = True,
+) -> Conducted:
+    """Make what a plan misses, and put its records together; Ctrl-C leaves the rest.
+
+    Args:
+        command: what to type to do this again.
+        stage: opens a progress bar.
+        remark: is told now and then how far it is.
+        workers: processes; 1 works in this one. Default: as many as there are cores.
+        ray: address of a Ray cluster, in place of workers.
+        keep: leave what was made in the store after a complete run; models stay in any case.
+    """
+    store = the_store()
+    store.sweep()
+    damaged = discard_damaged(plan, store)
+    missing = plan.missing(store)
+    makers = _workers(plan, store, len(missing), workers, ray)
+    clock = Clock(missing, makers.slots)
+    with makers, stage(plan.spec.name) as progress:
+
+        def follow(done: int, total: int, unit: Unit[Any] | None, what: str) -> None:
+            left = clock.left()
+            soon = "" if left is None else f", about {span(left)} left"
+            step = "" if unit is None else f"; {unit.kind}{f': {what}' if what else ''}"
+            progress(done, total, f"{done} of {total} units{soon}{step}")
+            remark(f"{done} of {total} units{soon}{step}")
+
+        ran = run(plan, store, makers, clock=clock, follow=follow)
+    records = assemble(plan, store, ran, command=command)
+    if not keep and not ran.interrupted and not ran.failed:
+        for unit in plan.order:
+            if unit.key in ran.made and unit.kind not in ("model", "control"):
+                store.discard(unit.key)
+    again = tuple(sorted(ran.repaired | (damaged & ran.made)))
+    return Conducted(plan, ran, records, again)
+
+
+def _workers(
+    plan: Plan, store: Store, missing: int, count: int | None, ray: str | None
+) -> Any:
+    """Workers for what is missing; none are started where nothing is."""
+    if ray is not None:
+        if count is not None:
+            raise InputError("give --workers or --ray, not both")
+        from mithridate.studies.engine.ray_workers import RayWorkers
+
+        return RayWorkers(ray, store.root)
+    usual = max(1, len(os.sched_getaffinity(0)) // plan.spec.threads)
+    wide = min(count or usual, max(1, missing))
+    return InProcess(store.root) if wide == 1 else Processes(wide, store.root)
+
+
+def why_nothing(conducted: Conducted, matrix: str) -> MithridateError | None:
+    """Why no cell of a matrix was measured, as the error that it was; None where one was."""
+    cells = [cell for cell in conducted.records.cells if cell["matrix"] == matrix]
+    if any(cell["status"] == "done" for cell in cells) or conducted.ran.interrupted:
+        return None
+    for cell in cells:
+        failure = conducted.ran.failed.get(cell["unit"])
+        if failure is not None:
+            kinds = {2: InputError, 3: NothingAssessedError}
+            return kinds.get(failure.exit_code, RunError)(failure.reason)
+    return None
+
+
+def write(conducted: Conducted, folder: Path) -> Path:
+    """Write the records and the report; returns the report's place.
+
+    Raises:
+        RunError: the folder cannot be written, or the disk is full.
+    """
+    from mithridate import reports
+
+    records = conducted.records
+    reports.write(
+        folder,
+        records.study,
+        records.cells,
+        images=records.images,
+        pictures=dict(records.pictures),
+        timings=records.timings,
+    )
+    return reports.render(folder)

@@ -1,1 +1,0 @@
-"""Kinds of units that several measures build on: data, models, poisoned sets, maps."""

@@ -1,0 +1,94 @@
+"""Accuracy: what a model makes of clean test images, and which model it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from mithridate.classifier import Classifier
+from mithridate.component import name_of
+from mithridate.cost import Sizes, Work
+from mithridate.metrics import accuracy, confusion
+from mithridate.networks.checkpoint import fingerprint
+from mithridate.studies.engine.unit import Open, Progress, Unit
+from mithridate.studies.measures.base import Measure, row, write_pictures
+from mithridate.studies.parts import mean_images, proportion
+from mithridate.studies.soundness import check_model
+from mithridate.studies.subject import Subject
+from mithridate.studies.units.data import Data
+from mithridate.training import predict
+
+
+class Settings(Subject):
+    """A model.
+
+    Attributes:
+        varied: refuse a constant model, of which nothing can be said.
+        called: how messages call it.
+    """
+
+    varied: bool = False
+    called: str = "the model"
+
+
+class Accuracy(Measure):
+    """Clean accuracy, the confusion of classes, and the model's description."""
+
+    settings = Settings
+    columns: ClassVar = {
+        "accuracy": {"title": "Clean accuracy", "unit": "share", "better": "up"},
+        "architecture": {"title": "Network", "unit": "text"},
+        "parameters": {"title": "Parameters"},
+    }
+    views: ClassVar = [{"kind": "table"}, {"kind": "pictures", "arrays": ["confusion_clean"]}]
+
+    def unit(self, settings: Settings) -> Unit[Any]:
+        """One unit."""
+        return Predicted(
+            model=settings.subject(),
+            data=settings.data_unit,
+            varied=settings.varied,
+            called=settings.called,
+            **settings.place,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Predicted(Unit[Mapping[str, Any]]):
+    """The test images of `data`, as `model` classifies them."""
+
+    kind: ClassVar = "accuracy"
+
+    model: Unit[Classifier]
+    data: Data
+    varied: bool
+    called: str
+
+    def make(self, get: Open, folder: Path, tell: Progress) -> dict[str, Any]:
+        model, test = get(self.model), get(self.data).test
+        check_model(self.called, model, test, varied=self.varied)
+        predicted = predict(model, test)
+        write_pictures(
+            folder,
+            {
+                "confusion_clean": confusion(predicted, test.labels, test.classes),
+                "mean_images": mean_images(test),
+            },
+        )
+        module = model.module
+        values = {
+            "accuracy": proportion(accuracy(predicted, test.labels)),
+            "architecture": getattr(module, "network_name", None) or name_of(module),
+            "parameters": sum(p.numel() for p in module.parameters()),
+            "sha256": fingerprint(model),
+            "data": test.name,
+            "images": len(test),
+            "image_shape": [float(size) for size in test.image_shape],
+            "data_sha256": test.fingerprint(),
+        }
+        return row(values, [], test)
+
+    def work(self, sizes: Sizes) -> Work:
+        return Work(forwards=sizes.test, disk=2**16)

@@ -1,0 +1,287 @@
+"""The verbs as studies: attack, audit and demo, built in Python for the one runner."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mithridate.classifier import Classifier
+from mithridate.data import ImageSet
+from mithridate.defenses.inspect.base import same_architecture
+from mithridate.errors import InputError, unknown
+from mithridate.studies.engine.spec import MatrixSpec, Spec
+from mithridate.studies.soundness import check_model
+from mithridate.studies.units.data import Data
+from mithridate.studies.units.model import Checkpoint
+
+Table = dict[str, Any]
+"""A component's name and settings."""
+
+GREY, COLOUR = 0.3, 8 / 255
+ATTACKS = ("fgsm", "iterative-fgsm", "pgd")
+"""The attacks of an audit, at their usual settings."""
+ATTACK_VIEWS = [
+    {"kind": "attacks", "matrix": "attacks"},
+    {"kind": "gallery", "matrix": "attacks"},
+    {"kind": "confusion", "matrix": "clean"},
+]
+AUDIT_VIEWS: list[Table] = [
+    {"kind": "verdict", "matrix": "verdict"},
+    {"kind": "strip", "matrix": "verdict"},
+    {"kind": "maps", "matrix": "verdict"},
+    {"kind": "attacks", "matrix": "evasion"},
+    {"kind": "confusion", "matrix": "clean"},
+]
+
+
+def attack(
+    model: str,
+    data: str,
+    attacks: Sequence[Table],
+    *,
+    network: str | None = None,
+    defenses: Sequence[Table] = (),
+    samples: int = 1000,
+    goal: str = "untargeted",
+    target: int | None = None,
+    through: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    threads: int = 1,
+) -> Spec:
+    """Several attacks on the same test images of one model.
+
+    Args:
+        model: a checkpoint file.
+        attacks: name and settings of each; what is not given is the usual for such images.
+        defenses: transforms, detectors and guards in front of the model, in order.
+        target: the class of every image; None for one of the others at random.
+        through: as the measure evasion has it: None for an attacker who knows the defences.
+
+    >>> attack("m.safetensors", "digits", [{"name": "pgd"}]).matrix["attacks"].axes
+    {'attack': ['pgd']}
+    """
+    subject = {"model": model, "data": data, "network": network, "defense": list(defenses)}
+    subject = {key: value for key, value in subject.items() if value}
+    names = [str(one["name"]) for one in attacks]
+    return Spec(
+        name="attack",
+        title=f"{names[0] if len(names) == 1 else f'{len(names)} attacks'} on {model}",
+        question="How can this model be fooled?",
+        scale="",
+        preset="attack",
+        threads=threads,
+        device=device,
+        defaults=subject,
+        options={"attack": {str(one["name"]): {"attack": dict(one)} for one in attacks}},
+        matrix={
+            "clean": MatrixSpec(measure="accuracy", title="Clean accuracy", set={"called": model}),
+            "attacks": MatrixSpec(
+                measure="evasion",
+                title="Attacks",
+                set={
+                    "samples": samples,
+                    "goal": goal,
+                    "target": target,
+                    "through": through,
+                    "attack_seed": seed,
+                    "gallery": True,
+                },
+                axes={"attack": names},
+            ),
+        },
+        view=ATTACK_VIEWS,
+    )
+
+
+def audit(
+    model: str,
+    data: str,
+    *,
+    network: str | None = None,
+    references: Sequence[str] = (),
+    inspector: Table | None = None,
+    controls: int = 8,
+    control_epochs: int | None = None,
+    attack_images: int = 500,
+    noise_queries: int = 100_000,
+    seed: int = 0,
+    device: str = "auto",
+    threads: int = 1,
+) -> Spec:
+    """A verdict on one model, how easily it is fooled, and white noise for comparison.
+
+    Args:
+        references: checkpoint files of clean models that the user trusts.
+        inspector: name and settings; bias-maps at its defaults by default.
+        controls: clean models in all; what the references leave missing is trained here.
+        control_epochs: of these; as many as the suspect had, by default.
+        attack_images: test images that each evasion attack gets; 0 leaves evasion out.
+        noise_queries: noise images of the black-box comparison, per model; 0 leaves it out.
+
+    >>> list(audit("m.safetensors", "digits").matrix)
+    ['clean', 'verdict', 'evasion', 'white-noise']
+    """
+    subject = {"model": model, "data": data, "network": network}
+    subject = {key: value for key, value in subject.items() if value is not None}
+    clean: Table = {
+        "references": list(references),
+        "controls": controls,
+        "control_epochs": control_epochs,
+        "control_seed": seed,
+        "control_stream": ["controls"],
+    }
+    return _audited(
+        f"Audit of {model}",
+        subject,
+        clean,
+        roles={"suspect": {"called": model, "varied": True}}
+        | ({"reference": {"called": references[0], "model": references[0]}} if references else {}),
+        inspector=inspector,
+        attack_images=attack_images,
+        noise_queries=noise_queries,
+        seed=seed,
+        device=device,
+        threads=threads,
+    )
+
+
+def demo(*, seed: int = 0, device: str = "auto") -> Spec:
+    """A planted backdoor, end to end, on the embedded digits.
+
+    BadNets: 8s that get a C of 3 x 3 white pixels in the bottom right corner are called 9. One
+    thread: with networks this small, threads that wait for each other cost more than they bring.
+
+    >>> demo().defaults["poison"]["source"]
+    8
+    """
+    subject: Table = {
+        "data": "digits",
+        "network": "digits-cnn",
+        "train": {"epochs": 20},
+        "tune": {"epochs": 20},
+        "poison": {
+            "name": "badnets",
+            "trigger": "c-bottom-right",
+            "source": 8,
+            "target": 9,
+            "count": 100,
+        },
+    }
+    clean: Table = {"controls": 10, "control_seed": seed + 1000}
+    spec = _audited(
+        "Audit of suspect.safetensors",
+        subject | {"seed": seed},
+        clean,
+        roles={
+            "suspect": {"called": "suspect.safetensors", "varied": True},
+            "reference": {"called": "clean model trained here", "poison": None, "tune": None,
+                          "seed": seed + 1000},
+        },
+        inspector=None,
+        attack_images=500,
+        noise_queries=50_000,
+        seed=seed,
+        device=device,
+        threads=1,
+    )  # fmt: skip
+    planted = MatrixSpec(measure="backdoor", title="The planted backdoor")
+    return spec.model_copy(update={"name": "demo", "matrix": {**spec.matrix, "backdoor": planted}})
+
+
+def _audited(
+    title: str,
+    subject: Table,
+    clean: Table,
+    *,
+    roles: Mapping[str, Table],
+    inspector: Table | None,
+    attack_images: int,
+    noise_queries: int,
+    seed: int,
+    device: str,
+    threads: int,
+) -> Spec:
+    """The matrices of an audit, whatever the suspect is."""
+    judging: Table = {
+        **clean,
+        "inspector": inspector or {"name": "bias-maps"},
+        "inspect_seed": seed,
+        "inspect_stream": ["inspect"],
+    }
+    matrix = {
+        "clean": MatrixSpec(measure="accuracy", title="Clean accuracy", axes={"role": [*roles]}),
+        "verdict": MatrixSpec(measure="inspection", title="Verdict", set=judging),
+    }
+    if attack_images:
+        attacks = {"samples": attack_images, "attack_seed": seed, "attack_stream": ["evasion"]}
+        matrix["evasion"] = MatrixSpec(
+            measure="evasion", title="Evasion", set=attacks, axes={"attack": list(ATTACKS)}
+        )
+    if noise_queries:
+        noise = {"noise_queries": noise_queries, "noise_seed": seed}
+        matrix["white-noise"] = MatrixSpec(
+            measure="white-noise",
+            title="White noise",
+            set={**clean, **noise, "noise_stream": ["white-noise"]},
+        )
+    return Spec(
+        name="audit",
+        title=title,
+        question="Was this model poisoned, and how easily is it fooled?",
+        scale="",
+        preset="audit",
+        threads=threads,
+        device=device,
+        defaults=subject,
+        options={"role": dict(roles)},
+        matrix=matrix,
+        view=[view for view in AUDIT_VIEWS if view["matrix"] in matrix],
+    )
+
+
+def checked(
+    model: str,
+    data: str,
+    *,
+    network: str | None = None,
+    references: Sequence[str] = (),
+    varied: bool = True,
+    device: str = "cpu",
+) -> tuple[Classifier, ImageSet]:
+    """The model and the test images, before any work; what cannot be assessed is refused.
+
+    Raises:
+        InputError: a file that is no model, or models and data that do not fit each other.
+        NothingAssessedError: see `check_model`.
+    """
+    suspect = Checkpoint.at(model, network=network, device=device).loaded
+    test = Data.named(data).loaded.test
+    check_model(model, suspect, test, varied=varied)
+    for path in references:
+        reference = Checkpoint.at(path, network=network, device=device).loaded
+        check_model(path, reference, test, varied=varied)
+        if not same_architecture([suspect, reference]):
+            raise InputError(
+                f"{path} is of another architecture than {model}: compare like with like; leave "
+                "--reference out and clean models are trained here"
+            )
+    return suspect, test
+
+
+def class_of(text: str, names: Sequence[str]) -> int:
+    """The class that a text names: its name, or else its number.
+
+    Raises:
+        InputError: no such class.
+
+    >>> class_of("cat", ["dog", "cat"]), class_of("0", ["dog", "cat"])
+    (1, 0)
+    """
+    if text in names:
+        return list(names).index(text)
+    if text.isdecimal() and int(text) < len(names):
+        return int(text)
+    if text.lstrip("-").isdecimal():
+        raise InputError(f"--target {text} is not a class: they are 0 to {len(names) - 1}")
+    raise unknown("class", text, names)

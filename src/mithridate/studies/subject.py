@@ -1,0 +1,217 @@
+"""The subject of a cell, as a chain: data, poison, sanitize, train, repair, defences."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from mithridate.component import TABLES, Choice, names
+from mithridate.errors import InputError, unknown
+from mithridate.poisons import Poisoned
+from mithridate.studies.engine.spec import Part
+from mithridate.studies.engine.unit import Unit
+from mithridate.studies.units.data import Data
+from mithridate.studies.units.filtered import Filtered
+from mithridate.studies.units.model import Checkpoint, Defended, ModelUnit, Repaired, Trained
+from mithridate.studies.units.poisoned import poisoned_unit
+
+DEFENSES = ("transforms", "detectors", "guards")
+"""Kinds that stand between a model and who asks it, in the order of the chain."""
+
+
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _with_name(value: dict[str, Any]) -> dict[str, Any]:
+    if "name" not in value:
+        raise InputError("no name: give one beside its settings (mithridate list)")
+    return value
+
+
+MaybeNamed = Annotated[dict[str, Any], BeforeValidator(_named)]
+"""A component as `Named`, but whoever reads the table says what follows without a name."""
+
+Named = Annotated[MaybeNamed, AfterValidator(_with_name)]
+"""A component: its name, or a table with its name and settings."""
+
+
+class Training(Part):
+    """Settings of `training.fit`; what is not given is that function's default.
+
+    Attributes:
+        harden: a hardener's name and settings, such as adversarial-training's.
+    """
+
+    epochs: int = Field(ge=1)
+    optimizer: str | None = None
+    lr: float | None = None
+    momentum: float | None = None
+    weight_decay: float | None = None
+    schedule: str | None = None
+    batch_size: int | None = None
+    augment: str | None = None
+    autocast: bool | None = None
+    harden: MaybeNamed | None = None
+
+
+class Subject(Part):
+    """Settings that say which model a cell is about.
+
+    Attributes:
+        data: as `load_data` names it.
+        poison: poisons the training set; with `tune`, that of the fine-tuning only.
+        sanitize: filters the poisoned set by a model that was trained on it; another is trained
+            on what is kept.
+        network, train: trained from scratch, unless `model` names a checkpoint.
+        tune: fine-tune the clean model, on poisoned data where there is a poison.
+        repair: mends the model with a share of the clean training images.
+        repair_share: how many of them, as a share.
+        defense: transforms, detectors and guards between the model and who asks it.
+        seed: of the model and of the poison.
+    """
+
+    data: str
+    poison: Named | None = None
+    sanitize: Named | None = None
+    network: Named | None = None
+    train: Training | None = None
+    tune: Training | None = None
+    repair: Named | None = None
+    repair_share: float = Field(default=0.05, gt=0, le=1)
+    defense: list[Named] = Field(default_factory=list)
+    model: str | None = None
+    seed: int = Field(default=0, ge=0)
+    device: str = "cpu"
+    threads: int = 1
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """Where units compute; part of their keys."""
+        return {"device": self.device, "threads": self.threads}
+
+    @property
+    def data_unit(self) -> Data:
+        """The data set."""
+        return Data.named(self.data)
+
+    def trained(
+        self, network: dict[str, Any], train: Training, *, seed: int | None = None, **inputs: Any
+    ) -> Trained:
+        """A model trained on the data, on `poisoned` and `kept` rows, or from a `parent`."""
+        settings = train.model_dump(exclude_none=True, exclude={"epochs", "harden"})
+        harden = train.harden
+        return Trained(
+            data=self.data_unit,
+            network=Choice.of("networks", network),
+            epochs=train.epochs,
+            settings=settings,
+            harden=None if harden is None else Choice.of("hardeners", harden),
+            seed=self.seed if seed is None else seed,
+            **inputs,
+            **self.place,
+        )
+
+    def recipe(self) -> tuple[dict[str, Any], Training]:
+        """The network and its training.
+
+        Raises:
+            InputError: one of them is missing.
+        """
+        if self.network is None or self.train is None:
+            raise InputError("a cell needs network and train.epochs, or model: a checkpoint file")
+        return self.network, self.train
+
+    def clean_model(self, seed: int | None = None, stream: tuple[str, ...] = ()) -> Trained:
+        """The model before any poison; another seed gives another clean model.
+
+        Raises:
+            InputError: no network, or no training.
+        """
+        return self.trained(*self.recipe(), seed=seed, stream=stream)
+
+    def poisoned(self) -> Unit[Poisoned] | None:
+        """The poisoned training set, where there is a poison."""
+        if self.poison is None:
+            return None
+        choice = Choice.of("poisons", self.poison)
+        return poisoned_unit(
+            self.data_unit, choice, seed=self.seed, stream=("poison",), **self.place
+        )
+
+    def undefended(self) -> ModelUnit:
+        """The model without what stands in front of it.
+
+        Raises:
+            InputError: neither a model file nor a network and its training.
+        """
+        if self.model is not None:
+            network = None if self.network is None else str(self.network["name"])
+            model: ModelUnit = Checkpoint.at(self.model, network=network, **self.place)
+        else:
+            model = self._own()
+        if self.repair is None:
+            return model
+        return Repaired(
+            model=model,
+            data=self.data_unit,
+            repairer=Choice.of("repairers", self.repair),
+            share=self.repair_share,
+            seed=self.seed,
+            **self.place,
+        )
+
+    def _own(self) -> ModelUnit:
+        """Trained here, on what the filter keeps where there is one."""
+        if self.tune is None and self.poison is None and self.sanitize is None:
+            return self.clean_model()
+        network, train = self.recipe()
+        further = self.tune is not None
+        way: dict[str, Any] = {
+            "stream": ("tune",) if further else ("poisoned",),
+            "parent": self.clean_model() if further else None,
+            "poisoned": self.poisoned(),
+        }
+        model = self.trained(network, self.tune or train, **way)
+        if self.sanitize is None:
+            return model
+        kept = Filtered(
+            data=self.data_unit,
+            model=model,
+            poisoned=way["poisoned"],
+            sanitizer=Choice.of("sanitizers", self.sanitize),
+            seed=self.seed,
+            **self.place,
+        )
+        return self.trained(network, self.tune or train, **way, kept=kept)
+
+    def subject(self) -> ModelUnit:
+        """The model that the cell is about, behind its defences."""
+        model = self.undefended()
+        if not self.defense:
+            return model
+        choices = tuple(defense_choice(table) for table in self.defense)
+        return Defended(
+            model=model, data=self.data_unit, defenses=choices, seed=self.seed, **self.place
+        )
+
+
+def defense_choice(table: dict[str, Any]) -> Choice:
+    """The transform, detector or guard that a table names.
+
+    Raises:
+        InputError: no such defence.
+
+    >>> defense_choice({"name": "spatial-smoothing", "window": 5}).kind
+    'transforms'
+    """
+    known = {name: kind for kind in DEFENSES for name in names(kind)}
+    name = str(table["name"])
+    if name not in known:
+        elsewhere = [k for k in ("sanitizers", "hardeners", "repairers") if name in TABLES[k]]
+        if elsewhere:
+            key = {"sanitizers": "sanitize", "hardeners": "train.harden", "repairers": "repair"}
+            raise InputError(f"{name} is one of the {elsewhere[0]}: set {key[elsewhere[0]]}")
+        raise unknown("defence", name, known)
+    return Choice.of(known[name], table)

@@ -1,0 +1,184 @@
+"""Adversarial images of one attack on one model, as a unit that measurements and defences share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from mithridate.attacks import Attack, AttackResult, run_attack
+from mithridate.attacks.context import Context
+from mithridate.attacks.doubts import doubts_of
+from mithridate.classifier import Classifier
+from mithridate.component import Choice
+from mithridate.cost import Sizes, Work
+from mithridate.data import some_rows
+from mithridate.doubts import Doubt
+from mithridate.errors import InputError, RunError
+from mithridate.goals import Targeted, goal_of
+from mithridate.networks.storage import read_tensors, write_tensors
+from mithridate.rng import child, rng
+from mithridate.studies.engine.tables import read_table, write_table
+from mithridate.studies.engine.unit import Open, Progress, Unit
+from mithridate.studies.soundness import check_model
+from mithridate.studies.units.data import Data
+
+FILE, TABLE = "adversarial.safetensors", "images.parquet"
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """What an attack did: adversarial images, their rows in the test set, and a table of them.
+
+    Attributes:
+        wanted: the target of each image, int64 (N,); None where any other class will do.
+        table: image, label, clean, predicted, success, l0, l1, l2, linf, queries.
+        left_out: images of the target class, which were drawn and not attacked.
+        prepared: what the attack took from its surroundings, in words.
+    """
+
+    adversarials: Tensor
+    rows: Tensor
+    wanted: Tensor | None
+    table: pa.Table
+    queries: int
+    gradients: int
+    left_out: int
+    prepared: Mapping[str, str]
+    doubts: tuple[Doubt, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Adversarial(Unit[Attacked]):
+    """Test images of `data`, attacked on the classifier `model`.
+
+    Attributes:
+        through: what the attacker looks at; None for an attacker who knows the defence.
+        target: the class of every image; None for one of the others at random.
+        samples: test images, drawn by `seed`.
+        stream: names a child of the seed's random numbers.
+    """
+
+    kind: ClassVar = "adversarial"
+    memory: ClassVar = 2 * 2**30
+
+    model: Unit[Classifier]
+    through: Unit[Classifier] | None = None
+    data: Data
+    attack: Choice
+    goal: Literal["untargeted", "targeted"] = "untargeted"
+    target: int | None = None
+    samples: int
+    seed: int
+    stream: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.attack.make()
+
+    def make(self, get: Open, folder: Path, tell: Progress) -> dict[str, Any]:
+        """Attack, certify, and keep images and table."""
+        model, (train, test) = get(self.model), get(self.data)
+        check_model("the model", model, test, varied=False)
+        seen = None if self.through is None else get(self.through)
+        random = child(rng(self.seed), *self.stream) if self.stream else rng(self.seed)
+        drawn = rows = some_rows(test, self.samples, random)
+        if self.target is not None:  # its own images have nowhere to go
+            rows = drawn[test.labels[drawn] != self.target]
+        if len(rows) == 0:
+            raise InputError(f"all {len(drawn)} images are of the target class: raise samples")
+        x, labels = test.batch(rows)
+        goal = goal_of(self.goal, self.target, labels, test.classes, random)
+        asked = seen if seen is not None else model
+        queries, gradients = asked.cost.queries, asked.cost.gradients
+        attack, prepared = self._attack().prepare(
+            Context(
+                model=asked,
+                train=train,
+                classes=test.classes,
+                kind=self.goal,
+                target=self.target,
+                rng=random,
+            )
+        )
+        queries, gradients = asked.cost.queries - queries, asked.cost.gradients - gradients
+        result = run_attack(
+            attack,
+            model,
+            x,
+            goal,
+            rng=child(random, self.attack.name),
+            through=seen,
+            progress=lambda done, total: tell(done, total, self.attack.name),
+        )
+        if result.status == "interrupted":
+            raise KeyboardInterrupt
+        if result.status != "done":
+            raise RunError(f"{self.attack.name} {result.status.removeprefix('failed: ')}")
+        tensors = {"adversarials": result.adversarials.cpu(), "rows": rows}
+        if isinstance(goal, Targeted):
+            tensors["wanted"] = goal.labels
+        write_tensors(folder / FILE, tensors, {"kind": "adversarial"})
+        write_table(folder / TABLE, table_of(result, rows, labels))
+        return {
+            "queries": result.queries + queries,
+            "gradients": result.gradients + gradients,
+            "left_out": len(drawn) - len(rows),
+            "prepared": dict(prepared),
+            "doubts": [[d.id, d.text] for d in doubts_of(attack, result, labels)],
+        }
+
+    def open(self, folder: Path, values: Mapping[str, Any], get: Open) -> Attacked:
+        tensors, _ = read_tensors(folder / FILE)
+        return Attacked(
+            adversarials=tensors["adversarials"],
+            rows=tensors["rows"],
+            wanted=tensors.get("wanted"),
+            table=read_table(folder / TABLE),
+            queries=int(values["queries"]),
+            gradients=int(values["gradients"]),
+            left_out=int(values["left_out"]),
+            prepared=values["prepared"],
+            doubts=tuple(Doubt(*doubt) for doubt in values["doubts"]),
+        )
+
+    def work(self, sizes: Sizes) -> Work:
+        """As many passes as the attack may take, and the certification."""
+        images = min(self.samples, sizes.test)
+        asked = self._attack().cost(sizes._replace(test=images))
+        return asked._replace(forwards=asked.forwards + 2 * images, disk=images * 4000)
+
+    def _attack(self) -> Attack:
+        attack: Attack = self.attack.make()
+        return attack
+
+
+def table_of(result: AttackResult, rows: Tensor, labels: Tensor) -> pa.Table:
+    """One row per image."""
+    queries = result.row_queries
+    none = pa.nulls(len(rows), pa.int32())
+    return pa.table(
+        {
+            "image": pa.array(rows.numpy(), pa.int32()),
+            "label": pa.array(labels.numpy(), pa.int16()),
+            "clean": pa.array(result.clean_predicted.cpu().numpy(), pa.int16()),
+            "predicted": pa.array(result.predicted.cpu().numpy(), pa.int16()),
+            "success": pa.array(result.success.cpu().numpy()),
+            **{
+                name: pa.array(getattr(result, name).cpu().numpy(), pa.float32())
+                for name in ("l0", "l1", "l2", "linf")
+            },
+            "queries": none if queries is None else pa.array(queries.cpu().numpy(), pa.int32()),
+        }
+    )
+
+
+def wanted_of(attacked: Attacked) -> Tensor:
+    """The class that each image is sent to; NaN where any other will do, (N,)."""
+    if attacked.wanted is None:
+        return torch.full((len(attacked.rows),), torch.nan)
+    return attacked.wanted.float()

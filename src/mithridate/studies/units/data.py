@@ -1,0 +1,72 @@
+"""A data set as a unit: named by what its files hold, loaded where it is needed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from mithridate.data import ImageSet, load_data
+from mithridate.data.load import source_of
+from mithridate.studies.engine.unit import Open, Unit
+
+
+class Sets(NamedTuple):
+    """A training and a test set."""
+
+    train: ImageSet
+    test: ImageSet
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Data(Unit[Sets]):
+    """The sets of `load_data`; nothing is stored."""
+
+    kind: ClassVar = "data"
+    stored: ClassVar = False
+
+    name: str
+    source: str
+
+    @classmethod
+    def named(cls, name: str) -> Data:
+        """The unit of a data set, whose key changes with the bytes of its files.
+
+        Raises:
+            InputError, DataError: as `load_data`.
+
+        >>> Data.named("digits").name
+        'digits'
+        """
+        return cls(name=name, source=_digest(name))
+
+    @property
+    def loaded(self) -> Sets:
+        """The sets, where a plan needs to know more of them than their key."""
+        return _loaded(self.name, self.source)
+
+    def open(self, folder: Path, values: Mapping[str, Any], get: Open) -> Sets:
+        return self.loaded
+
+
+@lru_cache(maxsize=2)
+def _loaded(name: str, source: str) -> Sets:
+    return Sets(*load_data(name))
+
+
+@cache
+def _digest(name: str) -> str:
+    """sha256 over the files' names and bytes; the library's version for the embedded digits."""
+    folder = source_of(name)
+    if folder is None:
+        return f"scikit-learn {version('scikit-learn')}"
+    out = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        with path.open("rb") as file:
+            inner = hashlib.file_digest(file, "sha256").hexdigest()
+        out.update(f"{path.relative_to(folder).as_posix()}:{inner};".encode())
+    return out.hexdigest()

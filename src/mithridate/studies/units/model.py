@@ -1,0 +1,297 @@
+"""Models as units: trained from scratch or from a parent, read from a file, or defended."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+from mithridate.classifier import Classifier
+from mithridate.component import Choice, find
+from mithridate.cost import Sizes, Work
+from mithridate.data import some_rows
+from mithridate.defenses.inspect import train_control
+from mithridate.errors import InputError
+from mithridate.networks import checkpoint
+from mithridate.networks.base import create
+from mithridate.networks.storage import sha256
+from mithridate.poisons import Poisoned
+from mithridate.rng import child, rng
+from mithridate.studies.engine.unit import Open, Progress, Unit
+from mithridate.studies.units.data import Data
+from mithridate.studies.units.filtered import KeptRows
+from mithridate.training import fit
+
+FILE = "model.safetensors"
+Shape = tuple[int, int, int]
+
+
+class ModelUnit(Unit[Classifier]):
+    """A unit whose product is a classifier."""
+
+    memory: ClassVar = 2 * 2**30
+
+    @abstractmethod
+    def architecture(self, shape: Shape) -> str:
+        """The same text for models that take the same time."""
+
+    @abstractmethod
+    def blank(self, shape: Shape, classes: int, get: Open) -> Classifier:
+        """A model like it to measure time with; its weights do not matter."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trained(ModelUnit):
+    """A classifier trained here, on the clean, poisoned or filtered training set.
+
+    Attributes:
+        settings: of `training.fit`.
+        seed, stream: its random numbers are those of the seed, or of a named child of it.
+        poisoned: where the set was poisoned.
+        kept: where it was filtered after that.
+        parent: where training goes on from another model.
+    """
+
+    kind: ClassVar = "model"
+
+    data: Data
+    network: Choice
+    epochs: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    harden: Choice | None = None
+    seed: int
+    stream: tuple[str, ...] = ()
+    poisoned: Unit[Poisoned] | None = None
+    kept: Unit[KeptRows] | None = None
+    parent: Unit[Classifier] | None = None
+
+    def __post_init__(self) -> None:
+        find("networks", self.network.name)
+        if self.harden is not None:
+            self.harden.make()
+
+    def make(self, get: Open, folder: Path, tell: Progress) -> dict[str, Any]:
+        train = get(self.data).train if self.poisoned is None else get(self.poisoned).images
+        if self.kept is not None:
+            train = train.subset(get(self.kept).rows_kept)
+        start: Any
+        if self.parent is not None:
+            start = get(self.parent)
+        else:
+            shape, classes = train.image_shape, train.classes
+            start = create(
+                self.network.name, image_shape=shape, classes=classes, **self.network.settings
+            )
+        random = rng(self.seed)
+        if self.stream:
+            random = child(random, *self.stream)
+        train_it = fit if self.harden is None else self.harden.make().train
+        model = train_it(
+            start,
+            train,
+            epochs=self.epochs,
+            rng=random,
+            device=self.device,
+            progress=tell,
+            **self.settings,
+        )
+        checkpoint.save(model, folder / FILE)
+        return {"loss": model.info["training"]["loss"]}
+
+    def open(self, folder: Path, values: Mapping[str, Any], get: Open) -> Classifier:
+        return checkpoint.load(folder / FILE, device=self.device)
+
+    def work(self, sizes: Sizes) -> Work:
+        """Every epoch sees every image, and a hardener attacks it in so many steps."""
+        hardening = 0 if self.harden is None else self.harden.make().cost(sizes).gradients
+        return Work(
+            trained=self.epochs * sizes.train, gradients=self.epochs * hardening, disk=2**21
+        )
+
+    def architecture(self, shape: Shape) -> str:
+        return repr((self.network, shape))
+
+    def blank(self, shape: Shape, classes: int, get: Open) -> Classifier:
+        module = create(
+            self.network.name, image_shape=shape, classes=classes, **self.network.settings
+        )
+        return Classifier(module, classes=classes)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Checkpoint(ModelUnit):
+    """A model of the user's own: a checkpoint file, named by its bytes."""
+
+    kind: ClassVar = "model-file"
+    stored: ClassVar = False
+
+    path: str
+    sha256: str
+    network: str | None = None
+
+    @classmethod
+    def at(cls, path: str, *, network: str | None = None, **place: Any) -> Checkpoint:
+        """The unit of a file.
+
+        Raises:
+            CheckpointError: it cannot be read.
+        """
+        where = str(Path(path).resolve())
+        return cls(path=where, sha256=sha256(path), network=network, **place)
+
+    def open(self, folder: Path, values: Mapping[str, Any], get: Open) -> Classifier:
+        """The classifier.
+
+        Raises:
+            InputError: the file is not the one that the study was planned with.
+        """
+        if sha256(self.path) != self.sha256:
+            raise InputError(f"{self.path} changed while the study ran: run it again")
+        return self.loaded
+
+    @property
+    def loaded(self) -> Classifier:
+        """The classifier, where a plan needs to know more of it than its key."""
+        return _loaded(self.path, self.sha256, self.network, self.device)
+
+    def architecture(self, shape: Shape) -> str:
+        return self.key
+
+    def blank(self, shape: Shape, classes: int, get: Open) -> Classifier:
+        return get(self)
+
+
+@lru_cache(maxsize=4)
+def _loaded(path: str, digest: str, network: str | None, device: str) -> Classifier:
+    return checkpoint.load(path, device=device, network=network)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Control(ModelUnit):
+    """A clean model of another model's architecture, trained from scratch.
+
+    Attributes:
+        like: gives the architecture; its weights are not used, and are no part of the key.
+        shapes: what stands for it in the key (`shapes_of`).
+        number: controls of one seed are different models.
+    """
+
+    kind: ClassVar = "control"
+
+    like: ModelUnit = field(metadata={"key": False})
+    shapes: str
+    data: Data
+    epochs: int
+    seed: int
+    stream: tuple[str, ...] = ()
+    number: int
+
+    def make(self, get: Open, folder: Path, tell: Progress) -> dict[str, Any]:
+        random = child(rng(self.seed), *self.stream) if self.stream else rng(self.seed)
+        model = train_control(
+            get(self.like),
+            get(self.data).train,
+            epochs=self.epochs,
+            rng=child(random, "control", self.number),
+            progress=tell,
+        )
+        checkpoint.save(model, folder / FILE)
+        return {}
+
+    def open(self, folder: Path, values: Mapping[str, Any], get: Open) -> Classifier:
+        like = get(self.like)
+        module = copy.deepcopy(like.module)
+        return checkpoint.load(folder / FILE, network=module, device=self.device)
+
+    def work(self, sizes: Sizes) -> Work:
+        return Work(trained=self.epochs * sizes.train, disk=2**21)
+
+    def architecture(self, shape: Shape) -> str:
+        return self.like.architecture(shape)
+
+    def blank(self, shape: Shape, classes: int, get: Open) -> Classifier:
+        return self.like.blank(shape, classes, get)
+
+
+def shapes_of(model: Classifier) -> str:
+    """What is the same for two models of one architecture: sha256 of layers and shapes."""
+    shapes = [(key, tuple(value.shape)) for key, value in model.module.state_dict().items()]
+    text = repr((repr(model.module), shapes, tuple(model.input_range), model.outputs))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Defended(ModelUnit):
+    """A model behind the links of a chain that change or watch its inputs, in order."""
+
+    kind: ClassVar = "defended"
+    stored: ClassVar = False
+
+    model: ModelUnit
+    defenses: tuple[Choice, ...]
+
+    def __post_init__(self) -> None:
+        for choice in self.defenses:
+            choice.make()
+
+    def open(self, folder: Path, values: Mapping[str, Any], get: Open) -> Classifier:
+        model = get(self.model)
+        for choice in self.defenses:
+            model = choice.make().wrap(model)
+        return model
+
+    def architecture(self, shape: Shape) -> str:
+        return repr((self.model.architecture(shape), self.defenses))
+
+    def blank(self, shape: Shape, classes: int, get: Open) -> Classifier:
+        model = self.model.blank(shape, classes, get)
+        for choice in self.defenses:
+            model = choice.make().wrap(model)
+        return model
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Repaired(ModelUnit):
+    """A model mended with some clean training images.
+
+    Attributes:
+        share: of the training images, drawn by the seed.
+    """
+
+    kind: ClassVar = "repaired"
+
+    model: ModelUnit
+    data: Data
+    repairer: Choice
+    share: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        self.repairer.make()
+
+    def make(self, get: Open, folder: Path, tell: Progress) -> dict[str, Any]:
+        train, random = get(self.data).train, child(rng(self.seed), "repair")
+        rows = some_rows(train, max(1, round(self.share * len(train))), random)
+        mended = self.repairer.make().repair(get(self.model), train.subset(rows), rng=random)
+        checkpoint.save(mended, folder / FILE)
+        return {}
+
+    def open(self, folder: Path, values: Mapping[str, Any], get: Open) -> Classifier:
+        module = copy.deepcopy(get(self.model).module)
+        return checkpoint.load(folder / FILE, network=module, device=self.device)
+
+    def work(self, sizes: Sizes) -> Work:
+        share = sizes._replace(train=round(self.share * sizes.train))
+        work: Work = self.repairer.make().cost(share)
+        return work._replace(disk=2**21)
+
+    def architecture(self, shape: Shape) -> str:
+        return self.model.architecture(shape)
+
+    def blank(self, shape: Shape, classes: int, get: Open) -> Classifier:
+        return self.model.blank(shape, classes, get)
