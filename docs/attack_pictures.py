@@ -19,8 +19,8 @@ from torch import Tensor
 import mithridate as mi
 from mithridate import component
 from mithridate.attacks import AdversarialPatch, AttackResult
+from mithridate.facts import facts
 from mithridate.norms import Norm
-from mithridate.studies.evasion import usual
 
 FOLDER = Path(__file__).parent / "reference" / "attacks" / "img"
 COUNT, TILE, GAP, LEFT, TEXT = 6, 84, 6, 92, 18
@@ -48,7 +48,8 @@ def attacked(
     name: str, model: mi.Classifier, train: mi.ImageSet, x: Tensor, labels: Tensor
 ) -> AttackResult:
     """What the attack makes of the images; a patch is learned on others."""
-    attack = usual(name, 1, SETTINGS.get(name))
+    usual = component.find("attacks", name).usual(x.shape[1:])
+    attack = component.create("attacks", name, {**usual, **SETTINGS.get(name, {})})
     goal: mi.Untargeted | mi.Targeted = mi.Untargeted(labels)
     if isinstance(attack, AdversarialPatch):
         goal = mi.Targeted([TARGET] * len(x))
@@ -57,19 +58,19 @@ def attacked(
     return mi.run_attack(attack, model, x, goal, rng=mi.rng.rng(0))
 
 
-def strip(found: AttackResult, x: Tensor, norm: Norm | None) -> Image.Image:
+def strip(result: AttackResult, x: Tensor, norm: Norm | None) -> Image.Image:
     """Three rows of tiles, with a caption under the last two."""
-    change = found.adversarials - x
+    change = result.adversarials - x
     most = float(change.abs().max()) or 1.0
-    rows = (x, found.adversarials, 0.5 + change / (2 * most))
+    rows = (x, result.adversarials, 0.5 + change / (2 * most))
     far = (
         [""] * COUNT
         if norm is None
         else [f"{str(norm).upper()} {d:.3g}" for d in norm.size(change)]
     )
-    ends = zip(found.predicted.tolist(), found.success.tolist(), strict=True)
-    said = [str(c) if fooled else f"{c}, held" for c, fooled in ends]
-    under = ([str(c) for c in found.clean_predicted.tolist()], said, far)
+    ends = zip(result.predicted.tolist(), result.success.tolist(), strict=True)
+    captions = [str(c) if fooled else f"{c}, held" for c, fooled in ends]
+    under = ([str(c) for c in result.clean_predicted.tolist()], captions, far)
     heads = ("clean", "adversarial", f"change x {1 / (2 * most):.2g}")
     size = (LEFT + COUNT * (TILE + GAP), 3 * (TILE + TEXT + GAP))
     sheet = Image.new("L", size, 255)
@@ -92,13 +93,14 @@ def main(model_file: str, names: list[str]) -> None:
     model, (train, test) = mi.load(model_file), mi.load_data("mnist")
     x, labels = some_of_each(model, test)
     FOLDER.mkdir(parents=True, exist_ok=True)
-    for name in names or list(component.ABOUT):
-        found = attacked(name, model, train, x, labels)
-        norms = component.ABOUT[name].norms
+    for name in names or component.in_order("attacks"):
+        result = attacked(name, model, train, x, labels)
+        about = facts("attacks", name).about
+        norms = about.norms if about else ()
         path = FOLDER / f"{name}.png"
-        strip(found, x, Norm.named(norms[0]) if norms else None).save(path, optimize=True)
-        fooled, size = int(found.success.sum()), path.stat().st_size
-        print(f"{name}: {fooled} of {len(x)}, {found.seconds:.1f} s, {size:,} bytes", flush=True)
+        strip(result, x, Norm.named(norms[0]) if norms else None).save(path, optimize=True)
+        fooled, size = int(result.success.sum()), path.stat().st_size
+        print(f"{name}: {fooled} of {len(x)}, {result.seconds:.1f} s, {size:,} bytes", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
+
+from sphinx.application import Sphinx
 
 project = "Mithridate"
 author = "The Mithridate authors"
@@ -38,7 +41,7 @@ suppress_warnings = ["ref.python"]
 HERE = Path(__file__).parent
 SOURCE = HERE.parent / "src" / "mithridate"
 FLOORS = (
-    *("errors", "rng", "cost", "component", "classifier", "goals", "norms", "metrics"),
+    *("errors", "rng", "cost", "component", "facts", "classifier", "goals", "norms", "metrics"),
     *("data", "networks", "training", "attacks", "fooling", "poisons", "defenses", "checks"),
     *("studies", "reports", "cli", "testing"),
 )
@@ -91,3 +94,17 @@ def write_api_pages() -> None:
 
 
 write_api_pages()
+
+sys.path.insert(0, str(HERE))
+import component_pages  # noqa: E402
+
+
+def setup(app: Sphinx) -> None:
+    """Fill in what pages say of components."""
+
+    def read(app: Sphinx, page: str, source: list[str]) -> None:
+        for path in component_pages.sources(source[0]):
+            app.env.note_dependency(str(path))
+        source[0] = component_pages.fill(page, source[0])
+
+    app.connect("source-read", read)

@@ -46,9 +46,9 @@ def test_the_source_says_what_importing_says(kind, name, monkeypatch) -> None:
 def test_every_component_names_its_paper(kind, name) -> None:
     about = facts(kind, name).about
     assert about is not None
-    assert re.match(r"\w.* (19|20)\d\d", about.paper)
-    assert all(re.fullmatch(r"AML\.T\d{4}(\.\d{3})?", each) for each in about.atlas)
-    assert all(re.fullmatch(r"\d{2,4}(\.\d)?", each.lstrip(".")) for each in about.nist)
+    assert re.match(r"none: \w|\w.* (19|20)\d\d", about.paper)
+    assert all(re.fullmatch(r"AML\.[TM]\d{4}(\.\d{3})?", each) for each in about.atlas)
+    assert all(re.fullmatch(r"\d{2,4}", each) for each in about.nist)
 
 
 CONSTANTS = "HALF = 1 / 2\nTWICE = 2 * HALF\n"

@@ -15,16 +15,20 @@ __version__ = "0.1.0"
 
 _PLACES = {
     "attacks": "mithridate.attacks",
+    "detectors": "mithridate.defenses.detect",
     "errors": "mithridate.errors",
     "fooling": "mithridate.fooling",
+    "guards": "mithridate.defenses.guard",
     "inspectors": "mithridate.defenses.inspect",
     "metrics": "mithridate.metrics",
     "networks": "mithridate.networks",
     "poisons": "mithridate.poisons",
     "registry": "mithridate.component",
+    "repairers": "mithridate.defenses.repair",
     "rng": "mithridate.rng",
     "hardeners": "mithridate.defenses.harden",
     "sanitizers": "mithridate.defenses.sanitize",
+    "transforms": "mithridate.defenses.transform",
     "triggers": "mithridate.poisons.triggers",
     "Classifier": "mithridate.classifier:Classifier",
     "ImageSet": "mithridate.data:ImageSet",
@@ -56,9 +60,11 @@ __all__ = [
     "Untargeted",
     "__version__",
     "attacks",
+    "detectors",
     "errors",
     "fit",
     "fooling",
+    "guards",
     "hardeners",
     "inspectors",
     "load",
@@ -68,10 +74,12 @@ __all__ = [
     "poisons",
     "predict",
     "registry",
+    "repairers",
     "rng",
     "run_attack",
     "sanitizers",
     "save",
+    "transforms",
     "triggers",
 ]
 
@@ -83,9 +91,13 @@ if TYPE_CHECKING:
     from mithridate.attacks import run_attack
     from mithridate.classifier import Classifier
     from mithridate.data import ImageSet, load_data
+    from mithridate.defenses import detect as detectors
+    from mithridate.defenses import guard as guards
     from mithridate.defenses import harden as hardeners
     from mithridate.defenses import inspect as inspectors
+    from mithridate.defenses import repair as repairers
     from mithridate.defenses import sanitize as sanitizers
+    from mithridate.defenses import transform as transforms
     from mithridate.goals import SourceToTarget, Targeted, Untargeted
     from mithridate.networks.checkpoint import load, save
     from mithridate.norms import L0, L1, L2, LINF

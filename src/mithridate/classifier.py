@@ -7,7 +7,7 @@ Images are float32 in [0, 1], N x C x H x W. A module that wants another range s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple, Protocol, Self, final
 
 import torch
@@ -62,9 +62,12 @@ class Classifier:
         autocast: bfloat16 passes. Changes rounding, hence results; off by default.
         outputs: "probabilities" where the module ends in a softmax: its logarithm is taken.
         info: free-form record (training, architecture), kept in checkpoints.
+        rejected: the class, if there is one, that means "not answered": a detector's. No goal
+            is reached by it.
+        attacker: makes the view that a defence inside declares for attackers who know it.
 
     Raises:
-        InputError: not a module, fewer than two classes, empty bounds.
+        InputError: not a module, fewer than two classes, empty bounds, no such class to reject.
 
     >>> model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), classes=3)
     >>> model.logits(torch.zeros(2, 1, 2, 2)).shape
@@ -86,6 +89,8 @@ class Classifier:
         autocast: bool = False,
         outputs: str = "logits",
         info: dict[str, Any] | None = None,
+        rejected: int | None = None,
+        attacker: Callable[[], Classifier] | None = None,
     ) -> None:
         if not isinstance(module, nn.Module):
             raise InputError(f"a classifier wraps a torch.nn.Module, got {type(module).__name__}")
@@ -96,6 +101,8 @@ class Classifier:
             raise InputError(f"bounds are (low, high) with low < high, got {bounds}")
         if outputs not in ("logits", "probabilities"):
             raise InputError(f"outputs is 'logits' or 'probabilities', got {outputs!r}")
+        if rejected is not None and not 0 <= rejected < len(names):
+            raise InputError(f"rejected is one of the {len(names)} classes, got {rejected}")
         if device is not None:
             module.to(device)
         self.module = module
@@ -107,6 +114,8 @@ class Classifier:
         self.autocast = autocast
         self.outputs = outputs
         self.info = dict(info or {})
+        self.rejected = rejected
+        self._attacker = attacker
         self.cost = Cost()
         on_cpu = self.device.type == "cpu"
         self.compute_batch = compute_batch or (128 if on_cpu else 2048)
@@ -116,8 +125,50 @@ class Classifier:
     @property
     def device(self) -> torch.device:
         """Where the module's parameters are (CPU for a module without any)."""
-        found = next(self.module.parameters(), None)
-        return torch.device("cpu") if found is None else found.device
+        first = next(self.module.parameters(), None)
+        return torch.device("cpu") if first is None else first.device
+
+    def attacker(self) -> Classifier:
+        """What an attacker who knows the defences inside looks at; self where there are none."""
+        return self if self._attacker is None else self._attacker()
+
+    def core(self) -> nn.Module:
+        """The module, shared and not copied, as one of images in [0, 1] -> logits."""
+        return Core(self.module, self.input_range, self.outputs)
+
+    def around(
+        self,
+        module: nn.Module,
+        *,
+        info: dict[str, Any],
+        attacker: Callable[[], Classifier],
+        rejects: bool = False,
+    ) -> Classifier:
+        """A classifier of a module built around this one's `core`; all else is as here.
+
+        Args:
+            module: images in [0, 1] -> logits of the same classes, in the same order.
+            info: the record to keep.
+            attacker: makes the view of those who know what was built around.
+            rejects: one class more comes last, *rejected*, unless there is one already.
+
+        >>> model = Classifier(nn.Flatten(), classes=["cat", "dog"], bounds=(0, 255))
+        >>> again = model.around(model.core(), info={}, attacker=lambda: model)
+        >>> again.logits(torch.ones(1, 1, 1, 2)), again.class_names
+        (tensor([[255., 255.]]), ('cat', 'dog'))
+        """
+        adds = rejects and self.rejected is None
+        return Classifier(
+            module,
+            classes=(*self.class_names, "rejected") if adds else self.class_names,
+            image_shape=self.image_shape,
+            compute_batch=self.compute_batch,
+            channels_last=self.channels_last,
+            autocast=self.autocast,
+            info=info,
+            rejected=self.classes if adds else self.rejected,
+            attacker=attacker,
+        )
 
     def to(self, device: torch.device | str) -> Classifier:
         """Move the module; returns self."""
@@ -154,9 +205,7 @@ class Classifier:
     def _forward(self, x: Tensor) -> Tensor:
         """One pass of at most `compute_batch` rows, inside `frozen`."""
         self.cost.queries += len(x)
-        x = x.to(self.device)
-        if self.input_range != (0.0, 1.0):
-            x = self.input_range.low + x * (self.input_range.high - self.input_range.low)
+        x = _scaled(x.to(self.device), self.input_range)
         if self.channels_last and x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
@@ -167,7 +216,7 @@ class Classifier:
                 f"the module returns {got}, expected (N, {self.classes}) logits: "
                 f"was the number of classes given right?"
             )
-        return out.float() if self.outputs == "logits" else out.float().clamp(min=1e-12).log()
+        return _as_logits(out, self.outputs)
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits (N, classes) of images (N, C, H, W); differentiable where x asks for it."""
@@ -254,6 +303,74 @@ class Classifier:
         if linear:
             return linear[-1]
         raise InputError("features need a linear last layer, and the module has no nn.Linear")
+
+
+def _scaled(x: Tensor, to: Bounds) -> Tensor:
+    """Pixels in [0, 1] as the module wants them."""
+    return x if to == (0.0, 1.0) else to.low + x * (to.high - to.low)
+
+
+def _as_logits(out: Tensor, outputs: str) -> Tensor:
+    return out.float() if outputs == "logits" else out.float().clamp(min=1e-12).log()
+
+
+@final
+class Core(nn.Module):
+    """A classifier's module with the range of its pixels and its outputs' kind taken care of."""
+
+    def __init__(self, module: nn.Module, input_range: Bounds, outputs: str) -> None:
+        super().__init__()
+        self.module, self.input_range, self.outputs = module, input_range, outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _as_logits(self.module(_scaled(x, self.input_range)), self.outputs)
+
+
+@final
+class Guarded:
+    """A model behind a guard: labels and scores, every query shown to the guard beforehand.
+
+    Args:
+        behind: what answers.
+        watch: called with each query (N, C, H, W) before it is answered; may raise
+            `QueriesRefused`, and then it is not.
+
+    Attributes:
+        model: the classifier behind all guards, by which a runner certifies: certification is
+            no query of the attacker's.
+
+    >>> seen = []
+    >>> oracle = Guarded(Classifier(nn.Flatten(), classes=2), lambda x: seen.append(len(x)))
+    >>> oracle.labels(torch.zeros(3, 1, 1, 2)), seen
+    (tensor([0, 0, 0]), [3])
+    """
+
+    def __init__(self, behind: Classifier | Guarded, watch: Callable[[Tensor], None]) -> None:
+        self._behind, self._watch = behind, watch
+        self.model: Classifier = behind.model if isinstance(behind, Guarded) else behind
+        self.bounds, self.classes, self.cost = behind.bounds, behind.classes, behind.cost
+
+    def labels(self, x: Tensor) -> Tensor:
+        """Predicted classes (N,), int64.
+
+        Raises:
+            QueriesRefused: by the guard.
+        """
+        self._watch(x.detach())
+        return self._behind.labels(x)
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Probabilities (N, classes); raises as `labels`."""
+        self._watch(x.detach())
+        return self._behind.scores(x)
+
+    def attacker(self) -> Guarded:
+        """What an attacker looks at: the answers, and nothing behind them."""
+        return self
+
+    def frozen(self) -> AbstractContextManager[Classifier]:
+        """As `Classifier.frozen`, of the model behind."""
+        return self.model.frozen()
 
 
 class _Sum:

@@ -95,7 +95,9 @@ TABLES: dict[str, dict[str, str]] = {
         "spatial-smoothing": "mithridate.defenses.transform.spatial_smoothing:SpatialSmoothing",
     },
     "detectors": {},
-    "guards": {},
+    "guards": {
+        "query-guard": "mithridate.defenses.guard.query_guard:QueryGuard",
+    },
     "inspectors": {
         "bias-maps": "mithridate.defenses.inspect.bias_maps:BiasMaps",
         "white-noise": "mithridate.defenses.inspect.white_noise:WhiteNoise",

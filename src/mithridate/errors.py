@@ -44,6 +44,10 @@ class RunError(MithridateError):
     exit_code = 4
 
 
+class QueriesRefused(MithridateError):
+    """A guard answers no more: its reason in one line."""
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
     """An error for a name that is not in `known`, with the nearest one suggested.
 

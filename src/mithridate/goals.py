@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Self, final
+from typing import Any, Self, final
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +41,13 @@ def as_labels(labels: Tensor | Sequence[int] | int, what: str = "labels") -> Ten
 
 
 class Goal(ABC):
-    """One goal per image. `loss` is what the attacker minimises, whatever the direction."""
+    """One goal per image. `loss` is what the attacker minimises, whatever the direction.
+
+    Attributes:
+        rejected: the class by which a model refuses to answer, or None: see `avoiding`.
+    """
+
+    rejected: int | None = None
 
     @abstractmethod
     def reached(self, predicted: Tensor) -> Tensor:
@@ -62,11 +68,37 @@ class Goal(ABC):
     @abstractmethod
     def __len__(self) -> int: ...
 
-    def _with(self, **labels: Tensor) -> Self:
+    @final
+    def avoiding(self, rejected: int | None) -> Self:
+        """The same goals at a model that may refuse to answer, by predicting this class.
+
+        A rejected image reaches no goal. Where the goal is to leave a class, being rejected is
+        no better than staying: `loss` and `margin` count the two as one. A named target is
+        reached by it alone, so nothing changes but what is left for it.
+
+        Raises:
+            InputError: the class is itself a label or a target.
+
+        >>> goal = Untargeted([0, 0]).avoiding(2)
+        >>> goal.reached(torch.tensor([1, 2]))
+        tensor([ True, False])
+        >>> goal.margin(torch.tensor([[1.0, 3.0, 2.0], [1.0, 2.0, 3.0]]))
+        tensor([-1.,  1.])
+        """
+        if rejected == self.rejected:
+            return self
+        if rejected is not None and any(bool((k == rejected).any()) for k in self.classes()):
+            raise InputError(
+                f"class {rejected} is how the model rejects an image: it is no true label, and "
+                "no goal; give another"
+            )
+        return self._with(rejected=rejected)
+
+    def _with(self, **changes: Any) -> Self:
         """The same kind of goal on labels already checked: no look at values, so no sync."""
-        goal = object.__new__(type(self))
-        goal.__dict__.update(labels)
-        return goal
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, **changes)
+        return other
 
     @abstractmethod
     def to(self, device: torch.device | str) -> Self:
@@ -77,9 +109,11 @@ class Goal(ABC):
         """The label vectors that the goal is made of, to check their range."""
 
 
-def _others(logits: Tensor, label: Tensor) -> Tensor:
-    """The largest logit of any other class, (N,)."""
+def _others(logits: Tensor, label: Tensor, rejected: int | None = None) -> Tensor:
+    """The largest logit of any other class, (N,); of those that answer, where one does not."""
     hidden = logits.scatter(1, label[:, None], float("-inf"))
+    if rejected is not None:
+        hidden = hidden.index_fill(1, torch.tensor([rejected], device=logits.device), float("-inf"))
     return hidden.max(1).values
 
 
@@ -91,6 +125,8 @@ def _of(logits: Tensor, label: Tensor) -> Tensor:
 class Untargeted(Goal):
     """Any class but the true one. Loss: minus the cross-entropy of the true label.
 
+    At a model that rejects, of the true label and *rejected* as one: log(p[label] + p[rejected]).
+
     >>> Untargeted([0, 1]).reached(torch.tensor([0, 0]))
     tensor([False,  True])
     """
@@ -99,13 +135,20 @@ class Untargeted(Goal):
         self.labels = as_labels(labels)
 
     def reached(self, predicted: Tensor) -> Tensor:
-        return predicted != self.labels
+        left = predicted != self.labels
+        return left if self.rejected is None else left & (predicted != self.rejected)
 
     def loss(self, logits: Tensor) -> Tensor:
-        return -F.cross_entropy(logits, self.labels, reduction="none")
+        if self.rejected is None:
+            return -F.cross_entropy(logits, self.labels, reduction="none")
+        held = torch.logaddexp(_of(logits, self.labels), logits[:, self.rejected])
+        return held - logits.logsumexp(1)
 
     def margin(self, logits: Tensor) -> Tensor:
-        return _of(logits, self.labels) - _others(logits, self.labels)
+        held = _of(logits, self.labels)
+        if self.rejected is not None:
+            held = held.maximum(logits[:, self.rejected])
+        return held - _others(logits, self.labels, self.rejected)
 
     def __getitem__(self, rows: Rows) -> Untargeted:
         return self._with(labels=self.labels[rows])
@@ -158,7 +201,8 @@ class SourceToTarget(Goal):
     """Toward the target and away from the source (Borji 2020, equation 2).
 
     Loss: J(x, target) - J(x, source). The softmax cancels, so it equals
-    logit[source] - logit[target]; reached when the target is predicted.
+    logit[source] - logit[target]; reached when the target is predicted. At a model that rejects
+    it leads away from source and *rejected* as one.
 
     >>> SourceToTarget([0], [1]).loss(torch.tensor([[3.0, 1.0, 9.0]]))
     tensor([2.])
@@ -180,7 +224,10 @@ class SourceToTarget(Goal):
         return predicted == self.target
 
     def loss(self, logits: Tensor) -> Tensor:
-        return _of(logits, self.source) - _of(logits, self.target)
+        held = _of(logits, self.source)
+        if self.rejected is not None:
+            held = torch.logaddexp(held, logits[:, self.rejected])
+        return held - _of(logits, self.target)
 
     def margin(self, logits: Tensor) -> Tensor:
         return _others(logits, self.target) - _of(logits, self.target)

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -13,8 +14,14 @@ from torch import Tensor
 from mithridate.attacks.base import Attack
 from mithridate.attacks.batches import Batches, batches
 from mithridate.attacks.checks import certified, checked, first_line
-from mithridate.classifier import Classifier
-from mithridate.errors import MithridateError, NothingAssessedError, check_number
+from mithridate.classifier import Classifier, Guarded
+from mithridate.errors import (
+    InputError,
+    MithridateError,
+    NothingAssessedError,
+    QueriesRefused,
+    check_number,
+)
 from mithridate.goals import Goal
 from mithridate.norms import L0, L1, L2, LINF
 from mithridate.rng import child
@@ -31,17 +38,20 @@ class AttackResult:
 
     Attributes:
         adversarials: (N, C, H, W) in [0, 1]; the input where a row was not attacked.
-        success: bool (N,), by predicting `adversarials` anew; False where logits are not finite.
-        predicted: classes of `adversarials`, (N,).
+        success: bool (N,), by predicting `adversarials` anew; False where logits are not finite,
+            or the model rejects the image.
+        predicted: classes of `adversarials`, (N,); `model.rejected` where it rejects them.
         clean_predicted: classes of the input, (N,).
         l0: values changed, (N,); l1, l2, linf: distances to the input, (N,).
-        queries: images forwarded by the attack, all rows together, certification not counted.
+        queries: images forwarded by the attack, all rows together, certification not counted;
+            of the model that the attacker looked at.
         gradients: images differentiated by the attack, likewise.
         row_queries: images forwarded for each row, int64 (N,), their sum is `queries`; None where
             that cannot be told, as from an attack that drops rows without `Cost.on_rows`.
         seconds: time spent in the attack.
         status: "done", "interrupted" (Ctrl-C: finished batches are kept, the other rows equal
-            the input) or "failed: ..." (the attack crashed: likewise).
+            the input), "failed: ..." (the attack crashed: likewise) or "stopped: refused after N
+            queries" (by a guard: likewise).
     """
 
     adversarials: Tensor
@@ -69,35 +79,47 @@ class AttackResult:
 
 def run_attack(
     attack: Attack,
-    model: Classifier,
+    model: Classifier | Guarded,
     x: Tensor,
     goal: Goal,
     *,
     rng: torch.Generator,
+    through: Classifier | Guarded | None = None,
     batch_size: int | None = None,
     memory: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> AttackResult:
     """Attack images, then check every claim: no attack certifies itself.
 
+    The attacker looks at `through`; labels, success and distances are those of `model`. So an
+    attack that leaves alone what has reached its goal leaves alone a row that fools `through`,
+    whether it fools `model` or not; and it works on a row that fools `model` alone, whose success
+    is then what became of it.
+
     Where a GPU runs out of memory, the batch is halved and the same rows are tried again. Such
     a try counts in `seconds` only.
 
     Args:
         attack: proposes images.
-        model: moved nowhere and returned as it was; batches go to its device.
+        model: moved nowhere and returned as it was; batches go to its device. Behind a guard, it
+            is the guard that the attack asks, and the model itself that certifies, unasked.
         x: images (N, C, H, W) in [0, 1].
         goal: one goal per image.
+        through: what the attacker looks at. None: `model.attacker()`, the view that its own
+            defences declare for one who knows them. The model without its defence: an attacker
+            who ignores it (*oblivious*). Another model: a transfer.
         rng: a seeded generator. A row's random numbers depend on its seed and the row's place
             in x, not on the batch; only an attack that is universal depends on that.
         batch_size: images handed to the attack at once; `model.compute_batch` is another
             thing. None for as many as fit in `memory`, at most 1024.
         memory: bytes that the attack and its passes may take, beside x and the result, where
-            there is no `batch_size`; None for 2 GiB, or three quarters of a CUDA card.
+            there is no `batch_size`; None for 2 GiB, or three quarters of a CUDA card. Behind a
+            guard images come one by one, so that a refusal costs one row and not all.
         progress: called with (images done, images in all) after each batch.
 
     Raises:
-        InputError: unusable images or labels.
+        InputError: unusable images or labels, a `through` of other classes or images, or an
+            attack by gradients on a guard.
         NothingAssessedError: the model's logits on x are not finite.
         RunError: the attack left [0, 1], its budget or the shape of x: a bug of the attack; or
             the memory does not hold a single image.
@@ -113,15 +135,56 @@ def run_attack(
     """
     if batch_size is not None:
         check_number("batch_size", batch_size, low=1)
-    x = checked(model, x, goal)
-    with model.frozen(), batches(attack, model, x, size=batch_size, memory=memory) as batch:
-        run = _Run(attack, model, x, goal, rng, _clean_labels(model, x, batch))
-        for rows in batch.over(len(x), run.work):
-            if run.spent.status != "done":
-                break
-            if progress is not None:
-                progress(rows.stop, len(x))
+    judge, asked = _white(model), model.attacker() if through is None else through
+    seen, pace = _white(asked), judge.compute_batch
+    _check_view(attack, judge, asked)
+    x = checked(judge, x, goal)
+    if seen is not judge:
+        checked(seen, x, goal)
+    if batch_size is None and isinstance(asked, Guarded):
+        batch_size = 1
+    with (
+        judge.frozen(),
+        seen.frozen(),
+        batches(attack, seen, x, size=batch_size, memory=memory) as batch,
+    ):
+        try:
+            run = _Run(attack, judge, asked, x, goal.avoiding(judge.rejected), rng)
+            run.look(batch)
+            for rows in batch.over(len(x), run.work):
+                if run.spent.status != "done":
+                    break
+                if progress is not None:
+                    progress(rows.stop, len(x))
+        finally:
+            judge.compute_batch = pace
     return run.result()
+
+
+def _white(model: Classifier | Guarded) -> Classifier:
+    """The classifier behind the guards, if there are any."""
+    return model.model if isinstance(model, Guarded) else model
+
+
+def _check_view(attack: Attack, judge: Classifier, asked: Classifier | Guarded) -> None:
+    """Refuse to look through another kind of model, or for gradients through a guard."""
+    seen = _white(asked)
+    mine, theirs = (m.classes - (m.rejected is not None) for m in (judge, seen))
+    if mine != theirs:
+        raise InputError(
+            f"the model has {mine} classes, that of through= has {theirs}: take one alike"
+        )
+    shapes = judge.image_shape, seen.image_shape
+    if None not in shapes and shapes[0] != shapes[1]:
+        raise InputError(
+            f"the model takes images {shapes[0]}, that of through= {shapes[1]}: take one alike"
+        )
+    about = getattr(attack, "about", None)
+    if isinstance(asked, Guarded) and about is not None and "gradient" in about.access:
+        raise InputError(
+            f"{type(attack).__name__} needs gradients, and a guard gives labels and scores: take "
+            "an attack by labels (hopskipjump) or scores (square), or give through= a model"
+        )
 
 
 @dataclass(frozen=True)
@@ -140,17 +203,35 @@ class _Run:
     """The rows attacked so far; the others are as the input."""
 
     attack: Attack
-    model: Classifier
+    judge: Classifier
+    asked: Classifier | Guarded
     x: Tensor
     goal: Goal
     rng: torch.Generator
-    clean: Tensor
     spent: _Spent = field(default_factory=_Spent)
 
-    def __post_init__(self) -> None:
+    def look(self, batch: Batches) -> None:
+        """Predict the input; the rows are as it is from now on.
+
+        Raises:
+            NothingAssessedError: logits that are not finite.
+        """
         x = self.x
         self.out, self.sizes = x.clone(), x.new_zeros((4, len(x)))
-        self.asked = x.new_zeros(len(x), dtype=torch.int64)
+        self.row_queries = x.new_zeros(len(x), dtype=torch.int64)
+        self.clean, finite = torch.zeros_like(self.row_queries), x.new_zeros(len(x)).bool()
+
+        def work(rows: slice) -> None:
+            self.clean[rows], finite[rows] = self._predict(x[rows])
+
+        for _ in batch.over(len(x), work):
+            pass
+        broken = int((~finite).sum())
+        if broken:
+            raise NothingAssessedError(
+                f"the model's logits are NaN or infinite on {broken} of {len(x)} images: "
+                "nothing to attack"
+            )
         self.predicted = self.clean.clone()
         self.success = self.goal.to(x.device).reached(self.clean)
 
@@ -164,32 +245,48 @@ class _Run:
             raise
 
     def _attack(self, rows: slice) -> None:
-        model, x = self.model, self.x
-        part, aims = x[rows].to(model.device), self.goal[rows].to(model.device)
+        x, device = self.x, _white(self.asked).device
+        part, goal = x[rows].to(device), self.goal[rows].to(device)
         numbers = torch.arange(rows.start, rows.stop)
-        stream = child(self.rng, "attack", device=model.device, rows=numbers)
-        with model.cost.by_row(len(part), model.device) as ledger:
-            found = self._propose(part, aims, stream)
-        self.asked[rows] = ledger.counts.to(x.device)
+        stream = child(self.rng, "attack", device=device, rows=numbers)
+        with self.asked.cost.by_row(len(part), device) as ledger:
+            proposal = self._propose(part, goal.avoiding(_white(self.asked).rejected), stream)
+        self.row_queries[rows] = ledger.counts.to(x.device)
         self.spent = replace(self.spent, traced=self.spent.traced and not ledger.broken)
-        if found is None:
+        if proposal is None:
             return
-        found = certified(self.attack, found, part)
-        label, sound = _predict(model, found)
-        distances = torch.stack([norm.distance(found, part) for norm in (L0, L1, L2, LINF)])
-        self.out[rows], self.predicted[rows] = found.to(x.device), label.to(x.device)
-        self.success[rows] = (aims.reached(label) & sound).to(x.device)
+        proposal = certified(self.attack, proposal, part)
+        distances = torch.stack([norm.distance(proposal, part) for norm in (L0, L1, L2, LINF)])
+        predicted, sound = self._predict(proposal)
+        self.out[rows], self.predicted[rows] = proposal.to(x.device), predicted
+        self.success[rows] = self.goal[rows].to(x.device).reached(predicted) & sound
         self.sizes[:, rows] = distances.to(x.device)
+
+    def _predict(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Classes, and which rows have finite logits, on the device of all results."""
+        judge = self.judge
+        # Where memory ran out, it is the attacker's model whose passes were halved.
+        judge.compute_batch = min(judge.compute_batch, _white(self.asked).compute_batch)
+        with torch.no_grad():
+            logits = judge.logits(x.to(judge.device))
+        device = self.x.device
+        return logits.argmax(1).to(device), logits.isfinite().all(1).to(device)
 
     def _propose(self, x: Tensor, goal: Goal, rng: torch.Generator) -> Tensor | None:
         """The attack's images, or None where it stopped or crashed; either way at its expense."""
-        cost, device, status = self.model.cost, self.model.device, self.spent.status
+        asked, status = self.asked, self.spent.status
+        cost, device = asked.cost, _white(asked).device
         queries, gradients, began = cost.queries, cost.gradients, _now(device)
         try:
             # A copy: were an attack to write into its input, distances would come out as 0.
-            return self.attack.perturb(self.model, x.clone(), goal, rng=rng).detach()
+            # A guard is no Classifier: what an attack asks of it, it was checked, is an Oracle's.
+            view = cast(Classifier, asked)
+            return self.attack.perturb(view, x.clone(), goal, rng=rng).detach()
         except KeyboardInterrupt:
             status = "interrupted"
+        except QueriesRefused:
+            spent = self.spent.queries + cost.queries - queries
+            status = f"stopped: refused after {spent} queries"
         except (MithridateError, torch.OutOfMemoryError):
             raise
         except Exception as error:
@@ -207,7 +304,7 @@ class _Run:
 
     def result(self) -> AttackResult:
         spent = self.spent
-        told = spent.traced and int(self.asked.sum()) == spent.queries
+        whole = spent.traced and int(self.row_queries.sum()) == spent.queries
         return AttackResult(
             adversarials=self.out,
             success=self.success,
@@ -221,34 +318,8 @@ class _Run:
             gradients=spent.gradients,
             seconds=spent.seconds,
             status=spent.status,
-            row_queries=self.asked if told else None,
+            row_queries=self.row_queries if whole else None,
         )
-
-
-def _clean_labels(model: Classifier, x: Tensor, batch: Batches) -> Tensor:
-    labels = x.new_zeros(len(x), dtype=torch.int64)
-    finite = torch.ones_like(labels, dtype=torch.bool)
-
-    def look(rows: slice) -> None:
-        label, sound = _predict(model, x[rows].to(model.device))
-        labels[rows], finite[rows] = label.to(x.device), sound.to(x.device)
-
-    for _ in batch.over(len(x), look):
-        pass
-    broken = int((~finite).sum())
-    if broken:
-        raise NothingAssessedError(
-            f"the model's logits are NaN or infinite on {broken} of {len(x)} images: "
-            "nothing to attack"
-        )
-    return labels
-
-
-def _predict(model: Classifier, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Classes, and which rows have finite logits."""
-    with torch.no_grad():
-        logits = model.logits(x)
-    return logits.argmax(1), logits.isfinite().all(1)
 
 
 def _now(device: torch.device) -> float:

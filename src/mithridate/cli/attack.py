@@ -11,20 +11,20 @@ from mithridate.cli.options import (
     AsJson,
     Data,
     Device,
+    Keep,
+    Plan,
     Quiet,
     Seed,
     Settings,
-    command_line,
     deal,
-    pairs,
     place,
+    pairs,
 )
 from mithridate.cli.screen import Screen
 from mithridate.errors import InputError
 
 if TYPE_CHECKING:
-    from mithridate.attacks import Attack
-    from mithridate.reports import Record
+    from mithridate.cli.publish import Published
     from mithridate.reports.attacks import AttackRow
 
 ALL = "all"
@@ -41,6 +41,22 @@ def attack(
             help="See mithridate list attacks; may be repeated, or a,b; all for every attack.",
         ),
     ],
+    defense: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--defense",
+            metavar="NAME",
+            help="In front of the model, in this order: see mithridate list transforms.",
+        ),
+    ] = None,
+    through: Annotated[
+        str | None,
+        typer.Option(
+            "--through",
+            metavar="MODEL",
+            help="What the attacker looks at: a checkpoint, or undefended. Default: all of it.",
+        ),
+    ] = None,
     settings: Settings = None,
     samples: Annotated[int, typer.Option(min=1, help="Test images to attack.")] = 1000,
     goal: Annotated[
@@ -53,6 +69,8 @@ def attack(
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Folder for the report.")
     ] = Path("mithridate-attack"),
+    plan_only: Plan = False,
+    keep: Keep = False,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -61,51 +79,54 @@ def attack(
     """Attack a model, say what is left of its accuracy, and write the report.
 
     Settings that --set does not give are the usual ones for grey or colour images. Ctrl-C keeps
-    the attacks that are finished; the same command begins anew. To go on where a run stopped,
-    make it a study: mithridate run.
+    the attacks that are finished, and the same command goes on.
     """
     from mithridate.cli import publish
 
     screen = Screen(as_json=as_json, quiet=quiet)
-    names, given = chosen(attack), pairs(settings)
+    names, values = chosen(attack), pairs(settings)
     if target is not None and goal != "targeted":
         raise InputError("--target goes with --goal targeted: add it, or leave --target out")
+    if through == "undefended" and not defense:
+        raise InputError("--through undefended goes with --defense: there is nothing to ignore")
+    attacks, defenses = _components(names, _words(defense or []), values, strict=ALL not in attack)
 
-    from mithridate.data import load_data
-    from mithridate.networks.checkpoint import load
-    from mithridate.studies import Subject
-    from mithridate.studies.assault import assault
-    from mithridate.studies.scene import class_of
+    from mithridate.studies import presets
 
-    subject = Subject(str(model), load(model, device=place(device)))
-    train, test = load_data(data)
-    attacks = made(names, given, test.image_shape[0], strict=ALL not in attack)
-    aim = None if target is None else class_of(target, test.class_names)
-    publish.prepare(out)
-
-    def told(row: dict[str, Any]) -> None:
-        if screen.unwatched:
-            screen.note(f"{row['name']}: {row['status']}, {row['seconds']:.1f} s")
-
-    found = assault(
+    _, test = presets.checked(str(model), data, varied=False, device=place(device).type)
+    spec = presets.attack(
+        str(model),
+        data,
         attacks,
-        subject,
-        train,
-        test,
+        defenses=defenses,
         samples=samples,
         goal=goal,
-        target=aim,
+        target=None if target is None else presets.class_of(target, test.class_names),
+        through=through,
         seed=seed,
-        command=command_line(),
-        stages=screen.stage,
-        told=told,
+        device=device,
+        threads=publish.cores(),
     )
-    path = publish.store(found.record, found.arrays, out)
-    _show(found.record, path, screen)
-    return {"done": 0, "interrupted": publish.INTERRUPTED}.get(found.status, 4)
+    plan = publish.planned(spec, "attack")
+    if plan_only:
+        return publish.show_plan(plan, screen)
+    result = publish.conducted(plan, out, screen, main="attacks", keep=keep)
+    _show(result, screen)
+    if result.interrupted:
+        return publish.INTERRUPTED
+    return publish.FAILED if result.failures else 0
 
 
-def chosen(words: list[str]) -> list[str]:
+def _words(items: list[str]) -> list[str]:
+    """Names, each in an item of its own or joined by commas.
+
+    >>> _words(["pgd, fgsm", "apgd"])
+    ['pgd', 'fgsm', 'apgd']
+    """
+    return [part.strip() for item in items for part in item.split(",") if part.strip()]
+
+
+def chosen(items: list[str]) -> list[str]:
     """The attacks that some words name, each once; all of them in the order of the table.
 
     Raises:
@@ -117,77 +138,93 @@ def chosen(words: list[str]) -> list[str]:
     from mithridate import component
     from mithridate.errors import unknown
 
-    known = component.names("attacks")
-    found: dict[str, None] = {}
-    for word in words:
-        for name in filter(None, (part.strip() for part in word.split(","))):
-            if name == ALL:
-                ours = [one for one in component.ABOUT if one in known]
-                found |= dict.fromkeys([*ours, *known])
-            elif name in known:
-                found[name] = None
-            else:
-                raise unknown("attack", name, [*known, ALL])
-    if not found:
+    known = component.in_order("attacks")
+    names: dict[str, None] = {}
+    for name in _words(items):
+        if name == ALL:
+            names |= dict.fromkeys(known)
+        elif name in known:
+            names[name] = None
+        else:
+            raise unknown("attack", name, [*known, ALL])
+    if not names:
         raise InputError("--attack is empty: give a name, or all")
-    return list(found)
+    return list(names)
 
 
-def made(
-    names: list[str], given: dict[str, str], channels: int, *, strict: bool
-) -> dict[str, Attack | str]:
-    """The attacks with their settings: those given where they have them, else the usual ones.
+def _components(
+    attacks: list[str], defenses: list[str], values: dict[str, str], *, strict: bool
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Attacks and defences with the settings that each of them has, as a study's cells hold them.
 
     Args:
-        strict: an attack that cannot be made is an error; else its reason stands in its place.
+        strict: an attack that cannot be imported is an error, and no row that says so.
 
     Raises:
-        InputError: a setting that none has, or a value out of range.
+        InputError: no such defence, or a setting that none of them has.
     """
     from mithridate import component
-    from mithridate.studies.evasion import usual
+    from mithridate.studies.subject import defense_choice
 
-    classes: dict[str, type[Any]] = {}
-    found: dict[str, Attack | str] = dict.fromkeys(names, "")
-    for name in names:
+    kinds = {name: defense_choice({"name": name}).kind for name in defenses}
+    owners: dict[str, list[str]] = {}
+    for kind, name in [("attacks", name) for name in attacks] + [(k, n) for n, k in kinds.items()]:
         try:
-            classes[name] = component.find("attacks", name)
-        except Exception as error:  # a third party's; the others are still there
-            if strict:
+            owners[name] = list(component.settings(component.find(kind, name)))
+        except InputError:
+            raise
+        except Exception:  # a third party's; the others are still there
+            if strict or kind != "attacks":
                 raise
-            found[name] = f"cannot be imported: {error}"
-    dealt = deal(given, {name: component.settings(cls) for name, cls in classes.items()})
-    for name in classes:
-        try:
-            found[name] = usual(name, channels, dealt[name])
-        except InputError as error:
-            if strict:
-                raise
-            found[name] = str(error)
-    return found
-
-
-def _show(record: dict[str, Any], path: Path, screen: Screen) -> None:
-    """The table, the doubts, and the result in one sentence."""
-    from mithridate.reports import Record, evasion
-
-    checked = Record.model_validate(record)
-    keys = ("status", "aim", "attacks", "cost")
-    before = record["model"]["clean_accuracy"]
-    said = {key: record[key] for key in keys} | {"clean_accuracy": before, "report": str(path)}
-    strongest = evasion.strongest(checked)
-    screen.data(said | {"strongest": strongest.name if strongest else None})
-    screen.say(evasion.goal_line(checked))
-    screen.say(
-        f"Accuracy before, whole test set: {evasion.bracketed(checked.model.clean_accuracy)}"
+            owners[name] = []
+    given = deal(values, owners)
+    return (
+        [{"name": name, **given[name]} for name in attacks],
+        [{"name": name, **given[name]} for name in defenses],
     )
+
+
+def _show(result: Published, screen: Screen) -> None:
+    """The table, the doubts, and the result in one sentence."""
+    from mithridate.reports import attacks as reading
+    from mithridate.reports.select import names_of, share_of
+
+    cells = [cell for cell in result.cells if cell.matrix == "attacks"]
+    clean = next((cell for cell in result.cells if cell.matrix == "clean"), None)
+    rows = reading.rows(cells, result.timings)
+    before = share_of(clean, "accuracy")
+    strongest = reading.strongest(rows)
+    screen.data(
+        {
+            "status": result.study.status,
+            "clean_accuracy": None if before is None else before.model_dump(),
+            "attacks": [_plain(cell, row) for cell, row in zip(cells, rows, strict=True)],
+            "strongest": strongest.name if strongest else None,
+            "report": str(result.report),
+        }
+    )
+    screen.say(reading.goal_line(rows, names_of(result.study, cells[0])))
+    screen.say(f"Accuracy before, whole test set: {reading.bracketed(before)}")
     screen.say("")
-    screen.table(HEAD, [_cells(row) for row in checked.attacks])
+    screen.table(HEAD, [_cells(row) for row in rows])
     screen.say("")
-    for line in _remarks(checked):
+    for line in _remarks(rows):
         screen.say(line)
-    screen.say(evasion.closing(checked))
-    screen.say(f"Report: {path}")
+    screen.say(reading.closing(rows))
+    screen.say(f"Report: {result.report}")
+
+
+def _plain(cell: Any, row: AttackRow) -> dict[str, Any]:
+    """An attack, for other programs."""
+    tree = cell.model_dump()
+    return {
+        "name": row.name,
+        "status": row.status,
+        "n": row.n,
+        "seconds": row.seconds,
+        **tree["values"],
+        "doubts": tree["doubts"],
+    }
 
 
 HEAD = (
@@ -198,35 +235,36 @@ HEAD = (
 
 
 def _cells(row: AttackRow) -> tuple[str, ...]:
-    from mithridate.reports import evasion, words
+    from mithridate.reports import attacks as reading
+    from mithridate.reports import words
 
     bare = (
-        evasion.bracketed(share).replace(" %", "") for share in (row.success, row.accuracy_left)
+        reading.bracketed(share).replace(" %", "") for share in (row.success, row.accuracy_left)
     )
     return (
         row.name,
         row.norm or words.NONE,
-        "+".join(row.access) or words.NONE,
+        row.access or words.NONE,
         *bare,
-        evasion.distance(row.mean_distance, row.median_distance),
-        evasion.distance(row.mean_l2, row.median_l2),
-        evasion.per_image(row, row.queries),
-        evasion.per_image(row, row.gradients),
-        f"{row.seconds:.2f}" if row.ran else words.NONE,
+        reading.distance(row.mean_distance, row.median_distance),
+        reading.distance(row.mean_l2, row.median_l2),
+        words.number(row.queries),
+        words.number(row.gradients),
+        words.NONE if row.seconds is None else f"{row.seconds:.2f}",
         row.status.partition(":")[0],
     )
 
 
-def _remarks(record: Record) -> list[str]:
+def _remarks(rows: list[AttackRow]) -> list[str]:
     """Why an attack has no figures, then the doubts: of all, then of each."""
-    from mithridate.reports import evasion
+    from mithridate.reports import attacks as reading
 
-    rows = record.attacks
-    told = [f"{row.name}: {row.status}" for row in rows if ":" in row.status]
-    told += [f"doubt, all: {doubt.text} ({doubt.id})" for doubt in evasion.shared_doubts(rows)]
+    lines = [f"{row.name}: {row.status}" for row in rows if ":" in row.status]
+    shared = reading.shared_doubts(rows)
+    lines += [f"doubt, all: {doubt.text} ({doubt.id})" for doubt in shared]
     texts: dict[str, list[str]] = {}
-    for row, doubts in zip(rows, evasion.own_doubts(rows), strict=True):
+    for row, doubts in zip(rows, reading.own_doubts(rows), strict=True):
         for doubt in doubts:
             texts.setdefault(f"{doubt.text} ({doubt.id})", []).append(row.name)
-    told += [f"doubt, {', '.join(names)}: {text}" for text, names in texts.items()]
-    return [*told, ""] if told else []
+    lines += [f"doubt, {', '.join(names)}: {text}" for text, names in texts.items()]
+    return [*lines, ""] if lines else []

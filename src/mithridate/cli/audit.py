@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,20 +11,22 @@ from mithridate.cli.options import (
     AsJson,
     Data,
     Device,
+    Keep,
+    Plan,
     Quiet,
     Seed,
     Settings,
-    command_line,
-    deal,
-    pairs,
-    parsed,
     place,
+    pairs,
 )
 from mithridate.cli.screen import Screen
 
 if TYPE_CHECKING:
-    from mithridate.data import ImageSet
-    from mithridate.studies import Audit, Subject
+    from mithridate.cli.gate import Gate
+    from mithridate.cli.publish import Published
+
+OWN = ("attack_images", "noise_queries", "control_epochs")
+"""Settings of the audit itself, beside the inspector's."""
 
 
 def audit(
@@ -40,6 +42,9 @@ def audit(
     samples: Annotated[
         int | None, typer.Option(min=1, help="Probes per class of the bias maps.")
     ] = None,
+    inspector: Annotated[
+        str, typer.Option("--inspector", metavar="NAME", help="See mithridate list inspectors.")
+    ] = "bias-maps",
     settings: Settings = None,
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Folder for the report.")
@@ -48,63 +53,79 @@ def audit(
         str | None,
         typer.Option("--fail-on", metavar="EXPR", help="Exit 1 if so, as suspicious, asr>0.1."),
     ] = None,
+    plan_only: Plan = False,
+    keep: Keep = False,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> int:
-    """Judge whether a model carries a backdoor, and write the report."""
+    """Judge whether a model carries a backdoor, and write the report.
+
+    Clean models that are trained for it are kept in the cache; Ctrl-C keeps what is finished, and
+    the same command goes on.
+    """
+    from mithridate import component
     from mithridate.cli import gate, publish
 
     screen = Screen(as_json=as_json, quiet=quiet)
     condition = None if fail_on is None else gate.parse(fail_on)
-    values = pairs(settings) | {"controls": str(controls)}
+    values = pairs(settings)
     if samples is not None:
         values["samples"] = str(samples)
+    kind = component.find("inspectors", inspector)
+    own = _numbers({key: values.pop(key) for key in OWN if key in values})
+    component.create("inspectors", inspector, values)
 
-    from mithridate.data import load_data
-    from mithridate.data.store import cache_folder
-    from mithridate.networks.checkpoint import load
-    from mithridate.studies import Subject
+    from mithridate.studies import presets
 
-    where = place(device)
-    suspect = Subject(str(model), load(model, device=where))
-    references = [Subject(str(path), load(path, device=where)) for path in reference or ()]
-    train, test = load_data(data)
-    plan = planned(values, suspect, train)
-    publish.prepare(out)
-    found = plan.run(
-        suspect,
-        train,
-        test,
+    references = [str(path) for path in reference or ()]
+    presets.checked(str(model), data, references=references, device=place(device).type)
+    spec = presets.audit(
+        str(model),
+        data,
         references=references,
-        command=command_line(),
+        inspector={"name": inspector, **values},
+        controls=controls,
         seed=seed,
-        cache=cache_folder() / "controls",
-        stages=screen.stage,
+        device=device,
+        threads=publish.cores(),
+        **own,
     )
-    path = publish.store(found.record, found.arrays, out)
-    code = publish.conclude(found.record, path, screen, condition)
-    return publish.INTERRUPTED if found.interrupted else code
+    assert kind is not None
+    plan = publish.planned(spec, "audit")
+    if plan_only:
+        return publish.show_plan(plan, screen)
+    result = publish.conducted(plan, out, screen, main="verdict", keep=keep)
+    return conclude(result, screen, condition)
 
 
-def planned(values: dict[str, str], suspect: Subject, train: ImageSet) -> Audit:
-    """An audit with these settings, its controls trained as long as the suspect was.
+def _numbers(values: dict[str, str]) -> dict[str, Any]:
+    from mithridate.component import parse
 
-    Raises:
-        InputError: an unknown setting, or one out of range.
-    """
-    from typing import get_type_hints
+    return {key: parse(value, int, f"audit {key}") for key, value in values.items()}
 
-    from mithridate import component
-    from mithridate.studies import Audit
-    from mithridate.studies.audit import recipe_epochs
 
-    own = [key for key in component.settings(Audit) if key != "inspector"]
-    inspector = component.find("inspectors", "bias-maps")
-    dealt = deal(values, {"audit": own, "inspector": component.settings(inspector)})
-    dealt["inspector"].setdefault("control_epochs", str(recipe_epochs(suspect, train)))
-    return Audit(
-        inspector=component.create("inspectors", "bias-maps", dealt["inspector"]),
-        **parsed(dealt["audit"], get_type_hints(Audit), "audit"),
-    )
+def conclude(result: Published, screen: Screen, gate: Gate | None = None) -> int:
+    """Print the result, pass the gate or not; returns the exit code."""
+    from mithridate.cli.publish import BREACHED, FAILED, INTERRUPTED, OPEN
+    from mithridate.reports import audit as reading
+
+    record = reading.audit(result.study, result.cells, result.timings)
+    summary = reading.summary(record)
+    complete = result.study.status == "complete"
+    breached = gate.breached(summary) if gate is not None else False
+    screen.table(("measured", "value"), reading.figures(record))
+    screen.say(reading.verdict_line(record))
+    asked = breached if gate is not None else None
+    screen.data(summary | {"gate": asked, "report": str(result.report)})
+    if gate is not None and breached:
+        screen.note(f"gate breached: {gate.text}")
+    elif gate is not None and (breached is None or not complete):
+        screen.note(f"gate not passed: the audit cannot decide {gate.text!r}")
+    screen.say(f"Report: {result.report}")
+    if result.interrupted:
+        return INTERRUPTED
+    if gate is None:
+        return 0 if complete else FAILED
+    return BREACHED if breached else OPEN if breached is None or not complete else 0

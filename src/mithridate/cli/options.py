@@ -28,6 +28,12 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A setting; may be repeated."),
 ]
+Plan = Annotated[
+    bool, typer.Option("--plan", help="Say what there is to do, and what it takes; no more.")
+]
+Keep = Annotated[
+    bool, typer.Option("--keep", help="Leave all that was made in the cache, for studies.")
+]
 
 _words: list[str] = []
 
@@ -47,6 +53,9 @@ def command_line() -> str:
     import shlex
 
     return shlex.join(["mithridate", *_words])
+
+
+
 
 
 def pairs(items: Iterable[str] | None) -> dict[str, str]:

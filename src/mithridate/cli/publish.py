@@ -1,21 +1,55 @@
-"""From a finished study to its folder, its summary and its exit code."""
+"""From a study to its folder: the plan, the run, the records and the report, for every verb."""
 
 from __future__ import annotations
 
-import json
+import os
 import tempfile
-from collections.abc import Mapping
+import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mithridate.cli.gate import Gate
-from mithridate.cli.screen import Screen, share
+from mithridate.cli.options import command_line
+from mithridate.cli.screen import Screen
 from mithridate.errors import RunError
 
 if TYPE_CHECKING:
-    from mithridate.studies.engine.records import Records
+    from mithridate.reports.schema import Cell, Study, Timing
+    from mithridate.studies.conduct import Conducted
+    from mithridate.studies.engine.plan import Plan
+    from mithridate.studies.engine.spec import Spec
 
-BREACHED, OPEN, INTERRUPTED = 1, 3, 130
+BREACHED, OPEN, FAILED, INTERRUPTED = 1, 3, 4, 130
+TOLD_EVERY = 30.0
+"""Seconds between two lines of progress where nobody watches a bar."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A run whose folder is written.
+
+    Attributes:
+        study, cells, timings: its record, checked.
+        report: the page.
+        seconds: of the whole call.
+    """
+
+    conducted: Conducted
+    study: Study
+    cells: list[Cell]
+    timings: list[Timing]
+    report: Path
+    seconds: float
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C came."""
+        return self.conducted.ran.interrupted
+
+    @property
+    def failures(self) -> list[Cell]:
+        """Cells that failed."""
+        return [cell for cell in self.cells if cell.status.startswith("failed")]
 
 
 def prepare(out: Path) -> Path:
@@ -41,120 +75,141 @@ def prepare(out: Path) -> Path:
 def _alive(pid: str) -> bool:
     """Whether a process of this machine has that number.
 
-    >>> import os
     >>> _alive("0x"), _alive(str(os.getpid()))
     (False, True)
     """
     return pid.isdecimal() and Path(f"/proc/{pid}").exists()
 
 
-def store(record: Mapping[str, Any], arrays: Mapping[str, Any], out: Path) -> Path:
-    """Write record, arrays and report; returns the report's place."""
-    from mithridate import reports
+def planned(spec: Spec, where: str) -> Plan:
+    """The plan of a study; views, columns and findings that cannot be drawn are refused now.
 
-    reports.write(out, reports.Record.model_validate(record), arrays)
-    return reports.render(out)
+    Raises:
+        InputError: a setting, view or finding that makes no sense; one line.
+    """
+    from pydantic import ValidationError
 
+    from mithridate.reports.schema import Study
+    from mithridate.studies.engine.plan import plan_of
+    from mithridate.studies.engine.records import header
+    from mithridate.studies.engine.spec import refused
 
-def summary(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What an audit found, in a few values: for gates and for other programs."""
-    verdict = record["verdict"] or {}
-    rates = record["backdoor"] or {}
-    left = [row["accuracy_left"]["value"] for row in record["attacks"] if row["accuracy_left"]]
-    names = record["data"]["class_names"]
-    found = {key: verdict.get(key) for key in ("suspicious", "p_value", "source", "target")}
-    for role in ("source", "target"):
-        index = found[role]
-        found[f"{role}_name"] = None if index is None else names[index]
-    return found | {
-        "region": verdict.get("region"),
-        "statistic": (verdict.get("statistic") or {}).get("value"),
-        "accuracy": _value(rates.get("clean_accuracy")),
-        "asr": _value(rates.get("recovered_asr")),
-        "robust_accuracy": min(left) if len(left) == len(record["attacks"]) and left else None,
-        "status": record["status"],
-    }
+    plan = plan_of(spec)
+    try:
+        Study.model_validate(header(plan.spec, plan, command_line()))
+    except ValidationError as error:
+        raise refused(error, Study, where) from None
+    return plan
 
 
-def verdict_line(record: Mapping[str, Any]) -> str:
-    """The verdict in one line."""
-    verdict = record["verdict"]
-    if verdict is None:
-        return "No verdict: the audit was cut short"
-    parts = [verdict["headline"]]
-    if verdict["p_value"] is not None:
-        parts.append(f"p = {verdict['p_value']:.2g} (alarm at {verdict['alpha']:g})")
-    if verdict["region"] is not None:
-        top, left, bottom, right = verdict["region"]
-        parts.append(f"trigger in rows {top} to {bottom - 1}, columns {left} to {right - 1}")
-    return "; ".join(parts)
+def conducted(
+    plan: Plan,
+    out: Path,
+    screen: Screen,
+    *,
+    main: str | None = None,
+    workers: int | None = None,
+    ray: str | None = None,
+    keep: bool = True,
+) -> Published:
+    """Run a plan, and write its folder.
 
+    Args:
+        main: a matrix without which there is nothing to write.
 
-def show(record: Mapping[str, Any], screen: Screen) -> None:
-    """The figures of an audit, then its doubts, then the verdict."""
-    rates, verdict = record["backdoor"], record["verdict"]
-    rows = [("clean accuracy", share(rates["clean_accuracy"]))]
-    rows += [
-        (f"accuracy left by {row['name']}", share(row["accuracy_left"]))
-        for row in record["attacks"]
-    ]
-    if rates["asr"] is not None:
-        rows.append(("success of the planted trigger", share(rates["asr"])))
-    if rates["recovered_asr"] is not None:
-        rows.append(("success of the recovered trigger", share(rates["recovered_asr"])))
-    doubts = (verdict or {}).get("doubts", ())
-    rows += [(f"doubt: {doubt['id']}", doubt["text"]) for doubt in doubts]
-    screen.table(("measured", "value"), rows)
-    screen.say(verdict_line(record))
-
-
-def conclude(
-    record: Mapping[str, Any], path: Path, screen: Screen, gate: Gate | None = None
-) -> int:
-    """Print the result, pass the gate or not; returns the exit code."""
-    found = summary(record)
-    complete = record["status"] == "complete"
-    breached = gate.breached(found) if gate is not None else False
-    show(record, screen)
-    screen.data(found | {"gate": breached if gate is not None else None, "report": str(path)})
-    if gate is not None and breached:
-        screen.note(f"gate breached: {gate.text}")
-    elif gate is not None and (breached is None or not complete):
-        screen.note(f"gate not passed: the audit cannot decide {gate.text!r}")
-    screen.say(f"Report: {path}")
-    if gate is None:
-        return 0 if complete else 4
-    return BREACHED if breached else OPEN if breached is None or not complete else 0
-
-
-def _value(found: Mapping[str, Any] | None) -> float | None:
-    return None if found is None else float(found["value"])
-
-
-def study(found: Records, out: Path) -> Path:
-    """Write a study's records and report; returns the report's place.
-
-    The report of a study that is one audit is the audit's.
+    Raises:
+        InputError, NothingAssessedError, RunError: why nothing of the main matrix was measured.
     """
     from mithridate import reports
-    from mithridate.reports.folder import ARRAYS, RECORD
-    from mithridate.reports.study.folder import write
+    from mithridate.reports.folder import parts
+    from mithridate.studies.conduct import conduct, why_nothing
 
-    for name in (ARRAYS, RECORD):
-        (out / name).unlink(missing_ok=True)
-    write(
-        out,
-        found.study,
-        found.cells,
-        images=found.images,
-        pictures=dict(found.pictures),
-        timings=found.timings,
+    began = last = time.monotonic()
+
+    def remark(line: str) -> None:
+        nonlocal last
+        if screen.unwatched and time.monotonic() - last > TOLD_EVERY:
+            last = time.monotonic()
+            screen.note(line)
+
+    prepare(out)
+    result = conduct(
+        plan,
+        command=command_line(),
+        stage=screen.stage,
+        remark=remark,
+        workers=workers,
+        ray=ray,
+        keep=keep,
     )
-    if found.audit is not None:
-        from safetensors.numpy import load_file
+    error = None if main is None else why_nothing(result, main)
+    if error is not None:
+        raise error
+    for key in result.damaged:
+        screen.note(f"unit {key[:12]} was damaged in the cache, and was made again")
+    records = result.records
+    _note_failures(records.cells, screen)  # before the report, which a full disk refuses too
+    reports.write(
+        out,
+        records.study,
+        records.cells,
+        images=records.images,
+        pictures=dict(records.pictures),
+        timings=records.timings,
+    )
+    report = reports.render(out)
+    if result.ran.interrupted:
+        screen.note(f"finished units are kept; to go on: {command_line()}")
+    study, cells, timings = parts(records.study, records.cells, records.timings)
+    return Published(result, study, cells, timings, report, time.monotonic() - began)
 
-        record = json.loads((found.audit / RECORD).read_bytes())
-        record["command"] = found.study["command"]
-        pictures = found.audit / "pictures.safetensors"
-        reports.write(out, reports.Record.model_validate(record), load_file(pictures))
-    return reports.render(out)
+
+def _note_failures(cells: list[dict[str, Any]], screen: Screen) -> None:
+    failures = [cell for cell in cells if cell["status"].startswith("failed")]
+    for cell in failures[:5]:
+        screen.note(f"{cell['id']} {cell['status']}")
+    if len(failures) > 5:
+        screen.note(f"and {len(failures) - 5} cells more failed")
+
+
+def show_plan(plan: Plan, screen: Screen) -> int:
+    """What there is to do, and what it will take on this machine."""
+    from mithridate.studies.conduct import the_store
+    from mithridate.studies.engine.clock import span
+    from mithridate.studies.engine.plan import estimate
+
+    result = estimate(plan, the_store())
+    units = [(kind, str(new), str(old)) for kind, (new, old) in result.units.items()]
+    scale = f", scale {plan.spec.scale}" if plan.spec.scale else ""
+    screen.say(f"{plan.spec.title}: {result.cells} cells{scale}")
+    screen.table(("units", "new", "in the cache"), units)
+    screen.table(
+        ("to be done", "about"),
+        [
+            ("images forward", f"{result.forwards:,}"),
+            ("images differentiated", f"{result.gradients:,}"),
+            ("images trained on", f"{result.trained:,}"),
+            ("time on one worker", span(result.seconds)),
+            ("memory of a worker", _bytes(result.memory)),
+            ("disk", _bytes(result.disk)),
+        ],
+    )
+    screen.data(asdict(result))
+    return 0
+
+
+def _bytes(count: float) -> str:
+    """
+    >>> _bytes(3 * 2**20)
+    '3.0 MiB'
+    """
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.1f} {unit}" if unit != "B" else f"{count:.0f} B"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def cores() -> int:
+    """Threads for a verb's own models: as many as this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

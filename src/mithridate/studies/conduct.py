@@ -6,16 +6,14 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mithridate.data.store import cache_folder
 from mithridate.errors import InputError, MithridateError, NothingAssessedError, RunError
 from mithridate.studies.engine.clock import Clock, span
-from mithridate.studies.engine.plan import Plan, plan_of
-from mithridate.studies.engine.records import Records, assemble, header
+from mithridate.studies.engine.plan import Plan
+from mithridate.studies.engine.records import Records, assemble
 from mithridate.studies.engine.run import Ran, discard_damaged, run
-from mithridate.studies.engine.spec import Spec
 from mithridate.studies.engine.store import Store
 from mithridate.studies.engine.unit import Progress, Unit
 from mithridate.studies.engine.workers import InProcess, Processes, Workers
@@ -41,17 +39,6 @@ class Conducted:
     ran: Ran
     records: Records
     damaged: tuple[str, ...]
-
-
-def planned(spec: Spec, command: str) -> Plan:
-    """The plan of a study whose page can be drawn.
-
-    Raises:
-        InputError: a setting, a view or a finding that makes no sense.
-    """
-    plan = plan_of(spec)
-    header(spec, plan, command)
-    return plan
 
 
 def conduct(
@@ -125,23 +112,3 @@ def why_nothing(conducted: Conducted, matrix: str) -> MithridateError | None:
             kinds = {2: InputError, 3: NothingAssessedError}
             return kinds.get(failure.exit_code, RunError)(failure.reason)
     return None
-
-
-def write(conducted: Conducted, folder: Path) -> Path:
-    """Write the records and the report; returns the report's place.
-
-    Raises:
-        RunError: the folder cannot be written, or the disk is full.
-    """
-    from mithridate import reports
-
-    records = conducted.records
-    reports.write(
-        folder,
-        records.study,
-        records.cells,
-        images=records.images,
-        pictures=dict(records.pictures),
-        timings=records.timings,
-    )
-    return reports.render(folder)

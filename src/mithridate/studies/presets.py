@@ -17,21 +17,8 @@ from mithridate.studies.units.model import Checkpoint
 Table = dict[str, Any]
 """A component's name and settings."""
 
-GREY, COLOUR = 0.3, 8 / 255
 ATTACKS = ("fgsm", "iterative-fgsm", "pgd")
 """The attacks of an audit, at their usual settings."""
-ATTACK_VIEWS = [
-    {"kind": "attacks", "matrix": "attacks"},
-    {"kind": "gallery", "matrix": "attacks"},
-    {"kind": "confusion", "matrix": "clean"},
-]
-AUDIT_VIEWS: list[Table] = [
-    {"kind": "verdict", "matrix": "verdict"},
-    {"kind": "strip", "matrix": "verdict"},
-    {"kind": "maps", "matrix": "verdict"},
-    {"kind": "attacks", "matrix": "evasion"},
-    {"kind": "confusion", "matrix": "clean"},
-]
 
 
 def attack(
@@ -90,7 +77,6 @@ def attack(
                 axes={"attack": names},
             ),
         },
-        view=ATTACK_VIEWS,
     )
 
 
@@ -236,7 +222,6 @@ def _audited(
         defaults=subject,
         options={"role": dict(roles)},
         matrix=matrix,
-        view=[view for view in AUDIT_VIEWS if view["matrix"] in matrix],
     )
 
 

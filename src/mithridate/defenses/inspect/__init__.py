@@ -2,9 +2,15 @@
 
 from mithridate.defenses.inspect.base import Comparison, Evidence, Halves, Inspector, stamp
 from mithridate.defenses.inspect.bias_maps import BiasMaps
-from mithridate.defenses.inspect.controls import train_controls
+from mithridate.defenses.inspect.controls import train_control, train_controls
 from mithridate.defenses.inspect.judge import CleanSide, Verdict, calibrate, judge
-from mithridate.defenses.inspect.maps import MapSet, algorithm_one, algorithm_two, probes
+from mithridate.defenses.inspect.maps import (
+    MapSet,
+    algorithm_one,
+    algorithm_two,
+    map_distances,
+    probes,
+)
 from mithridate.defenses.inspect.null import predictive_p
 from mithridate.defenses.inspect.white_noise import WhiteNoise
 
@@ -22,8 +28,10 @@ __all__ = [
     "algorithm_two",
     "calibrate",
     "judge",
+    "map_distances",
     "predictive_p",
     "probes",
     "stamp",
+    "train_control",
     "train_controls",
 ]

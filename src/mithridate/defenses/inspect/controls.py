@@ -39,21 +39,28 @@ def train_controls(
     models = []
     for index in range(count):
         tell(progress, index, count, "training clean models")
-        trained = fit(
-            like.module,
-            data,
-            epochs=epochs,
-            rng=random.child(rng, "control", index),
-            device=like.device,
-        )
-        models.append(
-            Classifier(
-                trained.module,
-                bounds=like.input_range,
-                classes=like.class_names,
-                image_shape=like.image_shape,
-                outputs=like.outputs,
-                info=trained.info,
-            )
-        )
+        child = random.child(rng, "control", index)
+        models.append(train_control(like, data, epochs=epochs, rng=child))
     return models
+
+
+def train_control(
+    like: Classifier,
+    data: ImageSet,
+    *,
+    epochs: int,
+    rng: torch.Generator,
+    progress: Progress | None = None,
+) -> Classifier:
+    """One of them: as `like`, its weights drawn and trained anew."""
+    trained = fit(
+        like.module, data, epochs=epochs, rng=rng, device=like.device, progress=progress
+    )
+    return Classifier(
+        trained.module,
+        bounds=like.input_range,
+        classes=like.class_names,
+        image_shape=like.image_shape,
+        outputs=like.outputs,
+        info=trained.info,
+    )

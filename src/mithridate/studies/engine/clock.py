@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 from mithridate.studies.engine.unit import Unit
 
@@ -15,30 +16,32 @@ class Clock:
         todo: units that are not made yet.
         slots: units that are made at once.
 
-    >>> clock = Clock([Unit("maps", {"eps": e}) for e in (0.1, 0.2, 0.3)], slots=1)
+    >>> class Maps(Unit[None]):
+    ...     kind = "maps"
+    >>> clock = Clock([Maps(threads=count) for count in (1, 2, 3)], slots=1)
     >>> clock.ended("maps", 60.0); clock.left()
     120.0
     """
 
-    def __init__(self, todo: Iterable[Unit], slots: int) -> None:
+    def __init__(self, todo: Iterable[Unit[Any]], slots: int) -> None:
         self._left = Counter(unit.kind for unit in todo)
         self._slots = slots
-        self._taken: dict[str, list[float]] = defaultdict(list)
+        self._seconds: dict[str, list[float]] = defaultdict(list)
 
     def ended(self, kind: str, seconds: float) -> None:
         """A unit ended."""
         self._left[kind] -= 1
-        self._taken[kind].append(seconds)
+        self._seconds[kind].append(seconds)
 
     def left(self) -> float | None:
         """Seconds to go; None where no unit of some kind that is left has ended yet."""
         total = 0.0
         for kind, count in self._left.items():
             if count > 0:
-                taken = self._taken[kind]
-                if not taken:
+                seconds = self._seconds[kind]
+                if not seconds:
                     return None
-                total += count * sum(taken) / len(taken)
+                total += count * sum(seconds) / len(seconds)
         return total / self._slots
 
 

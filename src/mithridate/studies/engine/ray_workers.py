@@ -12,53 +12,44 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mithridate.errors import InputError, MithridateError, RunError
 from mithridate.studies.engine.perform import Outcome, line, perform
 from mithridate.studies.engine.ray_session import Session
-from mithridate.studies.engine.resources import needs_line, threads_of
-from mithridate.studies.engine.unit import Unit, kind_of
-from mithridate.studies.engine.workers import (
-    GRACE,
-    TRIES,
-    Closing,
-    Follow,
-    lost_line,
-    refusal,
-    unfollowed,
-)
+from mithridate.studies.engine.resources import too_few
+from mithridate.studies.engine.unit import Unit
+from mithridate.studies.engine.workers import GRACE, TRIES, Workers, lost_line, refusal
 
 LOOK = 5.0
 """Seconds for which what is known of the cluster's nodes is taken to hold."""
 
 
-class RayWorkers(Closing):
+class RayWorkers(Workers):
     """The nodes of a cluster, which may come and go.
 
-    A unit takes as many CPUs as it has threads, and the GPUs and memory that its kind declares,
+    A unit takes as many CPUs as it has threads, and the GPUs and memory that it declares,
     but no more CPUs and memory than the largest node has. One whose worker or node is lost is
     submitted again, `TRIES` times in all: Ray's own retries are off, as those after want of
     memory have no end. A session that this process has with Ray already is used, and left open.
+    Progress within a unit stays on its node.
 
     Args:
         where: "local", or a running cluster's address: "HOST:PORT", "auto" (this machine's).
         root: of the store; every node must reach it under this path.
-        follow: never called: progress within units is not sent.
 
     Raises:
         InputError: Ray is not installed, or the address is not one.
         RunError: no such cluster, or it refuses us.
     """
 
-    def __init__(self, where: str, root: Path, follow: Follow = unfollowed) -> None:
-        self.root, self.follow = root.absolute(), follow
+    def __init__(self, where: str, root: Path) -> None:
+        self.root = root.absolute()
         self._session = Session(where)
         self._ray = self._session.ray
         self._work = self._ray.remote(work)
-        self._running: dict[Any, tuple[Unit, int]] = {}
+        self._running: dict[Any, tuple[Unit[Any], int]] = {}
         self._outcomes: list[Outcome] = []
         self._looked, self._nodes = 0.0, list[dict[str, Any]]()
 
@@ -74,19 +65,21 @@ class RayWorkers(Closing):
             self._looked = time.monotonic()
         return self._nodes
 
-    def submit(self, unit: Unit) -> None:
+    def submit(self, unit: Unit[Any]) -> None:
         try:
             self._submit(unit, 1)
         except MithridateError as error:
             self._outcomes.append(refusal(unit, error))
 
-    def _submit(self, unit: Unit, tries: int) -> None:
-        needs, nodes = kind_of(unit.kind).needs(unit.spec), self.nodes()
+    def _submit(self, unit: Unit[Any], tries: int) -> None:
+        needs, nodes = unit.needs(), self.nodes()
         most = max((int(node.get("GPU", 0)) for node in nodes), default=0)
         if needs.gpus > most:
-            raise InputError(needs_line(unit, needs.gpus, most, "the largest node of the cluster"))
+            raise InputError(
+                too_few(unit.kind, needs.gpus, most, "the largest node of the cluster")
+            )
         options = {
-            "num_cpus": min(threads_of(unit.spec), largest(nodes, "CPU") or 1),
+            "num_cpus": min(unit.threads, largest(nodes, "CPU") or 1),
             "num_gpus": needs.gpus,
             "memory": min(needs.memory, largest(nodes, "memory")),
             "max_retries": 0,
@@ -117,16 +110,16 @@ class RayWorkers(Closing):
             self._outcomes.append(self._ray.get(task))
         except (errors.RayTaskError, errors.RuntimeEnvSetupError) as error:
             cause = getattr(error, "cause", None) or error
-            said = f"{unit.kind}: a node cannot run it: {type(cause).__name__}: {line(cause)}"
-            self._outcomes.append(refusal(unit, RunError(said)))
+            reason = f"{unit.kind}: a node cannot run it: {type(cause).__name__}: {line(cause)}"
+            self._outcomes.append(refusal(unit, RunError(reason)))
         except errors.RayError as error:
             self._lost(unit, tries, isinstance(error, errors.OutOfMemoryError))
 
-    def _lost(self, unit: Unit, tries: int, memory: bool) -> None:
+    def _lost(self, unit: Unit[Any], tries: int, memory: bool) -> None:
         self._nodes = []
         try:
             if tries >= TRIES:
-                raise RunError(lost_line(unit, tries, -signal.SIGKILL if memory else 1))
+                raise RunError(lost_line(unit.kind, tries, -signal.SIGKILL if memory else 1))
             self._submit(unit, tries + 1)
         except MithridateError as error:
             self._outcomes.append(refusal(unit, error))
@@ -152,29 +145,34 @@ def largest(nodes: list[dict[str, Any]], resource: str) -> int:
     return max((int(node.get(resource, 0)) for node in nodes), default=0)
 
 
-def work(unit: Unit, root: str, paths: list[str]) -> Outcome:
+def work(unit: Unit[Any], root: str, paths: list[str]) -> Outcome:
     """What a node does with a unit, with the caller's plug-ins in reach."""
     sys.path.extend(path for path in paths if path not in sys.path)
-    try:
-        if anew(unit).key != unit.key:
-            raise RunError(
-                "a node has other code for it than this process: install one version of "
-                "mithridate, and of plug-ins, on all nodes"
-            )
-    except MithridateError as error:
-        return refusal(unit, RunError(f"{unit.kind}: {error}"))
+    key = unit.key
+    forget_keys(unit)
+    if unit.key != key:
+        return refusal(
+            unit,
+            RunError(
+                f"{unit.kind}: a node has other code for it than this process: install one "
+                "version of mithridate, and of plug-ins, on all nodes"
+            ),
+        )
     return perform(unit, Path(root))
 
 
-def anew(unit: Unit) -> Unit:
-    """The same unit without a key: this process's code gives it one.
+def forget_keys(unit: Unit[Any]) -> None:
+    """Let this process's code give the unit, and all that it needs, their keys.
 
-    >>> unit = Unit("data", {"name": "digits"})
-    >>> anew(unit).key == unit.key
+    >>> class Sum(Unit[int]):
+    ...     kind = "sum"
+    >>> unit = Sum()
+    >>> vars(unit)["key"] = "another version's"
+    >>> forget_keys(unit)
+    >>> unit.key == Sum().key
     True
     """
-    inputs: Mapping[str, Unit | tuple[Unit, ...]] = {
-        name: tuple(map(anew, given)) if isinstance(given, tuple) else anew(given)
-        for name, given in unit.inputs.items()
-    }
-    return Unit(unit.kind, unit.spec, inputs)
+    for parent in unit.parents():
+        forget_keys(parent)
+    for name in ("key", "identity"):
+        vars(unit).pop(name, None)

@@ -119,7 +119,7 @@ def header(spec: Spec, plan: Plan, command: str) -> dict[str, Any]:
             for name, matrix in spec.matrix.items()
         ],
         "columns": columns | spec.columns,
-        "views": spec.view or views,
+        "views": spec.view or ([] if spec.preset else views),
         "published": spec.published,
         "comparisons": [],
         "doubts": [{"id": key, "text": text} for key, text in spec.doubts.items()],

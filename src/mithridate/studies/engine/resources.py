@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
 from mithridate.data.store import available_memory
 from mithridate.errors import InputError
-from mithridate.studies.engine.unit import Unit, kind_of
+from mithridate.studies.engine.unit import Unit
 
 
 class Share(NamedTuple):
@@ -41,42 +40,33 @@ def gpus() -> int:
     return torch.cuda.device_count()
 
 
-def threads_of(spec: Mapping[str, Any]) -> int:
-    """CPU threads that a unit computes with.
-
-    >>> threads_of({"threads": 2}), threads_of({})
-    (2, 1)
-    """
-    return max(1, int(spec.get("threads", 1)))
-
-
-def needs_line(unit: Unit, wanted: int, there: int, where: str) -> str:
+def too_few(kind: str, wanted: int, there: int, where: str) -> str:
     """Why a unit cannot run for want of GPUs, and what to do.
 
-    >>> print(needs_line(Unit("model", {}), 1, 0, "this machine"))
+    >>> print(too_few("model", 1, 0, "this machine"))
     model needs 1 GPU, and this machine has 0: set device=cpu, or run where there are enough
     """
     plural = "" if wanted == 1 else "s"
     return (
-        f"{unit.kind} needs {wanted} GPU{plural}, and {where} has {there}: set device=cpu, or run "
+        f"{kind} needs {wanted} GPU{plural}, and {where} has {there}: set device=cpu, or run "
         "where there are enough"
     )
 
 
 class Room:
-    """What is left of this machine. Needs that `Kind.needs` declares are never exceeded.
+    """What is left of this machine. What units declare that they need is never exceeded.
 
     A unit that declares more memory or threads than there is runs alone: both are estimates.
-    GPUs are handed out one to a unit, never shared.
+    A GPU is handed out to one unit at a time.
 
     Args:
         slots: units that may run at once.
 
-    >>> class Free(Room):
-    ...     def needs(self, unit): return Share((), 1, 0)
-    >>> room = Free(1)
-    >>> share = room.take(Unit("a", {}))
-    >>> room.take(Unit("b", {})) is None
+    >>> class Sum(Unit[int]):
+    ...     kind = "sum"
+    >>> room = Room(1)
+    >>> share = room.take(Sum())
+    >>> room.take(Sum()) is None
     True
     """
 
@@ -86,18 +76,18 @@ class Room:
         self.memory = available_memory()
         self.held: list[Share] = []
 
-    def needs(self, unit: Unit) -> Share:
+    def needs(self, unit: Unit[Any]) -> Share:
         """What the unit declares; the GPUs' numbers stand for how many.
 
         Raises:
             InputError: more GPUs than this machine has.
         """
-        wanted = kind_of(unit.kind).needs(unit.spec)
+        wanted = unit.needs()
         if wanted.gpus and wanted.gpus > gpus():
-            raise InputError(needs_line(unit, wanted.gpus, gpus(), "this machine"))
-        return Share(tuple(range(wanted.gpus)), threads_of(unit.spec), wanted.memory)
+            raise InputError(too_few(unit.kind, wanted.gpus, gpus(), "this machine"))
+        return Share(tuple(range(wanted.gpus)), unit.threads, wanted.memory)
 
-    def take(self, unit: Unit) -> Share | None:
+    def take(self, unit: Unit[Any]) -> Share | None:
         """The unit's share, or None while it does not fit; `give` it back.
 
         Raises:

@@ -25,32 +25,32 @@ def serve(descriptor: int, parent: int, root: str) -> None:
     signal.signal(signal.SIGTERM, _stop)
     threading.Thread(target=_follow_parent, args=(parent,), daemon=True).start()
     link: Connection[Any, Any] = Connection(descriptor)
-    told = 0.0
+    last = 0.0
 
     def tell(done: int, total: int, what: str) -> None:
-        nonlocal told
-        if time.monotonic() - told >= PAUSE:
-            told = time.monotonic()
+        nonlocal last
+        if time.monotonic() - last >= PAUSE:
+            last = time.monotonic()
             link.send((done, total, what))
 
-    on: tuple[int, ...] = ()
+    current: tuple[int, ...] = ()
     try:
         while True:
             unit, gpus = link.recv()
-            if gpus and gpus != on:
-                on = _move(gpus, Path(root))
+            if gpus and gpus != current:
+                _move(gpus, Path(root))
+                current = gpus
             link.send(perform(unit, Path(root), tell=tell))
     except (EOFError, OSError, KeyboardInterrupt):
         return
 
 
-def _move(gpus: tuple[int, ...], root: Path) -> tuple[int, ...]:
+def _move(gpus: tuple[int, ...], root: Path) -> None:
     """Compute on these GPUs from now on; products that lie on others are forgotten."""
     import torch
 
     maker_of(root).kept.clear()
     torch.cuda.set_device(gpus[0])
-    return gpus
 
 
 def _stop(number: int, frame: object) -> None:

@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import shutil
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -25,7 +23,6 @@ from typing import Any
 
 from mithridate.errors import RunError
 from mithridate.networks.storage import FULL, refused
-from mithridate.studies.engine import lock
 from mithridate.studies.engine.disk import flush, hashed, names, sealed, size, write
 from mithridate.studies.engine.entry import (
     SCHEMA,
@@ -38,7 +35,7 @@ from mithridate.studies.engine.entry import (
     reading,
     signed,
 )
-from mithridate.studies.engine.lock import Held, Lock, Locks, Owner
+from mithridate.studies.engine.lock import Lock, Locks, Owner
 from mithridate.studies.engine.unit import Unit, canonical
 
 COSTLY = 1.0
@@ -159,20 +156,16 @@ class Store:
     def draft(self, unit: Unit) -> Iterator[Draft]:
         """A folder beside for the unit's files; gone afterwards unless committed.
 
+        It is the holder's of the unit's lock (`claim`): without it, `sweep` takes it for litter.
+
         Raises:
             RunError: no room, in the words that say how much is missing.
         """
-        folder = self._own(unit.key)
-
-        def beat() -> None:
-            with suppress(OSError):
-                os.utime(folder)
-
+        folder = self.drafts / self.locks.draft(unit.key)
         try:
             folder.mkdir(parents=True)
         except OSError as error:
             raise refused(folder, error, 0, least=True) from None
-        lock.pulse.add(beat)
         try:
             yield Draft(self, unit, folder)
         except OSError as error:
@@ -180,7 +173,6 @@ class Store:
                 raise
             raise refused(self.folder(unit.key), error, size(folder), least=True) from None
         finally:
-            lock.pulse.drop(beat)
             shutil.rmtree(folder, ignore_errors=True)
 
     def put(self, draft: Path, key: str, *, lasting: bool = True) -> bool:
@@ -218,7 +210,7 @@ class Store:
         """
         return self.locks.claim(key)
 
-    def busy(self) -> dict[str, Held]:
+    def busy(self) -> dict[str, Owner]:
         """Key -> owner of the units that are being made."""
         return self.locks.live()
 
@@ -229,7 +221,7 @@ class Store:
             RunError: it cannot be removed.
         """
         _verified(self.root).discard(key)
-        away = self._own(key)
+        away = self.drafts / self.locks.draft(key)
         try:
             self.drafts.mkdir(parents=True, exist_ok=True)
             self.folder(key).rename(away)
@@ -240,13 +232,10 @@ class Store:
         shutil.rmtree(away, ignore_errors=True)
 
     def sweep(self) -> int:
-        """Remove the drafts and the locks of processes that are dead; returns how many.
-
-        Another host's are taken for dead where nothing refreshed them for `lock.EXPIRY` seconds.
-        """
+        """Remove the drafts and the locks of processes that are dead; returns how many."""
         count = self.locks.sweep()
         for folder in list(self.drafts.glob("*")):
-            if _abandoned(folder):
+            if self.locks.abandoned(folder):
                 shutil.rmtree(folder, ignore_errors=True)
                 count += 1
         return count
@@ -266,27 +255,8 @@ class Store:
             return Kept(key, "?", {}, weight, None, used)
         return Kept(key, entry.kind, entry.spec, weight, entry.seconds, used)
 
-    def _own(self, key: str) -> Path:
-        """A name in `drafts` that nobody else uses and everybody can tell the owner of."""
-        host, pid, started = lock.me()
-        return self.drafts / f"{key}.{host}.{pid}-{started}.{secrets.token_hex(6)}"
-
 
 @cache
 def _verified(root: Path) -> set[str]:
     """Keys below a root whose files this process has hashed; the keys only, they may be many."""
     return set()
-
-
-def _abandoned(draft: Path) -> bool:
-    """Whether the process that wrote it is dead."""
-    try:
-        _, host, process, _ = draft.name.split(".")
-        pid, started = map(int, process.split("-"))
-        alive = Owner(host, pid, started).alive()
-    except ValueError:  # not ours
-        alive = None
-    try:
-        return not (time.time() - draft.stat().st_mtime <= lock.EXPIRY if alive is None else alive)
-    except OSError:
-        return False

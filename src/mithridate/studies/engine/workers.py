@@ -11,71 +11,57 @@ import signal
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from mithridate.errors import MithridateError, RunError, check_number
-from mithridate.studies.engine.perform import Outcome, line, perform
+from mithridate.studies.engine.perform import Outcome, line, perform, silent
 from mithridate.studies.engine.resources import Room, Share
 from mithridate.studies.engine.unit import Unit
 
-Follow = Callable[[str, int, int, str], None]
-"""Called with (key, done, total, what) while a unit is made."""
+Follow = Callable[[Unit[Any], int, int, str], None]
+"""Called with (unit, done, total, what) while a unit is made; a total of 0 is not known."""
 TRIES = 3
 """Times that a unit is begun where its worker is lost."""
 GRACE = 2.0
 """Seconds in which a worker may drop its draft before it is killed."""
 
 
-class Workers(Protocol):
-    """Makes the units that it is given, in any order."""
+class Workers(ABC):
+    """Makes the units that it is given, in any order. A context manager, closed in any case."""
 
     @property
+    @abstractmethod
     def slots(self) -> int:
         """Units that it makes at once; more may be submitted, and wait."""
 
-    def submit(self, unit: Unit) -> None:
+    @abstractmethod
+    def submit(self, unit: Unit[Any]) -> None:
         """Take a unit whose inputs are made."""
 
+    @abstractmethod
     def wait(self, timeout: float | None = None) -> list[Outcome]:
         """Outcomes since the last call: at least one, unless time or work runs out."""
 
+    @abstractmethod
     def close(self) -> None:
         """Stop. What is being made is dropped."""
-
-
-class Closing:
-    """`with` for workers: closed in any case."""
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
-    def close(self) -> None:
-        """Stop."""
 
-
-def unfollowed(key: str, done: int, total: int, what: str) -> None:
-    """Progress that nobody follows.
-
-    >>> unfollowed("0" * 64, 1, 2, "epoch")
-    """
-
-
-class InProcess(Closing):
+class InProcess(Workers):
     """One unit after the other, here.
 
     >>> InProcess(Path("store")).slots
@@ -84,12 +70,12 @@ class InProcess(Closing):
 
     slots = 1
 
-    def __init__(self, root: Path, follow: Follow = unfollowed) -> None:
+    def __init__(self, root: Path, follow: Follow | None = None) -> None:
         self.root, self.follow = root.absolute(), follow
         self._room = Room(1)
-        self._waiting: deque[Unit] = deque()
+        self._waiting: deque[Unit[Any]] = deque()
 
-    def submit(self, unit: Unit) -> None:
+    def submit(self, unit: Unit[Any]) -> None:
         self._waiting.append(unit)
 
     def wait(self, timeout: float | None = None) -> list[Outcome]:
@@ -97,22 +83,22 @@ class InProcess(Closing):
         if not self._waiting:
             return []
         unit = self._waiting.popleft()
-
-        def tell(done: int, total: int, what: str) -> None:
-            self.follow(unit.key, done, total, what)
-
         try:
             self._room.needs(unit)
         except MithridateError as error:
             return [refusal(unit, error)]
+        tell = silent if self.follow is None else partial(self.follow, unit)
         return [perform(unit, self.root, tell=tell)]
+
+    def close(self) -> None:
+        self._waiting.clear()
 
 
 @dataclass(eq=False)
 class Job:
     """A unit on its way."""
 
-    unit: Unit
+    unit: Unit[Any]
     share: Share
     tries: int
 
@@ -126,7 +112,7 @@ class Worker:
     job: Job | None = None
 
 
-class Processes(Closing):
+class Processes(Workers):
     """`count` processes on this machine, started as units come.
 
     They are sessions of their own, so that Ctrl-C reaches this process alone, which decides;
@@ -139,15 +125,19 @@ class Processes(Closing):
     []
     """
 
-    def __init__(self, count: int, root: Path, follow: Follow = unfollowed) -> None:
+    def __init__(self, count: int, root: Path, follow: Follow | None = None) -> None:
         check_number("workers", count, low=1)
-        self.slots, self.root, self.follow = count, root.absolute(), follow
+        self.root, self.follow = root.absolute(), follow
         self._room = Room(count)
-        self._waiting: deque[tuple[Unit, int]] = deque()
+        self._waiting: deque[tuple[Unit[Any], int]] = deque()
         self._workers: list[Worker] = []
         self._outcomes: list[Outcome] = []
 
-    def submit(self, unit: Unit) -> None:
+    @property
+    def slots(self) -> int:
+        return self._room.slots
+
+    def submit(self, unit: Unit[Any]) -> None:
         self._waiting.append((unit, 1))
         self._hand_out()
 
@@ -205,8 +195,8 @@ class Processes(Closing):
             worker.job = job
             if worker.process.poll() is None and self._sent(worker):
                 return
-            self._bury(worker)
-        worker = hire(self.root)
+            self._retire(worker)
+        worker = start_worker(self.root)
         self._workers.append(worker)
         worker.job = job
         self._sent(worker)  # one that is lost already is noticed by `wait`
@@ -230,19 +220,21 @@ class Processes(Closing):
             self._room.give(worker.job.share)
             self._outcomes.append(message)
             worker.job = None
-        else:
-            self.follow(worker.job.unit.key, *message)
+        elif self.follow is not None:
+            self.follow(worker.job.unit, *message)
 
     def _lost(self, worker: Worker) -> None:
-        job, code = worker.job, self._bury(worker)
+        job, code = worker.job, self._retire(worker)
         assert job is not None
         self._room.give(job.share)
         if job.tries < TRIES:
             self._waiting.appendleft((job.unit, job.tries + 1))
         else:
-            self._outcomes.append(refusal(job.unit, RunError(lost_line(job.unit, TRIES, code))))
+            self._outcomes.append(
+                refusal(job.unit, RunError(lost_line(job.unit.kind, TRIES, code)))
+            )
 
-    def _bury(self, worker: Worker) -> int:
+    def _retire(self, worker: Worker) -> int:
         worker.link.close()
         self._workers.remove(worker)
         try:
@@ -252,15 +244,15 @@ class Processes(Closing):
             return worker.process.wait()
 
 
-def refusal(unit: Unit, error: MithridateError) -> Outcome:
+def refusal(unit: Unit[Any], error: MithridateError) -> Outcome:
     """The outcome of a unit that was not made for `error`."""
     return Outcome(unit.key, 0.0, "failed", line(error), error.exit_code)
 
 
-def lost_line(unit: Unit, tries: int, code: int) -> str:
+def lost_line(kind: str, tries: int, code: int) -> str:
     """What is said of a unit whose workers were lost.
 
-    >>> print(lost_line(Unit("model", {}), 3, -9))
+    >>> print(lost_line("model", 3, -9))
     model: its worker was lost 3 times (SIGKILL, mostly for want of memory): run fewer workers
     """
     if code == -signal.SIGKILL:
@@ -269,10 +261,10 @@ def lost_line(unit: Unit, tries: int, code: int) -> str:
         how = f"{signal.Signals(-code).name}): run it in this process, with one worker, to see why"
     else:
         how = f"exit code {code}): run it in this process, with one worker, to see why"
-    return f"{unit.kind}: its worker was lost {tries} times ({how}"
+    return f"{kind}: its worker was lost {tries} times ({how}"
 
 
-def hire(root: Path) -> Worker:
+def start_worker(root: Path) -> Worker:
     """Start a worker process for the store at `root`."""
     ours, theirs = Pipe()
     code = (

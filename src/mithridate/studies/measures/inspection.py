@@ -16,8 +16,7 @@ from mithridate.classifier import Classifier
 from mithridate.component import Choice
 from mithridate.cost import Sizes, Work
 from mithridate.data import ImageSet
-from mithridate.defenses.inspect import CleanSide, Verdict, judge
-from mithridate.defenses.inspect.stamp import stamp
+from mithridate.defenses.inspect import CleanSide, Verdict, judge, stamp
 from mithridate.doubts import Doubt
 from mithridate.errors import InputError
 from mithridate.metrics import confusion
@@ -188,7 +187,6 @@ class Judged(Unit[Mapping[str, Any]]):
         )
         poisoned = None if self.poisoned is None else get(self.poisoned)
         truth = {} if poisoned is None else truth_of(verdict, poisoned, test.image_shape)
-        _, evidence = verdict.evidence[0]
         write_pictures(folder, self._pictures(verdict, model, test))
         doubts = list(verdict.doubts)
         if not self.trusted:

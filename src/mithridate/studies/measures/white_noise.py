@@ -74,10 +74,10 @@ class NoiseCompared(Unit[Mapping[str, Any]]):
     def make(self, get: Open, folder: Path, tell: Progress) -> dict[str, Any]:
         test, inspector = get(self.data).test, self.inspector.make()
         assert isinstance(inspector, Inspector)
-        evidence = inspector.score(
+        evidence = inspector.compare(
             get(self.model),
             test,
-            clean=[get(self.reference)],
+            reference=get(self.reference),
             rng=child(rng(self.seed), *self.stream) if self.stream else rng(self.seed),
             progress=tell,
         )

@@ -100,7 +100,7 @@ class Adversarial(Unit[Attacked]):
                 model=asked,
                 train=train,
                 classes=test.classes,
-                kind=self.goal,
+                goal=self.goal,
                 target=self.target,
                 rng=random,
             )

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from mithridate.classifier import Classifier, Cost
+from mithridate.classifier import Classifier
 from mithridate.component import Choice
-from mithridate.cost import Sizes, Work
+from mithridate.cost import Cost, Sizes, Work
 from mithridate.defenses.inspect import (
     CleanSide,
     Inspector,
@@ -99,13 +99,12 @@ class Calibrated(Unit[CleanSide]):
             rng=child(rng(self.seed), *self.stream) if self.stream else rng(self.seed),
             progress=tell,
         )
-        tensors, values = side.parts()
-        write_tensors(folder / FILE, tensors, {"kind": "calibration"})
-        return values
+        write_tensors(folder / FILE, side.tensors(), {"kind": "calibration"})
+        return side.values()
 
     def open(self, folder: Path, values: Mapping[str, Any], get: Open) -> CleanSide:
         tensors, _ = read_tensors(folder / FILE)
-        return CleanSide.of_parts([get(model) for model in self.models], tensors, values)
+        return CleanSide.of([get(model) for model in self.models], values, tensors)
 
     def work(self, sizes: Sizes) -> Work:
         """Maps and a search for each model."""

@@ -1,4 +1,4 @@
-"""Kinds of a third party: a package of its own, found by its entry points alone."""
+"""Units of a third party: a module of its own that every worker can import."""
 
 from __future__ import annotations
 
@@ -8,94 +8,129 @@ import random
 import signal
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
 
 from mithridate.errors import InputError
-from mithridate.studies.engine.unit import Kind, Needs
+from mithridate.studies.engine.unit import Needs, Unit
 
 
-class Number(Kind):
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Number(Unit[int]):
     """Not stored; counts how often it is opened."""
 
+    kind = "toy-number"
     stored = False
-    opened = 0
+    opened: ClassVar[int] = 0
 
-    def make(self, spec, inputs, folder, tell):
+    value: int
+
+    def make(self, get, folder, tell):
         raise AssertionError("never made")
 
-    def open(self, folder, values, spec, inputs):
+    def open(self, folder, values, get):
         Number.opened += 1
-        return spec["value"]
+        return self.value
 
 
-class Total(Kind):
-    """Adds up its inputs, after `spec["seconds"]`; leaves a line in `spec["log"]`."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Total(Unit[int]):
+    """Adds up other units, after `seconds`; leaves a line in `log`."""
 
-    def make(self, spec, inputs, folder, tell):
-        until = time.monotonic() + spec.get("seconds", 0)
+    kind = "toy-total"
+
+    of: Unit | tuple[Unit, ...] = ()
+    plus: int = 0
+    seconds: float = 0.0
+    log: str | None = None
+
+    def make(self, get, folder, tell):
+        until = time.monotonic() + self.seconds
         tell(0, 1, "adding")
         while time.monotonic() < until:
             time.sleep(0.01)
-        given = inputs.get("of", [])
-        total = spec.get("plus", 0) + sum(given if isinstance(given, list) else [given])
+        total = self.plus + sum(get(unit) for unit in self.parents())
         (folder / "total.json").write_text(json.dumps(total))
-        note(spec, "made")
+        note(self.log, "made")
         return {"total": total}
 
-    def open(self, folder, values, spec, inputs):
+    def open(self, folder, values, get):
         assert json.loads((folder / "total.json").read_text()) == values["total"]
         return values["total"]
 
 
-class Drawn(Kind):
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Large(Total):
+    """A total that needs GPUs and memory."""
+
+    kind = "toy-large"
+
+    gpus: int = 0
+    bytes: int = 1
+
+    def needs(self):
+        return Needs(gpus=self.gpus, memory=self.bytes)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Drawn(Unit[dict]):
     """Draws from every global generator, and says how many threads it had."""
 
-    def make(self, spec, inputs, folder, tell):
+    kind = "toy-drawn"
+
+    seed: int = 0
+
+    def make(self, get, folder, tell):
         draws = [random.random(), float(np.random.rand()), float(torch.rand(()))]
         (folder / "draws.json").write_text(json.dumps(draws))
         return {"draws": draws, "threads": torch.get_num_threads()}
 
 
-class Broken(Kind):
-    """Fails as it is told to."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Broken(Unit[dict]):
+    """Fails as `how` says."""
 
-    def make(self, spec, inputs, folder, tell):
+    kind = "toy-broken"
+
+    how: str
+    at: int = 0
+    log: str | None = None
+
+    def make(self, get, folder, tell):
         (folder / "half.json").write_text("1")
-        how = spec["how"]
-        if how == "input":
+        if self.how == "input":
             raise InputError("eps must be positive,\ngot -1")
-        if how == "bug":
-            return {"x": [1][spec["at"]]}
-        if how == "interrupt":
+        if self.how == "bug":
+            return {"x": [1][self.at]}
+        if self.how == "interrupt":
             raise KeyboardInterrupt
-        if how == "kill":
-            note(spec, "killed")
+        if self.how == "kill" or (
+            self.how == "kill once" and "killed" not in Path(self.log).read_text()
+        ):
+            note(self.log, "killed")
             os.kill(os.getpid(), signal.SIGKILL)
-        if how == "kill once" and "killed" not in Path(spec["log"]).read_text():
-            note(spec, "killed")
-            os.kill(os.getpid(), signal.SIGKILL)
-        if how == "nan":
+        if self.how == "nan":
             return {"x": float("nan")}
-        if how == "exit":
+        if self.how == "exit":
             sys.exit(7)
-        if how == "deaf":
+        if self.how == "deaf":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            note(spec, "deaf")
+            note(self.log, "deaf")
             time.sleep(60)
         return {"x": 1}
 
 
-class Large(Total):
-    """A total that needs the memory and the GPUs of its spec."""
+def total(*values, **fields):
+    """A total of numbers; the log may be a path."""
+    fields = {name: str(value) if name == "log" else value for name, value in fields.items()}
+    return Total(of=tuple(Number(value=value) for value in values), **fields)
 
-    def needs(self, spec):
-        return Needs(gpus=spec.get("gpus", 0), memory=spec.get("memory", 1))
 
-
-def note(spec, what):
-    if "log" in spec:
-        with Path(spec["log"]).open("a") as file:
+def note(log, what):
+    if log is not None:
+        with Path(log).open("a") as file:
             file.write(f"{what} {os.getpid()} {time.monotonic()}\n")
