@@ -103,6 +103,7 @@ TABLES: dict[str, dict[str, str]] = {
         "white-noise": "mithridate.defenses.inspect.white_noise:WhiteNoise",
     },
     "measures": {
+        "accuracy": "mithridate.studies.measures.accuracy:Accuracy",
         "evasion": "mithridate.studies.measures.evasion:Evasion",
         "backdoor": "mithridate.studies.measures.backdoor:Backdoor",
         "poisoning": "mithridate.studies.measures.poisoning:Poisoning",
@@ -336,6 +337,9 @@ class Choice:
         >>> Choice("poisons", "badnets", {"trigger": "multiply", "target": 1, "count": 2}).versions()
         {'BadNets': 1, 'Multiply': 1}
         """
+        cls = find(self.kind, self.name)
+        if not dataclasses.is_dataclass(cls):  # a network, which holds no other component
+            return {cls.__name__: getattr(cls, "version", 1)}
         return {type(one).__name__: one.version for one in held(self.make())}
 
 

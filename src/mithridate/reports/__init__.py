@@ -1,7 +1,7 @@
-"""Reports: the record of a run, and the one HTML file made from it. Imports no torch."""
+"""Reports: the record of a run in its folder, and the one HTML file made from it. No torch."""
 
-from mithridate.reports.folder import read, write
-from mithridate.reports.render import compare, render
-from mithridate.reports.schema import Record
+from mithridate.reports.compare import compare
+from mithridate.reports.folder import parts, read, write
+from mithridate.reports.page import render
 
-__all__ = ["Record", "compare", "read", "render", "write"]
+__all__ = ["compare", "parts", "read", "render", "write"]

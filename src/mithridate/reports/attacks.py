@@ -1,54 +1,384 @@
-"""The attacks of a record: a row for each, and what they wanted."""
+"""What a run of attacks comes to: its rows, sentences and doubts, its pictures side by side."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from mithridate.reports.basic import Count, Doubt, Index, Part, Proportion, Size
+import numpy as np
+
+from mithridate.errors import InputError
+from mithridate.reports import images, words
+from mithridate.reports.images import Array, Picture
+from mithridate.reports.schema import Cell, Doubt, Proportion, Timing
+from mithridate.reports.select import number_of, share_of, text_of, whole_of
+
+NEAR = 0.01
+"""Minimal attacks are compared by distance where their success differs by no more."""
+STRONG = ("autoattack", "apgd", "pgd", "iterative-fgsm", "fgsm")
+"""The strongest known first: in a tie the first of these is named, before any other attack."""
+GRID = ("grid_clean", "grid_labels", "grid_wanted", "grid_adversarial", "grid_predicted")
+PAIR = ("examples_clean", "examples_changed")
+MOST_PAIRS = 8
 
 
-class AttackRow(Part):
-    """One attack on one model.
+@dataclass(frozen=True)
+class AttackRow:
+    """One attack on one model, as its cell has it.
 
-    `success` is over the images classified rightly before, `accuracy_left` over all n; where
-    the attack was cut short (`status`), n counts the images of its finished batches. Distances
-    are of the images that were fooled: in L2, in Linf, and in the attack's own `norm`.
+    `success` is over the images classified rightly before, `accuracy_left` over all n; where the
+    attack was cut short (`status`), n counts the images that it reached. Distances are of the
+    images that were fooled: in L2, and in the attack's own `norm`. Queries and gradients are per
+    image.
     """
 
     name: str
-    settings: dict[str, Any]
-    status: str = "done"
-    norm: Literal["l0", "l1", "l2", "linf"] | None = None
-    access: tuple[str, ...] = ()
-    kind: str | None = None
-    n: Count
+    status: str
+    settings: str
+    access: str
+    kind: str
+    norm: str
+    eps: float | None
+    n: int
     success: Proportion | None
     accuracy_left: Proportion | None
-    mean_distance: Size | None = None
-    median_distance: Size | None = None
-    mean_l2: Size | None
-    median_l2: Size | None = None
-    mean_linf: Size | None
-    queries: Count
-    gradients: Count
-    seconds: Size
-    doubts: list[Doubt]
+    mean_distance: float | None
+    median_distance: float | None
+    mean_l2: float | None
+    median_l2: float | None
+    queries: float | None
+    gradients: float | None
+    seconds: float | None
+    doubts: Sequence[Doubt]
+    goal: str
+    target: int | None
+    wrong: int | None
+    left_out: int | None
 
     @property
     def ran(self) -> bool:
         """Whether it measured anything."""
-        return self.n > 0
+        return self.accuracy_left is not None
 
 
-class Aim(Part):
-    """What the attacks of a run wanted, and of which images.
+def rows(cells: Sequence[Cell], timings: Sequence[Timing] = ()) -> list[AttackRow]:
+    """The rows of cells of the measure "evasion", in order.
 
-    `wrong` of the `images` were misclassified before any attack; `left_out` more were of the
-    target class already, and not attacked.
+    An attack took what the units took that serve its cell alone.
+    """
+    spent: dict[str, float] = {}
+    for timing in timings:
+        if len(timing.cells) == 1:
+            spent[timing.cells[0]] = spent.get(timing.cells[0], 0.0) + timing.seconds
+    return [_row(cell, spent.get(cell.id)) for cell in cells]
+
+
+def _row(cell: Cell, seconds: float | None) -> AttackRow:
+    left = share_of(cell, "accuracy_left")
+    name = str(cell.axes.get("attack") or cell.id)
+    others = [f"{axis} {label}" for axis, label in cell.axes.items() if axis != "attack"]
+    return AttackRow(
+        name=", ".join([name, *others]),
+        status=cell.status,
+        settings=settings_text(text_of(cell, "settings")),
+        access=text_of(cell, "access"),
+        kind=text_of(cell, "kind"),
+        norm=text_of(cell, "norm"),
+        eps=number_of(cell, "eps"),
+        n=left.n if left is not None else 0,
+        success=share_of(cell, "success"),
+        accuracy_left=left,
+        mean_distance=number_of(cell, "mean_distance"),
+        median_distance=number_of(cell, "median_distance"),
+        mean_l2=number_of(cell, "mean_l2"),
+        median_l2=number_of(cell, "median_l2"),
+        queries=number_of(cell, "queries"),
+        gradients=number_of(cell, "gradients"),
+        seconds=seconds,
+        doubts=cell.doubts,
+        goal=text_of(cell, "goal"),
+        target=whole_of(cell, "target"),
+        wrong=whole_of(cell, "wrong"),
+        left_out=whole_of(cell, "left_out"),
+    )
+
+
+def settings_text(text: str) -> str:
+    """Settings as they are read; levels of 8 bits as such.
+
+    >>> settings_text("eps=0.03137254901960784, steps=40")
+    'eps 8/255, steps 40'
     """
 
-    goal: Literal["untargeted", "targeted"]
-    target: Index | None
-    images: Count
-    wrong: Count
-    left_out: Count
+    def shown(match: re.Match[str]) -> str:
+        value = match[1]
+        return (
+            f" {words.setting(float(value))}" if re.fullmatch(r"\d+\.\d+", value) else f" {value}"
+        )
+
+    return re.sub(r"=([^,\s]*)", shown, text)
+
+
+def strongest(attacks: Sequence[AttackRow]) -> AttackRow | None:
+    """The bounded attack that leaves the least accuracy.
+
+    Of several that leave as much, the strongest known one (`STRONG`), else the cheapest. A minimal
+    attack may go as far as it needs, so it is named only where none is bounded. None where nothing
+    was measured.
+    """
+    measured = [row for row in attacks if row.ran]
+    bounded = [row for row in measured if row.kind == "bounded"] or measured
+    return min(bounded, key=_strength, default=None)
+
+
+def _strength(row: AttackRow) -> tuple[float, int, float]:
+    assert row.accuracy_left is not None
+    known = STRONG.index(row.name) if row.name in STRONG else len(STRONG)
+    return row.accuracy_left.value, known, (row.queries or 0) + (row.gradients or 0)
+
+
+def smallest(attacks: Sequence[AttackRow]) -> AttackRow | None:
+    """Of the attacks that look for the smallest L2 change and fool the most, the nearest."""
+    minimal = [
+        (row.median_l2, row.success.value, row)
+        for row in attacks
+        if (row.kind, row.norm) == ("minimal", "l2") and row.median_l2 is not None and row.success
+    ]
+    most = max((success for _, success, _ in minimal), default=0.0)
+    able = [(distance, row) for distance, success, row in minimal if success >= most - NEAR]
+    return min(able, key=lambda pair: pair[0], default=(0.0, None))[1]
+
+
+def closing(attacks: Sequence[AttackRow]) -> str:
+    """The result in one sentence, without its full stop."""
+    row, least = strongest(attacks), smallest(attacks)
+    if row is None:
+        return "No attack measured anything"
+    text = f"{row.name} leaves {bracketed(row.accuracy_left)} of {words.many(row.n, 'image')}"
+    if row.kind == "bounded" and row.eps is not None:
+        text += f" within eps {words.setting(row.eps)} ({row.norm})"
+        equal = sum(_as_good(other, row) for other in attacks if other is not row)
+        if equal:
+            text += f", as {'does 1 other' if equal == 1 else f'do {equal} others'}"
+    if least is not None:
+        text += (
+            f"; the smallest change is {least.name}'s, median L2 {words.number(least.median_l2)}"
+        )
+    return text
+
+
+def _as_good(other: AttackRow, row: AttackRow) -> bool:
+    """Whether it leaves as much, of as many, within as much."""
+    alike = (other.kind, other.norm, other.n, other.eps) == (row.kind, row.norm, row.n, row.eps)
+    return alike and other.accuracy_left == row.accuracy_left
+
+
+def goal_line(attacks: Sequence[AttackRow], class_names: Sequence[str]) -> str:
+    """What the attacks wanted, and of which images; empty where no row says so."""
+    row = next((row for row in attacks if row.goal and row.ran), None)
+    if row is None:
+        return ""
+    text = "Goal: any wrong class."
+    if row.goal == "targeted":
+        text = "Goal: another class, drawn for each image."
+        if row.target is not None:
+            text = f"Goal: class “{_class(row.target, class_names)}”."
+    text += f" {words.many(row.n, 'test image')}"
+    if row.wrong is not None:
+        text += f", of which {row.wrong:,} misclassified before"
+    text += "."
+    if row.left_out:
+        text += f" Left out: {row.left_out:,} more, which are of the target class."
+    return text
+
+
+def _class(index: int, names: Sequence[str]) -> str:
+    return names[index] if 0 <= index < len(names) else str(index)
+
+
+def bracketed(share: Proportion | None) -> str:
+    """A share with its interval, in percent.
+
+    >>> bracketed(Proportion(value=0.0, low=0.0, high=0.0185, k=0, n=200))
+    '0.0 % [0.0, 1.8]'
+    """
+    if share is None:
+        return words.NONE
+    value, low, high = (f"{100 * part:.1f}" for part in (share.value, share.low, share.high))
+    return f"{value} % [{low}, {high}]"
+
+
+def distance(mean: float | None, median: float | None) -> str:
+    """A mean and a median, as a cell of a table holds them.
+
+    >>> distance(1.234, 1.1), distance(None, None)
+    ('1.23, 1.1', '–')
+    """
+    return words.NONE if mean is None else f"{words.number(mean)}, {words.number(median)}"
+
+
+@dataclass(frozen=True)
+class Doubts:
+    """The doubts of several rows, each told once.
+
+    Attributes:
+        own: by row, those that no other row has.
+        marks: by row, the letters of those that it shares with some.
+        notes: letter and doubt of those shared; the letter is empty where every row has it.
+    """
+
+    own: Sequence[Sequence[Doubt]]
+    marks: Sequence[Sequence[str]]
+    notes: Sequence[tuple[str, Doubt]]
+
+
+def doubts_of(attacks: Sequence[AttackRow]) -> Doubts:
+    """Doubts of one row, of some rows, and of all rows that ran."""
+    everyone, rest = shared_doubts(attacks), own_doubts(attacks)
+    count: dict[Doubt, int] = {}
+    for doubt in (doubt for row in rest for doubt in row):
+        count[doubt] = count.get(doubt, 0) + 1
+    several = [doubt for doubt, times in count.items() if times > 1]
+    letter = {doubt: chr(ord("a") + place % 26) for place, doubt in enumerate(several)}
+    return Doubts(
+        own=[[doubt for doubt in row if count[doubt] == 1] for row in rest],
+        marks=[[letter[doubt] for doubt in row if doubt in letter] for row in rest],
+        notes=[*(("", doubt) for doubt in everyone), *((letter[d], d) for d in several)],
+    )
+
+
+def shared_doubts(attacks: Sequence[AttackRow]) -> list[Doubt]:
+    """Doubts that every attack that ran has, word for word."""
+    ran = [row for row in attacks if row.ran]
+    if len(ran) < 2:
+        return []
+    return [doubt for doubt in ran[0].doubts if all(doubt in row.doubts for row in ran)]
+
+
+def own_doubts(attacks: Sequence[AttackRow]) -> list[list[Doubt]]:
+    """The doubts of each row that it does not share with all."""
+    shared = shared_doubts(attacks)
+    return [[doubt for doubt in row.doubts if doubt not in shared] for row in attacks]
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """One image under one attack; `state` is "fooled", "kept", "astray" (a wrong class, not the one
+    wanted), or "none" where it was not run."""
+
+    changed: Picture | None
+    difference: Picture | None
+    predicted: str
+    full: str
+    state: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """One attack on the images that every attack is shown on."""
+
+    name: str
+    note: str
+    reach: str
+    images: Sequence[Attacked]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Images before with their class, and a line for each attack.
+
+    `pairs` stand in for both where images were not the same under every attack: plain, attacked,
+    and the change.
+    """
+
+    before: Sequence[tuple[Picture | None, str]] = ()
+    lines: Sequence[Line] = ()
+    pairs: Sequence[tuple[Picture | None, Picture | None, Picture | None]] = ()
+
+
+def gallery(
+    attacks: Sequence[AttackRow], arrays: Sequence[Mapping[str, Array]], names: Sequence[str]
+) -> Gallery | None:
+    """The same images under every attack, each line's differences on a scale of its own.
+
+    Args:
+        arrays: of each row's cell; None is returned where none has pictures.
+        names: of the classes; a class beyond them is called by its index.
+
+    Raises:
+        InputError: arrays that do not fit each other.
+    """
+    shown = next((held for held in arrays if all(name in held for name in GRID)), None)
+    if shown is None:
+        held = next((held for held in arrays if all(name in held for name in PAIR)), None)
+        return None if held is None else Gallery(pairs=pairs(held[PAIR[0]], held[PAIR[1]]))
+    clean, labels = shown["grid_clean"], shown["grid_labels"]
+    lines = []
+    for row, held in zip(attacks, arrays, strict=True):
+        note = "" if row.status == "done" else row.status
+        if not all(name in held for name in GRID):
+            nothing = [Attacked(None, None, words.NONE, "", "none")] * len(clean)
+            lines.append(Line(row.name, note or "no picture", "", nothing))
+            continue
+        after, predicted, wanted = (
+            held[name] for name in ("grid_adversarial", "grid_predicted", "grid_wanted")
+        )
+        _check(clean, labels, after, predicted, wanted)
+        difference = after - clean
+        most = float(np.abs(np.nan_to_num(difference)).max(initial=0.0))
+        scale = images.Scale(-most or -1.0, most or 1.0)
+        line = [
+            _attacked(*one, names, scale)
+            for one in zip(after, difference, predicted, labels, wanted, strict=True)
+        ]
+        lines.append(Line(row.name, note, words.number(most, 2) if most else "", line))
+    before = [
+        (images.plain(image), words.short(_class(int(label), names), 10))
+        for image, label in zip(clean, labels, strict=True)
+    ]
+    return Gallery(before, lines)
+
+
+def _check(clean: Array, labels: Array, after: Array, predicted: Array, wanted: Array) -> None:
+    per_image = {len(clean), *(len(array) for array in (labels, predicted, wanted))}
+    fits = len(per_image) == 1 and after.shape == clean.shape and clean.ndim == 4
+    if not fits or not np.isfinite(labels).all():
+        raise InputError("the gallery's images do not fit each other: run the attack again")
+
+
+def _attacked(
+    after: Array,
+    difference: Array,
+    predicted: float,
+    label: float,
+    wanted: float,
+    names: Sequence[str],
+    scale: images.Scale,
+) -> Attacked:
+    if np.isnan(predicted):
+        return Attacked(None, None, words.NONE, "", "none")
+    fooled = predicted != label if np.isnan(wanted) else predicted == wanted
+    state = "fooled" if fooled else "kept" if predicted == label else "astray"
+    name = _class(int(predicted), names)
+    return Attacked(
+        changed=images.plain(after),
+        difference=images.signed(difference, scale),
+        predicted=words.short(name, 10),
+        full=name,
+        state=state,
+    )
+
+
+def pairs(
+    before: Array, after: Array
+) -> list[tuple[Picture | None, Picture | None, Picture | None]]:
+    """Pictures side by side, example by example; the third is the change, on one scale."""
+    if before.shape != after.shape:
+        return []
+    change = (after - before)[:MOST_PAIRS]
+    scale = images.signed_scale(change)
+    return [
+        (images.plain(first), images.plain(second), images.signed(moved, scale))
+        for first, second, moved in zip(before, after, change, strict=False)
+    ]

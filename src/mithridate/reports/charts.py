@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mithridate.reports.schema import Statistic
 from mithridate.reports.words import number
 
 BINS = 48
@@ -39,16 +38,15 @@ class Strip:
     summary: str
 
 
-def strip(statistic: Statistic, height: float = 92.0) -> Strip | None:
+def strip(suspect: float, values: Sequence[float], height: float = 92.0) -> Strip | None:
     """The strip of a statistic; None where there is no null value to compare with.
 
-    >>> strip(Statistic(name="peak", value=5.0, null_values=[1.0, 2.0, 3.0])).summary
+    >>> strip(5.0, [1.0, 2.0, 3.0]).summary
     "The suspect's 5 lies above all 3 values seen from clean models."
     """
-    values = statistic.null_values
     if not values:
         return None
-    low, high = min([*values, statistic.value]), max([*values, statistic.value])
+    low, high = min([*values, suspect]), max([*values, suspect])
     span = (high - low) or abs(high)
     span = span if span > 1e-300 else 1.0  # below, the division would be by 0
     low, high = low - 0.06 * span, high + 0.06 * span
@@ -70,25 +68,24 @@ def strip(statistic: Statistic, height: float = 92.0) -> Strip | None:
         else:
             tall = round((height - 12) * count / tallest, 1)
             columns.append(Mark(middle[at], round(height - tall, 1), tall))
-    observed = place(statistic.value)
+    observed = place(suspect)
     return Strip(
         dots=tuple(dots),
         columns=tuple(columns),
         ticks=tuple(Mark(place(tick), height, 0, number(tick)) for tick in nice_ticks(low, high)),
         observed=observed,
-        value=number(statistic.value),
+        value=number(suspect),
         anchor="end" if observed > 60 else "start",
-        summary=_compare(statistic),
+        summary=_compare(suspect, values),
     )
 
 
-def _compare(statistic: Statistic) -> str:
-    total = len(statistic.null_values)
-    under = sum(value < statistic.value for value in statistic.null_values)
+def _compare(suspect: float, values: Sequence[float]) -> str:
+    total = len(values)
+    under = sum(value < suspect for value in values)
     which = {0: "none", total: "all"}.get(under, str(under))
     many = f"{which} {total}" if which == "all" else f"{which} of the {total}"
-    value = number(statistic.value)
-    return f"The suspect's {value} lies above {many} values seen from clean models."
+    return f"The suspect's {number(suspect)} lies above {many} values seen from clean models."
 
 
 def nice_ticks(low: float, high: float, wanted: int = 4) -> list[float]:

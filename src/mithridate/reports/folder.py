@@ -1,93 +1,247 @@
-"""The folder of a run: `record.json`, `arrays.npz`, `report.html`; read and written whole."""
+"""The folder of a study: its record, its images and its pictures, written whole and read lazily."""
 
 from __future__ import annotations
 
+import json
 import os
-import tempfile
-import zipfile
-import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
-from mithridate.errors import InputError, RunError, unknown
-from mithridate.reports.schema import Record, parse
+from mithridate.errors import InputError, RunError
+from mithridate.reports.images import Array
+from mithridate.reports.schema import VERSION, Cell, Matrix, Study, Timing
 
-Array = NDArray[np.float64]
-
-RECORD, ARRAYS, REPORT = "record.json", "arrays.npz", "report.html"
-
-SHAPES: dict[str, str] = {
-    "confusion_clean": "KK",
-    "confusion_poisoned": "KK",
-    "mean_images": "KCHW",
-    "maps_suspect": "KCHW",
-    "maps_reference": "KCHW",
-    "map_share_suspect": "K",
-    "map_share_reference": "K",
-    "difference": "CHW",
-    "trigger": "CHW",
-    "examples_clean": "MCHW",
-    "examples_stamped": "MCHW",
-    "pair_maps_suspect": "KKCHW",
-    "pair_maps_reference": "KKCHW",
-    "attack_clean": "MCHW",
-    "attack_adversarial": "MCHW",
-    "attack_difference": "MCHW",
-    "grid_clean": "MCHW",
-    "grid_labels": "M",
-    "grid_wanted": "M",
-    "grid_adversarial": "AMCHW",
-    "grid_predicted": "AM",
+STUDY, CELLS, IMAGES = "study.json", "cells.jsonl", "images.parquet"
+PICTURES, TIMINGS = "pictures.safetensors", "timings.jsonl"
+REPORT, TABLES = "report.html", "tables"
+RECORD, ARRAYS = "record.json", "arrays.npz"
+"""Of audits and attacks of version 0.1.0, which `old` reads."""
+COLUMNS = {
+    "cell": pa.string(),
+    "image": pa.int32(),
+    "label": pa.int16(),
+    "clean": pa.int16(),
+    "predicted": pa.int16(),
+    "success": pa.bool_(),
+    "l0": pa.float32(),
+    "l1": pa.float32(),
+    "l2": pa.float32(),
+    "linf": pa.float32(),
+    "queries": pa.int32(),
 }
-"""The arrays that a run may store, all optional; K classes, C x H x W images, A attacks, any M.
-
-NaN means "nothing there": a transparent pixel of the trigger, a class into which no image fell,
-a pair that was not looked at. Confusions hold counts, true class by predicted class.
-"""
+"""Columns of `images.parquet`: one row for each image of each cell. Other columns may follow."""
 
 
-def read(folder: Path) -> tuple[Record, dict[str, Array]]:
-    """The record and the arrays of a run (no arrays where there is no `arrays.npz`).
+P = TypeVar("P", bound=BaseModel)
 
-    Raises:
-        InputError: no folder, no record, or one that is broken, foreign or inconsistent.
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """A study as it lies on the disk. Images and pictures are read when asked for.
+
+    `memory` holds cell -> name -> picture of a record of another form, which has no such files.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder: give the folder that an audit or attack wrote")
-    path = folder / RECORD
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(
-            f"{folder} has no {RECORD}: give the folder that an audit or attack wrote"
-        ) from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    record = parse(text, str(path))
-    return record, _read_arrays(folder / ARRAYS, record)
+
+    path: Path
+    study: Study
+    cells: list[Cell]
+    timings: list[Timing]
+    memory: Mapping[str, Mapping[str, Array]] | None = None
+
+    @property
+    def image_rows(self) -> int:
+        """Rows of `images.parquet`, 0 where there is none."""
+        return int(self._parquet.metadata.num_rows) if self._parquet else 0
+
+    def images(
+        self, cells: Collection[str], columns: Sequence[str] | None = None
+    ) -> pa.Table | None:
+        """The rows of these cells, in the file's order; None where no image was recorded.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        if self._parquet is None:
+            return None
+        path = self.path / IMAGES
+        try:
+            wanted = [("cell", "in", list(cells) or [""])]
+            named = None if columns is None else list(columns)
+            return pq.read_table(path, columns=named, filters=wanted)
+        except (OSError, pa.ArrowException) as error:
+            raise damaged(path, error) from None
+
+    def arrays(self, cell: str, names: Collection[str] = ()) -> dict[str, Array]:
+        """The pictures of one cell by name: those named, or all.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        stored = self._pictures.get(cell, [])
+        wanted = [name for name in (names or stored) if name in stored]
+        if not wanted:
+            return {}
+        if self.memory is not None:
+            return {name: self.memory[cell][name] for name in wanted}
+        path = self.path / PICTURES
+        try:
+            with safe_open(str(path), framework="numpy") as file:
+                found = {name: file.get_tensor(f"{cell}:{name}") for name in wanted}
+            return {name: array.astype(np.float64) for name, array in found.items()}
+        except (OSError, SafetensorError) as error:
+            raise damaged(path, error) from None
+
+    def has_arrays(self, cell: str, names: Collection[str] = ()) -> bool:
+        """Whether the cell has one of these pictures, or any."""
+        stored = self._pictures.get(cell, [])
+        return bool(stored and (not names or set(names) & set(stored)))
+
+    @cached_property
+    def _parquet(self) -> pq.ParquetFile | None:
+        path = self.path / IMAGES
+        if self.memory is not None or not path.exists():
+            return None
+        try:
+            file = pq.ParquetFile(path)
+        except (OSError, pa.ArrowException) as error:
+            raise damaged(path, error) from None
+        missing = [name for name in COLUMNS if name not in file.schema_arrow.names]
+        if missing:
+            raise InputError(f"{path} has no column {missing[0]}: run the study again")
+        return file
+
+    @cached_property
+    def _pictures(self) -> dict[str, list[str]]:
+        if self.memory is not None:
+            return {cell: sorted(arrays) for cell, arrays in self.memory.items()}
+        path = self.path / PICTURES
+        if not path.exists():
+            return {}
+        try:
+            with safe_open(str(path), framework="numpy") as file:
+                keys = sorted(file.keys())
+        except (OSError, SafetensorError) as error:
+            raise damaged(path, error) from None
+        found: dict[str, list[str]] = {}
+        for key in keys:
+            cell, _, name = key.rpartition(":")
+            found.setdefault(cell, []).append(name)
+        return found
 
 
-def write(folder: Path, record: Record, arrays: Mapping[str, NDArray[np.generic]]) -> None:
-    """Store a run, the arrays first, so that a record never stands without its pictures.
+def read(folder: Path) -> StudyFolder:
+    """The study in a folder; a record of the first form (`record.json`) is read as one.
 
     Raises:
-        InputError: an array of an unknown name or of the wrong shape.
+        InputError: no study, or one that is broken, foreign or inconsistent, in one line.
+
+    >>> read(Path("no-such-folder"))
+    Traceback (most recent call last):
+    ...
+    mithridate.errors.InputError: no-such-folder has no study.json: give the folder that a run, ...
+    """
+    folder = Path(folder)
+    if (folder / RECORD).exists():
+        from mithridate.reports import old
+
+        return old.read(folder)
+    if not (folder / STUDY).is_file():
+        raise InputError(
+            f"{folder} has no {STUDY}: give the folder that a run, an audit or an attack wrote"
+        )
+    raw = as_json(content(folder / STUDY), str(folder / STUDY))
+    version = raw.get("schema") if isinstance(raw, dict) else None
+    if isinstance(version, bool) or version != VERSION:
+        raise InputError(
+            f"{folder / STUDY} has schema {version!r:.40}, this version reads schema {VERSION}: "
+            "use the version of mithridate that wrote it"
+        )
+    study = checked(Study, raw, str(folder / STUDY))
+    cells = list(lines_of(Cell, folder / CELLS))
+    _agree(study, cells, str(folder / CELLS))
+    matrices = {matrix.name: matrix for matrix in study.matrices}
+    timings = list(lines_of(Timing, folder / TIMINGS)) if (folder / TIMINGS).exists() else []
+    return StudyFolder(folder, study, [_in_order(c, matrices[c.matrix]) for c in cells], timings)
+
+
+def parts(
+    study: Study | Mapping[str, Any],
+    cells: Iterable[Cell | Mapping[str, Any]],
+    timings: Iterable[Timing | Mapping[str, Any]] = (),
+) -> tuple[Study, list[Cell], list[Timing]]:
+    """The parts of a record that is not written yet, checked field by field and together.
+
+    Raises:
+        InputError: the first that does not fit, in one line.
+    """
+    whole = checked(Study, study, STUDY)
+    lines = [checked(Cell, cell, CELLS) for cell in cells]
+    _agree(whole, lines, CELLS)
+    return whole, lines, [checked(Timing, timing, TIMINGS) for timing in timings]
+
+
+def write(
+    folder: Path,
+    study: Study | Mapping[str, Any],
+    cells: Iterable[Cell | Mapping[str, Any]],
+    images: pa.Table | None = None,
+    pictures: Mapping[str, NDArray[np.generic]] | None = None,
+    timings: Iterable[Timing | Mapping[str, Any]] = (),
+) -> None:
+    """Store a study, `study.json` last, so that it never stands without its cells.
+
+    Equal input gives equal bytes. Files of an earlier run that this one does not have go.
+
+    Args:
+        images: columns as in `COLUMNS`; columns beyond are kept.
+        pictures: "CELL:NAME" -> array, stored as float32.
+
+    Raises:
+        InputError: the parts are not a study's, or do not fit together.
         RunError: the folder cannot be written.
     """
-    checked = {name: _checked(name, np.asarray(arrays[name]), record) for name in arrays}
+    folder = Path(folder)
+    whole, lines, times = parts(study, cells, timings)
+    table = None if images is None else _as_columns(images)
+    arrays = {
+        key: np.ascontiguousarray(array, np.float32)
+        for key, array in sorted((pictures or {}).items())
+    }
+    known = {cell.id for cell in lines}
+    for key in arrays:
+        if key.rpartition(":")[0] not in known:
+            raise InputError(f"{PICTURES}: {key!r} belongs to no cell: name it CELL:NAME")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{folder} cannot be made: {error.strerror}") from None
-    small = {name: array.astype(np.float32) for name, array in checked.items()}
-    with tempfile.TemporaryFile() as buffer:
-        np.savez_compressed(buffer, allow_pickle=False, **small)
-        buffer.seek(0)
-        replace(folder / ARRAYS, buffer.read())
-    replace(folder / RECORD, record.to_json().encode())
+    for name in (RECORD, ARRAYS):  # of the first form, which would be read in place of the study
+        _place(folder / name, None)
+    _place(folder / IMAGES, table and (lambda p: pq.write_table(table, p, compression="zstd")))
+    _place(folder / PICTURES, arrays and (lambda p: save_file(arrays, p)))
+    _place(folder / TIMINGS, times and _text("".join(map(_line, times))))
+    _place(folder / CELLS, _text("".join(map(_line, lines))))
+    tree = whole.model_dump(mode="json", by_alias=True)
+    for name in ("spec", "environment"):  # the rest keeps its order: columns, axes, views
+        tree[name] = json.loads(json.dumps(tree[name], sort_keys=True))
+    _place(folder / STUDY, _text(json.dumps(tree, ensure_ascii=False, indent=1) + "\n"))
+
+
+def _line(part: BaseModel) -> str:
+    tree = part.model_dump(mode="json", by_alias=True)
+    return json.dumps(tree, sort_keys=True, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
 def replace(path: Path, content: bytes) -> None:
@@ -96,50 +250,105 @@ def replace(path: Path, content: bytes) -> None:
     Raises:
         RunError: the folder cannot be written or the disk is full.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    _place(path, lambda part: part.write_bytes(content))
+
+
+def _text(text: str) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(text.encode("utf-8"))
+
+
+def _place(path: Path, fill: Callable[[Path], object] | object) -> None:
+    """Fill a file beside its place and move it there; without content, remove what lies there."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        beside.write_bytes(content)
-        os.replace(beside, path)
-    except OSError as error:
+        if not callable(fill):
+            path.unlink(missing_ok=True)
+            return
+        fill(part)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except (OSError, pa.ArrowException, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:120]
         raise RunError(
-            f"{path} cannot be written: {error.strerror}; choose another folder or make room"
+            f"{path} cannot be written: {reason}; choose another folder or make room"
         ) from None
     finally:
-        if beside.exists():
-            beside.unlink()
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
-def _read_arrays(path: Path, record: Record) -> dict[str, Array]:
-    if not path.exists():
-        return {}
-    broken = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
+def _as_columns(images: pa.Table) -> pa.Table:
+    missing = [name for name in COLUMNS if name not in images.column_names]
+    if missing:
+        raise InputError(f"{IMAGES} needs the column {missing[0]}")
+    rest = [name for name in images.column_names if name not in COLUMNS]
     try:
-        with path.open("rb") as file:
-            stored = np.load(file, allow_pickle=False)
-            if not isinstance(stored, np.lib.npyio.NpzFile):
-                raise ValueError("a single array")
-            with stored:
-                loaded = {name: stored[name] for name in stored.files}
-    except broken as error:
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(f"{path} is damaged or foreign ({reason}): run the audit again") from None
-    return {name: _checked(name, array, record) for name, array in loaded.items()}
+        columns = [images[name].cast(kind) for name, kind in COLUMNS.items()]
+    except pa.ArrowException as error:
+        raise InputError(f"{IMAGES}: {' '.join(str(error).split())[:120]}") from None
+    table = pa.table([*columns, *(images[name] for name in rest)], names=[*COLUMNS, *rest])
+    return table.combine_chunks()
 
 
-def _checked(name: str, array: NDArray[np.generic], record: Record) -> Array:
-    if name not in SHAPES:
-        raise unknown("array", name, SHAPES)
-    channels, height, width = record.data.image_shape
-    sizes = {"K": len(record.data.class_names), "C": channels, "H": height, "W": width}
-    sizes["A"] = len(record.attacks)
-    expected = tuple(sizes.get(letter) for letter in SHAPES[name])
-    fits = array.ndim == len(expected) and all(
-        want is None or want == got for want, got in zip(expected, array.shape, strict=True)
-    )
-    if not fits or array.dtype.kind not in "fiub":
-        wanted = " x ".join("any" if size is None else str(size) for size in expected)
-        raise InputError(
-            f"array {name} must hold {wanted} numbers, got {array.shape} of {array.dtype}"
-        )
-    values = array.astype(np.float64)
-    return np.where(np.isfinite(values), values, np.nan)
+def _agree(study: Study, cells: Sequence[Cell], where: str) -> None:
+    names = {matrix.name for matrix in study.matrices}
+    seen: set[str] = set()
+    for cell in cells:
+        if cell.matrix not in names:
+            raise InputError(f"{where}: cell {cell.id} is of no matrix of {STUDY}: {cell.matrix!r}")
+        if cell.id in seen:
+            raise InputError(f"{where}: cell {cell.id} is there twice")
+        seen.add(cell.id)
+
+
+def _in_order(cell: Cell, matrix: Matrix) -> Cell:
+    """The axes as the matrix has them: a line of JSON is sorted."""
+    order = [axis for axis in matrix.axes if axis in cell.axes]
+    order += [axis for axis in cell.axes if axis not in matrix.axes]
+    return cell.model_copy(update={"axes": {axis: cell.axes[axis] for axis in order}})
+
+
+def content(path: Path) -> bytes:
+    """The bytes of a file that has to be there."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path.parent} has no {path.name}: run the study again") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def lines_of(model: type[P], path: Path) -> Iterator[P]:
+    """The parts of a file of JSON lines."""
+    for number, line in enumerate(content(path).split(b"\n"), 1):
+        if line.strip():
+            where = f"{path}, line {number}"
+            yield checked(model, as_json(line, where), where)
+
+
+def as_json(text: bytes, where: str) -> Any:
+    """JSON, as Python holds it."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where} is not JSON ({error}): run the study again") from None
+
+
+def checked(model: type[P], raw: Any, where: str) -> P:
+    """The part, checked field by field; the first fault is an InputError."""
+    if isinstance(raw, model):
+        return raw
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or model.__name__.lower()
+        reason = " ".join(str(first["msg"]).removeprefix("Value error, ").split())
+        raise InputError(f"{where}: {field}: {reason}") from None
+
+
+def damaged(path: Path, error: Exception) -> InputError:
+    """What to say of a file that cannot be read."""
+    reason = " ".join(str(error).split())[:120]
+    return InputError(f"{path} is damaged or foreign ({reason}): run the study again")

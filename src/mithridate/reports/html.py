@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from functools import cache
+from importlib.resources import files
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from mithridate.reports import words
+from mithridate.reports.tables import SHOWN
 
 
 @cache
@@ -21,3 +29,10 @@ def environment() -> Environment:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
+
+
+def common() -> dict[str, Any]:
+    """What every page needs: words, the script, and its hash for the policy."""
+    script = (files("mithridate.reports") / "templates" / "tables.js").read_text("utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return {"w": words, "script": Markup(script), "script_hash": digest, "shown": SHOWN}

@@ -12,6 +12,9 @@ from PIL import Image
 
 Array = NDArray[np.float64]
 
+MOST_CLASSES = 24
+"""More classes than this are not all shown."""
+
 BELOW, ABOVE = (45, 118, 200), (230, 97, 1)
 """The two ends of the difference scale: blue and orange, told apart by every colour vision."""
 

@@ -1,65 +1,225 @@
-"""What a record says: version 1 of `record.json`, checked field by field. See `Record`."""
+"""What the records of a study say: version 1 of `study.json` and of a line of `cells.jsonl`."""
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, ValidationError, model_validator
-
-from mithridate.errors import InputError
-from mithridate.reports.attacks import Aim, AttackRow
-from mithridate.reports.basic import Count, Index, Part, Region, Share, Size
-from mithridate.reports.basic import Doubt as Doubt
-from mithridate.reports.basic import Proportion as Proportion
-from mithridate.reports.basic import Scalar as Scalar
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 VERSION: Final = 1
-"""The one schema version that this code writes and reads."""
+"""The one schema version of studies that this code writes and reads."""
 
-PerClass = list[float | None]
-_Part = Part
-
-
-class Statistic(_Part):
-    """What was tested: the suspect's value and those seen under the null hypothesis."""
-
-    name: str
-    value: float
-    null_values: list[float]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+Index = Annotated[int, Field(ge=0)]
+Size = Annotated[float, Field(ge=0)]
+Scalar = bool | int | float | str | None
+Region = tuple[Index, Index, Index, Index]
 
 
-class Verdict(_Part):
-    """The finding. `suspicious` is None where none was possible.
+class Part(BaseModel):
+    """A part of a record: every field known, none changed, no NaN."""
 
-    `region` is (top, left, bottom, right), half-open, in pixels. `null` says what the null
-    hypothesis is and how it was calibrated.
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        validate_by_name=True,
+        validate_by_alias=True,
+        protected_namespaces=(),
+    )
+
+
+class Proportion(Part):
+    """k of n with its 95 % Wilson interval.
+
+    >>> Proportion(value=0.5, low=0.09, high=0.91, k=1, n=2).k
+    1
     """
 
-    suspicious: bool | None
-    source: Index | None
-    target: Index | None
-    p_value: Share | None
-    alpha: Annotated[float, Field(gt=0, lt=1)]
-    region: Region | None
-    headline: str
-    null: str
-    statistic: Statistic | None
+    value: Share
+    low: Share
+    high: Share
+    k: Count
+    n: Annotated[int, Field(ge=1)]
+
+    @model_validator(mode="after")
+    def _agree(self) -> Proportion:
+        if self.k > self.n:
+            raise ValueError(f"k is at most n, got {self.k} of {self.n}")
+        if abs(self.value - self.k / self.n) > 1e-3:
+            raise ValueError(f"value is k/n = {self.k / self.n:.4f}, got {self.value}")
+        if not self.low - 1e-6 <= self.value <= self.high + 1e-6:
+            raise ValueError(f"{self.value} lies outside its interval {self.low} to {self.high}")
+        return self
+
+
+class Doubt(Part):
+    """A reason not to take a number at its word; `id` names its entry in the docs."""
+
+    id: str
+    text: str
+
+
+class Mean(Part):
+    """A mean with its 95 % interval: bootstrap over images, or t over seeds.
+
+    `low` and `high` are None where one value allows no interval.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    n: Annotated[int, Field(ge=1)]
+    sd: float | None
+
+
+Value = Proportion | Mean | bool | int | float | str | list[float | None] | None
+"""One measured thing of a cell. A list has an entry per class, or per point of a curve."""
+
+
+class Cell(Part):
+    """One line of `cells.jsonl`: one cell of one matrix, and what was measured there.
+
+    Attributes:
+        id: "MATRIX/0007", the name of its arrays in `pictures.safetensors` ("ID:NAME") and of
+            its rows in `images.parquet` (column "cell").
+        axes: axis -> label, in the matrix's order.
+        status: "done", "not run" (its part of the study was interrupted or left out),
+            "interrupted" (its values are of the images that it reached), or "failed: ..." and
+            "refused: ..." with the reason.
+        unit: key of the unit that measured it.
+        values: name -> value; a name that other cells have and this one lacks is "not run".
+    """
+
+    id: str
+    matrix: str
+    axes: dict[str, Scalar]
+    status: str
+    unit: str
+    values: dict[str, Value]
     doubts: list[Doubt]
 
 
-class Model(_Part):
-    """A model that took part."""
+class Matrix(Part):
+    """A matrix of cells: its axes with their labels, in order."""
 
     name: str
-    sha256: str
-    architecture: str
-    parameters: Count
-    clean_accuracy: Proportion | None
+    title: str
+    measure: str
+    note: str = ""
+    axes: dict[str, list[Scalar]]
 
 
-class Data(_Part):
+class Column(Part):
+    """What a value is called in tables and charts, and how it is read.
+
+    `better` says which way is better for whoever defends ("up", "down", or None).
+    """
+
+    title: str
+    unit: Literal["share", "number", "seconds", "pixels", "text", "flag"] = "number"
+    better: Literal["up", "down"] | None = None
+    note: str = ""
+
+
+class View(Part):
+    """One part of the report.
+
+    Kinds, and the settings that each reads (`where` restricts the cells everywhere; an axis or
+    a list of its labels):
+
+    - "table": `values` as columns (all where empty), one row a cell; `over` names an axis, such
+      as seed, over which rows are summed up (mean with t-interval, proportions pooled too).
+    - "bars": one bar a cell with its interval: `value`; `by` groups, `series` colours.
+    - "curve": `value` against axis `x`, a line for each label of `series`.
+    - "budget": share of images fooled within a distance, from images.parquet: `distance` is
+      "l2" or "linf"; a line a cell.
+    - "queries": share of images fooled within so many queries, likewise.
+    - "classes": a list value per class, bars; `value` and, beside it, `reference` (another list
+      value, such as the clean-against-clean distance). Figure 8 of Borji 2020.
+    - "pictures": arrays of each cell by name (`arrays`): image grids, maps, confusion
+      matrices, embeddings, each drawn as its name says (`panels.DRAWN`).
+    - "attacks": a row an attack of a matrix of the measure "evasion": what it left, at what
+      distance and cost, with its doubts. "gallery": the same images under each of them.
+    - Of a matrix of the measure "inspection", one block a cell: "verdict" (what was found, p,
+      doubts, the trigger); "strip" (the statistic among its null values, distances per class);
+      "trigger" (where it sits, what it does, the truth where it is known); "maps" (suspect,
+      reference and difference, class by class); "pairs" (scores and maps of source and target).
+    - "confusion": true class by predicted class, of cells with `confusion_clean` or
+      `confusion_stamped`; "shown": stamped images and the mean image of each class. Both add
+      what the matrices "clean" and "verdict" have.
+    - "noise": the white-noise analysis, and what it cost.
+    """
+
+    kind: Literal[
+        "table",
+        "bars",
+        "curve",
+        "budget",
+        "queries",
+        "classes",
+        "pictures",
+        "attacks",
+        "gallery",
+        "verdict",
+        "strip",
+        "trigger",
+        "maps",
+        "pairs",
+        "confusion",
+        "shown",
+        "noise",
+    ]
+    matrix: str
+    title: str = ""
+    note: str = ""
+    values: list[str] = Field(default_factory=list)
+    value: str = ""
+    reference: str = ""
+    by: str = ""
+    series: str = ""
+    x: str = ""
+    over: str = ""
+    distance: Literal["l2", "linf"] = "l2"
+    arrays: list[str] = Field(default_factory=list)
+    where: dict[str, Scalar | list[Scalar]] = Field(default_factory=dict)
+
+
+class Published(Part):
+    """A figure from a document, to stand beside ours. `reason` explains a difference."""
+
+    matrix: str
+    where: dict[str, Scalar | list[Scalar]]
+    value: str
+    published: float | str
+    source: str
+    reason: str = ""
+
+
+class Comparison(Part):
+    """Two cells (or groups of cells) compared by a value, with what the images allow to say.
+
+    `unpaired` is the interval that takes the two as independent; the paired interval and McNemar's
+    exact p are None where the two were not measured on the same images. `holm` is the p-value
+    corrected for all comparisons of the study.
+    """
+
+    title: str
+    matrix: str
+    value: str
+    first: str
+    second: str
+    difference: float
+    unpaired: tuple[float, float] | None
+    paired: tuple[float, float] | None
+    mcnemar: float | None
+    holm: float | None
+    n: int
+
+
+class Data(Part):
     """The images that were used; `image_shape` is (channels, height, width)."""
 
     name: str
@@ -69,176 +229,63 @@ class Data(_Part):
     sha256: str
 
 
-class Ranked(_Part):
-    """One class of the ranking, most suspicious first; `index` is "class" in the file."""
+class Model(Part):
+    """A model that took part."""
 
-    index: Index = Field(validation_alias="class", serialization_alias="class")
-    score: float | None
-    distance: Size | None
-
-
-class Distances(_Part):
-    """Map distance per class at one setting; `clean` is the same between two clean models."""
-
-    probe: str
-    eps: float
-    steps: Count
-    samples: Count
-    suspect: PerClass
-    clean: PerClass | None
+    role: Literal["suspect", "reference", "model"]
+    name: str
+    sha256: str
+    architecture: str
+    parameters: Count
 
 
-class Truth(_Part):
-    """What was planted; known only where the tool planted it."""
+class Study(Part):
+    """`study.json`: all of a study's record but its cells.
 
-    source: Index
-    target: Index
-    region: Region | None
-    iou: Share | None
-
-
-class Backdoor(_Part):
-    """Rates measured with triggers. `recovered_asr`: the recovered trigger on source images."""
-
-    clean_accuracy: Proportion | None
-    asr: Proportion | None
-    recovered_asr: Proportion | None
-    truth: Truth | None
-
-
-class WhiteNoise(_Part):
-    """The black-box comparison: noise images averaged by predicted label, and its cost."""
-
-    queries: Count
-    seconds: Size
-    distances: PerClass
-    note: str
-
-
-class Cost(_Part):
-    """What the run asked of the models, the white-noise comparison left out."""
-
-    queries: Count
-    gradients: Count
-    seconds: Size
-
-
-class Record(_Part):
-    """One finished (or cut short) audit or attack run: all that the report may say.
-
-    Stored as `record.json`; pictures and matrices lie in `arrays.npz` (see `folder.SHAPES`).
-    Absent parts are None and shown as "not run", never as zero. `version` is "schema" there.
-
-    Raises:
-        pydantic.ValidationError: a field is missing, unknown, of the wrong type or range, or
-            disagrees with another (lengths K, class indices, region inside the image).
-            `parse` turns it into one line.
+    `preset` says that the study is an audit or a run of attacks: its page then opens with the
+    verdict or the strongest attack, and has the usual views where `views` is empty.
     """
 
     version: Literal[1] = Field(
         default=VERSION, validation_alias="schema", serialization_alias="schema"
     )
-    kind: Literal["audit", "attack"]
+    name: str
     title: str
-    created: datetime
-    command: str
+    preset: Literal["", "attack", "audit"] = ""
+    created: datetime | None = None
+    question: str
+    finding: str
+    command: str = ""
+    scale: str
     status: Literal["complete", "incomplete"]
-    verdict: Verdict | None
-    model: Model
-    reference: Model | None
-    controls: Count
-    data: Data
-    ranking: list[Ranked]
-    distances: list[Distances]
-    pairs: list[PerClass] | None
-    attacks: list[AttackRow]
-    aim: Aim | None = None
-    backdoor: Backdoor | None
-    white_noise: WhiteNoise | None
-    cost: Cost
-    settings: dict[str, Any]
+    spec: dict[str, Any]
+    spec_sha256: str
+    class_names: dict[str, list[str]]
+    data: Data | None = None
+    models: list[Model] = Field(default_factory=list)
+    matrices: list[Matrix]
+    columns: dict[str, Column]
+    views: list[View]
+    published: list[Published]
+    comparisons: list[Comparison]
+    doubts: list[Doubt]
     environment: dict[str, Any]
 
     @model_validator(mode="after")
-    def _agree(self) -> Record:
-        classes = len(self.data.class_names)
-        for name, length in self._lengths():
-            if length != classes:
-                raise ValueError(f"{name} has {length} entries for {classes} classes")
-        for name, index in self._indices():
-            if index is not None and index >= classes:
-                raise ValueError(f"{name} is class {index}, but there are {classes} classes")
-        _, height, width = self.data.image_shape
-        for region in self._regions():
-            top, left, bottom, right = region
-            if not (top < bottom <= height and left < right <= width):
-                raise ValueError(f"region {region} is empty or outside {height} x {width} images")
+    def _agree(self) -> Study:
+        names = {matrix.name for matrix in self.matrices}
+        named = [view.matrix for view in self.views] + [one.matrix for one in self.published]
+        for matrix in (*named, *(one.matrix for one in self.comparisons)):
+            if matrix not in names:
+                raise ValueError(f"no matrix named {matrix!r}")
         return self
 
-    def _lengths(self) -> list[tuple[str, int]]:
-        found = []
-        for row in self.distances:
-            found.append(("distances.suspect", len(row.suspect)))
-            if row.clean is not None:
-                found.append(("distances.clean", len(row.clean)))
-        if self.pairs is not None:
-            found.append(("pairs", len(self.pairs)))
-            found += [("pairs", len(row)) for row in self.pairs]
-        if self.white_noise is not None:
-            found.append(("white_noise.distances", len(self.white_noise.distances)))
-        return found
 
-    def _indices(self) -> list[tuple[str, int | None]]:
-        found: list[tuple[str, int | None]] = [("ranking", row.index) for row in self.ranking]
-        if self.verdict is not None:
-            found += [("source", self.verdict.source), ("target", self.verdict.target)]
-        if self.aim is not None:
-            found.append(("aim.target", self.aim.target))
-        if self.backdoor is not None and self.backdoor.truth is not None:
-            truth = self.backdoor.truth
-            found += [("truth.source", truth.source), ("truth.target", truth.target)]
-        return found
+class Timing(Part):
+    """One line of `timings.jsonl`, apart from the records since it differs from run to run."""
 
-    def _regions(self) -> list[Region]:
-        verdict, backdoor = self.verdict, self.backdoor
-        regions = [verdict.region if verdict else None]
-        if backdoor is not None and backdoor.truth is not None:
-            regions.append(backdoor.truth.region)
-        return [region for region in regions if region is not None]
-
-    def to_json(self) -> str:
-        """The text of `record.json`."""
-        return self.model_dump_json(by_alias=True, indent=1) + "\n"
-
-
-def parse(text: str | bytes, where: str = "record.json") -> Record:
-    """Read a record.
-
-    Raises:
-        InputError: not JSON, not a record, another schema version, or a field that does not
-            fit; one line that names the first field at fault.
-
-    >>> parse("[]")
-    Traceback (most recent call last):
-    ...
-    mithridate.errors.InputError: record.json is no Mithridate record: expected an object with ...
-    """
-    try:
-        raw = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where} is not JSON ({error}): run the audit again") from None
-    if not isinstance(raw, dict) or "schema" not in raw:
-        raise InputError(f"{where} is no Mithridate record: expected an object with a schema field")
-    if raw["schema"] != VERSION or isinstance(raw["schema"], bool):
-        raise InputError(
-            f"{where} has schema {raw['schema']!r:.40}, this version reads schema {VERSION}: "
-            "use the version of mithridate that wrote it"
-        )
-    try:
-        return Record.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "record"
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        reason = " ".join(str(first["msg"]).removeprefix("Value error, ").split())
-        raise InputError(f"{where}: {field}: {reason}{more}") from None
+    unit: str
+    kind: str
+    cells: list[str]
+    seconds: float
+    cached: bool

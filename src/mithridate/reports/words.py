@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from mithridate.reports.basic import Proportion, Region
+from mithridate.reports.schema import Proportion, Region
 
 NONE = "–"
 GAP = "\u00a0"  # holds a number and its unit together

@@ -98,8 +98,8 @@ class Unit(Generic[P]):
                 inputs[field.name] = value.key if isinstance(value, Unit) else [u.key for u in value]
             else:
                 spec[field.name] = plain(value)
-                for choice in _choices(value):
-                    components |= choice.versions()
+        for choice in self.choices():
+            components |= choice.versions()
         return {
             "kind": self.kind,
             "version": self.version,
@@ -107,6 +107,10 @@ class Unit(Generic[P]):
             "inputs": inputs,
             "components": components,
         }
+
+    def choices(self) -> Iterator[Choice]:
+        """The components among the settings."""
+        return _choices([getattr(self, f.name) for f in dataclasses.fields(self)])
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Unit) and self.key == other.key
@@ -138,9 +142,6 @@ def _choices(value: Any) -> Iterator[Choice]:
     elif isinstance(value, Mapping):
         for one in value.values():
             yield from _choices(one)
-    elif dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            yield from _choices(getattr(value, field.name))
 
 
 def plain(value: Any) -> Any:
@@ -151,8 +152,6 @@ def plain(value: Any) -> Any:
     """
     if isinstance(value, Choice):
         return {"name": value.name, **plain(value.settings)}
-    if dataclasses.is_dataclass(value):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(key): plain(one) for key, one in value.items()}
     return [plain(one) for one in value] if isinstance(value, tuple | list) else value

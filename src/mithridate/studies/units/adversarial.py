@@ -93,7 +93,7 @@ class Adversarial(Unit[Attacked]):
             raise InputError(f"all {len(drawn)} images are of the target class: raise samples")
         x, labels = test.batch(rows)
         goal = goal_of(self.goal, self.target, labels, test.classes, random)
-        asked = seen if seen is not None else model
+        asked = model.attacker() if seen is None else seen
         queries, gradients = asked.cost.queries, asked.cost.gradients
         attack, prepared = self._attack().prepare(
             Context(
@@ -112,12 +112,12 @@ class Adversarial(Unit[Attacked]):
             x,
             goal,
             rng=child(random, self.attack.name),
-            through=seen,
+            through=asked,
             progress=lambda done, total: tell(done, total, self.attack.name),
         )
         if result.status == "interrupted":
             raise KeyboardInterrupt
-        if result.status != "done":
+        if result.status.startswith("failed"):
             raise RunError(f"{self.attack.name} {result.status.removeprefix('failed: ')}")
         tensors = {"adversarials": result.adversarials.cpu(), "rows": rows}
         if isinstance(goal, Targeted):

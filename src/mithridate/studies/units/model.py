@@ -233,25 +233,32 @@ class Defended(ModelUnit):
     stored: ClassVar = False
 
     model: ModelUnit
+    data: Data
     defenses: tuple[Choice, ...]
+    seed: int
 
     def __post_init__(self) -> None:
         for choice in self.defenses:
             choice.make()
 
     def open(self, folder: Path, values: Mapping[str, Any], get: Open) -> Classifier:
-        model = get(self.model)
-        for choice in self.defenses:
-            model = choice.make().wrap(model)
+        return self._wrapped(get(self.model), get)
+
+    def _wrapped(self, model: Any, get: Open) -> Any:
+        """The model behind each link in turn; a detector learns from the training images."""
+        for place, choice in enumerate(self.defenses):
+            link = choice.make()
+            if choice.kind == "detectors":
+                random = child(rng(self.seed), "defense", place)
+                link = link.fit(model, get(self.data).train, rng=random)
+            model = link.wrap(model)
         return model
 
     def architecture(self, shape: Shape) -> str:
         return repr((self.model.architecture(shape), self.defenses))
 
     def blank(self, shape: Shape, classes: int, get: Open) -> Classifier:
-        model = self.model.blank(shape, classes, get)
-        for choice in self.defenses:
-            model = choice.make().wrap(model)
+        model: Classifier = self._wrapped(self.model.blank(shape, classes, get), get)
         return model
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -116,6 +116,9 @@ class Crafted(Unit[Poisoned]):
 
     def work(self, sizes: Sizes) -> Work:
         return self._poison().cost(sizes)
+
+    def choices(self) -> Iterator[Choice]:
+        yield with_places(self.poison)
 
     def _poison(self) -> Poison:
         poison: Poison = with_places(self.poison).make()

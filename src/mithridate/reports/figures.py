@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mithridate.reports import words
-from mithridate.reports.study import values
-from mithridate.reports.study.schema import (
+from mithridate.reports import values, words
+from mithridate.reports.schema import (
     Cell,
     Column,
     Comparison,
@@ -14,10 +13,10 @@ from mithridate.reports.study.schema import (
     Study,
     Timing,
 )
-from mithridate.reports.study.select import fits, name, state
-from mithridate.reports.study.summary import over, point
-from mithridate.reports.study.tables import Head, Row, Table
-from mithridate.reports.study.values import Entry
+from mithridate.reports.select import fits, name, state
+from mithridate.reports.summary import over, point
+from mithridate.reports.tables import Head, Row, Table
+from mithridate.reports.values import Entry
 
 ALPHA = 0.05
 

@@ -8,20 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from mithridate.errors import InputError
-from mithridate.reports import words
-from mithridate.reports.folder import replace
-from mithridate.reports.html import environment
-from mithridate.reports.schema import Proportion
-from mithridate.reports.study import export, paired, values
-from mithridate.reports.study.figures import ALPHA, p_entry, range_entry, signed
-from mithridate.reports.study.folder import StudyFolder, read
-from mithridate.reports.study.page import common
-from mithridate.reports.study.schema import Cell, Column, Matrix, Value
-from mithridate.reports.study.select import DONE, title_of, varying
-from mithridate.reports.study.summary import point
-from mithridate.reports.study.tables import Head, Row, Table, slug
-from mithridate.reports.study.values import Entry
-from mithridate.reports.view import Tile, flatten
+from mithridate.reports import export, paired, values, words
+from mithridate.reports.figures import ALPHA, p_entry, range_entry, signed
+from mithridate.reports.folder import StudyFolder, read, replace
+from mithridate.reports.header import Tile, flatten
+from mithridate.reports.html import common, environment
+from mithridate.reports.schema import Cell, Column, Matrix, Proportion, Value
+from mithridate.reports.select import DONE, title_of, varying
+from mithridate.reports.summary import point
+from mithridate.reports.tables import Head, Row, Table, slug
+from mithridate.reports.values import Entry
 
 COMPARE = "compare.html"
 LISTED = 40
@@ -55,10 +51,10 @@ def compare(first: Path, second: Path, out: Path | None = None) -> Path:
     >>> compare(Path("a"), Path("b"))
     Traceback (most recent call last):
     ...
-    mithridate.errors.InputError: a has no study.json: give the folder that `mithridate run` wrote
+    mithridate.errors.InputError: a has no study.json: give the folder that a run, an audit or ...
     """
     ours, theirs = read(first), read(second)
-    page = environment().get_template("study/compare.html.j2").render(context(ours, theirs))
+    page = environment().get_template("compare.html.j2").render(context(ours, theirs))
     path = Path(out) if out is not None else theirs.path / COMPARE
     replace(path, page.encode("utf-8"))
     return path
@@ -82,6 +78,8 @@ def context(first: StudyFolder, second: StudyFolder) -> dict[str, Any]:
     ]
     apart = sum(p is not None and p <= ALPHA for p in corrected)
     return {
+        "preset": "",
+        "sortable": True,
         "first": first.study,
         "second": second.study,
         "headline": _headline(lines, apart),

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mithridate.reports import words
-from mithridate.reports.schema import Proportion, Scalar
-from mithridate.reports.study.schema import Column, Mean, Value
-from mithridate.reports.study.select import name
-from mithridate.reports.study.summary import over, pooled
+from mithridate.reports.schema import Column, Mean, Proportion, Scalar, Value
+from mithridate.reports.select import name
+from mithridate.reports.summary import over, pooled
 
 Raw = Scalar
 NOT_RUN = "not run"

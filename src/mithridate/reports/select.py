@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from mithridate.reports.schema import Doubt, Scalar
-from mithridate.reports.study.schema import Cell, Matrix, Study, View
+from mithridate.reports.schema import Cell, Doubt, Matrix, Mean, Proportion, Scalar, Study, View
 
 DONE, NOT_RUN = "done", "not run"
 Where = Mapping[str, Scalar | list[Scalar]]
@@ -52,8 +51,56 @@ def chosen(cells: Iterable[Cell], view: View) -> list[Cell]:
 
 
 def matrix_of(study: Study, name: str) -> Matrix:
-    """The matrix of that name, which the study is known to have."""
-    return next(matrix for matrix in study.matrices if matrix.name == name)
+    """The matrix of that name; an empty one where the study has none."""
+    none = Matrix(name=name, title="", measure="", axes={})
+    return next((matrix for matrix in study.matrices if matrix.name == name), none)
+
+
+def share_of(cell: Cell | None, name: str) -> Proportion | None:
+    """A value of a cell where it is a proportion."""
+    value = cell.values.get(name) if cell is not None else None
+    return value if isinstance(value, Proportion) else None
+
+
+def number_of(cell: Cell | None, name: str) -> float | None:
+    """A value of a cell where it is a number, a mean or a share."""
+    value = cell.values.get(name) if cell is not None else None
+    if isinstance(value, Proportion | Mean):
+        return value.value
+    return float(value) if isinstance(value, int | float) else None
+
+
+def text_of(cell: Cell | None, name: str) -> str:
+    """A value of a cell where it is text, else ""."""
+    value = cell.values.get(name) if cell is not None else None
+    return value if isinstance(value, str) else ""
+
+
+def whole_of(cell: Cell | None, name: str) -> int | None:
+    """A value of a cell where it is a whole number: a count or a class."""
+    value = cell.values.get(name) if cell is not None else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def list_of(cell: Cell | None, name: str) -> list[float | None]:
+    """A value of a cell where it is a list, else an empty one."""
+    value = cell.values.get(name) if cell is not None else None
+    return value if isinstance(value, list) else []
+
+
+def names_of(study: Study, cell: Cell) -> list[str]:
+    """Names of the classes of a cell's data set; none where the study does not tell.
+
+    They stand under the cell's id, or under the data set's name: that of the axis "data", else of
+    any axis; else those of the study's only data set.
+    """
+    for label in (cell.id, cell.axes.get("data"), *cell.axes.values()):
+        if isinstance(label, str) and label in study.class_names:
+            return study.class_names[label]
+    if study.data is not None:
+        return study.data.class_names
+    every = list(study.class_names.values())
+    return every[0] if len(every) == 1 else []
 
 
 def axes_of(cells: Sequence[Cell]) -> dict[str, list[Scalar]]:

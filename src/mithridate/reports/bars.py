@@ -7,12 +7,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mithridate.reports import words
+from mithridate.reports import values, words
 from mithridate.reports.charts import Mark, nice_ticks
-from mithridate.reports.study import values
-from mithridate.reports.study.plot import COLOURS
-from mithridate.reports.study.schema import Cell, Column, Published, Study, Value, View
-from mithridate.reports.study.select import (
+from mithridate.reports.plot import COLOURS
+from mithridate.reports.schema import Cell, Column, Published, Study, Value, View
+from mithridate.reports.select import (
     Group,
     chosen,
     fits,
@@ -22,8 +21,8 @@ from mithridate.reports.study.select import (
     title_of,
     varying,
 )
-from mithridate.reports.study.summary import over, point
-from mithridate.reports.study.tables import Marks
+from mithridate.reports.summary import over, point
+from mithridate.reports.tables import Marks
 
 MOST = 120
 """Bars above which a chart is a table's job; the others are counted below the chart."""

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from mithridate.errors import RunError
 from mithridate.reports.folder import replace
-from mithridate.reports.study.tables import Head, Row, Table
-from mithridate.reports.study.values import Entry, Raw
+from mithridate.reports.tables import Head, Row, Table
+from mithridate.reports.values import Entry, Raw
 
 LARGEST = 1_000_000
 """Bytes above which the page carries a file compressed: browsers refuse long addresses."""

@@ -10,14 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mithridate.reports import words
-from mithridate.reports.schema import Proportion, Scalar
-from mithridate.reports.study import plot, select
-from mithridate.reports.study.class_bars import classes
-from mithridate.reports.study.plot import Axis, Line, Point
-from mithridate.reports.study.schema import Cell, Column, Mean, Study, Value, View
-from mithridate.reports.study.summary import over, point
-from mithridate.reports.study.values import number
+from mithridate.reports import plot, select, words
+from mithridate.reports.class_bars import classes
+from mithridate.reports.plot import Axis, Line, Point
+from mithridate.reports.schema import Cell, Column, Mean, Proportion, Scalar, Study, Value, View
+from mithridate.reports.summary import over, point
+from mithridate.reports.values import number
 
 __all__ = ["budget", "classes", "curve", "queries", "reached"]
 

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from mithridate.reports import words
-from mithridate.reports.folder import Array
-from mithridate.reports.panels import MOST_CLASSES
-from mithridate.reports.study.plot import short, text
+from mithridate.reports.images import MOST_CLASSES, Array
+from mithridate.reports.plot import short, text
 
 SIDE, EDGE, LETTERS = 400, 12, 14
 COLOURS = 10

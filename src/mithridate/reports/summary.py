@@ -8,8 +8,7 @@ from statistics import NormalDist, fmean, stdev
 
 from scipy.special import stdtrit
 
-from mithridate.reports.schema import Proportion
-from mithridate.reports.study.schema import Mean, Value
+from mithridate.reports.schema import Mean, Proportion, Value
 
 Z = NormalDist().inv_cdf(0.975)
 

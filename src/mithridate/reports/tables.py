@@ -6,10 +6,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from mithridate.reports.schema import Doubt
-from mithridate.reports.study import values
-from mithridate.reports.study.schema import Cell, Column, Published, Study, View
-from mithridate.reports.study.select import (
+from mithridate.reports import values
+from mithridate.reports.schema import Cell, Column, Doubt, Published, Study, View
+from mithridate.reports.select import (
     Group,
     chosen,
     fits,
@@ -19,8 +18,8 @@ from mithridate.reports.study.select import (
     state,
     varying,
 )
-from mithridate.reports.study.summary import point
-from mithridate.reports.study.values import Entry
+from mithridate.reports.summary import point
+from mithridate.reports.values import Entry
 
 SHOWN = 300
 """Rows that a table shows at once; the others lie folded below it."""

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from mithridate.reports import words
-from mithridate.reports.panels import MOST_CLASSES
-from mithridate.reports.study import plot, select
-from mithridate.reports.study.plot import short, text
-from mithridate.reports.study.schema import Cell, Column, Study, View
-from mithridate.reports.study.values import number
+from mithridate.reports import plot, select, words
+from mithridate.reports.images import MOST_CLASSES
+from mithridate.reports.plot import short, text
+from mithridate.reports.schema import Cell, Column, Study, View
+from mithridate.reports.values import number
 
 HEIGHT = 96
 """Of the tallest bar, in pixels."""
@@ -33,45 +32,32 @@ def classes(view: View, study: Study, cells: list[Cell], images: pa.Table | None
     column = study.columns.get(view.value, Column(title=view.value))
     reference = study.columns.get(view.reference, Column(title=view.reference))
     moving, done = select.varying(cells), [cell for cell in cells if cell.status == select.DONE]
-    there = [cell for cell in done if any(v is not None for v in _list(cell, view.value))]
+    there = [cell for cell in done if any(v is not None for v in select.list_of(cell, view.value))]
     if not there:
         return plot.absent(f"{view.title or column.title}: not run.")
     charts = [
-        _chart(cell, view, column, names_of(study, cell), select.title_of(cell.axes, moving))
+        _chart(cell, view, column, select.names_of(study, cell), select.title_of(cell.axes, moving))
         for cell in there[:MOST_CHARTS]
     ]
-    said = ["Each chart has its own scale, from zero to the number at its top."]
+    sentences = ["Each chart has its own scale, from zero to the number at its top."]
     if len(there) > len(charts):
-        said.append(f"Drawn are the first {len(charts)} of {len(there)} cells.")
+        sentences.append(f"Drawn are the first {len(charts)} of {len(there)} cells.")
     if len(there) < len(cells):
-        said.append(f"Without this value: {len(cells) - len(there)} of {len(cells)} cells.")
+        sentences.append(f"Without this value: {len(cells) - len(there)} of {len(cells)} cells.")
     key = f'<span class="key-bar">{text(column.title)}</span>'
     if view.reference:
         key += f'<span class="key-mark">{text(reference.title)}</span>'
-    if any(isinstance(cell.values.get(role), int) for cell in there for role in ROLES):
+    if any(select.whole_of(cell, role) is not None for cell in there for role in ROLES):
         key += '<span class="key-role">S source, T target</span>'
     return (
         f'<figure class="plot"><p class="bars-key">{key}</p><div class="class-charts">'
-        f"{''.join(charts)}</div><figcaption>{text(' '.join(said))}</figcaption>"
+        f"{''.join(charts)}</div><figcaption>{text(' '.join(sentences))}</figcaption>"
         "</figure>"
     )
 
 
-def names_of(study: Study, cell: Cell) -> list[str]:
-    """Names of the classes of a cell's data set; none where the study does not tell.
-
-    They stand under the cell's id, or under the data set's name: that of the axis "data", else of
-    any axis, else the study's only one.
-    """
-    for label in (cell.id, cell.axes.get("data"), *cell.axes.values()):
-        if isinstance(label, str) and label in study.class_names:
-            return study.class_names[label]
-    every = list(study.class_names.values())
-    return every[0] if len(every) == 1 else []
-
-
 def _chart(cell: Cell, view: View, column: Column, names: Sequence[str], title: str) -> str:
-    values, beside = _list(cell, view.value), _list(cell, view.reference)
+    values, beside = select.list_of(cell, view.value), select.list_of(cell, view.reference)
     count = len(values)
     names = names if len(names) == count else [str(k) for k in range(count)]
     there = [value for value in [*values, *beside] if value is not None]
@@ -92,11 +78,11 @@ def _chart(cell: Cell, view: View, column: Column, names: Sequence[str], title: 
     wide = " many" if count > MOST_CLASSES else ""
     marked = ", ".join(f"{ROLES[slot.role]} {text(slot.name)}" for slot in slots if slot.role)
     marked = f' <span class="bar-role">{marked}</span>' if wide and marked else ""
-    said = _said(values, names, slots, column)
+    description = _described(values, names, slots, column)
     return (
         f'<div class="class-chart{wide}"><p><bdi>{text(title or cell.id)}</bdi>{marked}</p>'
         f'<svg class="plot-area" role="img" height="{HEIGHT + foot}">'
-        f"<title>{text(title or cell.id)}</title><desc>{text(said)}</desc>"
+        f"<title>{text(title or cell.id)}</title><desc>{text(description)}</desc>"
         f'<line class="plot-rule" x1="0" x2="100%" y1="0" y2="0"/>'
         f'<text x="-6" y="0" dy=".35em" text-anchor="end">{text(number(high, column.unit))}</text>'
         f'<line class="plot-axis" x1="0" x2="100%" y1="{base}" y2="{base}"/>{bars}{labels}'
@@ -129,10 +115,10 @@ class _Slot:
         if value is None or not math.isfinite(value):
             return f'<text class="bar-none" x="{short(self.middle)}%" y="{HEIGHT - 4}">–</text>'
         top, tall = min(height(value), height(0.0)), abs(height(value) - height(0.0))
-        said = text(f"{self.name}: {number(value, unit)}")
+        title = text(f"{self.name}: {number(value, unit)}")
         return (
             f'<rect class="bar {self.role}" x="{left}%" width="{width}%" y="{short(top)}" '
-            f'height="{short(tall)}"><title>{said}</title></rect>'
+            f'height="{short(tall)}"><title>{title}</title></rect>'
         )
 
     def mark(self, value: float | None, height: Callable[[float], float]) -> str:
@@ -157,9 +143,9 @@ def _labels(slots: Sequence[_Slot]) -> tuple[int, str]:
         style = f'class="{"bar-role" if letter else ""}"'
         place = f'<svg class="plot-tick" x="{short(slot.middle)}%" y="{HEIGHT + 6}">'
         if upright:
-            told = f"{letter} {name}" if letter else name
+            label = f"{letter} {name}" if letter else name
             turned = 'text-anchor="end" transform="rotate(-90)"'
-            out.append(f'{place}<text {style} {turned} dy=".35em">{told}</text></svg>')
+            out.append(f'{place}<text {style} {turned} dy=".35em">{label}</text></svg>')
         else:
             second = f'<tspan x="0" dy="1.15em">{letter}</tspan>' if letter else ""
             whole = f'<text {style} y="10" text-anchor="middle">{name}{second}</text>'
@@ -167,30 +153,23 @@ def _labels(slots: Sequence[_Slot]) -> tuple[int, str]:
     return (14 + 7 * (longest + 2) if upright else 34), "".join(out)
 
 
-def _said(
+def _described(
     values: Sequence[float | None], names: Sequence[str], slots: Sequence[_Slot], column: Column
 ) -> str:
     """The greatest value and the marked classes, in words."""
     there = {k: value for k, value in enumerate(values) if value is not None}
     top = max(there, key=lambda k: there[k])
-    said = [f"{column.title} per class, greatest {number(there[top], column.unit)} at {names[top]}"]
+    sentences = [
+        f"{column.title} per class, greatest {number(there[top], column.unit)} at {names[top]}"
+    ]
     for slot in slots:
         if slot.role:
             value = there.get(slot.at)
             shown = words.NONE if value is None else number(value, column.unit)
-            said.append(f"{slot.role} {slot.name}: {shown}")
-    return "; ".join(said) + "."
-
-
-def _list(cell: Cell, name: str) -> list[float | None]:
-    value = cell.values.get(name)
-    return value if isinstance(value, list) else []
+            sentences.append(f"{slot.role} {slot.name}: {shown}")
+    return "; ".join(sentences) + "."
 
 
 def _role(cell: Cell, at: int) -> str:
     """ "target" or "source" where the cell says that the class is one."""
-    for role in ROLES:
-        value = cell.values.get(role)
-        if isinstance(value, int) and not isinstance(value, bool) and value == at:
-            return role
-    return ""
+    return next((role for role in ROLES if select.whole_of(cell, role) == at), "")

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from mithridate.reports import words
 from mithridate.reports.charts import nice_ticks
-from mithridate.reports.study.values import number
+from mithridate.reports.values import number
 
 HEIGHT = 230
 """Of the frame, in pixels; its width is that of the page, and x is told in percent of it."""

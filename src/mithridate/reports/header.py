@@ -1,0 +1,271 @@
+"""What a page opens with: the state, the finding in a sentence, its doubts, the key figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mithridate.reports import attacks, audit, images, words
+from mithridate.reports.attacks import AttackRow
+from mithridate.reports.audit import Audit, Inspection
+from mithridate.reports.evidence import Box, box
+from mithridate.reports.folder import StudyFolder
+from mithridate.reports.images import Array, Picture
+from mithridate.reports.schema import Cell, Doubt, Proportion
+from mithridate.reports.select import DONE, NOT_RUN, share_of
+
+HERO = ("trigger", "examples_changed")
+
+
+@dataclass(frozen=True)
+class State:
+    """How a finding looks: a class of the style sheet, and a word."""
+
+    name: str
+    word: str
+
+
+STATES = {
+    True: State("alarm", "Alarm"),
+    False: State("clear", "No alarm"),
+    None: State("open", "No verdict"),
+}
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One key figure: what, how much, and what stands behind it."""
+
+    name: str
+    value: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Hero:
+    """Pictures beside a verdict; `region` is outlined on both."""
+
+    trigger: Picture | None
+    where: str
+    stamped: Picture | None
+    leads: str
+    region: Box | None
+
+
+@dataclass(frozen=True)
+class Header:
+    """The finding. `warning`, `strong` and `meaning` are read after it, `small` last."""
+
+    state: State
+    headline: str
+    question: str = ""
+    warning: str = ""
+    strong: str = ""
+    meaning: str = ""
+    small: str = ""
+    doubts: Sequence[Doubt] = ()
+    about: str = "Doubts about this finding"
+    hero: Hero | None = None
+
+
+def of_verdict(found: Inspection, arrays: Mapping[str, Array]) -> Header:
+    """The verdict of one inspection."""
+    if not found.done:
+        return Header(STATES[None], "No verdict was reached", warning=found.cell.status)
+    p_value = words.p_value(found.p_value) if found.p_value is not None else ""
+    return Header(
+        state=STATES[found.suspicious],
+        headline=found.headline or "No verdict was reached",
+        strong=p_value,
+        meaning=audit.p_in_words(found),
+        small=found.null,
+        doubts=found.doubts,
+        about="Doubts about this verdict",
+        hero=_hero(found, arrays),
+    )
+
+
+def _hero(found: Inspection, arrays: Mapping[str, Array]) -> Hero | None:
+    trigger, changed = arrays.get("trigger"), arrays.get("examples_changed")
+    stamped = None if changed is None or not len(changed) else images.plain(changed[0])
+    pattern = None if trigger is None else images.plain(trigger)
+    if pattern is None and not (stamped is not None and found.suspicious):
+        return None
+    size = next(a for a in (trigger, changed) if a is not None).shape[-2:]
+    leads = "Stamped on a test image"
+    if found.source is not None and found.target is not None:
+        source, target = (words.short(found.names[k]) for k in (found.source, found.target))
+        leads = f"Stamped on “{source}”; the model is led to “{target}”"
+    return Hero(
+        trigger=pattern,
+        where=words.region(found.region, *size),
+        stamped=stamped,
+        leads=leads,
+        region=box(found.region, *size),
+    )
+
+
+def of_audit(folder: StudyFolder, found: Audit) -> Header:
+    """The header of an audit's page."""
+    if found.verdict is None:
+        header = Header(STATES[None], "No verdict was reached", meaning="The verdict: not run.")
+    else:
+        header = of_verdict(found.verdict, folder.arrays(found.verdict.cell.id, HERO))
+    return _with_doubts(folder, header)
+
+
+def of_attacks(folder: StudyFolder, rows: Sequence[AttackRow]) -> Header:
+    """The header of a run of attacks."""
+    study = folder.study
+    best = attacks.strongest(rows)
+    text = study.title
+    if best is not None and best.accuracy_left is not None:
+        left = words.percent(best.accuracy_left.value)
+        text = f"{best.name} leaves {left} accuracy on {words.many(best.n, 'image')}"
+    names = [model.name for model in study.models[:1]]
+    names += [study.data.name] if study.data is not None else []
+    count = words.many(len(rows), "attack")
+    return _with_doubts(
+        folder,
+        Header(
+            State("plain", "Attack run"),
+            text,
+            meaning=f"{count}{' on ' if names else ''}{', '.join(names)}. Accuracy left counts "
+            "every image that the model still gets right after the attack.",
+            small=f"{attacks.closing(rows)}." if len(rows) > 1 else "",
+        ),
+    )
+
+
+def of_study(folder: StudyFolder) -> Header:
+    """The header of a study's page; without a finding it is no finding that it opens with."""
+    study = folder.study
+    headline, meaning = split(study.finding or study.title)
+    header = Header(
+        State("plain", "Main finding" if study.finding else "Study"),
+        headline,
+        question=study.question,
+        meaning=meaning,
+    )
+    return _with_doubts(folder, header)
+
+
+def _with_doubts(folder: StudyFolder, header: Header) -> Header:
+    """The header with the study's own doubts; one that was cut short says so first."""
+    study = folder.study
+    doubts = list(dict.fromkeys([*header.doubts, *study.doubts]))
+    if study.status == "complete":
+        return dataclasses.replace(header, doubts=doubts)
+    what = "run" if study.preset else "study"
+    gate = "; it passes no gate" if study.preset else ""
+    text = f"This {what} stopped before it was finished. What follows is what it had{gate}."
+    return dataclasses.replace(
+        header, doubts=doubts, warning=text, state=State("open", f"Incomplete {what}")
+    )
+
+
+def split(finding: str) -> tuple[str, str]:
+    """The first sentence of a finding, and the rest.
+
+    >>> split("PGD fools 9 of 10. It costs 0.3 s an image.")
+    ('PGD fools 9 of 10.', 'It costs 0.3 s an image.')
+    """
+    first, *rest = re.split(r"\n+|(?<=[.!?])\s+(?=[A-Z0-9])", finding.strip(), maxsplit=1)
+    return first, " ".join(rest)
+
+
+def audit_tiles(found: Audit) -> list[Tile]:
+    """The key figures of an audit."""
+    verdict = found.verdict
+    controls = verdict.controls if verdict else None
+    return [
+        _share_tile("Clean accuracy of the suspect", found.accuracy),
+        _share_tile("Success of the recovered trigger", verdict.recovered if verdict else None),
+        Tile(
+            "Clean control models",
+            words.NONE if controls is None else str(controls),
+            "the clean side of the test",
+        ),
+        _cost_tile(
+            found.seconds,
+            verdict.queries if verdict else None,
+            verdict.gradients if verdict else None,
+        ),
+    ]
+
+
+def attack_tiles(rows: Sequence[AttackRow], clean: Cell | None) -> list[Tile]:
+    """The key figures of a run of attacks."""
+    best, least = attacks.strongest(rows), attacks.smallest(rows)
+    by = f", {best.name}" if best and len(rows) > 1 else ""
+    third = _share_tile("Attack success", best.success if best else None)
+    if least is not None:
+        value = f"L2 {words.number(least.median_l2)}"
+        third = Tile("Smallest change", value, f"median of the fooled, {least.name}")
+    ran = [row for row in rows if row.ran]
+    spent = [row.seconds for row in rows if row.seconds is not None]
+    return [
+        _share_tile("Clean accuracy", share_of(clean, "accuracy")),
+        _share_tile(f"Accuracy left{by}", best.accuracy_left if best else None),
+        third,
+        _cost_tile(
+            sum(spent) if spent else None,
+            sum(row.n * (row.queries or 0) for row in ran) if ran else None,
+            sum(row.n * (row.gradients or 0) for row in ran) if ran else None,
+        ),
+    ]
+
+
+def study_tiles(folder: StudyFolder) -> list[Tile]:
+    """The key figures of a study."""
+    cells = folder.cells
+    done = sum(cell.status == DONE for cell in cells)
+    idle = sum(cell.status == NOT_RUN for cell in cells)
+    failed = len(cells) - done - idle
+    others = [f"{idle:,} not run"] * (idle > 0) + [f"{failed:,} failed"] * (failed > 0)
+    rows = folder.image_rows
+    tiles = [
+        Tile("Cells measured", f"{done:,} of {len(cells):,}", ", ".join(others) or "all"),
+        Tile(
+            "Images judged",
+            f"{rows:,}" if rows else words.NONE,
+            "one by one" if rows else "not recorded one by one",
+        ),
+    ]
+    if folder.timings:
+        fresh = [timing.seconds for timing in folder.timings if not timing.cached]
+        stored = len(folder.timings) - len(fresh)
+        note = f"{len(fresh):,} units made, {stored:,} from the store"
+        tiles.append(Tile("Time of units", words.seconds(sum(fresh)), note))
+    else:
+        tiles.append(Tile("Time of units", words.NONE, "not recorded"))
+    return [*tiles, Tile("Scale", folder.study.scale or words.NONE, "of the study's file")]
+
+
+def _share_tile(name: str, share: Proportion | None) -> Tile:
+    return Tile(name, words.percent(share.value if share else None), words.interval(share))
+
+
+def _cost_tile(seconds: float | None, queries: float | None, gradients: float | None) -> Tile:
+    parts = [] if queries is None else [f"{queries:,.0f} images asked"]
+    parts += [] if gradients is None else [f"{gradients:,.0f} gradients"]
+    return Tile("Time", words.seconds(seconds), ", ".join(parts) or "cost not recorded")
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested settings as dotted names and text.
+
+    >>> list(flatten({"eps": 0.1, "trigger": {"size": [6, 6], "seed": None}}))
+    [('eps', '0.1'), ('trigger.size', '6, 6'), ('trigger.seed', '–')]
+    """
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{name}.")
+        elif isinstance(value, list | tuple):
+            yield name, ", ".join(str(part) for part in value) or words.NONE
+        else:
+            yield name, words.NONE if value is None else str(value)
