@@ -39,11 +39,11 @@ def test_on_a_linear_model_every_pixel_moves_by_eps_away_from_the_class() -> Non
     """The closed form of PGD in LINF; then the stamp over it."""
     weight = torch.randn(16, generator=rng(1))
     attack = CleanLabel(trigger=PIXEL, target=0, fraction=1.0, eps=51 / 255, steps=20)
-    made = attack.poison(grey(), surrogate=linear(weight), rng=rng(0))
+    poisoned = attack.poison(grey(), surrogate=linear(weight), rng=rng(0))
     expected = 128 - 51 * weight.sign().view(1, 4, 4)
     expected[0, 0, 0] = 255
-    assert torch.equal(made.images.raw(made.indices).float(), expected.expand(5, 1, 4, 4))
-    assert made.indices.tolist() == [0, 2, 4, 6, 8]
+    assert torch.equal(poisoned.images.raw(poisoned.indices).float(), expected.expand(5, 1, 4, 4))
+    assert poisoned.indices.tolist() == [0, 2, 4, 6, 8]
 
 
 def test_in_l2_the_change_lies_along_the_gradient() -> None:
@@ -51,23 +51,10 @@ def test_in_l2_the_change_lies_along_the_gradient() -> None:
     attack = CleanLabel(
         trigger=PIXEL, target=0, fraction=1.0, eps=0.8, norm=L2, steps=40, step_size=0.4
     )
-    made = attack.poison(grey(), surrogate=linear(weight), rng=rng(0))
-    change = (made.images.raw(made.indices).float() - 128).flatten(1)[:, 1:] / 255
+    poisoned = attack.poison(grey(), surrogate=linear(weight), rng=rng(0))
+    change = (poisoned.images.raw(poisoned.indices).float() - 128).flatten(1)[:, 1:] / 255
     along = -0.8 * weight[1:] / weight.norm()
     assert (change - along).abs().max() < 0.6 / 255
-
-
-def test_labels_and_other_rows_stay() -> None:
-    data = striped_set()
-    attack = CleanLabel(trigger=CornerPattern(), target=1, count=5, eps=0.1, steps=2)
-    made = attack.poison(data, surrogate=striped_surrogate(), rng=rng(0))
-    assert torch.equal(made.images.labels, data.labels)
-    assert not bool(made.relabelled.any())
-    assert bool((data.labels[made.indices] == 1).all())
-    assert (made.target, made.source, made.trigger) == (1, None, attack.trigger)
-    rest = torch.ones(len(data), dtype=torch.bool)
-    rest[made.indices] = False
-    assert torch.equal(made.images.raw(rest), data.raw(rest))
 
 
 def test_crafting_costs_the_passes_of_pgd_and_no_others() -> None:
@@ -92,20 +79,20 @@ def test_stamped_only_takes_the_same_rows() -> None:
     data, stamped = striped_set(), StampedOnly(trigger=PIXEL, target=1, fraction=0.5)
     baseline = stamped.poison(data, rng=rng(3))
     crafted = CleanLabel(trigger=PIXEL, target=1, fraction=0.5, eps=0.1, steps=1)
-    made = crafted.poison(data, surrogate=striped_surrogate(), rng=rng(3))
-    assert torch.equal(baseline.indices, made.indices)
+    poisoned = crafted.poison(data, surrogate=striped_surrogate(), rng=rng(3))
+    assert torch.equal(baseline.indices, poisoned.indices)
     expected = PIXEL.stamp(data.batch(baseline.indices)[0], rng=rng(0))
     assert torch.equal(baseline.images.batch(baseline.indices)[0], expected)
-    assert (baseline.surrogate, len(made.surrogate or "")) == (None, 64)
+    assert (baseline.surrogate, len(poisoned.surrogate or "")) == (None, 64)
 
 
 def test_makes_images_hard_to_read() -> None:
     """The surrogate gives the true class less than before the perturbation."""
     data, surrogate = striped_set(per_class=20), striped_surrogate()
     attack = CleanLabel(trigger=PIXEL, target=1, fraction=1.0, eps=0.3, steps=20)
-    made = attack.poison(data, surrogate=surrogate, rng=rng(0))
-    before, _ = data.batch(made.indices)
-    after, _ = made.images.batch(made.indices)
+    poisoned = attack.poison(data, surrogate=surrogate, rng=rng(0))
+    before, _ = data.batch(poisoned.indices)
+    after, _ = poisoned.images.batch(poisoned.indices)
     assert bool((surrogate.scores(after)[:, 1] < surrogate.scores(before)[:, 1]).all())
 
 
@@ -119,18 +106,18 @@ def test_rounding_keeps_the_budget(seed: int, eps: float, norm: Norm) -> None:
     draws = rng(seed)
     x = torch.randint(0, 256, (6, 1, 5, 5), generator=draws).float() / 255
     attack = full_pgd(eps, norm, 1, None)
-    found = (x + norm.sample(x, eps, draws)).clamp(0, 1)
-    found[:3] = (x[:3] + norm.project(torch.randn(3, 1, 5, 5, generator=draws), eps)).clamp(0, 1)
-    pixels = to_pixels(found, x, attack)
+    moved = (x + norm.sample(x, eps, draws)).clamp(0, 1)
+    moved[:3] = (x[:3] + norm.project(torch.randn(3, 1, 5, 5, generator=draws), eps)).clamp(0, 1)
+    pixels = to_pixels(moved, x, attack)
     assert bool((norm.distance(pixels.float() / 255, x) <= eps * (1 + 1e-5) + 2e-6).all())
-    assert ((pixels.float() / 255 - found) * 255).abs().max() <= 1.001
+    assert ((pixels.float() / 255 - moved) * 255).abs().max() <= 1.001
 
 
 def test_rounding_is_to_the_nearest_level_where_the_budget_allows() -> None:
     x = torch.full((1, 1, 1, 3), 100 / 255)
     attack = full_pgd(8 / 255, LINF, 1, None)
-    found = x + torch.tensor([8, -7.6, 0.4]) / 255
-    assert to_pixels(found, x, attack).flatten().tolist() == [108, 92, 100]
+    moved = x + torch.tensor([8, -7.6, 0.4]) / 255
+    assert to_pixels(moved, x, attack).flatten().tolist() == [108, 92, 100]
 
 
 def test_a_broken_surrogate_is_told() -> None:
@@ -150,13 +137,13 @@ def test_a_trigger_that_does_not_fit_is_told_before_the_passes() -> None:
 
 def test_from_the_command_line() -> None:
     text = {"trigger": "corner-pattern:corner=all,amplitude=16/255", "target": "1"}
-    made = component.create(
+    attack = component.create(
         "poisons", "clean-label", {**text, "fraction": "0.33", "eps": "300/255", "norm": "l2"}
     )
-    assert made.trigger == CornerPattern(corner="all", amplitude=16 / 255)
-    assert (made.norm, made.eps) == (L2, 300 / 255)
-    assert made.attack().step_size == pytest.approx(2.5 * 3 / 255)
-    assert not made.attack().stop_at_goal
+    assert attack.trigger == CornerPattern(corner="all", amplitude=16 / 255)
+    assert (attack.norm, attack.eps) == (L2, 300 / 255)
+    assert attack.attack().step_size == pytest.approx(2.5 * 3 / 255)
+    assert not attack.attack().stop_at_goal
     assert component.create("poisons", "stamped-only", {**text, "count": "5"}).count == 5
 
 

@@ -37,22 +37,22 @@ def attack(gan: WGAN, **settings: Any) -> CleanLabelGAN:
 
 
 def test_labels_stay_and_only_those_rows_change(digits: ImageSet, gan: WGAN) -> None:
-    found = attack(gan, trigger=CornerPattern(corner="all", amplitude=0.5)).poison(
+    poisoned = attack(gan, trigger=CornerPattern(corner="all", amplitude=0.5)).poison(
         digits, rng=rng(0)
     )
-    assert torch.equal(found.images.labels, digits.labels)
-    assert bool((digits.labels[found.indices] == 3).all())
-    assert not bool(found.relabelled.any())
-    changed = (found.images.raw(range(300)) != digits.raw(range(300))).flatten(1).any(1)
-    assert torch.equal(changed.nonzero()[:, 0], found.indices)
-    assert (len(found), found.target, found.source) == (6, 3, None)
-    assert found.surrogate == gan.fingerprint()
+    assert torch.equal(poisoned.images.labels, digits.labels)
+    assert bool((digits.labels[poisoned.indices] == 3).all())
+    assert not bool(poisoned.relabelled.any())
+    changed = (poisoned.images.raw(range(300)) != digits.raw(range(300))).flatten(1).any(1)
+    assert torch.equal(changed.nonzero()[:, 0], poisoned.indices)
+    assert (len(poisoned), poisoned.target, poisoned.source) == (6, 3, None)
+    assert poisoned.surrogate == gan.fingerprint()
 
 
 def test_it_takes_the_rows_of_the_other_clean_label_poisons(digits: ImageSet, gan: WGAN) -> None:
     stamped = StampedOnly(trigger=PIXEL, target=3, count=6).poison(digits, rng=rng(4))
-    found = attack(gan).poison(digits, rng=rng(4))
-    assert torch.equal(found.indices, stamped.indices)
+    poisoned = attack(gan).poison(digits, rng=rng(4))
+    assert torch.equal(poisoned.indices, stamped.indices)
 
 
 def test_the_trigger_lies_over_what_the_generator_shows(gan: WGAN) -> None:
@@ -62,8 +62,8 @@ def test_the_trigger_lies_over_what_the_generator_shows(gan: WGAN) -> None:
     data = ImageSet.from_float(x, [0, 0, 0, 1], ["a", "b"], "made")
     for tau, expected in ((0.0, x[0]), (1.0, x[3])):
         settings = {"target": 0, "count": 2, "tau": tau, "steps": 200, "restarts": 3}
-        found = attack(gan, **settings).poison(data, rng=rng(0))
-        shown = found.images.batch(found.indices)[0]
+        poisoned = attack(gan, **settings).poison(data, rng=rng(0))
+        shown = poisoned.images.batch(poisoned.indices)[0]
         assert bool((shown[:, 0, 0, 0] == 1).all())
         off = (shown - expected).flatten(1)[:, 1:].abs().max()
         assert float(off) <= 1.5 / 255
@@ -78,10 +78,10 @@ def test_between_the_codes_and_nowhere_else(gan: WGAN, monkeypatch: pytest.Monke
     monkeypatch.setattr(WGAN, "encode", code_of)
     pixels = torch.tensor([0.0, 0.0, 1.0])[:, None, None, None].expand(3, 1, 8, 8)
     data = ImageSet.from_float(pixels, [0, 0, 1], ["black", "white"])
-    found = attack(gan, target=0, count=2, tau=0.3).poison(data, rng=rng(0))
+    poisoned = attack(gan, target=0, count=2, tau=0.3).poison(data, rng=rng(0))
     expected = PIXEL.stamp(gan.generate(torch.full((1, 4), 0.3)), rng=rng(0))
     assert torch.equal(
-        found.images.raw([0, 1]), (expected * 255).round().byte().expand(2, -1, -1, -1)
+        poisoned.images.raw([0, 1]), (expected * 255).round().byte().expand(2, -1, -1, -1)
     )
 
 
@@ -97,11 +97,11 @@ def test_by_name_with_a_path(digits: ImageSet, gan: WGAN, tmp_path: Path) -> Non
     path = tmp_path / "gan.safetensors"
     gan.save(path)
     text = {"trigger": "single-pixel", "target": "3", "count": "6", "tau": "0.4", "steps": "5"}
-    made = component.create("poisons", "clean-label-gan", {**text, "generator": str(path)})
-    assert component.name_of(made) == "clean-label-gan"
-    assert gan.fingerprint()[:12] in settings_of(made)["generator"]  # as records name it
+    named = component.create("poisons", "clean-label-gan", {**text, "generator": str(path)})
+    assert component.name_of(named) == "clean-label-gan"
+    assert gan.fingerprint()[:12] in settings_of(named)["generator"]  # as records name it
     same = attack(gan, trigger=SinglePixel(), tau=0.4)
-    one, two = (each.poison(digits, rng=rng(0)) for each in (made, same))
+    one, two = (each.poison(digits, rng=rng(0)) for each in (named, same))
     assert one.images.fingerprint() == two.images.fingerprint()
     with pytest.raises(CheckpointError, match="no such file"):
         component.create("poisons", "clean-label-gan", {**text, "generator": "missing"})

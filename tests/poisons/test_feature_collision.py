@@ -39,21 +39,19 @@ def test_collide_finds_the_minimum_of_a_quadratic(weight: float) -> None:
     bases = 0.5 + 0.05 * torch.randn(3, 1, 3, 3, generator=draws)
     goal = 0.5 + 0.05 * torch.randn(9, generator=draws)
     wanted = (matrix @ goal)[None]
-    found = collide(linear_features(matrix), bases, wanted, weight=weight, steps=400)
+    x = collide(linear_features(matrix), bases, wanted, weight=weight, steps=400)
     a = matrix.double().numpy()
     left = a.T @ a + weight * np.eye(9)
     right = a.T @ wanted[0].double().numpy() + weight * bases.flatten(1).double().numpy()
     expected = np.linalg.solve(left, right.T).T
     assert 0 < expected.min() < expected.max() < 1  # clipping is not at work
-    assert np.allclose(found.flatten(1).numpy(), expected, atol=2e-4)
+    assert np.allclose(x.flatten(1).numpy(), expected, atol=2e-4)
 
 
 def test_pixels_are_clipped_where_the_minimum_lies_outside() -> None:
     model = linear_features(torch.eye(4))
-    found = collide(
-        model, torch.full((1, 1, 2, 2), 0.9), torch.full((1, 4), 3.0), weight=0.1, steps=60
-    )
-    assert bool((found == 1).all())
+    x = collide(model, torch.full((1, 1, 2, 2), 0.9), torch.full((1, 4), 3.0), weight=0.1, steps=60)
+    assert bool((x == 1).all())
 
 
 def test_feature_gradient_is_that_of_autograd() -> None:
@@ -73,9 +71,9 @@ def test_feature_gradient_is_that_of_autograd() -> None:
 def test_poisons_collide_and_look_like_their_bases() -> None:
     data, surrogate, (image, base) = striped_set(), striped_surrogate(), target_and_base()
     attack = FeatureCollision(base=base, image=image, count=3, beta=0.01, steps=100)
-    made = attack.poison(data, surrogate=surrogate, rng=rng(0))
+    poisoned = attack.poison(data, surrogate=surrogate, rng=rng(0))
     wanted = surrogate.features(image[None])
-    before, after = data.batch(made.indices)[0], made.images.batch(made.indices)[0]
+    before, after = data.batch(poisoned.indices)[0], poisoned.images.batch(poisoned.indices)[0]
     far = (surrogate.features(before) - wanted).norm(dim=1)
     near = (surrogate.features(after) - wanted).norm(dim=1)
     assert bool((near < 0.2 * far).all())
@@ -84,11 +82,11 @@ def test_poisons_collide_and_look_like_their_bases() -> None:
         (after - image).flatten(1).norm(dim=1),
     )
     assert bool((to_base < to_target).all())
-    assert bool((data.labels[made.indices] == base).all())
-    assert torch.equal(made.images.labels, data.labels)
-    assert (made.target, made.trigger, len(made)) == (base, None, 3)
-    assert made.aim is not None
-    assert torch.equal(made.aim, image)
+    assert bool((data.labels[poisoned.indices] == base).all())
+    assert torch.equal(poisoned.images.labels, data.labels)
+    assert (poisoned.target, poisoned.trigger, len(poisoned)) == (base, None, 3)
+    assert poisoned.aim is not None
+    assert torch.equal(poisoned.aim, image)
 
 
 def test_beta_trades_likeness_for_features() -> None:
@@ -96,9 +94,9 @@ def test_beta_trades_likeness_for_features() -> None:
     apart, features = [], []
     for beta in (0.01, 10.0, 1000.0):
         attack = FeatureCollision(base=base, image=image, beta=beta, steps=100)
-        made = attack.poison(data, surrogate=surrogate, rng=rng(0))
-        x = made.images.batch(made.indices)[0]
-        apart.append(float((x - data.batch(made.indices)[0]).norm()))
+        poisoned = attack.poison(data, surrogate=surrogate, rng=rng(0))
+        x = poisoned.images.batch(poisoned.indices)[0]
+        apart.append(float((x - data.batch(poisoned.indices)[0]).norm()))
         features.append(float((surrogate.features(x) - surrogate.features(image[None])).norm()))
     assert apart == sorted(apart, reverse=True)
     assert features == sorted(features)
@@ -108,18 +106,18 @@ def test_watermark_is_a_mix_of_base_and_target() -> None:
     """With a weight that forbids any other change."""
     data, surrogate, (image, base) = striped_set(), striped_surrogate(), target_and_base()
     attack = FeatureCollision(base=base, image=image, beta=1e9, watermark=0.3, steps=3)
-    made = attack.poison(data, surrogate=surrogate, rng=rng(0))
-    mixed = 0.7 * data.batch(made.indices)[0] + 0.3 * image
-    assert (made.images.batch(made.indices)[0] - mixed).abs().max() < 1 / 255
+    poisoned = attack.poison(data, surrogate=surrogate, rng=rng(0))
+    mixed = 0.7 * data.batch(poisoned.indices)[0] + 0.3 * image
+    assert (poisoned.images.batch(poisoned.indices)[0] - mixed).abs().max() < 1 / 255
 
 
 def test_append_keeps_the_bases() -> None:
     data, (image, base) = striped_set(), target_and_base()
     attack = FeatureCollision(base=base, image=image, count=2, steps=5, append=True)
-    made = attack.poison(data, surrogate=striped_surrogate(), rng=rng(0))
-    assert made.indices.tolist() == [24, 25]
-    assert torch.equal(made.images.raw(range(24)), data.raw(range(24)))
-    assert made.images.labels[24:].tolist() == [base, base]
+    poisoned = attack.poison(data, surrogate=striped_surrogate(), rng=rng(0))
+    assert poisoned.indices.tolist() == [24, 25]
+    assert torch.equal(poisoned.images.raw(range(24)), data.raw(range(24)))
+    assert poisoned.images.labels[24:].tolist() == [base, base]
 
 
 def test_aims_at_a_row_of_a_test_set(tmp_path: Path) -> None:

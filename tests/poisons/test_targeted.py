@@ -11,7 +11,7 @@ from mithridate.classifier import Classifier
 from mithridate.data.image_set import ImageSet
 from mithridate.errors import InputError
 from mithridate.networks.storage import digest
-from mithridate.poisons import FeatureCollision, Poisoned, kill_rate, retrain_last
+from mithridate.poisons import FeatureCollision, Poisoned, retrain_last, targeted_success
 from mithridate.rng import rng
 from mithridate.testing.poisons import striped_surrogate
 
@@ -24,22 +24,22 @@ def noisy_set(n: int = 60) -> ImageSet:
 def test_last_layer_is_the_logistic_regression_of_the_features() -> None:
     """Against scikit-learn, on labels that cannot be told apart, so that the minimum is near."""
     data, victim = noisy_set(), striped_surrogate()
-    made = retrain_last(victim, data, decay=1e-2)
+    model = retrain_last(victim, data, decay=1e-2)
     x, y = data.batch(range(len(data)))
     features = victim.features(x).numpy()
     oracle = LogisticRegression(C=1 / (len(data) * 1e-2), tol=1e-8, max_iter=1000)
     oracle.fit(features, y.numpy())
-    assert np.allclose(made.scores(x).numpy(), oracle.predict_proba(features), atol=2e-3)
+    assert np.allclose(model.scores(x).numpy(), oracle.predict_proba(features), atol=2e-3)
 
 
 def test_the_rest_of_the_network_and_the_victim_stay() -> None:
     victim = striped_surrogate()
     before = digest(victim.module.state_dict())
-    made = retrain_last(victim, noisy_set())
+    model = retrain_last(victim, noisy_set())
     assert digest(victim.module.state_dict()) == before
     x, _ = noisy_set().batch(range(5))
-    assert torch.equal(made.features(x), victim.features(x))
-    assert not torch.equal(made.last_linear().weight, victim.last_linear().weight)
+    assert torch.equal(model.features(x), victim.features(x))
+    assert not torch.equal(model.last_linear().weight, victim.last_linear().weight)
 
 
 def test_one_shot_transfer_on_real_digits() -> None:
@@ -55,7 +55,7 @@ def test_one_shot_transfer_on_real_digits() -> None:
         attack = FeatureCollision(base=base, row=row, beta=0.02, steps=80, append=True).aim(test)
         trials.append(attack.poison(few, surrogate=victim, rng=rng(row)))
         assert int(clean.labels(test.batch([row])[0])) != base
-    rate = kill_rate(trials, victim, rng=rng(0))
+    rate = targeted_success(trials, victim, rng=rng(0))
     assert rate.k is not None
     assert rate.n == 6
     assert rate.k >= 4
@@ -65,11 +65,11 @@ def test_one_shot_transfer_on_real_digits() -> None:
 def test_end_to_end_trains_every_layer() -> None:
     data, victim = noisy_set(), striped_surrogate()
     rows = torch.tensor([0])
-    made = Poisoned(
+    poisoned = Poisoned(
         images=data, indices=rows, trigger=None, target=0, source=None,
         original_labels=data.labels[rows], aim=data.batch([0])[0][0],
     )  # fmt: skip
-    rate = kill_rate([made, made], victim, retrain="all", epochs=60, lr=1e-2, rng=rng(0))
+    rate = targeted_success([poisoned] * 2, victim, retrain="all", epochs=60, lr=1e-2, rng=rng(0))
     assert (rate.k, rate.n) == (2, 2)
 
 
@@ -81,11 +81,11 @@ def test_refuses() -> None:
         original_labels=data.labels[rows],
     )  # fmt: skip
     with pytest.raises(InputError, match="at least one"):
-        kill_rate([], victim, rng=rng(0))
+        targeted_success([], victim, rng=rng(0))
     with pytest.raises(InputError, match="aims at no image"):
-        kill_rate([no_aim], victim, rng=rng(0))
+        targeted_success([no_aim], victim, rng=rng(0))
     with pytest.raises(InputError, match="'last'"):
-        kill_rate([no_aim], victim, retrain="some", rng=rng(0))  # type: ignore[arg-type]
+        targeted_success([no_aim], victim, retrain="some", rng=rng(0))  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"gives \(1, 4\)"):
         retrain_last(striped_surrogate(classes=4), data)
     flat = Classifier(nn.Sequential(nn.Conv2d(1, 3, 12), nn.Flatten()), classes=3)

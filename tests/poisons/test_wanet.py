@@ -59,29 +59,29 @@ def test_noise_mode_differs_from_image_to_image() -> None:
 
 def test_covers_are_warped_otherwise_and_keep_their_labels() -> None:
     data, warp = noise_set(), Warp(strength=2.0)
-    made = WaNet(trigger=warp, target=0, count=6).poison(data, rng=rng(0))
-    assert len(made) == 6 + 12
-    assert int(made.relabelled.sum()) == 6
-    poisoned, covers = made.indices[made.relabelled], made.indices[~made.relabelled]
-    assert bool((made.images.labels[poisoned] == 0).all())
-    assert 0 not in data.labels[poisoned]
-    assert torch.equal(made.images.labels[covers], data.labels[covers])
-    right = warp.stamp(data.batch(poisoned)[0], rng=rng(0))
-    assert (made.images.batch(poisoned)[0] - right).abs().max() < 0.51 / 255
+    poisoned = WaNet(trigger=warp, target=0, count=6).poison(data, rng=rng(0))
+    assert len(poisoned) == 6 + 12
+    assert int(poisoned.relabelled.sum()) == 6
+    rows, covers = poisoned.indices[poisoned.relabelled], poisoned.indices[~poisoned.relabelled]
+    assert bool((poisoned.images.labels[rows] == 0).all())
+    assert 0 not in data.labels[rows]
+    assert torch.equal(poisoned.images.labels[covers], data.labels[covers])
+    right = warp.stamp(data.batch(rows)[0], rng=rng(0))
+    assert (poisoned.images.batch(rows)[0] - right).abs().max() < 0.51 / 255
     wrong = warp.stamp(data.batch(covers)[0], rng=rng(0))
-    assert (made.images.batch(covers)[0] - wrong).abs().mean() > 0.02
+    assert (poisoned.images.batch(covers)[0] - wrong).abs().mean() > 0.02
 
 
 def test_without_covers_it_is_badnets_with_a_warp() -> None:
-    made = WaNet(target=0, count=6, cover=0).poison(noise_set(), rng=rng(0))
-    assert len(made) == int(made.relabelled.sum()) == 6
+    poisoned = WaNet(target=0, count=6, cover=0).poison(noise_set(), rng=rng(0))
+    assert len(poisoned) == int(poisoned.relabelled.sum()) == 6
 
 
 def test_all_to_all() -> None:
-    made = WaNet(all_to_all=True, fraction=0.2).poison(noise_set(), rng=rng(0))
-    moved = made.indices[made.relabelled]
-    assert torch.equal(made.images.labels[moved], (noise_set().labels[moved] + 1) % 4)
-    assert len(made) == 3 * len(moved) == 24
+    poisoned = WaNet(all_to_all=True, fraction=0.2).poison(noise_set(), rng=rng(0))
+    moved = poisoned.indices[poisoned.relabelled]
+    assert torch.equal(poisoned.images.labels[moved], (noise_set().labels[moved] + 1) % 4)
+    assert len(poisoned) == 3 * len(moved) == 24
 
 
 def test_refuses() -> None:
@@ -105,9 +105,9 @@ def test_refuses() -> None:
 
 
 def test_from_the_command_line() -> None:
-    made = component.create(
+    attack = component.create(
         "poisons",
         "wanet",
         {"trigger": "warp:strength=0.75,seed=3", "target": "1", "fraction": "0.1"},
     )
-    assert made.trigger == Warp(strength=0.75, seed=3)
+    assert attack.trigger == Warp(strength=0.75, seed=3)

@@ -29,6 +29,7 @@ from mithridate.cli import (
     poison,
     report,
     run,
+    sanitize,
     train,
 )
 from mithridate.errors import MithridateError
@@ -45,6 +46,7 @@ app = typer.Typer(
 app.command()(demo.demo)
 app.command()(train.train)
 app.command()(poison.poison)
+app.command()(sanitize.sanitize)
 app.command()(generator.generator)
 app.command()(attack.attack)
 app.command()(fool.fool)

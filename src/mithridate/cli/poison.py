@@ -62,19 +62,19 @@ def poison(
     train, test = load_data(data)
     with screen.stage("poisoning"):
         aimed = attack.aim(test).to(where)
-        made = aimed.poison(train, surrogate=model, rng=child(rng(seed), "poison"))
-    told: dict[str, Any] = _manifest(made, train, test) | {
+        poisoned = aimed.poison(train, surrogate=model, rng=child(rng(seed), "poison"))
+    manifest: dict[str, Any] = _manifest(poisoned, train, test) | {
         "poison": {"name": poison, "settings": given},
         "surrogate": None
-        if made.surrogate is None
-        else {"file": None if surrogate is None else str(surrogate), "sha256": made.surrogate},
+        if poisoned.surrogate is None
+        else {"file": None if surrogate is None else str(surrogate), "sha256": poisoned.surrogate},
         "seed": seed,
         "source_data": {"name": data, "train_sha256": train.fingerprint()},
         "command": command_line(),
     }
     with screen.stage("writing") as progress:
-        files = export_set(out, made.images, test, manifest=told, progress=progress)
-    counts = told["counts"]
+        files = export_set(out, poisoned.images, test, manifest=manifest, progress=progress)
+    counts = manifest["counts"]
     screen.data({"out": str(out), "counts": counts, "files": files})
     screen.say(
         f"{counts['poisoned']} of {counts['train']} training images poisoned, "
@@ -91,11 +91,11 @@ def read_poison(name: str, values: dict[str, str]) -> tuple[Poison, dict[str, st
         InputError: no such poison or setting, or a value out of range.
     """
     from mithridate import component
-    from mithridate.cli.look import settings
+    from mithridate.facts import settings
 
     own = deal(values, {"poison": settings(component.find("poisons", name))})["poison"]
-    made: Poison = component.create("poisons", name, own)
-    return made, own
+    attack: Poison = component.create("poisons", name, own)
+    return attack, own
 
 
 def check_surrogate(name: str, attack: Poison, surrogate: Path | None) -> None:
@@ -115,35 +115,35 @@ def check_surrogate(name: str, attack: Poison, surrogate: Path | None) -> None:
         raise InputError(f"{name} needs no surrogate: leave --surrogate out")
 
 
-def _manifest(made: Poisoned, train: ImageSet, test: ImageSet) -> dict[str, Any]:
+def _manifest(poisoned: Poisoned, train: ImageSet, test: ImageSet) -> dict[str, Any]:
     """What was changed, in numbers that JSON holds."""
     from mithridate import __version__
 
-    support = None if made.trigger is None else made.trigger.support(train.image_shape)
+    support = None if poisoned.trigger is None else poisoned.trigger.support(train.image_shape)
     return {
         "format": 1,
         "mithridate": __version__,
         "counts": {
-            "train": len(made.images),
+            "train": len(poisoned.images),
             "test": len(test),
-            "poisoned": len(made),
-            "relabelled": int(made.relabelled.sum()),
-            "added": len(made.images) - len(train),
+            "poisoned": len(poisoned),
+            "relabelled": int(poisoned.relabelled.sum()),
+            "added": len(poisoned.images) - len(train),
         },
         "class_names": list(train.class_names),
         "image_shape": list(train.image_shape),
-        "target": made.target,
-        "source": made.source,
+        "target": poisoned.target,
+        "source": poisoned.source,
         "trigger": None
-        if made.trigger is None
+        if poisoned.trigger is None
         else {
-            "described": repr(made.trigger),
+            "described": repr(poisoned.trigger),
             "pixels": None if support is None else support.nonzero().tolist(),
         },
-        "aim": None if made.aim is None else (made.aim * 255).round().int().tolist(),
-        "indices": made.indices.tolist(),
-        "labels_before": made.original_labels.tolist(),
-        "labels_after": made.images.labels[made.indices].tolist(),
-        "train_sha256": made.images.fingerprint(),
+        "aim": None if poisoned.aim is None else (poisoned.aim * 255).round().int().tolist(),
+        "indices": poisoned.indices.tolist(),
+        "labels_before": poisoned.original_labels.tolist(),
+        "labels_after": poisoned.images.labels[poisoned.indices].tolist(),
+        "train_sha256": poisoned.images.fingerprint(),
         "test_sha256": test.fingerprint(),
     }

@@ -128,7 +128,7 @@ def train(
 def _dealt(values: dict[str, str], **names: str | None) -> dict[str, dict[str, str]]:
     """The settings of each component; a component that is not there has none to give."""
     from mithridate import component
-    from mithridate.cli.look import settings
+    from mithridate.facts import settings
 
     kinds = {"network": "networks", "poison": "poisons", "harden": "hardeners"}
     own = {

@@ -1,0 +1,238 @@
+"""`mithridate sanitize`: writes what a filter keeps of a training set, and tells of the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mithridate.cli.options import (
+    AsJson,
+    Data,
+    Device,
+    Quiet,
+    Seed,
+    Settings,
+    command_line,
+    pairs,
+    place,
+)
+from mithridate.cli.screen import Screen, plain
+from mithridate.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from mithridate.classifier import Classifier
+    from mithridate.data import ImageSet
+    from mithridate.defenses.sanitize import Filtered
+
+SMALL = 16
+"""Rows or columns below which images get the network of the digits."""
+
+
+def sanitize(
+    data: Data,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="The folder to write, empty or new.")
+    ],
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", metavar="MODEL", help="The checkpoint that was trained on DATA."),
+    ] = None,
+    network: Annotated[
+        str | None,
+        typer.Option("--network", metavar="NAME", help="Without a model: what to train on DATA."),
+    ] = None,
+    sanitizer: Annotated[
+        str, typer.Option("--sanitizer", metavar="NAME", help="See mithridate list sanitizers.")
+    ] = "spectral-signatures",
+    settings: Settings = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of that training. Default: 20 below 10,000 images, else 5."),
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> int:
+    """Filter a training set and write what is kept as Parquet, with a manifest of the rest."""
+    from mithridate import component
+    from mithridate.data.export import MANIFEST, check_free, export_set
+
+    screen = Screen(as_json=as_json, quiet=quiet)
+    filter_ = component.create("sanitizers", sanitizer, pairs(settings))
+    if model is not None and (network is not None or epochs is not None):
+        raise InputError("--network and --epochs are for a training here: with --model leave out")
+    check_free(out)
+
+    from mithridate.data import load_data
+    from mithridate.networks.checkpoint import fingerprint, load
+    from mithridate.rng import child, rng
+
+    where, random = place(device), rng(seed)
+    train, test = load_data(data)
+    if model is not None:
+        classifier = load(model, device=where)
+    else:
+        network = network or usual_network(train.image_shape)
+        classifier = _trained(network, epochs, train, child(random, "train"), where, screen)
+    with screen.stage("filtering"):
+        filtered = filter_.filter(classifier, train, rng=child(random, "sanitize"))
+    manifest = _manifest(filtered, train, test, classifier) | {
+        "sanitizer": {"name": sanitizer, "settings": component.values(filter_)},
+        "model": {
+            "file": None if model is None else str(model),
+            "network": network,
+            "sha256": fingerprint(classifier),
+        },
+        "seed": seed,
+        "source_data": {"name": data, "train_sha256": train.fingerprint()},
+        "command": command_line(),
+    }
+    _show(manifest, screen)
+    if not bool(filtered.keep.any()):
+        screen.data(manifest | {"out": None, "files": {}})
+        filtered.apply(train)  # raises: nothing to write
+    kept = filtered.apply(train)
+    manifest["train_sha256"] = kept.fingerprint()
+    with screen.stage("writing") as progress:
+        files = export_set(out, kept, test, manifest=plain(manifest), progress=progress)
+    screen.data(manifest | {"out": str(out), "files": files})
+    counts = manifest["counts"]
+    screen.say(
+        f"{counts['dropped']} of {counts['train']} training images dropped by {sanitizer}; the "
+        f"other {counts['kept']}, and {counts['test']} test images as they were, are in {out}, "
+        f"and {MANIFEST} says which went and why."
+    )
+    return 0
+
+
+def usual_network(image_shape: tuple[int, int, int]) -> str:
+    """The network that is trained where the user names none.
+
+    >>> usual_network((1, 8, 8)), usual_network((1, 28, 28)), usual_network((3, 32, 32))
+    ('digits-cnn', 'borji-cnn', 'cifar-cnn')
+    """
+    channels, height, width = image_shape
+    if min(height, width) < SMALL:
+        return "digits-cnn"
+    return "borji-cnn" if channels == 1 else "cifar-cnn"
+
+
+def _trained(
+    network: str,
+    epochs: int | None,
+    data: ImageSet,
+    rng: torch.Generator,
+    where: torch.device,
+    screen: Screen,
+) -> Classifier:
+    """The model that `mithridate train` makes with the same network, epochs and seed."""
+    from mithridate.networks import create
+    from mithridate.studies.parts import usual_epochs
+    from mithridate.training import fit
+
+    module = create(network, image_shape=data.image_shape, classes=data.classes)
+    with screen.stage("training") as progress:
+        return fit(
+            module,
+            data,
+            epochs=epochs or usual_epochs(len(data)),
+            rng=rng,
+            device=where,
+            progress=progress,
+        )
+
+
+def _manifest(
+    filtered: Filtered, train: ImageSet, test: ImageSet, model: Classifier
+) -> dict[str, Any]:
+    """What was dropped, in numbers that JSON holds."""
+    from mithridate import __version__
+
+    rows = filtered.dropped
+    return {
+        "format": 1,
+        "mithridate": __version__,
+        "counts": {
+            "train": len(train),
+            "kept": len(train) - len(rows),
+            "dropped": len(rows),
+            "test": len(test),
+        },
+        "class_names": list(train.class_names),
+        "image_shape": list(train.image_shape),
+        "classes": _classes(filtered, train),
+        "doubts": [
+            {"id": doubt.id, "text": doubt.text}
+            for doubt in (*filtered.doubts, *_other_set(model, train))
+        ],
+        "indices": rows.tolist(),
+        "labels": train.labels[rows].tolist(),
+        "scores": filtered.score[rows].tolist(),
+        "cost": {"queries": filtered.cost.queries, "gradients": filtered.cost.gradients},
+        "test_sha256": test.fingerprint(),
+    }
+
+
+def _classes(filtered: Filtered, train: ImageSet) -> list[dict[str, Any]]:
+    """The notes; with them between which scores the class was cut."""
+    rows = []
+    for note in filtered.classes:
+        own = train.labels == note.label
+        kept, dropped = filtered.score[own & filtered.keep], filtered.score[own & ~filtered.keep]
+        rows.append(
+            {
+                "name": train.class_names[note.label],
+                **dataclasses.asdict(note),
+                "highest_kept": float(kept.max()) if len(kept) else None,
+                "lowest_dropped": float(dropped.min()) if len(dropped) else None,
+            }
+        )
+    return rows
+
+
+def _other_set(model: Classifier, train: ImageSet) -> list[Any]:
+    """A doubt where the model says that it was trained on something else."""
+    from mithridate.doubts import Doubt
+
+    training = model.info.get("training", {})
+    if training.get("data_sha256") in (None, train.fingerprint()):
+        return []
+    text = f"the model was trained on {training.get('data', 'another set')}, not on {train.name}"
+    return [Doubt("other-training-set", text)]
+
+
+def _show(manifest: dict[str, Any], screen: Screen) -> None:
+    """A row a class, then the doubts."""
+    judged = {True: "yes", False: "no", None: "–"}
+    screen.table(
+        ("class", "images", "dropped", "suspicious", "statistic", "value", "threshold"),
+        [
+            (
+                row["name"],
+                str(row["count"]),
+                str(row["dropped"]),
+                judged[row["suspicious"]],
+                row["statistic"],
+                _figure(row["value"]),
+                _figure(row["threshold"]),
+            )
+            for row in manifest["classes"]
+        ],
+    )
+    for doubt in manifest["doubts"]:
+        screen.say(f"doubt: {doubt['text']} ({doubt['id']})")
+
+
+def _figure(value: float) -> str:
+    """Three digits, or a dash for NaN.
+
+    >>> _figure(7.0523), _figure(float("nan"))
+    ('7.05', '–')
+    """
+    return f"{value:.3g}" if value == value else "–"
