@@ -186,14 +186,14 @@ def usual_for(one: Facts, shape: tuple[int, int, int]) -> Mapping[str, Any]:
 
 
 def shown(value: Any) -> str:
-    """A setting's value; one that is not short as 255ths, where it is so many.
+    """A setting's value; a small one that is not short as 255ths, where it is so many.
 
     >>> shown(8 / 255), shown(0.2), shown(1 / 3), shown(None)
     ('`8/255`', '`0.2`', '`0.3333`', '`None`')
     """
     if isinstance(value, float):
         parts = round(value * 255)
-        exact = f"{value:.4g}" != f"{value:.8g}" and parts / 255 == value
+        exact = 0 < parts < 64 and parts / 255 == value and f"{value:.4g}" != f"{value:.8g}"
         return f"`{parts}/255`" if exact else f"`{value:.4g}`"
     return f"`{value}`"
 
