@@ -89,13 +89,14 @@ def table(kind: str, page: str) -> str:
     """The components of a kind, in order, with the facts that any of them has."""
     known = [facts(kind, name) for name in component.in_order(kind)]
     columns = [key for key in COLUMNS if any(fact(one.about, key) for one in known)]
-    rows = [
-        [link(one, page), *(fact(one.about, key) or "–" for key in columns), markdown(one.summary)]
-        for one in known
-    ]
-    if not rows:
+    if not known:
         return "None yet."
-    return rows_of([kind.removesuffix("s"), *(WORDS[key] for key in columns), "what"], rows)
+    rows = [[link(one, page), *(fact(one.about, key) or "–" for key in columns)] for one in known]
+    head = [kind.removesuffix("s"), *(WORDS[key] for key in columns)]
+    if len(columns) < 4:  # no room for more
+        head.append("what")
+        rows = [[*row, markdown(one.summary)] for row, one in zip(rows, known, strict=True)]
+    return rows_of(head, rows)
 
 
 def link(one: Facts, page: str) -> str:
@@ -185,12 +186,16 @@ def usual_for(one: Facts, shape: tuple[int, int, int]) -> Mapping[str, Any]:
 
 
 def shown(value: Any) -> str:
-    """A setting's value.
+    """A setting's value; a small one that is not short as 255ths, where it is so many.
 
-    >>> shown(8 / 255), shown(True), shown(None)
-    ('`0.03137`', '`True`', '`None`')
+    >>> shown(8 / 255), shown(0.2), shown(1 / 3), shown(None)
+    ('`8/255`', '`0.2`', '`0.3333`', '`None`')
     """
-    return f"`{value:.4g}`" if isinstance(value, float) else f"`{value}`"
+    if isinstance(value, float):
+        parts = round(value * 255)
+        exact = 0 < parts < 64 and parts / 255 == value and f"{value:.4g}" != f"{value:.8g}"
+        return f"`{parts}/255`" if exact else f"`{value:.4g}`"
+    return f"`{value}`"
 
 
 def usual_table(kind: str) -> str:
@@ -209,7 +214,8 @@ def notes_of(doc: str) -> tuple[list[str], dict[str, str]]:
 
     The first line and what the API pages have (errors, attributes) are left out.
     """
-    notes, meanings = [], {}
+    notes: list[str] = []
+    meanings: dict[str, str] = {}
     for block in re.split(r"\n{2,}", doc.partition("\n")[2].strip("\n")):
         head = re.match(r"(Args|Attributes|Raises|Returns):\n", block)
         if head is None:

@@ -46,7 +46,7 @@ def test_the_source_says_what_importing_says(kind, name, monkeypatch) -> None:
 def test_every_component_names_its_paper(kind, name) -> None:
     about = facts(kind, name).about
     assert about is not None
-    assert re.match(r"none: \w|\w.* (19|20)\d\d", about.paper)
+    assert re.match(r"none: \w|MITRE ATLAS|\w.* (19|20)\d\d", about.paper)
     assert all(re.fullmatch(r"AML\.[TM]\d{4}(\.\d{3})?", each) for each in about.atlas)
     assert all(re.fullmatch(r"\d{2,4}", each) for each in about.nist)
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
-import textwrap
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -14,7 +11,6 @@ from torch import Tensor
 from mithridate import rng as random
 from mithridate.attacks import FGSM, PGD, HopSkipJump, run_attack
 from mithridate.classifier import Classifier, Guarded
-from mithridate.component import Component
 from mithridate.data import ImageSet
 from mithridate.defenses.detect.base import Detector, FittedDetector
 from mithridate.defenses.guard.base import Guard
@@ -24,33 +20,8 @@ from mithridate.errors import InputError, QueriesRefused
 from mithridate.goals import Untargeted
 from mithridate.networks.checkpoint import fingerprint
 from mithridate.testing.attacks import _gradients, _state
+from mithridate.testing.checks import check_facts
 from mithridate.testing.models import linear_model
-
-
-def check_facts(component: Component) -> None:
-    """`about` is a literal on the class, readable without an import; `version` is a number.
-
-    Raises:
-        AssertionError: it is not.
-
-    >>> from mithridate.defenses.transform import SpatialSmoothing
-    >>> check_facts(SpatialSmoothing())
-    """
-    cls = type(component)
-    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
-    assert isinstance(tree, ast.ClassDef)
-    facts = {
-        node.target.id: node.value
-        for node in tree.body
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
-    }
-    call = facts.get("about")
-    assert isinstance(call, ast.Call), f"{cls.__name__} has no about: ClassVar[About] = About(...)"
-    read = {word.arg: ast.literal_eval(word.value) for word in call.keywords}
-    assert all(getattr(cls.about, str(name)) == value for name, value in read.items())
-    assert cls.about.paper, "about names no paper"
-    assert isinstance(cls.version, int)
-    assert cls.version >= 1
 
 
 class _Suite:
