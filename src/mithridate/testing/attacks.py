@@ -88,6 +88,7 @@ class AttackConformance(ABC):
     def test_about_fits_the_class(self) -> None:
         cls = type(self.attack())
         about, fields = cls.about, component.settings(cls)
+        assert isinstance(cls.version, int), "version is the component's, and no setting"
         assert about.paper, "about names no paper: say none where there is none"
         assert about.kind in ("bounded", "minimal", "universal")
         assert (about.kind == "bounded") == issubclass(cls, BoundedAttack)
