@@ -1,16 +1,40 @@
+import ast
 import dataclasses
-import re
+import sys
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Literal
 
 import pytest
 
 from mithridate import component
-from mithridate.about import FACTS
-from mithridate.attacks import FGSM, PGD, Attack
-from mithridate.attacks.base import BoundedAttack, MinimalAttack
+from mithridate.attacks import FGSM, PGD
+from mithridate.attacks.base import with_usual
+from mithridate.component import About, Choice, Component
+from mithridate.cost import Sizes, Work
 from mithridate.errors import InputError
 from mithridate.norms import L2, Norm
-from mithridate.poisons import CraftedPoison
+
+SRC = Path(component.__file__).parent
+PAIRS = [(kind, name) for kind, table in component.TABLES.items() for name in table]
+ON_THE_CLASS = ("attacks", "fooling", "networks")
+
+
+@pytest.fixture
+def mine(monkeypatch):
+    """A third party's attack, by its entry point."""
+
+    class Mine(FGSM):
+        about = About(paper="Me 2030", kind="bounded", norms=("linf",), access=("gradient",))
+
+    module = type(sys)("a_stranger")
+    module.Mine = Mine
+    Mine.__module__, Mine.__qualname__ = "a_stranger", "Mine"
+    monkeypatch.setitem(sys.modules, "a_stranger", module)
+    point = EntryPoint("aaa-mine", "a_stranger:Mine", "mithridate.attacks")
+    monkeypatch.setattr(component, "points", lambda kind: (point,) if kind == "attacks" else ())
+    return Mine
 
 
 def test_find_and_name_are_inverse():
@@ -19,12 +43,53 @@ def test_find_and_name_are_inverse():
     assert component.name_of(3) == "int"
 
 
-def test_create_reads_strings_by_type():
-    made = component.create(
-        "attacks",
-        "pgd",
-        {"eps": "8/255", "steps": "10", "step-size": "2/255", "norm": "L2", "random_start": "no"},
+@pytest.mark.parametrize(("kind", "name"), PAIRS)
+def test_listed_paths_are_there(kind, name):
+    """Read without importing: a file, and a class of that name in it."""
+    module, _, attribute = component.path_of(kind, name).partition(":")
+    path = SRC.joinpath(*module.split(".")[1:]).with_suffix(".py")
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert attribute in {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+@pytest.mark.parametrize(("kind", "name"), [pair for pair in PAIRS if pair[0] in ON_THE_CLASS])
+def test_about_is_a_literal_that_can_be_read_without_importing(kind, name):
+    cls = component.find(kind, name)
+    path = SRC.joinpath(*cls.__module__.split(".")[1:]).with_suffix(".py")
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    body = next(node for node in ast.walk(tree) if getattr(node, "name", "") == cls.__name__).body
+    (call,) = (
+        node.value
+        for node in body
+        if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "about"
     )
+    read = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+    assert About(**read) == cls.about
+    assert issubclass(cls, Component)
+    assert cls.version >= 1
+
+
+def test_names_are_sorted_and_the_table_has_an_order(mine):
+    assert component.names("attacks")[0] == "aaa-mine"
+    assert component.in_order("attacks") == [*component.TABLES["attacks"], "aaa-mine"]
+    assert component.in_order("attacks")[:3] == ["fgsm", "iterative-fgsm", "pgd"]
+    assert "aaa-mine" not in component.names("poisons")
+    with pytest.raises(InputError, match="did you mean 'attacks'"):
+        component.in_order("attack")
+
+
+def test_a_strangers_component_is_found_named_and_made(mine):
+    assert component.find("attacks", "aaa-mine") is mine
+    assert component.name_of(mine) == "aaa-mine"
+    assert component.create("attacks", "aaa-mine", {"eps": "0.1"}) == mine(eps=0.1)
+    assert with_usual("aaa-mine", (1, 8, 8)) == {"eps": 0.3}
+    with pytest.raises(InputError, match="did you mean 'aaa-mine'"):
+        component.find("attacks", "aa-mine")
+
+
+def test_create_reads_strings_by_type():
+    given = {"eps": "8/255", "steps": "10", "step-size": "2/255", "norm": "L2"}
+    made = component.create("attacks", "pgd", {**given, "random_start": "no"})
     assert made == PGD(eps=8 / 255, steps=10, step_size=2 / 255, norm=L2, random_start=False)
 
 
@@ -74,72 +139,49 @@ def test_settings_are_the_fields():
     assert set(component.settings(FGSM)) == {"eps", "norm"}
 
 
-def test_third_party_entry_points(monkeypatch):
-    class Point:
-        name = "mine"
-
-        def load(self):
-            return FGSM
-
-    monkeypatch.setattr(component, "points", lambda kind: (Point(),))
-    assert "mine" in component.names("attacks")
-    assert component.find("attacks", "mine") is FGSM
+def test_values_are_the_settings_as_json_holds_them():
+    attack = component.create("attacks", "hopskipjump", {"budget": 9})
+    values = component.values(attack)
+    assert (values["norm"], values["budget"], values["momentum"]) == ("l2", 9, 0.7)
+    assert "starts" not in values, "images are no settings"
+    assert component.create("attacks", "hopskipjump", values) == attack
 
 
-@pytest.mark.parametrize("name", component.TABLES["attacks"])
-def test_what_is_told_of_an_attack_is_so(name):
-    about, cls = component.about(name), component.find("attacks", name)
-    bases = {"bounded": BoundedAttack, "minimal": MinimalAttack, "universal": Attack}
-    assert issubclass(cls, bases[about.kind])
-    assert set(about.access) <= {"gradient", "score", "label"}
-    assert about.access
-    assert any(word.isdigit() for word in about.paper.replace("b", " ").replace(",", " ").split())
-    fields = component.settings(cls)
-    if "norm" in fields:
-        assert str(fields["norm"]) == about.norms[0]
-        given = {key: "1" for key, value in fields.items() if value is dataclasses.MISSING}
-        for norm in about.norms:
-            assert str(component.create("attacks", name, given | {"norm": norm}).norm) == norm
-    assert set(about.norms) <= {"l0", "l1", "l2", "linf"}
+def test_a_choice_is_a_name_and_settings():
+    choice = Choice.of("attacks", {"name": "pgd", "eps": "0.1", "steps": 2, "step_size": 0.05})
+    assert choice == Choice("attacks", "pgd", {"eps": "0.1", "steps": 2, "step_size": 0.05})
+    assert choice.make() == PGD(eps=0.1, steps=2, step_size=0.05)
+    assert choice.versions() == {"PGD": 1}
+    with pytest.raises(InputError, match=r"no name among the attacks' settings: give one of .*pgd"):
+        Choice.of("attacks", {"eps": 0.1})
+    with pytest.raises(InputError, match="fgsm needs eps"):
+        Choice("attacks", "fgsm").make()
 
 
-@pytest.mark.parametrize("kind", FACTS)
-def test_every_component_is_told_of(kind):
-    shape, known = FACTS[kind]
-    assert set(known) == set(component.TABLES[kind])
-    assert all(type(each) is shape for each in known.values())
-    for paper in (each.paper for each in known.values()):
-        assert re.match(r"\w.* (et al\.|and \w+|Borji) 20\d\d|Borji 20\d\d", paper)
-    assert component.facts(kind, "nothing-such") is None
+@dataclass(frozen=True, kw_only=True)
+class Part(Component):
+    version = 3
 
 
-def test_attacks_keep_their_order():
-    assert list(FACTS["attacks"][1]) == list(component.ABOUT)
-    assert component.about("nothing-such") is None
-    assert component.about("badnets") is None
+@dataclass(frozen=True, kw_only=True)
+class Whole(Component):
+    part: Part
+    other: str = "no component"
+    more: Part | None = None
 
 
-@pytest.mark.parametrize("name", component.TABLES["poisons"])
-def test_what_a_poison_needs_is_its_type_or_a_setting(name):
-    about, cls = component.facts("poisons", name), component.find("poisons", name)
-    fields = component.settings(cls)
-    assert (about.needs == "surrogate") == issubclass(cls, CraftedPoison)
-    assert (about.needs == "generator") == ("generator" in fields)
-    assert about.trigger.startswith("none") == ("trigger" not in fields)
+def test_held_is_a_component_and_what_it_is_made_of():
+    part, more = Part(), Part()
+    assert list(component.held(Whole(part=part))) == [Whole(part=part), part]
+    assert [type(one).__name__ for one in component.held(Whole(part=part, more=more))] == [
+        "Whole",
+        "Part",
+        "Part",
+    ]
+    assert list(component.held("text")) == []
 
 
-def test_a_third_partys_facts_are_of_its_kind(monkeypatch):
-    class Mine(FGSM):
-        about = component.About(("linf",), ("gradient",), "bounded", "Me 2030")
-
-    class Point:
-        name = "mine"
-
-        def load(self):
-            return Mine
-
-    monkeypatch.setattr(component, "points", lambda kind: (Point(),))
-    assert component.about("mine") is Mine.about
-    assert component.facts("attacks", "mine") is Mine.about
-    assert component.facts("poisons", "mine") is None
-    assert component.facts("networks", "mine") is None
+def test_a_component_that_says_nothing_more_has_defaults():
+    assert Whole.usual((1, 2, 2)) == {}
+    assert Part().cost(Sizes(test=5)) == Work()
+    assert (Whole.version, Part.version) == (1, 3)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from mithridate import rng as random
 from mithridate.errors import InputError
-from mithridate.goals import SourceToTarget, Targeted, Untargeted
+from mithridate.goals import SourceToTarget, Targeted, Untargeted, goal_of
 
 LABELS = torch.tensor([0, 3, 2, 1, 0])
 
@@ -118,3 +118,21 @@ def test_pairs_differ():
         SourceToTarget([1, 2], [0, 2])
     with pytest.raises(InputError, match="one source per target"):
         SourceToTarget([1], [0, 2])
+
+
+def test_random_targets_differ_from_the_labels():
+    labels = torch.arange(10).repeat(50)
+    targets = goal_of("targeted", None, labels, 10, random.rng(0)).classes()[0]
+    assert bool((targets != labels).all())
+    assert set(targets.tolist()) == set(range(10))
+    again = goal_of("targeted", None, labels, 10, random.rng(0))
+    assert torch.equal(again.classes()[0], targets)
+
+
+def test_goals_by_name():
+    labels = torch.tensor([0, 1])
+    assert torch.equal(goal_of("untargeted", 1, labels, 2, random.rng(0)).labels, labels)
+    assert goal_of("targeted", 1, labels, 2, random.rng(0)).labels.tolist() == [1, 1]
+    for target in (-1, 2):
+        with pytest.raises(InputError, match=f"target {target} is not a class: they are 0 to 1"):
+            goal_of("targeted", target, labels, 2, random.rng(0))

@@ -26,7 +26,7 @@ def test_members_and_their_settings():
         ("fab-t", FAB(norm=L2, steps=7, targets=9, enough=0.3)),
         ("square", Square(eps=0.3, norm=L2, queries=50)),
     ]
-    plus = AutoAttack(eps=0.3, version="plus").members()
+    plus = AutoAttack(eps=0.3, variant="plus").members()
     assert list(plus) == ["apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"]
     assert [plus[name].restarts for name in ("apgd-ce", "apgd-dlr", "fab", "apgd-t")] == [
         5,
@@ -35,19 +35,19 @@ def test_members_and_their_settings():
         1,
     ]
     assert plus["fab"].targets is None
-    rand = AutoAttack(eps=0.3, version="rand").members()
+    rand = AutoAttack(eps=0.3, variant="rand").members()
     assert [(m.loss, m.eot) for m in rand.values()] == [("ce", 20), ("dlr", 20)]
 
 
 @pytest.mark.parametrize("norm", [L2, LINF])
-@pytest.mark.parametrize("version", ["standard", "plus", "rand"])
-def test_robust_accuracy_of_a_linear_model_is_exact(version, norm):
+@pytest.mark.parametrize("variant", ["standard", "plus", "rand"])
+def test_robust_accuracy_of_a_linear_model_is_exact(variant, norm):
     """An image is robust where its nearest boundary is further than eps."""
     model, x = linear_model(classes=4), images(24)
     distance = boundary_distance(model, x, norm)
     eps = float(distance.median())
     clear = (distance - eps).abs() > 0.02 * eps
-    attack = AutoAttack(eps=eps, norm=norm, version=version, steps=12, queries=20)
+    attack = AutoAttack(eps=eps, norm=norm, variant=variant, steps=12, queries=20)
     r = run_attack(attack, model, x, Untargeted(model.labels(x)), rng=random.rng(0))
     assert r.status == "done"
     assert torch.equal(r.success[clear], (distance < eps)[clear])
@@ -105,7 +105,7 @@ def test_a_random_model():
             return self.inner(z) + 0.01 * torch.randn((len(z), 4), generator=self.draws)
 
     model, x = Classifier(Noisy(), classes=4, bounds=(-0.5, 0.5)), images(8)
-    attack = AutoAttack(eps=0.3, version="rand", steps=5)
+    attack = AutoAttack(eps=0.3, variant="rand", steps=5)
     goal = Untargeted(linear_model(classes=4).labels(x))
     r = run_attack(attack, model, x, goal, rng=random.rng(0))
     assert float(r.success.float().mean()) >= 0.75
@@ -119,7 +119,7 @@ def test_a_random_model():
         {"queries": 1},
         {"targets": 0},
         {"norm": L1},
-        {"version": "fast"},
+        {"variant": "fast"},
     ],
 )
 def test_bad_settings(settings):

@@ -1,4 +1,4 @@
-"""Every registered attack keeps the contract of attacks."""
+"""Every registered attack keeps the contract of attacks, and takes what people hand to it."""
 
 import json
 import subprocess
@@ -6,10 +6,16 @@ import sys
 from functools import cache
 
 import pytest
+import torch
 
 from mithridate import component
-from mithridate.attacks.base import Attack
+from mithridate import rng as random
+from mithridate.attacks import AdversarialPatch, Attack, BoundedAttack, run_attack
+from mithridate.errors import InputError
+from mithridate.goals import SourceToTarget, Targeted, Untargeted
+from mithridate.norms import LINF
 from mithridate.testing import AttackConformance
+from mithridate.testing.models import linear_model
 
 SETTINGS = {
     "fgsm": {"eps": 0.3},
@@ -43,7 +49,7 @@ VARIANTS = {
     "fab linf": {"norm": "linf", "steps": 10, "targets": 9, "restarts": 2},
     "deepfool linf": {"norm": "linf", "candidates": None},
     "hopskipjump linf": {"norm": "linf", "budget": 150},
-    "autoattack l2": {"eps": 1.5, "norm": "l2", "version": "plus", "steps": 3, "queries": 10},
+    "autoattack l2": {"eps": 1.5, "norm": "l2", "variant": "plus", "steps": 3, "queries": 10},
 }  # fmt: skip
 """Other settings that take another way through the code: name of the attack, and a word."""
 CASES = SETTINGS | VARIANTS
@@ -80,20 +86,143 @@ def elsewhere():
         "spec = importlib.util.spec_from_file_location('contract', sys.argv[1])\n"
         "module = importlib.util.module_from_spec(spec)\n"
         "spec.loader.exec_module(module)\n"
-        "suite, found = module.TestRegisteredAttacks(), {}\n"
+        "suite, digests = module.TestRegisteredAttacks(), {}\n"
         "for suite.name in module.CASES:\n"
-        "    found[suite.name] = suite.digest()\n"
-        "print(json.dumps(found))\n"
+        "    digests[suite.name] = suite.digest()\n"
+        "print(json.dumps(digests))\n"
     )
     command = [sys.executable, "-c", code, __file__]
-    found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=200)
-    return json.loads(found.stdout)
+    other = subprocess.run(command, capture_output=True, text=True, check=True, timeout=200)
+    return json.loads(other.stdout)
 
 
 def test_every_registered_attack_has_settings_here():
     assert set(SETTINGS) == set(NAMES)
 
 
+BOUNDED = [name for name in NAMES if issubclass(component.find("attacks", name), BoundedAttack)]
+
+
+def make(name, **settings):
+    return component.create("attacks", name, SETTINGS[name] | settings)
+
+
+def images(n=6, shape=(1, 4, 4)):
+    return torch.rand((n, *shape), generator=random.rng(1))
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_no_budget_gives_the_input_back(name):
+    """It is asked for all the same, and counted."""
+    model, x = linear_model(classes=3), images()
+    goal = Untargeted(model.labels(x))
+    r = run_attack(make(name, eps=0), model, x, goal, rng=random.rng(0))
+    assert (r.status, bool(r.success.any())) == ("done", False)
+    assert torch.equal(r.adversarials, x)
+    assert bool(r.given_up.all())
+    assert r.queries >= len(x)
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+@pytest.mark.parametrize(
+    ("eps", "said"),
+    [
+        (-0.1, "eps must be at least 0, got -0.1"),
+        (8, "eps is at most 1 in linf, as pixels lie in .*, got 8: .* give 8/255"),
+        (1000, "got 1000: give a share"),
+        (float("nan"), "eps must be at least 0, got nan"),
+    ],
+)
+def test_a_budget_that_is_none(name, eps, said):
+    assert make(name).norm is LINF
+    with pytest.raises(InputError, match=said) as caught:
+        make(name, eps=eps)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_a_budget_of_the_whole_range(name):
+    model, x = linear_model(), images()
+    r = run_attack(make(name, eps=1), model, x, Untargeted(model.labels(x)), rng=random.rng(0))
+    assert (r.status, bool(r.success.all())) == ("done", True)
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_listed_path_imports(name):
-    assert issubclass(component.find("attacks", name), Attack)
+def test_a_target_that_is_the_class_already(name):
+    """The goal is reached before the attack, so nothing is moved."""
+    model, x = linear_model(classes=3), images()
+    labels = model.labels(x)
+    r = run_attack(make(name), model, x, Targeted(labels), rng=random.rng(0))
+    assert (r.status, bool(r.success.all())) == ("done", True)
+    assert torch.equal(r.adversarials, x)
+
+
+def test_a_source_that_is_the_target():
+    with pytest.raises(InputError, match="source and target are the same class"):
+        SourceToTarget([0, 1], [2, 1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_misclassified_before_are_kept_and_can_be_told(name):
+    model, x = linear_model(classes=3), images()
+    right = model.labels(x)
+    labels = torch.where(torch.arange(6) < 3, right, (right + 1) % 3)
+    r = run_attack(make(name), model, x, Untargeted(labels), rng=random.rng(0))
+    assert r.status == "done"
+    assert torch.equal(r.adversarials[3:], x[3:])
+    assert bool(r.success[3:].all())
+    assert torch.equal(r.clean_predicted != labels, torch.arange(6) >= 3)
+    assert not bool(r.given_up[3:].any())
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("n", [0, 1, 2])
+@pytest.mark.parametrize("shape", [(1, 5, 4), (3, 4, 6)])
+def test_grey_and_colour_and_few_images(name, n, shape):
+    model, x = linear_model(shape, classes=3), images(n, shape)
+    r = run_attack(make(name), model, x, Untargeted(model.labels(x)), rng=random.rng(0))
+    assert (r.status, len(r), r.adversarials.shape) == ("done", n, x.shape)
+
+
+@pytest.mark.parametrize("name", ["hopskipjump", "boundary"])
+def test_a_start_that_no_image_gives(name):
+    """The second row has one, the others not."""
+    model, x = linear_model(classes=3), images()
+    with torch.no_grad():
+        model.module.get_submodule("1").bias.copy_(torch.tensor([0.0, -900.0, 0.0]))
+    target = torch.ones(6, dtype=torch.long)
+    target[1] = 2 * (model.labels(x)[1] == 0)
+    r = run_attack(make(name), model, x, Targeted(target), rng=random.rng(0))
+    assert (r.status, r.success.tolist()) == ("done", [False, True, *[False] * 4])
+    assert r.given_up.tolist() == [True, False, *[True] * 4]
+    assert torch.equal(r.adversarials[r.given_up], x[r.given_up])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("direction", ["untargeted", "targeted"])
+def test_ten_thousand_classes(name, direction):
+    """Those that ask for a gradient per class say how many are enough."""
+    model, x = linear_model((3, 8, 8), classes=10_000), images(4, (3, 8, 8))
+    few = {"steps": 3, "targets": 9} if name == "fab" else {}
+    labels = model.labels(x)
+    goal = Untargeted(labels) if direction == "untargeted" else Targeted((labels + 1) % 10_000)
+    r = run_attack(make(name, **few), model, x, goal, rng=random.rng(0))
+    assert r.status == "done"
+    assert r.gradients <= 9 * 4 * 100  # none asks for a gradient per class
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [("hopskipjump", "starts"), ("boundary", "starts"), ("adversarial-patch", "patch")],
+)
+def test_images_are_no_text(name, field):
+    assert field not in component.settings(component.find("attacks", name))
+    with pytest.raises(InputError, match=f"no setting of {name} named '{field}'"):
+        component.create("attacks", name, {field: "x.png"})
+
+
+def test_a_patch_of_other_channels():
+    model, x = linear_model((3, 4, 4)), images(2, (3, 4, 4))
+    attack = AdversarialPatch(patch=torch.zeros(1, 4, 4))
+    with pytest.raises(InputError, match="a patch is 3 x S x S, got"):
+        run_attack(attack, model, x, Untargeted(model.labels(x)), rng=random.rng(0))

@@ -21,7 +21,7 @@ from mithridate.goals import Goal
 from mithridate.norms import L2, LINF, Norm
 from mithridate.rng import child
 
-Version = Literal["standard", "plus", "rand"]
+Variant = Literal["standard", "plus", "rand"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class AutoAttack(BoundedAttack):
     Args:
         eps: radius of the ball, at least 0.
         norm: LINF or L2.
-        version: "standard", "plus" or "rand".
+        variant: "standard", "plus" or "rand".
         steps: of APGD and FAB, at least 1.
         queries: of Square, at least 2.
         targets: rival classes of the targeted members.
@@ -65,15 +65,15 @@ class AutoAttack(BoundedAttack):
     )
 
     norm: Norm = LINF
-    version: Version = "standard"
+    variant: Variant = "standard"
     steps: int = 100
     queries: int = 5000
     targets: int = 9
 
     def __post_init__(self) -> None:
-        if self.version not in get_args(Version):
-            known = ", ".join(get_args(Version))
-            raise InputError(f"version is one of {known}, got {self.version!r}")
+        if self.variant not in get_args(Variant):
+            known = ", ".join(get_args(Variant))
+            raise InputError(f"variant is one of {known}, got {self.variant!r}")
         if self.norm not in (L2, LINF):
             raise InputError(f"autoattack works in l2 or linf, got {self.norm}")
         check_eps(self.eps, self.norm)
@@ -88,14 +88,14 @@ class AutoAttack(BoundedAttack):
 
     def members(self) -> dict[str, Attack]:
         """The attacks by name, in the order in which they run."""
-        if self.version == "rand":
+        if self.variant == "rand":
             return {"apgd-ce": self._apgd("ce", eot=20), "apgd-dlr": self._apgd("dlr", eot=20)}
         square = Square(eps=self.eps, norm=self.norm, queries=self.queries)
         targeted: dict[str, Attack] = {
             "apgd-t": self._apgd("dlr-targeted"),
             "fab-t": self._fab(targets=self.targets),
         }
-        if self.version == "standard":
+        if self.variant == "standard":
             return {"apgd-ce": self._apgd("ce"), **targeted, "square": square}
         return {
             "apgd-ce": self._apgd("ce", restarts=5),

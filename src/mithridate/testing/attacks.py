@@ -20,7 +20,7 @@ from mithridate.attacks.run import AttackResult, run_attack
 from mithridate.classifier import Classifier
 from mithridate.cost import Sizes
 from mithridate.data import ImageSet
-from mithridate.goals import Goal, Targeted, Untargeted, goal_of
+from mithridate.goals import Goal, Targeted, Untargeted
 from mithridate.norms import Norm
 from mithridate.testing.models import linear_model
 
@@ -88,6 +88,7 @@ class AttackConformance(ABC):
     def test_about_fits_the_class(self) -> None:
         cls = type(self.attack())
         about, fields = cls.about, component.settings(cls)
+        assert isinstance(cls.version, int), "version is the component's, and no setting"
         assert about.paper, "about names no paper: say none where there is none"
         assert about.kind in ("bounded", "minimal", "universal")
         assert (about.kind == "bounded") == issubclass(cls, BoundedAttack)
@@ -98,7 +99,8 @@ class AttackConformance(ABC):
         if "norm" in fields:
             assert str(fields["norm"]) == about.norms[0], "the default norm comes first"
             for norm in about.norms:
-                assert cls(**{**cls.usual((1, 8, 8)), "norm": Norm.named(norm)}).norm.name == norm
+                attack = cls(**{**cls.usual((1, 8, 8)), "norm": Norm.named(norm)})
+                assert component.values(attack)["norm"] == norm
 
     def test_sees_no_more_than_about_says(self) -> None:
         model, x, access = self.model(), self.images(), self.attack().about.access
@@ -133,7 +135,6 @@ class AttackConformance(ABC):
         for kind in self.goals:
             # One change for all images has one target.
             target = int(labels[0]) if self.universal and kind == "targeted" else None
-            rows = torch.ones_like(labels, dtype=torch.bool) if target is None else labels != target
             context = Context(
                 model=model,
                 train=train,
@@ -146,10 +147,13 @@ class AttackConformance(ABC):
             assert type(attack) is type(self.attack())
             assert all(isinstance(text, str) for pair in remarks.items() for text in pair)
             assert attack.prepare(context) == (attack, {}), "prepared twice, it takes more"
-            goal = goal_of(kind, target, labels[rows], model.classes, random.rng(0))
-            result = run_attack(attack, model, x[rows], goal, rng=random.rng(0))
+            goal = self.goal(kind, model, x)
+            if target is not None:
+                goal = Targeted(torch.full_like(labels, target))
+            result = run_attack(attack, model, x, goal, rng=random.rng(0))
             assert result.status == "done"
-            assert bool(result.success.any()), f"{kind}: prepared, it fools no image"
+            fooled = result.success & ~goal.reached(labels)
+            assert bool(fooled.any()), f"{kind}: prepared, it fools no image"
 
     def test_bounds_and_budget(self) -> None:
         attack, result = self.attack(), self.run()
