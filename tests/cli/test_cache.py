@@ -129,8 +129,7 @@ def test_trim_to_a_size_takes_the_longest_unused_first(call, store):
 
 
 def test_trim_sweeps_what_the_dead_left(call, store):
-    owner = engine.lock.me()
-    (store.drafts / f"k.{owner.host}.{owner.pid}-1.x").mkdir()
+    (store.drafts / store.locks.draft("k")).mkdir()
     assert json.loads(call("cache", "trim", "--to", "1TB", "--json").out)["swept"] == 1
     assert list(store.drafts.iterdir()) == []
 

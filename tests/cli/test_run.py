@@ -140,6 +140,7 @@ def test_a_cell_that_fails_is_named_and_the_others_are_done(call, few, tmp_path)
     assert json.loads((tmp_path / "here" / "study.json").read_text())["status"] == "incomplete"
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_says_how_to_go_on(call, few, tmp_path, monkeypatch):
     made = []
 

@@ -101,6 +101,6 @@ def reference(nurseries, tmp_path_factory):
     place = tmp_path_factory.mktemp("reference")
     began = time.monotonic()
     run = nurseries[0].start(place / "a", place / "cache")
-    assert run.end() == 0, run.said
+    assert run.end() == 0, run.stderr
     seconds = time.monotonic() - began
     return courses.records(place / "a"), set(courses.units(place / "cache")), seconds

@@ -126,7 +126,7 @@ def trim(
     limit = None if to is None else parse_bytes(to)
     screen, store = Screen(as_json=as_json, quiet=quiet), _store()
     if busy := store.busy():
-        owner = next(iter(busy.values())).owner
+        owner = next(iter(busy.values()))
         raise RunError(
             f"a run is working with the cache (process {owner.pid} on {owner.host}), and may need "
             "what would be removed: trim when it has ended"

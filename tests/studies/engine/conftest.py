@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 TOYS = str(Path(__file__).parent / "toys")
+if TOYS not in sys.path:
+    sys.path.append(TOYS)
 
 
 @pytest.fixture
-def toys(monkeypatch):
+def toys():
     """The module of the toy units."""
-    monkeypatch.syspath_prepend(TOYS)
     import toy_units
 
     return toy_units

@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 import pytest
+from toy_units import Large, Total
 
 from mithridate.studies.engine.clock import Clock, span
-from mithridate.studies.engine.unit import Unit
 
 
-def units(**counts):
-    return [Unit(kind, {"n": n}) for kind, count in counts.items() for n in range(count)]
+def units(totals=0, large=0):
+    return [Total(plus=i) for i in range(totals)] + [Large(plus=i) for i in range(large)]
 
 
 def test_each_kind_by_its_own_mean():
-    clock = Clock(units(model=3, evasion=4), slots=1)
+    clock = Clock(units(totals=4, large=3), slots=1)
     assert clock.left() is None
-    clock.ended("model", 60.0)
-    assert clock.left() is None  # no evasion has ended yet
-    clock.ended("evasion", 2.0)
+    clock.ended("toy-large", 60.0)
+    assert clock.left() is None  # no total has ended yet
+    clock.ended("toy-total", 2.0)
     assert clock.left() == 2 * 60 + 3 * 2
-    clock.ended("model", 30.0)
+    clock.ended("toy-large", 30.0)
     assert clock.left() == 1 * 45 + 3 * 2
-    clock.ended("model", 30.0)
+    clock.ended("toy-large", 30.0)
     assert clock.left() == 3 * 2
 
 
 def test_slots_share_the_work_and_nothing_is_left_at_the_end():
-    clock = Clock(units(model=5), slots=2)
-    clock.ended("model", 10.0)
+    clock = Clock(units(large=5), slots=2)
+    clock.ended("toy-large", 10.0)
     assert clock.left() == 4 * 10 / 2
     for _ in range(4):
-        clock.ended("model", 10.0)
+        clock.ended("toy-large", 10.0)
     assert clock.left() == 0
     assert Clock([], slots=1).left() == 0
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shutil
 
 import pytest
 
@@ -29,59 +31,49 @@ def test_flipped_bytes_are_found_made_again_and_said(courses, nurseries, referen
     assert used in {model.name for model in models}
     courses.flip(base / used[:2] / used / "model.safetensors")
     for key in remake:
-        (base / key[:2] / key / "unit.json").unlink()
-        for path in (base / key[:2] / key).iterdir():
-            path.unlink()
-        (base / key[:2] / key).rmdir()
+        shutil.rmtree(base / key[:2] / key)
 
     run = nurseries[0].start(tmp_path / "a", cache)
-    assert run.end() == 0, run.said
-    said = {line for line in run.said.splitlines() if "was damaged in the cache" in line}
-    assert {line.split()[2] for line in said} == {key[:12] for key in damaged | {used}}
+    assert run.end() == 0, run.stderr
+    damage = {line for line in run.stderr.splitlines() if "was damaged in the cache" in line}
+    assert {line.split()[2] for line in damage} == {key[:12] for key in damaged | {used}}
     now = courses.units(cache)
-    made = {key for key in keys if now[key] != before[key]}
-    assert made == damaged | remake | {used}
+    assert {key for key in keys if now[key] != before[key]} == damaged | remake | {used}
     courses.whole(cache, keys)
     assert courses.records(tmp_path / "a") == expected
 
 
-def test_a_full_disk_is_said_with_the_bytes_needed(courses, nurseries, reference, tmp_path):
+@pytest.mark.parametrize(
+    ("remade", "largest"),
+    [((), 6000), (("evasion", "bias-maps"), 4000)],
+    ids=["from the start", "with small units made"],
+)
+def test_a_full_disk_is_said_with_the_bytes_needed(
+    courses, nurseries, reference, tmp_path, remade, largest
+):
+    """What is there stays, nothing half is left, and with room the run goes on."""
     expected, keys, _ = reference
     cache = tmp_path / "cache"
-    run = nurseries[0].start(tmp_path / "a", cache, largest=6000)
+    if remade:
+        assert nurseries[0].start(tmp_path / "a", cache).end() == 0
+        for folder in itertools.chain(*(courses.of_kind(cache, kind) for kind in remade)):
+            shutil.rmtree(folder)
+    before = courses.units(cache)
+    run = nurseries[0].start(tmp_path / "a", cache, largest=largest)
     assert run.end() == 4
-    lines = run.said.splitlines()
-    assert any("bytes needed" in line and "bytes free" in line for line in lines), run.said
+    lines = run.stderr.splitlines()
+    assert any("bytes needed" in line and "bytes free" in line for line in lines), run.stderr
+    assert f"no file larger than {largest:,} allowed" in run.stderr
     assert any("make room" in line for line in lines)
     assert not any("Traceback" in line for line in lines)
-    before = courses.units(cache)
-    assert len(before) < len(keys)
+    now = courses.units(cache)
+    assert before.items() <= now.items()
+    assert len(now) < len(keys)
     base = cache / "store" / "v1"
     assert not list((base / "tmp").iterdir())
     assert not list((base / "locks").iterdir())
     run = nurseries[0].start(tmp_path / "a", cache)
-    assert run.end() == 0, run.said
-    assert before.items() <= courses.units(cache).items()
-    courses.whole(cache, keys)
-    assert courses.records(tmp_path / "a") == expected
-
-
-def test_a_disk_that_fills_up_in_the_middle(courses, nurseries, reference, tmp_path):
-    """Small units are made, larger ones are not; what is there stays."""
-    expected, keys, _ = reference
-    cache = tmp_path / "cache"
-    assert nurseries[0].start(tmp_path / "a", cache).end() == 0
-    for folder in courses.of_kind(cache, "evasion") + courses.of_kind(cache, "bias-maps"):
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()
-    before = courses.units(cache)
-    largest = 4000
-    run = nurseries[0].start(tmp_path / "a", cache, largest=largest)
-    assert run.end() == 4
-    assert f"no file larger than {largest:,} allowed" in run.said
-    assert before.items() <= courses.units(cache).items()
-    run = nurseries[0].start(tmp_path / "a", cache)
-    assert run.end() == 0, run.said
+    assert run.end() == 0, run.stderr
+    assert now.items() <= courses.units(cache).items()
     courses.whole(cache, keys)
     assert courses.records(tmp_path / "a") == expected

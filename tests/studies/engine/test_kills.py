@@ -11,7 +11,7 @@ import pytest
 
 pytestmark = pytest.mark.timeout(600)
 
-KILLS = 20
+TIMES = 20
 
 
 def test_the_study_has_some_forty_units(reference):
@@ -23,22 +23,22 @@ def test_killed_and_resumed_twenty_times(courses, nurseries, reference, tmp_path
     cache, draw = tmp_path / "cache", random.Random(7)
     beat = seconds / len(keys)
     killed, before, stages = 0, {}, []
-    for number in range(KILLS):
+    for number in range(TIMES):
         run = nurseries[0].start(tmp_path / "a", cache)
         # a share of the whole further each time, and the last few while records are written
-        courses.wait_for(cache, min(len(keys), round(len(keys) * number / (KILLS - 3))), run)
+        courses.wait_for(cache, min(len(keys), round(len(keys) * number / (TIMES - 3))), run)
         time.sleep(draw.uniform(0, 2 * beat))
         code = run.kill()
-        assert code in (0, -signal.SIGKILL), run.said
+        assert code in (0, -signal.SIGKILL), run.stderr
         killed += code == -signal.SIGKILL
         now = courses.units(cache)
         assert before.items() <= now.items()  # no finished unit was made again
         stages.append(len(now))
         before = now
-    assert killed >= KILLS - 3  # one that came too late found the run at its end
+    assert killed >= TIMES - 3  # one that came too late found the run at its end
     assert len(set(stages)) > 8, stages
     run = nurseries[0].start(tmp_path / "a", cache)
-    assert run.end() == 0, run.said
+    assert run.end() == 0, run.stderr
     assert before.items() <= courses.units(cache).items()
     courses.whole(cache, keys)
     assert courses.records(tmp_path / "a") == expected
@@ -52,19 +52,19 @@ def test_two_runs_on_one_cache_killed_at_random(courses, nurseries, reference, t
         nursery.start(folder, cache) for nursery, folder in zip(nurseries, folders, strict=True)
     ]
     before, killed = {}, 0
-    for number in range(KILLS // 2):
+    for number in range(TIMES // 2):
         victim = draw.randrange(2)
-        courses.wait_for(cache, round(len(keys) * number / (KILLS // 2)), runs[victim])
+        courses.wait_for(cache, round(len(keys) * number / (TIMES // 2)), runs[victim])
         time.sleep(draw.uniform(0, 2 * seconds / len(keys)))
         code = runs[victim].kill()
-        assert code in (0, -signal.SIGKILL), runs[victim].said
+        assert code in (0, -signal.SIGKILL), runs[victim].stderr
         killed += code != 0
         now = courses.units(cache)
         assert before.items() <= now.items()
         before = now
         runs[victim] = nurseries[victim].start(folders[victim], cache)
-    assert [run.end() for run in runs] == [0, 0], [run.said for run in runs]
-    assert killed >= KILLS // 2 - 3
+    assert [run.end() for run in runs] == [0, 0], [run.stderr for run in runs]
+    assert killed >= TIMES // 2 - 3
     assert before.items() <= courses.units(cache).items()
     courses.whole(cache, keys)
     assert courses.records(folders[0]) == courses.records(folders[1]) == expected
@@ -78,13 +78,13 @@ def test_ctrl_c_keeps_what_is_finished_and_says_what_to_type(
     run = nurseries[0].start(tmp_path / "a", cache)
     courses.wait_for(cache, 5, run)
     assert run.kill(signal.SIGINT) == 130
-    assert "to go on: mithridate run kills.toml --out out --workers 1 --quiet" in run.said
+    assert "to go on: mithridate run stopped.toml --out out --workers 1 --quiet" in run.stderr
     study = json.loads((tmp_path / "a" / "out" / "study.json").read_text())
     assert study["status"] == "incomplete"
     before = courses.units(cache)
     assert 5 <= len(before) < len(keys)
     run = nurseries[0].start(tmp_path / "a", cache)
-    assert run.end() == 0, run.said
+    assert run.end() == 0, run.stderr
     assert before.items() <= courses.units(cache).items()
     courses.whole(cache, keys)
     assert courses.records(tmp_path / "a") == expected

@@ -25,7 +25,7 @@ def locks(tmp_path):
 
 @contextmanager
 def child(work):
-    """A process that does `work` and then sleeps until it is killed at the end; gives its number."""
+    """A process that did `work` and sleeps, until it is killed at the end; gives its number."""
     out, into = os.pipe()
     pid = os.fork()
     if pid == 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import signal
 import socket
@@ -12,11 +13,11 @@ import time
 from pathlib import Path
 
 import pytest
+from toy_units import Broken, Large, Total
 
 from mithridate.errors import InputError, RunError
 from mithridate.studies.engine import ray_session, ray_workers
 from mithridate.studies.engine.store import Store
-from mithridate.studies.engine.unit import Unit
 from mithridate.studies.engine.workers import InProcess
 
 os.environ.update(ray_session.LOCAL)  # before the import: it reads them
@@ -44,14 +45,14 @@ def cluster(monkeypatch):
     ray_session.reread()
     before = children()
     place = {"include_dashboard": False, "node_ip_address": "127.0.0.1"}
-    made = Cluster()
+    nodes = Cluster()
     try:
         for _ in range(3):
-            made.add_node(**SMALL, **place)
-        yield made
+            nodes.add_node(**SMALL, **place)
+        yield nodes
     finally:
         ray.shutdown()
-        made.shutdown()
+        nodes.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
     end = time.monotonic() + 10
     while time.monotonic() < end and children() - before:
@@ -61,23 +62,23 @@ def cluster(monkeypatch):
 
 def children():
     """Every process of this session that Ray started."""
-    found = set()
+    pids = set()
     for stat in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = stat.read_bytes()
         except OSError:
             continue
         if b"ray::" in words or b"site-packages/ray/" in words:
-            found.add(int(stat.parent.name))
-    return found
+            pids.add(int(stat.parent.name))
+    return pids
 
 
 def units(log):
     """Two layers: eight totals, and four that add two of them each."""
-    spec = {"seconds": 0.4, "log": str(log)}
-    first = [Unit("toy-total", {**spec, "plus": i}) for i in range(8)]
+    fields = {"seconds": 0.4, "log": str(log)}
+    first = [Total(plus=i, **fields) for i in range(8)]
     pairs = zip(first[::2], first[1::2], strict=True)
-    return first, [Unit("toy-total", spec, {"of": pair}) for pair in pairs]
+    return first, [Total(of=pair, **fields) for pair in pairs]
 
 
 def products(root):
@@ -88,7 +89,7 @@ def products(root):
     }
 
 
-def swept(store, seconds=20):
+def sweep(store, seconds=20):
     """What the next run does first: a killed node's workers die late, and leave their drafts."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and any(store.drafts.glob("*")):
@@ -99,16 +100,16 @@ def swept(store, seconds=20):
 def gather(crew, todo, each=lambda: None, seconds=120):
     for unit in todo:
         crew.submit(unit)
-    found, end = {}, time.monotonic() + seconds
-    while len(found) < len(todo):
-        assert time.monotonic() < end, f"{len(found)} of {len(todo)}"
-        found.update({outcome.key: outcome for outcome in crew.wait(0.1)})
+    outcomes, end = {}, time.monotonic() + seconds
+    while len(outcomes) < len(todo):
+        assert time.monotonic() < end, f"{len(outcomes)} of {len(todo)}"
+        outcomes.update({outcome.key: outcome for outcome in crew.wait(0.1)})
         each()
-    return found
+    return outcomes
 
 
 @needs_ray
-def test_a_node_is_killed_in_the_middle(cluster, toys, tmp_path):
+def test_a_node_is_killed_in_the_middle(cluster, tmp_path):
     log = tmp_path / "log"
     first, second = units(log)
     victim = sorted(cluster.worker_nodes, key=str)[0]
@@ -117,22 +118,22 @@ def test_a_node_is_killed_in_the_middle(cluster, toys, tmp_path):
     def kill():
         """Once a unit is being made on the victim."""
         busy = Store(tmp_path / "ray").busy().values()
-        if not killed and any(on_node(held.owner.pid, victim) for held in busy):
+        if not killed and any(on_node(owner.pid, victim) for owner in busy):
             cluster.remove_node(victim, allow_graceful=False)
             killed.append(True)
 
     with ray_workers.RayWorkers(cluster.address, tmp_path / "ray") as crew:
         assert crew.slots == 3
-        found = gather(crew, first, kill)
+        outcomes = gather(crew, first, kill)
         assert killed
-        found |= gather(crew, second)
-        bad = gather(crew, [Unit("toy-large", {"gpus": 1}), Unit("toy-broken", {"how": "input"})])
-    assert {o.status for o in found.values()} <= {"made", "found"}
-    assert len(found) == 12
+        outcomes |= gather(crew, second)
+        bad = gather(crew, [Large(gpus=1), Broken(how="input")])
+    assert {o.status for o in outcomes.values()} <= {"made", "found"}
+    assert len(outcomes) == 12
     assert sorted(o.exit_code for o in bad.values()) == [2, 2]
     with InProcess(tmp_path / "here") as crew:
         gather(crew, [*first, *second])
-    swept(Store(tmp_path / "ray"))
+    sweep(Store(tmp_path / "ray"))
     assert products(tmp_path / "ray") == products(tmp_path / "here")
     assert not Store(tmp_path / "ray").busy()
 
@@ -148,15 +149,15 @@ def on_node(pid, node):
 
 
 @needs_ray
-def test_local_keeps_to_itself_and_leaves_nothing(toys, tmp_path, monkeypatch):
+def test_local_keeps_to_itself_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     before, environment, on_term = children(), dict(os.environ), signal.getsignal(signal.SIGTERM)
-    unit = Unit("toy-total", {"plus": 2})
+    unit = Total(plus=2)
     with ray_workers.RayWorkers("local", tmp_path) as crew:
         assert os.environ["RAY_AUTH_MODE"] == "token"
         assert not {place for place in listening(children() - before)} - {"127.0.0.1", "::1"}
         assert gather(crew, [unit])[unit.key].status == "made"
-        crew.submit(Unit("toy-total", {"seconds": 60}))
+        crew.submit(Total(seconds=60))
         while not Store(tmp_path).busy():
             crew.wait(0.1)
         folder = Path(crew._session._folder)
@@ -181,16 +182,16 @@ def listening(pids):
                 continue
             if target.startswith("socket:["):
                 inodes.add(target[8:-1])
-    found = set()
+    addresses = set()
     for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
         for row in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
             fields = row.split()
             if fields[3] == "0A" and fields[9] in inodes:
                 raw = bytes.fromhex(fields[1].partition(":")[0])
                 words = b"".join(raw[i : i + 4][::-1] for i in range(0, len(raw), 4))
-                found.add(socket.inet_ntop(family, words).removeprefix("::ffff:"))
-    assert found
-    return found
+                addresses.add(socket.inet_ntop(family, words).removeprefix("::ffff:"))
+    assert addresses
+    return addresses
 
 
 @needs_ray
@@ -207,12 +208,12 @@ def test_without_ray_one_line_says_what_to_install(tmp_path, monkeypatch):
         ray_workers.RayWorkers("local", tmp_path)
 
 
-def test_other_code_on_a_node_is_refused(toys, tmp_path):
-    unit = Unit("toy-total", {})
-    assert ray_workers.work(unit, str(tmp_path), []).status == "made"
-    other = Unit("toy-total", {"plus": 1})
-    other.__dict__["key"] = "0" * 64  # as if it was made by other code
-    outcome = ray_workers.work(other, str(tmp_path), [])
+def test_other_code_on_a_node_is_refused(tmp_path):
+    unit = Total()
+    assert ray_workers.work(pickle.dumps(unit), str(tmp_path), []).status == "made"
+    other = Total(plus=1)
+    vars(other)["key"] = "0" * 64  # as if it was made by other code
+    outcome = ray_workers.work(pickle.dumps(other), str(tmp_path), [])
     assert outcome.status == "failed"
     assert "install one version of mithridate" in outcome.error
     assert not Store(tmp_path).has("0" * 64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
@@ -12,20 +11,17 @@ import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import pytest
+from toy_units import Total
 
 from mithridate.errors import RunError
 from mithridate.networks import storage
 from mithridate.studies.engine.store import Store
 
 
-def unit(number=0, kind="sum"):
-    """What the store needs of a unit."""
-    about = {"kind": kind, "spec": {"number": number}, "inputs": {"data": "0" * 64}, "code": {}}
-    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
-    return SimpleNamespace(kind=kind, key=key, about=about)
+def unit(number=0):
+    return Total(plus=number)
 
 
 def make(kept, one, values=None, files=None, seconds=0.25):
@@ -50,16 +46,13 @@ def forked(work):
         finally:
             os._exit(0)
     os.close(into)
-    with os.fdopen(out, "rb") as told:
-        text = told.read().decode()
+    with os.fdopen(out, "rb") as pipe:
+        text = pipe.read().decode()
     os.waitpid(pid, 0)
     return text or "died"
 
 
-FILES = {"arrays.safetensors": b"\x01" * 99, "rows.parquet": b"PAR1" * 9, "more.json": b"{}"}
-
-
-BIG = {**FILES, "big.json": b"7" * 200_000}
+BIG = {"rows.parquet": b"PAR1" * 9, "more.json": b"{}", "big.json": b"7" * 200_000}
 
 
 def work(kept, number):
@@ -174,7 +167,7 @@ def test_two_processes_make_each_unit_once(kept, tmp_path):
     assert kept.busy() == {}
 
 
-def told(work):
+def message(work):
     """The RunError that `work` raises, as the user reads it."""
     with pytest.raises(RunError) as caught:
         work()
@@ -185,7 +178,7 @@ def told(work):
 def limited(limit, work):
     def inner():
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-        return told(work)
+        return message(work)
 
     return forked(inner)
 
@@ -195,16 +188,16 @@ def test_a_full_disk_says_the_bytes(kept):
         with kept.draft(unit()) as draft:
             storage.write(draft.folder / "a.json", b"1" * 12345)
 
-    said = limited(2000, by_storage)
-    assert "a.json: File too large: 12,345 bytes needed, " in said
-    assert "bytes free, and no file larger than 2,000 allowed (ulimit -f)" in said
-    assert "`mithridate cache trim`" in said
-    said = limited(2000, lambda: make(kept, unit(), {"text": "x" * 5000}))
-    assert "File too large: 5," in said
-    assert "bytes needed" in said
-    said = limited(2000, lambda: make(kept, unit(), files={"a.json": b"1" * 12345}))
-    assert "File too large: 2,000 bytes or more needed, " in said
-    assert "bytes needed, " in limited(10, lambda: kept.claim("k"))
+    text = limited(2000, by_storage)
+    assert "a.json: File too large: 12,345 bytes needed, " in text
+    assert "bytes free, and no file larger than 2,000 allowed (ulimit -f)" in text
+    assert "`mithridate cache trim`" in text
+    text = limited(2000, lambda: make(kept, unit(), {"text": "x" * 5000}))
+    assert "File too large: 5," in text
+    assert "bytes needed" in text
+    text = limited(2000, lambda: make(kept, unit(), files={"a.json": b"1" * 12345}))
+    assert "File too large: 2,000 bytes or more needed, " in text
+    assert "bytes needed, " in limited(2, lambda: kept.claim("k"))
     assert list(kept.drafts.iterdir()) == list(kept.locks.folder.iterdir()) == []
     assert not kept.has(unit().key)
     assert make(kept, unit()).values
@@ -232,10 +225,10 @@ def test_a_small_disk_says_the_bytes_and_works_again_with_room(small_disk):
         with kept.draft(unit()) as draft:
             storage.write(draft.folder / "a.json", b"1" * 54321)
 
-    assert "No space left on device: 54,321 bytes needed, " in told(by_storage)
-    said = told(lambda: make(kept, unit(), {"text": "x" * 54321}))
-    assert "No space left on device: 54," in said
-    assert "make room" in said
+    assert "No space left on device: 54,321 bytes needed, " in message(by_storage)
+    text = message(lambda: make(kept, unit(), {"text": "x" * 54321}))
+    assert "No space left on device: 54," in text
+    assert "make room" in text
     assert list(kept.drafts.iterdir()) == []
     assert not kept.has(unit().key)
     ballast.unlink()

@@ -12,16 +12,14 @@ import time
 from pathlib import Path
 
 import pytest
+from toy_units import Broken, Drawn, Large, total
 
 from mithridate.errors import InputError
 from mithridate.studies.engine import resources, workers
 from mithridate.studies.engine.perform import Outcome
 from mithridate.studies.engine.resources import Room
 from mithridate.studies.engine.store import Store
-from mithridate.studies.engine.unit import Unit
 from mithridate.studies.engine.workers import InProcess, Processes
-
-pytestmark = pytest.mark.usefixtures("toys")
 
 
 @pytest.fixture
@@ -40,22 +38,17 @@ def notes(log):
     return [(what, int(pid)) for what, pid, _ in map(str.split, log.read_text().splitlines())]
 
 
-def total(*values, kind="toy-total", log=None, **spec):
-    spec = {**spec, "log": str(log)} if log else spec
-    return Unit(kind, spec, {"of": tuple(Unit("toy-number", {"value": v}) for v in values)})
-
-
 def gather(crew, units, seconds=120):
     """Outcomes by key."""
     for unit in units:
         crew.submit(unit)
-    found, end = {}, time.monotonic() + seconds
-    while len(found) < len(units):
-        assert time.monotonic() < end, f"{len(found)} of {len(units)} after {seconds} s"
+    outcomes, end = {}, time.monotonic() + seconds
+    while len(outcomes) < len(units):
+        assert time.monotonic() < end, f"{len(outcomes)} of {len(units)} after {seconds} s"
         for outcome in crew.wait(1.0):
-            assert outcome.key not in found
-            found[outcome.key] = outcome
-    return found
+            assert outcome.key not in outcomes
+            outcomes[outcome.key] = outcome
+    return outcomes
 
 
 def products(root):
@@ -80,8 +73,8 @@ def gone(pids, seconds=15.0):
 
 
 def test_processes_make_the_same_bytes_as_this_process(tmp_path, log):
-    units = [total(i, 1) for i in range(6)] + [Unit("toy-drawn", {"seed": i}) for i in range(4)]
-    units.append(Unit("toy-broken", {"how": "input"}))
+    units = [total(i, 1) for i in range(6)] + [Drawn(seed=i) for i in range(4)]
+    units.append(Broken(how="input"))
     with InProcess(tmp_path / "one") as crew:
         one = gather(crew, units)
     with Processes(2, tmp_path / "two") as crew:
@@ -98,34 +91,32 @@ def test_processes_make_the_same_bytes_as_this_process(tmp_path, log):
 
 
 def test_progress_comes_at_a_low_rate_and_an_idle_worker_that_died_is_replaced(root):
-    told = []
-    unit = total(1, seconds=0.1)
-    with Processes(1, root, follow=lambda *what: told.append(what)) as crew:
-        gather(crew, [unit, total(2)])
+    reports = []
+    first, second, third = total(1, seconds=0.1), total(2), total(3)
+    with Processes(1, root, follow=lambda *report: reports.append(report)) as crew:
+        gather(crew, [first, second])
         (worker,) = crew._workers
         worker.process.kill()
         worker.process.wait()
-        assert gather(crew, [total(3)])[total(3).key].status == "made"
-    assert told[0] == (unit.key, 0, 1, "adding")
-    assert len(told) == 2  # unit 2 is begun within PAUSE of 1, and unit 3 by a new worker
+        assert gather(crew, [third])[third.key].status == "made"
+    # the second unit is begun within PAUSE of the first, and the third by a new worker
+    assert reports == [(first, 0, 1, "adding"), (third, 0, 1, "adding")]
 
 
 def test_lost_workers_lose_no_unit_but_the_one_that_kills_them(root, log, monkeypatch):
     monkeypatch.setattr(workers, "TRIES", 2)
     units = [total(i) for i in range(3)]
-    once, always = (
-        Unit("toy-broken", {"how": how, "log": str(log)}) for how in ("kill once", "kill")
-    )
+    once, always = (Broken(how=how, log=str(log)) for how in ("kill once", "kill"))
     with Processes(2, root) as crew:
-        found = gather(crew, [once, *units]) | gather(crew, [always])
-    assert found.pop(always.key) == Outcome(
+        outcomes = gather(crew, [once, *units]) | gather(crew, [always])
+    assert outcomes.pop(always.key) == Outcome(
         always.key,
         status="failed",
         error="toy-broken: its worker was lost 2 times (SIGKILL, mostly for want of memory): "
         "run fewer workers",
         exit_code=4,
     )
-    assert {o.status for o in found.values()} == {"made"}
+    assert {o.status for o in outcomes.values()} == {"made"}
     pids = [pid for _, pid in notes(log)]
     assert len(pids) == 3
     assert gone(pids)
@@ -161,7 +152,7 @@ def test_close_drops_what_is_made(root, log):
 def test_close_kills_what_does_not_listen(root, log, monkeypatch):
     monkeypatch.setattr(workers, "GRACE", 0.3)
     with Processes(1, root) as crew:
-        crew.submit(Unit("toy-broken", {"how": "deaf", "log": str(log)}))
+        crew.submit(Broken(how="deaf", log=str(log)))
         while not notes(log):
             crew.wait(0.1)
         began = time.monotonic()
@@ -171,14 +162,14 @@ def test_close_kills_what_does_not_listen(root, log, monkeypatch):
 
 PARENT = """
 import sys
-sys.path[:0] = {path!r}
+sys.path[:] = {path!r}
 from pathlib import Path
-from mithridate.studies.engine.unit import Unit
+from toy_units import Total
 from mithridate.studies.engine.workers import Processes
 crew = Processes(2, Path({root!r}))
 try:
     for i in range(2):
-        crew.submit(Unit("toy-total", {{"plus": i, "seconds": 60}}))
+        crew.submit(Total(plus=i, seconds=60))
     while True:
         crew.wait(0.1)
         print(*[w.process.pid for w in crew._workers], flush=True)
@@ -189,8 +180,9 @@ except KeyboardInterrupt:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_workers_end_with_their_parent(root, installed, number):
-    code = PARENT.format(path=installed, root=str(root))
+@pytest.mark.usefixtures("ctrl_c")
+def test_workers_end_with_their_parent(root, number):
+    code = PARENT.format(path=sys.path, root=str(root))
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as parent:
@@ -210,14 +202,14 @@ def test_units_wait_for_the_memory_that_they_declare(root, log, monkeypatch):
     monkeypatch.setattr(resources, "gpus", lambda: 0)
     monkeypatch.setattr(resources, "available_memory", lambda: 100)
     units = [
-        total(i, kind="toy-large", memory=memory, seconds=0.3, log=log)
-        for i, memory in enumerate((60, 60, 1000))
+        Large(plus=i, bytes=size, seconds=0.3, log=str(log))
+        for i, size in enumerate((60, 60, 1000))
     ]
-    bad = large(gpus=1)
+    bad = Large(gpus=1)
     with Processes(2, root) as crew:
-        found = gather(crew, [bad, *units])
-    refused(found.pop(bad.key))
-    assert {o.status for o in found.values()} == {"made"}
+        outcomes = gather(crew, [bad, *units])
+    refused(outcomes.pop(bad.key))
+    assert {o.status for o in outcomes.values()} == {"made"}
     ends = sorted(float(text.split()[2]) for text in log.read_text().splitlines())
     assert all(b - a >= 0.29 for a, b in itertools.pairwise(ends))
 
@@ -229,34 +221,30 @@ def room(monkeypatch, slots, gpus=0, cpus=2, memory=100):
     return Room(slots)
 
 
-def large(**spec):
-    return Unit("toy-large", spec)
-
-
 def test_room_counts_slots_threads_and_memory(monkeypatch):
     place = room(monkeypatch, 2)
-    first = place.take(large())
-    assert place.take(large(threads=2)) is None
-    assert place.take(large(memory=100)) is None
-    second = place.take(large(memory=99))
-    assert place.take(large()) is None
+    first = place.take(Large())
+    assert place.take(Large(threads=2)) is None
+    assert place.take(Large(bytes=100)) is None
+    second = place.take(Large(bytes=99))
+    assert place.take(Large()) is None
     place.give(first)
     place.give(second)
-    alone = place.take(large(threads=8, memory=10**6))  # more than there is: alone
+    alone = place.take(Large(threads=8, bytes=10**6))  # more than there is: alone
     assert alone is not None
-    assert place.take(large()) is None
+    assert place.take(Large()) is None
 
 
 def test_room_hands_each_gpu_to_one_unit(monkeypatch):
     place = room(monkeypatch, 9, gpus=2)
-    first, second = place.take(large(gpus=1)), place.take(large(gpus=1))
+    first, second = place.take(Large(gpus=1)), place.take(Large(gpus=1))
     assert (first.gpus, second.gpus) == ((0,), (1,))
-    assert place.take(large(gpus=1)) is None
-    assert place.take(large()).gpus == ()
+    assert place.take(Large(gpus=1)) is None
+    assert place.take(Large()).gpus == ()
     place.give(first)
-    assert place.take(large(gpus=1)).gpus == (0,)
+    assert place.take(Large(gpus=1)).gpus == (0,)
     with pytest.raises(InputError, match="needs 3 GPUs, and this machine has 2"):
-        place.take(large(gpus=3))
+        place.take(Large(gpus=3))
 
 
 def refused(outcome):
@@ -266,20 +254,22 @@ def refused(outcome):
 
 def test_a_unit_without_its_gpu_fails_and_others_do_not(root, monkeypatch):
     monkeypatch.setattr(resources, "gpus", lambda: 0)
-    bad = large(gpus=1)
+    bad = Large(gpus=1)
     with InProcess(root) as crew:
-        found = gather(crew, [bad, total(1)])
-    refused(found[bad.key])
-    assert found[total(1).key].status == "made"
+        outcomes = gather(crew, [bad, total(1)])
+    refused(outcomes[bad.key])
+    assert outcomes[total(1).key].status == "made"
 
 
 def test_in_process_does_one_after_the_other(root):
-    with InProcess(root) as crew:
+    reports = []
+    with InProcess(root, follow=lambda *report: reports.append(report)) as crew:
         assert crew.wait() == []
         crew.submit(total(1))
         crew.submit(total(2))
         assert [o.key for o in crew.wait()] == [total(1).key]
         assert [o.key for o in crew.wait(0.0)] == [total(2).key]
+    assert reports == [(total(1), 0, 1, "adding"), (total(2), 0, 1, "adding")]
 
 
 def test_the_number_of_workers_is_checked(root):

@@ -9,6 +9,7 @@ nodes. A token does not encrypt: on a network of others, Ray's TLS settings do.
 
 from __future__ import annotations
 
+import pickle
 import signal
 import sys
 import time
@@ -85,7 +86,8 @@ class RayWorkers(Workers):
             "max_retries": 0,
             "name": f"{unit.kind} {unit.key[:12]}",
         }
-        task = self._work.options(**options).remote(unit, str(self.root), sys.path)
+        packed = self._ray.cloudpickle.dumps(unit)
+        task = self._work.options(**options).remote(packed, str(self.root), sys.path)
         self._running[task] = (unit, tries)
 
     def wait(self, timeout: float | None = None) -> list[Outcome]:
@@ -145,9 +147,10 @@ def largest(nodes: list[dict[str, Any]], resource: str) -> int:
     return max((int(node.get(resource, 0)) for node in nodes), default=0)
 
 
-def work(unit: Unit[Any], root: str, paths: list[str]) -> Outcome:
-    """What a node does with a unit, with the caller's plug-ins in reach."""
+def work(packed: bytes, root: str, paths: list[str]) -> Outcome:
+    """What a node does with a unit, which is unpacked when the caller's plug-ins are in reach."""
     sys.path.extend(path for path in paths if path not in sys.path)
+    unit: Unit[Any] = pickle.loads(packed)
     key = unit.key
     forget_keys(unit)
     if unit.key != key:

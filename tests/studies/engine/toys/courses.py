@@ -12,8 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 
 STUDY = """
-name = "kills"
-title = "A study to be killed"
+name = "stopped"
+title = "A study that is stopped"
 [defaults]
 data = "digits"
 network = "digits-cnn"
@@ -46,7 +46,7 @@ text = "{k} of {n} are left."
 matrix = "evasion"
 value = "accuracy_left"
 """
-WORDS = ["run", "kills.toml", "--out", "out", "--workers", "1", "--quiet"]
+WORDS = ["run", "stopped.toml", "--out", "out", "--workers", "1", "--quiet"]
 RECORDS = ("study.json", "cells.jsonl", "images.parquet", "pictures.safetensors")
 
 NURSERY = """
@@ -60,7 +60,7 @@ import mithridate.studies.parts
 mithridate.studies.parts._revision = lambda: "0" * 40  # commits may come while tests run
 print("ready", flush=True)
 for line in sys.stdin:
-    asked = json.loads(line)
+    request = json.loads(line)
     pid = os.fork()
     if pid:
         print(pid, flush=True)
@@ -69,13 +69,13 @@ for line in sys.stdin:
     code = 70
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run by nohup
     try:
-        os.chdir(asked["folder"])
-        os.environ["MITHRIDATE_CACHE"] = asked["cache"]
-        if asked["largest"]:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (asked["largest"], resource.RLIM_INFINITY))
+        os.chdir(request["folder"])
+        os.environ["MITHRIDATE_CACHE"] = request["cache"]
+        if request["largest"]:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (request["largest"], resource.RLIM_INFINITY))
         for stream, name in ((1, "stdout"), (2, "stderr")):
             os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
-        code = mithridate.cli.main.main(asked["words"])
+        code = mithridate.cli.main.main(request["words"])
         sys.stdout.flush()
         sys.stderr.flush()
     finally:
@@ -101,9 +101,9 @@ class Nursery:
 
     def start(self, folder: Path, cache: Path, largest: int = 0) -> Run:
         folder.mkdir(exist_ok=True)
-        (folder / "kills.toml").write_text(STUDY, encoding="utf-8")
-        asked = {"folder": str(folder), "cache": str(cache), "largest": largest, "words": WORDS}
-        self.process.stdin.write(json.dumps(asked) + "\n")
+        (folder / "stopped.toml").write_text(STUDY, encoding="utf-8")
+        request = {"folder": str(folder), "cache": str(cache), "largest": largest, "words": WORDS}
+        self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         return Run(self, int(self.process.stdout.readline()), folder)
 
@@ -130,7 +130,7 @@ class Run:
         return self.end()
 
     @property
-    def said(self) -> str:
+    def stderr(self) -> str:
         return (self.folder / "stderr").read_text()
 
 
@@ -140,11 +140,11 @@ def records(folder: Path) -> dict[str, bytes]:
 
 def units(cache: Path) -> dict[str, tuple[int, int]]:
     """Key -> inode and time of the record of each finished unit."""
-    found = {}
+    records = {}
     for path in (cache / "store" / "v1").glob("??/*/unit.json"):
         status = path.stat()
-        found[path.parent.name] = (status.st_ino, status.st_mtime_ns)
-    return found
+        records[path.parent.name] = (status.st_ino, status.st_mtime_ns)
+    return records
 
 
 def whole(cache: Path, reference_units: set[str]) -> None:
