@@ -17,8 +17,8 @@ from mithridate.cli.options import (
     Seed,
     Settings,
     deal,
-    place,
     pairs,
+    place,
 )
 from mithridate.cli.screen import Screen
 from mithridate.errors import InputError

@@ -16,8 +16,8 @@ from mithridate.cli.options import (
     Quiet,
     Seed,
     Settings,
-    place,
     pairs,
+    place,
 )
 from mithridate.cli.screen import Screen
 

@@ -55,9 +55,6 @@ def command_line() -> str:
     return shlex.join(["mithridate", *_words])
 
 
-
-
-
 def pairs(items: Iterable[str] | None) -> dict[str, str]:
     """KEY=VALUE items as a dictionary, dashes in keys as underscores.
 

@@ -53,9 +53,7 @@ def run(
     made = len(result.conducted.ran.made)
     if result.study.finding:
         screen.say(result.study.finding)
-    screen.say(
-        f"{done} of {len(result.cells)} cells, {made} units made, in {span(result.seconds)}"
-    )
+    screen.say(f"{done} of {len(result.cells)} cells, {made} units made, in {span(result.seconds)}")
     screen.data(
         {
             "finding": result.study.finding,

@@ -16,8 +16,8 @@ from mithridate.studies.engine.records import Records, assemble
 from mithridate.studies.engine.run import Ran, discard_damaged, run
 from mithridate.studies.engine.store import Store
 from mithridate.studies.engine.unit import Progress, Unit
+from mithridate.studies.engine.workers import InProcess, Processes
 from mithridate.studies.units.model import ModelUnit
-from mithridate.studies.engine.workers import InProcess, Processes, Workers
 
 Stage = Callable[[str], AbstractContextManager[Progress]]
 """Opens a stage of that name; what it yields is told how far the stage is."""
@@ -95,9 +95,7 @@ def forget(conducted: Conducted) -> None:
             store.discard(unit.key)
 
 
-def _workers(
-    plan: Plan, store: Store, missing: int, count: int | None, ray: str | None
-) -> Any:
+def _workers(plan: Plan, store: Store, missing: int, count: int | None, ray: str | None) -> Any:
     """Workers for what is missing; none are started where nothing is."""
     if ray is not None:
         if count is not None:

@@ -53,9 +53,7 @@ def train_control(
     progress: Progress | None = None,
 ) -> Classifier:
     """One of them: as `like`, its weights drawn and trained anew."""
-    trained = fit(
-        like.module, data, epochs=epochs, rng=rng, device=like.device, progress=progress
-    )
+    trained = fit(like.module, data, epochs=epochs, rng=rng, device=like.device, progress=progress)
     return Classifier(
         trained.module,
         bounds=like.input_range,

@@ -17,9 +17,9 @@ from mithridate.data import ImageSet
 from mithridate.errors import InputError, MithridateError, unknown
 from mithridate.rng import rng
 from mithridate.studies.engine.cells import Cell, cells
+from mithridate.studies.engine.perform import maker_of
 from mithridate.studies.engine.spec import Spec, validated
 from mithridate.studies.engine.store import Store
-from mithridate.studies.engine.perform import maker_of
 from mithridate.studies.engine.unit import Unit
 from mithridate.studies.units.data import Data
 from mithridate.studies.units.model import ModelUnit
@@ -224,7 +224,7 @@ def estimate(plan: Plan, store: Store) -> Estimate:
         size, shape = sizes[data.key]
         work = unit.work(size)
         total = Work(*(a + b for a, b in zip(total, work, strict=True)))
-        model = _nearest(unit, ModelUnit)
+        model = _nearest(unit, ModelUnit)  # type: ignore[type-abstract]
         if model is None:
             continue
         name = model.architecture(shape)

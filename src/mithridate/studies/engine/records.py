@@ -26,7 +26,6 @@ from mithridate.studies.engine.unit import Unit, canonical
 from mithridate.studies.measures.base import PICTURES, TABLE
 from mithridate.studies.parts import environment
 
-
 V = TypeVar("V")
 
 
@@ -67,12 +66,16 @@ def assemble(plan: Plan, store: Store, ran: Ran, *, command: str) -> Records:
             entries[cell.id] = entry
         rows.append(_row(cell, leaf.key, entry, _why(leaf, ran, plan.spec)))
     tables = _tables(plan, entries)
-    study = header(plan.spec, plan, command) | _described(plan, entries) | {
-        "status": "complete" if len(entries) == len(rows) else "incomplete",
-        "class_names": _class_names(entries),
-        "comparisons": comparisons(plan.spec, rows, tables),
-        "finding": finding(plan.spec, rows) or _headline(rows),
-    }
+    study = (
+        header(plan.spec, plan, command)
+        | _described(plan, entries)
+        | {
+            "status": "complete" if len(entries) == len(rows) else "incomplete",
+            "class_names": _class_names(entries),
+            "comparisons": comparisons(plan.spec, rows, tables),
+            "finding": finding(plan.spec, rows) or _headline(rows),
+        }
+    )
     return Records(
         study=study,
         cells=rows,

@@ -7,6 +7,7 @@ import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from mithridate.studies.engine.unit import Unit
 
@@ -37,7 +38,7 @@ def set_threads(count: int) -> None:
 
 
 @contextmanager
-def settled(unit: Unit) -> Iterator[None]:
+def settled(unit: Unit[Any]) -> Iterator[None]:
     """The unit's threads; global generators that follow its key, and are restored after.
 
     Kinds draw from generators of their own. This is for libraries that they call and that do

@@ -46,7 +46,7 @@ Below, the unit would be made again; its bytes are flushed in any case."""
 class Draft:
     """A unit being written, in `folder`."""
 
-    def __init__(self, store: Store, unit: Unit, folder: Path) -> None:
+    def __init__(self, store: Store, unit: Unit[Any], folder: Path) -> None:
         self.folder = folder
         self._store = store
         self._unit = unit
@@ -153,7 +153,7 @@ class Store:
         return parsed(folder, key, text)
 
     @contextmanager
-    def draft(self, unit: Unit) -> Iterator[Draft]:
+    def draft(self, unit: Unit[Any]) -> Iterator[Draft]:
         """A folder beside for the unit's files; gone afterwards unless committed.
 
         It is the holder's of the unit's lock (`claim`): without it, `sweep` takes it for litter.

@@ -95,7 +95,9 @@ class Unit(Generic[P]):
             if not field.metadata.get("key", True):
                 continue
             if _is_input(value):
-                inputs[field.name] = value.key if isinstance(value, Unit) else [u.key for u in value]
+                inputs[field.name] = (
+                    value.key if isinstance(value, Unit) else [u.key for u in value]
+                )
             else:
                 spec[field.name] = plain(value)
         for choice in self.choices():

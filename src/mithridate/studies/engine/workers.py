@@ -35,7 +35,13 @@ GRACE = 2.0
 
 
 class Workers(ABC):
-    """Makes the units that it is given, in any order. A context manager, closed in any case."""
+    """Makes the units that it is given, in any order. A context manager, closed in any case.
+
+    Attributes:
+        follow: is told what units tell of themselves.
+    """
+
+    follow: Follow | None = None
 
     @property
     @abstractmethod

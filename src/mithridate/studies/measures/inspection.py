@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -284,7 +283,11 @@ def truth_of(
         "first": first in (poisoned.source, poisoned.target),
     }
     if box is not None:
-        values["iou"] = 0.0 if verdict.region is None else box_iou(tuple(box), verdict.region)
+        values["iou"] = (
+            0.0
+            if verdict.region is None
+            else box_iou((box.top, box.left, box.bottom, box.right), verdict.region)
+        )
         values["located"] = values["iou"] >= LOCATED
         values["truth_region"] = ", ".join(map(str, box))
     return values

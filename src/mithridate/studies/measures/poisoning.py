@@ -161,7 +161,7 @@ class Poisoning(Measure):
         {"kind": "pictures", "arrays": ["examples_clean", "examples_changed"]},
     ]
 
-    def unit(self, settings: Settings) -> Unit:
+    def unit(self, settings: Settings) -> Unit[Any]:
         """The measurement; a clean model of the same seed stands beside the poisoned one.
 
         Raises:

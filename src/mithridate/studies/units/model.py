@@ -163,7 +163,7 @@ class Checkpoint(ModelUnit):
         return self.key
 
     def blank(self, shape: Shape, classes: int, get: Open) -> Classifier:
-        return get(self)
+        return self.loaded
 
 
 @lru_cache(maxsize=4)
