@@ -111,12 +111,13 @@ class _Line:
         self.running -= 1
         self.done += 1
         failed, waiting = ran.failed.get(key), [key]
-        while waiting:
+        while waiting:  # on success once
             for child in self.needed_by.get(waiting.pop(), ()):
-                self.waits[child].discard(key)
-                if failed is None and not self.waits[child]:
-                    self.ready.append(child)
-                elif failed is not None and child not in ran.failed:
+                if failed is None:
+                    self.waits[child].discard(key)
+                    if not self.waits[child]:
+                        self.ready.append(child)
+                elif child not in ran.failed:
                     ran.failed[child] = failed
                     self.done += 1
                     waiting.append(child)
