@@ -9,24 +9,12 @@ import numpy as np
 
 from mithridate.reports import charts, images, words
 from mithridate.reports.audit import Inspection
-from mithridate.reports.images import MOST_CLASSES, Array, Picture, Scale
+from mithridate.reports.images import MOST_CLASSES, Array, Scale
 from mithridate.reports.panels import Grid, Label, labels_of
-from mithridate.reports.schema import Cell, Region
+from mithridate.reports.schema import Cell
 from mithridate.reports.select import list_of, number_of, text_of
 
 Arrays = Mapping[str, Array]
-
-
-@dataclass(frozen=True)
-class MapCell:
-    """One class in the panels of suspect and reference."""
-
-    label: Label
-    suspect: Picture | None
-    reference: Picture | None
-    difference: Picture | None
-    share_suspect: str
-    share_reference: str
 
 
 @dataclass(frozen=True)
@@ -47,33 +35,6 @@ class Chart:
     title: str
     note: str
     bars: Sequence[BarRow]
-
-
-@dataclass(frozen=True)
-class Box:
-    """A region in percent of its picture."""
-
-    left: float
-    top: float
-    width: float
-    height: float
-
-
-def box(region: Region | None, height: int, width: int) -> Box | None:
-    """A half-open pixel region as an outline over a picture of this size.
-
-    >>> box((0, 4, 2, 8), 8, 8)
-    Box(left=50.0, top=0.0, width=50.0, height=25.0)
-    """
-    if region is None:
-        return None
-    top, left, bottom, right = region
-    return Box(
-        left=round(100 * left / width, 3),
-        top=round(100 * top / height, 3),
-        width=round(100 * (right - left) / width, 3),
-        height=round(100 * (bottom - top) / height, 3),
-    )
 
 
 def labels(found: Inspection | None, names: Sequence[str]) -> list[Label]:
@@ -106,40 +67,6 @@ def ranking(cell: Cell) -> list[tuple[int, float | None, float | None]]:
             score = scores[at] if at < len(scores) else None
             rows.append((k, score, distances[k] if 0 <= k < len(distances) else None))
     return rows
-
-
-def map_cells(classes: Sequence[Label], arrays: Arrays) -> tuple[list[MapCell], Scale, Scale]:
-    """The panels of both models on one scale, their difference on another, both scales beside."""
-    suspect, reference = arrays.get("maps_suspect"), arrays.get("maps_reference")
-    difference = suspect - reference if suspect is not None and reference is not None else None
-    scale = images.shared_scale(suspect, reference)
-    reach = images.signed_scale(
-        None if difference is None else np.stack([images.strongest_channel(d) for d in difference])
-    )
-    if suspect is None and reference is None:
-        return [], scale, reach
-
-    def share(name: str, index: int) -> str:
-        held = arrays.get(name)
-        return words.percent(None if held is None else float(held[index]))
-
-    def plain(held: Array | None, index: int) -> Picture | None:
-        return None if held is None else images.plain(held[index], scale)
-
-    cells = [
-        MapCell(
-            label=label,
-            suspect=plain(suspect, label.index),
-            reference=plain(reference, label.index),
-            difference=(
-                None if difference is None else images.signed(difference[label.index], reach)
-            ),
-            share_suspect=share("map_share_suspect", label.index),
-            share_reference=share("map_share_reference", label.index),
-        )
-        for label in classes
-    ]
-    return cells if any(c.suspect or c.reference for c in cells) else [], scale, reach
 
 
 def pair_maps(classes: Sequence[Label], maps: Array | None, scale: Scale) -> Grid | None:

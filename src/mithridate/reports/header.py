@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mithridate.reports import attacks, audit, images, words
+from mithridate.reports import attacks, images, words
 from mithridate.reports.attacks import AttackRow
 from mithridate.reports.audit import Audit, Inspection
-from mithridate.reports.evidence import Box, box
 from mithridate.reports.folder import StudyFolder
 from mithridate.reports.images import Array, Picture
+from mithridate.reports.panels import Box, box
 from mithridate.reports.schema import Cell, Doubt, Proportion
-from mithridate.reports.select import DONE, NOT_RUN, share_of
+from mithridate.reports.select import DONE, NOT_RUN, number_of, share_of, text_of, whole_of
 
 HERO = ("trigger", "examples_changed")
 
@@ -75,14 +75,14 @@ def of_verdict(found: Inspection, arrays: Mapping[str, Array]) -> Header:
     """The verdict of one inspection."""
     if not found.done:
         return Header(STATES[None], "No verdict was reached", warning=found.cell.status)
-    p_value = words.p_value(found.p_value) if found.p_value is not None else ""
+    p_value, alpha = number_of(found.cell, "p_value"), number_of(found.cell, "alpha")
     return Header(
         state=STATES[found.suspicious],
-        headline=found.headline or "No verdict was reached",
-        strong=p_value,
-        meaning=audit.p_in_words(found),
-        small=found.null,
-        doubts=found.doubts,
+        headline=found.headline,
+        strong=words.p_value(p_value) if p_value is not None else "",
+        meaning=words.p_in_words(p_value, alpha),
+        small=text_of(found.cell, "null"),
+        doubts=found.cell.doubts,
         about="Doubts about this verdict",
         hero=_hero(found, arrays),
     )
@@ -179,21 +179,14 @@ def split(finding: str) -> tuple[str, str]:
 
 def audit_tiles(found: Audit) -> list[Tile]:
     """The key figures of an audit."""
-    verdict = found.verdict
-    controls = verdict.controls if verdict else None
+    cell = found.verdict.cell if found.verdict else None
+    controls = whole_of(cell, "controls")
+    count = words.NONE if controls is None else str(controls)
     return [
         _share_tile("Clean accuracy of the suspect", found.accuracy),
-        _share_tile("Success of the recovered trigger", verdict.recovered if verdict else None),
-        Tile(
-            "Clean control models",
-            words.NONE if controls is None else str(controls),
-            "the clean side of the test",
-        ),
-        _cost_tile(
-            found.seconds,
-            verdict.queries if verdict else None,
-            verdict.gradients if verdict else None,
-        ),
+        _share_tile("Success of the recovered trigger", share_of(cell, "recovered_asr")),
+        Tile("Clean control models", count, "the clean side of the test"),
+        _cost_tile(found.seconds, number_of(cell, "queries"), number_of(cell, "gradients")),
     ]
 
 

@@ -15,9 +15,11 @@ from mithridate.reports import (
 )
 from mithridate.reports.audit import CLEAN
 from mithridate.reports.folder import (
+    ARRAYS,
     CELLS,
     IMAGES,
     PICTURES,
+    RECORD,
     REPORT,
     STUDY,
     TABLES,
@@ -134,13 +136,11 @@ FILES = (
     (IMAGES, "every image of every cell"),
     (PICTURES, "arrays behind the pictures"),
     (TIMINGS, "seconds of every unit of work"),
+    (RECORD, "all that was measured, as version 0.1.0 wrote it"),
+    (ARRAYS, "arrays behind its pictures"),
 )
 
 
 def _files(record: StudyFolder) -> list[tuple[str, str]]:
     """The files that the page was made from."""
-    if record.memory is not None:
-        from mithridate.reports.old import FILES as files
-    else:
-        files = FILES
-    return [(name, what) for name, what in files if (record.path / name).exists()]
+    return [(name, what) for name, what in FILES if (record.path / name).exists()]

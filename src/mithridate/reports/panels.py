@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -13,10 +13,12 @@ from mithridate.errors import InputError, unknown
 from mithridate.reports import images, words
 from mithridate.reports.images import MOST_CLASSES, Array, Picture, Scale
 from mithridate.reports.scatter import scatter
+from mithridate.reports.schema import Region
 
 Arrays = Mapping[str, Array]
 MOST_EXAMPLES = 8
 NAMED_CONFUSIONS = 3
+MODELS = ("suspect", "reference")
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,33 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class Box:
+    """A region in percent of its picture."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+def box(region: Region | None, height: int, width: int) -> Box | None:
+    """A half-open pixel region as an outline over a picture of this size.
+
+    >>> box((0, 4, 2, 8), 8, 8)
+    Box(left=50.0, top=0.0, width=50.0, height=25.0)
+    """
+    if region is None:
+        return None
+    top, left, bottom, right = region
+    return Box(
+        left=round(100 * left / width, 3),
+        top=round(100 * top / height, 3),
+        width=round(100 * (right - left) / width, 3),
+        height=round(100 * (bottom - top) / height, 3),
+    )
+
+
+@dataclass(frozen=True)
 class Tile:
     """One picture of a panel; None where there is nothing to show.
 
@@ -57,6 +86,7 @@ class Tile:
         alt: what it is, for who cannot see it.
         label, note: printed beside it.
         clear: its background is chequered, as some pixels are transparent.
+        region, true_region: outlined on it.
     """
 
     picture: Picture | None
@@ -64,6 +94,8 @@ class Tile:
     label: str = ""
     note: str = ""
     clear: bool = False
+    region: Box | None = None
+    true_region: Box | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +105,7 @@ class Column:
     name: str
     full: str
     tiles: tuple[Tile, ...]
+    role: str = ""
 
 
 @dataclass(frozen=True)
@@ -256,39 +289,63 @@ def enlargement(change: Array | None) -> float:
 
 
 def _maps(cell: str, arrays: Arrays, names: Sequence[str]) -> Panel:
-    models = [m for m in ("suspect", "reference") if f"maps_{m}" in arrays]
+    maps = [arrays[f"maps_{model}"] for model in MODELS if f"maps_{model}" in arrays]
+    classes = most_different(maps, len(maps[0]))
+    labels = labels_of(names)
+    panel = maps_of(cell, arrays, [labels[k] for k in classes])
+    caption = panel.caption + only(len(classes), len(maps[0]), "those whose maps differ most")
+    return replace(panel, caption=caption)
+
+
+def maps_of(
+    cell: str, arrays: Arrays, classes: Sequence[Label], region: Box | None = None
+) -> Panel:
+    """Maps of these classes: both models on one scale, their difference on another.
+
+    `region` is outlined on the maps of the target.
+    """
+    models = [model for model in MODELS if f"maps_{model}" in arrays]
     maps = [arrays[f"maps_{model}"] for model in models]
     scale = images.shared_scale(*maps)
-    classes = most_different(maps, len(maps[0]))
+    change = maps[0] - maps[1] if len(maps) > 1 else None
+    strongest = None if change is None else np.stack([images.strongest_channel(d) for d in change])
+    reach = images.signed_scale(strongest)
     columns = []
-    for k in classes:
+    for label in classes:
         tiles = []
         for model, array in zip(models, maps, strict=True):
             share = arrays.get(f"map_share_{model}")
-            note = "" if share is None else words.percent(float(share[k]))
-            alt = f"map of {names[k]}, {model}"
-            tiles.append(Tile(images.plain(array[k], scale), alt, model, note))
-        columns.append(Column(words.short(names[k]), names[k], tuple(tiles)))
-    said = "The mean crafted image of each class that the model predicts."
+            note = "" if share is None else words.percent(float(share[label.index]))
+            picture = images.plain(array[label.index], scale)
+            box_of_target = region if label.role == "target" else None
+            alt = f"map of {label.full}, {model}"
+            tiles.append(Tile(picture, alt, model, note, region=box_of_target))
+        if change is not None:
+            picture = images.signed(change[label.index], reach)
+            tiles.append(Tile(picture, f"difference of the maps of {label.full}", "difference"))
+        columns.append(Column(label.name, label.full, tuple(tiles), label.role))
+    caption = "The mean crafted image of each class that the model predicts."
+    bars = [grey_bar(scale, f"map value{', both models' if change is not None else ''}")]
+    if change is not None:
+        caption += " The reference is on the suspect's scale, their difference on its own."
+        bars.append(signed_bar(reach, "suspect minus reference"))
     if any(f"map_share_{model}" in arrays for model in models):
-        said += " The percentage is the share of crafted images under that class."
-    said += only(len(classes), len(maps[0]), "those whose maps differ most")
-    bar = grey_bar(scale, "map value, one scale for the panel")
-    return Panel(cell, "Bias maps", said, "maps", tuple(columns), bars=(bar,))
+        caption += " The percentage is the share of crafted images under that class."
+    return Panel(cell, "Bias maps", caption, "maps", tuple(columns), bars=tuple(bars))
 
 
 def _pair_maps(cell: str, arrays: Arrays, names: Sequence[str]) -> Panel:
-    models = [m for m in ("suspect", "reference") if f"pair_maps_{m}" in arrays]
+    models = [model for model in MODELS if f"pair_maps_{model}" in arrays]
     maps = [arrays[f"pair_maps_{model}"] for model in models]
     scale = images.shared_scale(*maps)
     total = len(maps[0])
     classes = most_different(maps, total)
-    told = tuple(words.short(names[k]) for k in classes)
+    shown = tuple(words.short(names[k]) for k in classes)
     sheets = []
     for model, array in zip(models, maps, strict=True):
         picture = images.plain(sheet(array[np.ix_(classes, classes)]), scale)
         alt = f"maps of all pairs, {model}: a row per source, a column per target"
-        sheets.append(Sheet(model, Tile(picture, alt), told))
+        sheets.append(Sheet(model, Tile(picture, alt), shown))
     said = "Rows: source. Columns: target. A pair that was not looked at is left empty."
     said += only(len(classes), total, "those whose maps differ most")
     bar = grey_bar(scale, "map value, one scale for the panel")

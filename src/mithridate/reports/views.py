@@ -15,12 +15,12 @@ from mithridate.reports import (
     charts,
     curves,
     evidence,
-    header,
     images,
     panels,
     tables,
     words,
 )
+from mithridate.reports import header as heads
 from mithridate.reports.audit import CLEAN, VERDICT, Audit, Inspection, audit, inspection
 from mithridate.reports.folder import StudyFolder
 from mithridate.reports.panels import Label, Panel
@@ -91,7 +91,7 @@ ARRAYS = {
     "trigger": ("maps_suspect", "maps_reference", "difference", "trigger"),
     "maps": ("maps_suspect", "maps_reference", "map_share_suspect", "map_share_reference"),
     "pairs": ("pair_scores", "pair_maps_suspect", "pair_maps_reference"),
-    "verdict": header.HERO,
+    "verdict": heads.HERO,
 }
 """What a view of an inspection draws, as far as the cell has it."""
 
@@ -149,20 +149,20 @@ class Views:
         usual = USUAL[self.study.preset]
         return self.study.views or [View.model_validate({"kind": k, "matrix": m}) for k, m in usual]
 
-    def header(self) -> header.Header:
+    def header(self) -> heads.Header:
         if self.audit is not None:
-            return header.of_audit(self.record, self.audit)
+            return heads.of_audit(self.record, self.audit)
         if self.study.preset == "attack":
-            return header.of_attacks(self.record, self.rows("attacks"))
-        return header.of_study(self.record)
+            return heads.of_attacks(self.record, self.rows("attacks"))
+        return heads.of_study(self.record)
 
-    def tiles(self) -> list[header.Tile]:
+    def tiles(self) -> list[heads.Tile]:
         if self.audit is not None:
-            return header.audit_tiles(self.audit)
+            return heads.audit_tiles(self.audit)
         if self.study.preset == "attack":
             clean = next((c for c in self.record.cells if c.matrix == CLEAN), None)
-            return header.attack_tiles(self.rows("attacks"), clean)
-        return header.study_tiles(self.record)
+            return heads.attack_tiles(self.rows("attacks"), clean)
+        return heads.study_tiles(self.record)
 
     def rows(self, matrix: str) -> list[attacks.AttackRow]:
         """The attacks of a matrix."""
@@ -274,21 +274,22 @@ class Views:
     def _verdict_of(
         self, found: Inspection, arrays: Mapping[str, images.Array], cells: Sequence[Cell]
     ) -> dict[str, Any]:
-        return {"header": header.of_verdict(found, arrays)}
+        return {"header": heads.of_verdict(found, arrays)}
 
     def _strip_of(
         self, found: Inspection, arrays: Mapping[str, images.Array], cells: Sequence[Cell]
     ) -> dict[str, Any] | None:
         labels = self.labels(found)
         classes = self._classes(found, labels)
-        statistic = found.statistic
-        strip = charts.strip(statistic.value, statistic.null_values) if statistic else None
+        value = number_of(found.cell, "statistic")
+        null_values = [v for v in list_of(found.cell, "null_values") if v is not None]
+        strip = None if value is None else charts.strip(value, null_values)
         drawn = [evidence.distance_chart(cell, classes) for cell in cells]
         if strip is None and not any(drawn):
             return None
         return {
             "strip": strip,
-            "name": statistic.name if statistic else "",
+            "name": text_of(found.cell, "statistic_name") or "statistic",
             "charts": [chart for chart in drawn if chart is not None],
             "fewer": _fewer(classes, labels),
         }
@@ -296,57 +297,56 @@ class Views:
     def _trigger_of(
         self, found: Inspection, arrays: Mapping[str, images.Array], cells: Sequence[Cell]
     ) -> dict[str, Any]:
-        labels = self.labels(found)
+        cell, names = found.cell, found.names
         size = _size(found, arrays)
-        difference, trigger = arrays.get("difference"), arrays.get("trigger")
-        target = [label for label in labels if label.role == "target"]
-        cells_of_target, _, _ = evidence.map_cells(target, arrays)
-        own = images.signed_scale(
-            None if difference is None else images.strongest_channel(difference)[None]
+        region, true_region = (
+            panels.box(each, *size) if size else None for each in (found.region, found.true_region)
         )
-        truth = found.truth
-        asr, accuracy = share_of(found.cell, "asr"), share_of(found.cell, "accuracy")
+        where, true_where = (
+            words.region(each, *size) if size else "not located"
+            for each in (found.region, found.true_region)
+        )
+        asr, accuracy = share_of(cell, "asr"), share_of(cell, "accuracy")
         if self.audit is not None:
             asr, accuracy = self.audit.asr, self.audit.accuracy
-        rates = [
-            ("recovered trigger stamped", found.recovered),
-            ("planted trigger stamped (ASR)", asr),
-            ("clean accuracy", accuracy),
-        ]
+        tiles, bar = _trigger_tiles(found, arrays, region, true_region)
+        roles = (("source", found.source, found.true_source),
+                 ("target", found.target, found.true_target))  # fmt: skip
+        truth = [
+            (role, *(words.NONE if k is None else words.short(names[k]) for k in pair),
+             "yes" if pair[0] == pair[1] else "no")
+            for role, *pair in roles
+        ]  # fmt: skip
+        overlap = f"IoU {words.number(number_of(cell, 'iou'), 2)}"
+        planted = true_where if found.true_region else "no fixed place"
         return {
-            "maps": cells_of_target,
-            "difference": None if difference is None else images.signed(difference, own),
-            "scale": own,
-            "coloured": difference is not None and len(difference) > 1,
-            "trigger": None if trigger is None else images.plain(trigger),
-            "region": evidence.box(found.region, *size) if size else None,
-            "true_region": evidence.box(truth.region, *size) if truth and size else None,
-            "where": words.region(found.region, *size) if size else "",
-            "true_where": words.region(truth.region, *size) if truth and truth.region and size
-            else "no fixed place",
-            "rates": rates,
-            "truth": truth,
-            "found": found,
-        }  # fmt: skip
+            "tiles": tiles,
+            "bar": bar,
+            "region": region,
+            "true_region": true_region,
+            "where": where,
+            "absent": "none was located" if found.suspicious is False else "not run",
+            "rates": [
+                ("recovered trigger stamped", share_of(cell, "recovered_asr")),
+                ("planted trigger stamped (ASR)", asr),
+                ("clean accuracy", accuracy),
+            ],
+            "truth": [*truth, ("region", where, planted, overlap)]
+            if any(key.startswith("truth_") for key in cell.values)
+            else [],
+        }
 
     def _maps_of(
         self, found: Inspection, arrays: Mapping[str, images.Array], cells: Sequence[Cell]
     ) -> dict[str, Any] | None:
-        first = next(iter(arrays.values()), None)
-        names = found.names or [str(k) for k in range(0 if first is None else len(first))]
-        labels = self.labels(found, names)
-        classes = self._classes(found, labels)
-        drawn, scale, reach = evidence.map_cells(classes, arrays)
-        if not drawn:
+        maps = next((array for name, array in arrays.items() if name.startswith("maps_")), None)
+        if maps is None:
             return None
-        held = next(array for name, array in arrays.items() if name.startswith("maps_"))
+        labels = self.labels(found, found.names or [str(k) for k in range(len(maps))])
+        classes = self._classes(found, labels)
+        region = panels.box(found.region, *maps.shape[-2:])
         return {
-            "cells": drawn,
-            "scale": scale,
-            "reach": reach,
-            "reference": any(cell.reference for cell in drawn),
-            "coloured": held.shape[1] > 1,
-            "region": evidence.box(found.region, *held.shape[-2:]),
+            "panel": panels.maps_of("", arrays, classes, region),
             "fewer": _fewer(classes, labels),
         }
 
@@ -442,7 +442,7 @@ class Views:
         size = next(iter(arrays.values())).shape[-2:]
         block = {
             "examples": attacks.pairs(arrays[names[0]], arrays[names[1]]) if both else [],
-            "region": evidence.box(verdict.region, *size) if verdict else None,
+            "region": panels.box(verdict.region, *size) if verdict else None,
             "means": [
                 (label, images.plain(means[label.index])) for label in labels if means is not None
             ],
@@ -464,6 +464,8 @@ class Views:
             "seconds": audited.noise_seconds if audited is not None else None,
             "bars": evidence.noise_bars(cell, self._classes(None, labels)),
             "verdict": verdict,
+            "verdict_queries": number_of(verdict.cell, "queries") if verdict else None,
+            "verdict_gradients": number_of(verdict.cell, "gradients") if verdict else None,
             "verdict_seconds": audited.seconds if audited is not None else None,
         }
         return dataclasses.replace(part, blocks=[("", block)])
@@ -484,6 +486,49 @@ CONFUSIONS = (
     ),
 )
 """Array, title, note, and what it is called where it was not run."""
+
+
+def _trigger_tiles(
+    found: Inspection,
+    arrays: Mapping[str, images.Array],
+    region: panels.Box | None,
+    true_region: panels.Box | None,
+) -> tuple[list[panels.Tile], panels.Bar | None]:
+    """The target's maps, their difference with its scale, and the recovered trigger."""
+    tiles, bar = [], None
+    scale = images.shared_scale(arrays.get("maps_suspect"), arrays.get("maps_reference"))
+    for model in panels.MODELS:
+        maps = arrays.get(f"maps_{model}")
+        if maps is not None and found.target is not None:
+            label = f"{model.capitalize()}’s map of “{words.short(found.names[found.target])}”"
+            picture = images.plain(maps[found.target], scale)
+            tiles.append(panels.Tile(picture, label, label, region=region))
+    difference, trigger = arrays.get("difference"), arrays.get("trigger")
+    if difference is not None:
+        reach = images.signed_scale(images.strongest_channel(difference))
+        coloured = ", the channel that differs most" if len(difference) > 1 else ""
+        bar = panels.signed_bar(reach, f"suspect darker – suspect brighter{coloured}")
+        picture = images.signed(difference, reach)
+        alt = "Suspect's map minus the reference's, target class"
+        tiles.append(
+            panels.Tile(
+                picture, alt, "Suspect minus reference", region=region, true_region=true_region
+            )
+        )
+    if trigger is not None:
+        label = "Recovered trigger; chequered where it leaves the image alone"
+        picture = images.plain(trigger)
+        tiles.append(
+            panels.Tile(
+                picture,
+                "Recovered trigger",
+                label,
+                clear=True,
+                region=region,
+                true_region=true_region,
+            )
+        )
+    return tiles, bar
 
 
 def _fewer(classes: Sequence[Label], labels: Sequence[Label], *, ranked: bool = True) -> str:
