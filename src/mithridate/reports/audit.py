@@ -62,14 +62,14 @@ class Inspection:
         return text_of(self.cell, "headline").strip() or "No verdict was reached"
 
 
-def inspection(study: Study, cell: Cell) -> Inspection:
-    """One cell, checked.
+def inspection(study: Study, cell: Cell, names: Sequence[str] = ()) -> Inspection:
+    """One cell, checked; `names` are those of the classes where the study has none.
 
     Raises:
         InputError: a class that there is not, or a region that is none.
     """
     shape = study.data.image_shape if study.data is not None else None
-    names = _names(study, cell)
+    names = names_of(study, cell) or names or _numbers(cell)
     classes = [_class(cell, key, names) for key in CLASSES]
     return Inspection(
         cell=cell,
@@ -84,11 +84,11 @@ def inspection(study: Study, cell: Cell) -> Inspection:
     )
 
 
-def _names(study: Study, cell: Cell) -> list[str]:
-    """Names of the classes, by index where the study does not name them."""
+def _numbers(cell: Cell) -> list[str]:
+    """Classes by index, as far as the cell speaks of them."""
     classes = [index for index in (whole_of(cell, key) for key in CLASSES) if index is not None]
     count = max([len(list_of(cell, "distances")), *(index + 1 for index in classes)])
-    return names_of(study, cell) or [str(k) for k in range(count)]
+    return [str(k) for k in range(count)]
 
 
 def _class(cell: Cell, key: str, names: Sequence[str]) -> int | None:

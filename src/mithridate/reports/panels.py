@@ -206,13 +206,8 @@ def pictures(title: str, arrays: dict[str, Array], class_names: list[str]) -> li
     >>> [panel.title for panel in pictures("fgsm", {"trigger": np.ones((1, 2, 2))}, [])]
     ['Recovered trigger']
     """
-    checked: dict[str, Array] = {}
-    sizes: dict[str, int] = {}
-    for name, array in arrays.items():
-        if name not in DRAWN:
-            raise unknown("array", name, DRAWN)
-        checked[name] = np.asarray(array, np.float64)
-        _check(name, checked[name], sizes)
+    checked = {name: np.asarray(array, np.float64) for name, array in arrays.items()}
+    sizes = check(checked)
     draws = dict.fromkeys(d.draw for name, d in DRAWN.items() if name in arrays and d.alone)
     names = list(class_names)
     names += [str(k) for k in range(len(names), sizes.get("K", 0))]
@@ -231,18 +226,30 @@ def with_companions(names: Iterable[str]) -> list[str]:
     )
 
 
-def _check(name: str, array: Array, sizes: dict[str, int]) -> None:
-    """The letters of a shape stand for the same number in all arrays of a cell."""
-    shape = DRAWN[name].shape
-    fits = array.ndim == len(shape) and all(
-        size == int(letter) if letter.isdigit() else sizes.setdefault(letter, size) == size
-        for letter, size in zip(shape, array.shape, strict=False)
-    )
-    if not fits or (("C" in shape) and array.shape[shape.index("C")] not in (1, 3)):
-        raise InputError(
-            f"array {name!r} should be {' x '.join(shape)} as the cell's other arrays, "
-            f"got {' x '.join(map(str, array.shape))}: run the study again"
+def check(arrays: Arrays, sizes: Mapping[str, int] | None = None) -> dict[str, int]:
+    """The letters of a shape stand for the same number in all arrays of a cell, which is returned.
+
+    Args:
+        sizes: letters whose number is known.
+
+    Raises:
+        InputError: an unknown name, or an array that cannot be what its name says.
+    """
+    known = dict(sizes or {})
+    for name, array in arrays.items():
+        if name not in DRAWN:
+            raise unknown("array", name, DRAWN)
+        shape = DRAWN[name].shape
+        fits = array.ndim == len(shape) and all(
+            size == int(letter) if letter.isdigit() else known.setdefault(letter, size) == size
+            for letter, size in zip(shape, array.shape, strict=False)
         )
+        if not fits or (("C" in shape) and array.shape[shape.index("C")] not in (1, 3)):
+            raise InputError(
+                f"array {name!r} should be {' x '.join(shape)} as the cell's other arrays, "
+                f"got {' x '.join(map(str, array.shape))}: run the study again"
+            )
+    return known
 
 
 def _examples(cell: str, arrays: Arrays, names: Sequence[str]) -> Panel:
