@@ -49,7 +49,7 @@ class Inspected:
         audit: the record that it belongs to, if it is an audit.
     """
 
-    found: Inspection
+    verdict: Inspection
     arrays: Mapping[str, Array]
     classes: Sequence[Label]
     charted: Sequence[Cell]
@@ -58,7 +58,7 @@ class Inspected:
     @property
     def fewer(self) -> str:
         """What to say where not every class is shown."""
-        return fewer(self.classes, len(self.found.names), ", the highest ranked")
+        return fewer(self.classes, len(self.verdict.names), ", the highest ranked")
 
 
 def fewer(classes: Sequence[Label], total: int, which: str = "") -> str:
@@ -72,20 +72,20 @@ def fewer(classes: Sequence[Label], total: int, which: str = "") -> str:
     return f" {len(classes)} of {total} classes are shown{which}."
 
 
-def classes_of(found: Inspection | None, names: Sequence[str]) -> list[Label]:
+def classes_of(verdict: Inspection | None, names: Sequence[str]) -> list[Label]:
     """The classes that are shown, in order, with their roles in the verdict.
 
     All where they fit; else source and target and those that rank highest.
     """
     roles: dict[int, str] = {}
     for role in ("target", "source"):
-        index = getattr(found, role, None)
+        index = getattr(verdict, role, None)
         if index is not None:
             roles[index] = role
     everyone = panels.labels_of(names, roles)
     if len(everyone) <= MOST_CLASSES:
         return everyone
-    ranked = [k for k, _, _ in ranking(found.cell) if k < len(everyone)] if found else []
+    ranked = [k for k, _, _ in ranking(verdict.cell) if k < len(everyone)] if verdict else []
     first = list(dict.fromkeys([*roles, *ranked, *range(len(everyone))]))[:MOST_CLASSES]
     return [everyone[index] for index in sorted(first)]
 
@@ -101,14 +101,14 @@ def _at(values: Sequence[float | None], index: int) -> float | None:
     return values[index] if index < len(values) else None
 
 
-def verdict(one: Inspected) -> Block:
+def opening(one: Inspected) -> Block:
     """The verdict, as a page may open with it."""
-    return {"header": heads.of_verdict(one.found, one.arrays)}
+    return {"header": heads.of_verdict(one.verdict, one.arrays)}
 
 
 def strip(one: Inspected) -> Block | None:
     """The statistic among its null values, and the distances per class."""
-    cell = one.found.cell
+    cell = one.verdict.cell
     value = number_of(cell, "statistic")
     null_values = [v for v in list_of(cell, "null_values") if v is not None]
     drawn = None if value is None else charts.strip(value, null_values)
@@ -140,10 +140,10 @@ def distance_chart(cell: Cell, classes: Sequence[Label]) -> Chart | None:
 
 def trigger(one: Inspected) -> Block:
     """Where the trigger sits, what it does, and the truth where it is known."""
-    found, cell = one.found, one.found.cell
-    shape = next((array.shape for array in one.arrays.values()), found.shape)
+    verdict, cell = one.verdict, one.verdict.cell
+    shape = next((array.shape for array in one.arrays.values()), verdict.shape)
     boxes, places = [], []
-    for region in (found.region, found.true_region):
+    for region in (verdict.region, verdict.true_region):
         boxes.append(panels.box(region, *shape[-2:]) if shape else None)
         places.append(words.region(region, *shape[-2:]) if shape else "not located")
     tiles, bar = _trigger_tiles(one, *boxes)
@@ -152,11 +152,11 @@ def trigger(one: Inspected) -> Block:
         asr, accuracy = one.audit.asr, one.audit.accuracy
     truth = []
     for role in ("source", "target") if _is_known(cell) else ():
-        pair = getattr(found, role), getattr(found, f"true_{role}")
-        names = [words.NONE if k is None else words.short(found.names[k]) for k in pair]
+        pair = getattr(verdict, role), getattr(verdict, f"true_{role}")
+        names = [words.NONE if k is None else words.short(verdict.names[k]) for k in pair]
         truth.append((role, *names, "yes" if pair[0] == pair[1] else "no"))
     if truth:
-        planted = places[1] if found.true_region else "no fixed place"
+        planted = places[1] if verdict.true_region else "no fixed place"
         overlap = f"IoU {words.number(number_of(cell, 'iou'), 2)}"
         truth.append(("region", places[0], planted, overlap))
     return {
@@ -165,7 +165,7 @@ def trigger(one: Inspected) -> Block:
         "region": boxes[0],
         "true_region": boxes[1],
         "where": places[0],
-        "absent": "none was located" if found.suspicious is False else "not run",
+        "absent": "none was located" if verdict.suspicious is False else "not run",
         "rates": [
             ("recovered trigger stamped", share_of(cell, "recovered_asr")),
             ("planted trigger stamped (ASR)", asr),
@@ -184,12 +184,12 @@ def _trigger_tiles(
     one: Inspected, region: panels.Box | None, true_region: panels.Box | None
 ) -> tuple[list[Tile], Bar | None]:
     """The target's maps, their difference with its scale, and the recovered trigger."""
-    tiles, bar, target = [], None, one.found.target
+    tiles, bar, target = [], None, one.verdict.target
     scale = images.shared_scale(one.arrays.get("maps_suspect"), one.arrays.get("maps_reference"))
     for model in MODELS:
         maps = one.arrays.get(f"maps_{model}")
         if maps is not None and target is not None:
-            label = f"{model.capitalize()}’s map of “{words.short(one.found.names[target])}”"
+            label = f"{model.capitalize()}’s map of “{words.short(one.verdict.names[target])}”"
             tiles.append(Tile(images.plain(maps[target], scale), label, label, region=region))
     difference, pattern = one.arrays.get("difference"), one.arrays.get("trigger")
     if difference is not None:
@@ -211,7 +211,7 @@ def maps(one: Inspected) -> Block | None:
     first = next((a for name, a in one.arrays.items() if name.startswith("maps_")), None)
     if first is None:
         return None
-    region = panels.box(one.found.region, *first.shape[-2:])
+    region = panels.box(one.verdict.region, *first.shape[-2:])
     return {"panel": panels.maps_of("", one.arrays, one.classes, region), "fewer": one.fewer}
 
 

@@ -78,7 +78,7 @@ USUAL = {
 is the head of its page."""
 MAPS = ("maps_suspect", "maps_reference")
 INSPECTED = {
-    "verdict": (evidence.verdict, heads.HERO),
+    "verdict": (evidence.opening, heads.HERO),
     "strip": (evidence.strip, ()),
     "trigger": (evidence.trigger, (*MAPS, "difference", "trigger")),
     "maps": (evidence.maps, (*MAPS, "map_share_suspect", "map_share_reference")),
@@ -172,9 +172,9 @@ class Views:
                 part = Part(anchor, *kind, view.note, view.kind)
             else:
                 part = Part(anchor, title, title, view.note, view.kind)
-            made = self._filled(part, view)
-            if made.blocks or not self._beyond(view.kind):
-                yield made
+            filled = self._filled(part, view)
+            if filled.blocks or not self._beyond(view.kind):
+                yield filled
 
     def _beyond(self, kind: str) -> bool:
         """Whether an audit that came to its end cannot have this part, or has no picture for it."""
@@ -238,10 +238,10 @@ class Views:
         draw, names = INSPECTED[view.kind]
         for cell in cells[: 1 if one else PICTURED]:
             arrays, known = self._arrays(cell, names)
-            found = inspection(self.study, cell, known)
-            classes = evidence.classes_of(found, found.names)
+            verdict = inspection(self.study, cell, known)
+            classes = evidence.classes_of(verdict, verdict.names)
             charted = cells if one else [cell]
-            block = draw(evidence.Inspected(found, arrays, classes, charted, self.audit))
+            block = draw(evidence.Inspected(verdict, arrays, classes, charted, self.audit))
             if block is not None:
                 blocks.append((title_of(cell.axes, moving), block))
         left_out = 0 if one else max(0, len(cells) - PICTURED)
