@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from mithridate.errors import InputError, RunError
 from mithridate.reports import panels, read, render, words
 from mithridate.reports.audit import inspection
-from mithridate.reports.evidence import labels, shown
+from mithridate.reports.evidence import classes_of
 
 RUNS = [("mnist", True), ("digits", False), ("cifar", True)]
 
@@ -135,7 +135,7 @@ def test_confusion_marks_the_pair_of_the_verdict(presets, tmp_path):
     record = read(presets.audit(tmp_path))
     verdict = inspection(record.study, next(c for c in record.cells if c.matrix == "verdict"))
     counts = record.arrays(verdict.cell.id, ["confusion_stamped"])["confusion_stamped"]
-    grid = panels.counts_grid(counts, labels(verdict, verdict.names))
+    grid = panels.counts_grid(counts, classes_of(verdict, verdict.names))
     marked = [(i, j) for i in range(10) for j in range(10) if grid.cells[i][j].marked]
     assert marked == [(8, 9)]
     assert (grid.cells[8][9].text, grid.cells[8][9].kind) == ("968", "wrong")
@@ -151,8 +151,7 @@ def test_of_many_classes_the_top_of_the_ranking_is_shown(page, presets, tmp_path
     pictures = {"clean/0000": {"confusion_clean": 10 * np.eye(100)}}
     folder = presets.store(tmp_path, head, cells, pictures)
     found = inspection(read(folder).study, read(folder).cells[2])
-    everyone = labels(found, found.names)
-    kept = [label.index for label in shown(everyone, range(99, -1, -1))]
+    kept = [label.index for label in classes_of(found, found.names)]
     assert kept == [8, 9, *range(78, 100)]
     assert "24 of 100 classes are shown" in page(render(folder)).text
 

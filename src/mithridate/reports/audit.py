@@ -62,14 +62,14 @@ class Inspection:
         return text_of(self.cell, "headline").strip() or "No verdict was reached"
 
 
-def inspection(study: Study, cell: Cell) -> Inspection:
-    """One cell, checked.
+def inspection(study: Study, cell: Cell, names: Sequence[str] = ()) -> Inspection:
+    """One cell, checked; `names` are those of the classes where the study has none.
 
     Raises:
         InputError: a class that there is not, or a region that is none.
     """
     shape = study.data.image_shape if study.data is not None else None
-    names = _names(study, cell)
+    names = names_of(study, cell) or names or _numbers(cell)
     classes = [_class(cell, key, names) for key in CLASSES]
     return Inspection(
         cell=cell,
@@ -84,11 +84,11 @@ def inspection(study: Study, cell: Cell) -> Inspection:
     )
 
 
-def _names(study: Study, cell: Cell) -> list[str]:
-    """Names of the classes, by index where the study does not name them."""
+def _numbers(cell: Cell) -> list[str]:
+    """Classes by index, as far as the cell speaks of them."""
     classes = [index for index in (whole_of(cell, key) for key in CLASSES) if index is not None]
     count = max([len(list_of(cell, "distances")), *(index + 1 for index in classes)])
-    return names_of(study, cell) or [str(k) for k in range(count)]
+    return [str(k) for k in range(count)]
 
 
 def _class(cell: Cell, key: str, names: Sequence[str]) -> int | None:
@@ -170,11 +170,11 @@ def _seconds(cell: Cell | None, timings: Sequence[Timing]) -> float | None:
     return sum(spent) if spent else None
 
 
-def summary(found: Audit) -> dict[str, Any]:
+def summary(whole: Audit) -> dict[str, Any]:
     """The audit in a few values: for gates and for other programs."""
-    verdict = found.verdict
+    verdict = whole.verdict
     cell = verdict.cell if verdict else None
-    left = [row.accuracy_left.value for row in found.attacks if row.accuracy_left]
+    left = [row.accuracy_left.value for row in whole.attacks if row.accuracy_left]
     values: dict[str, Any] = {
         "suspicious": verdict.suspicious if verdict else None,
         "p_value": number_of(cell, "p_value"),
@@ -187,16 +187,16 @@ def summary(found: Audit) -> dict[str, Any]:
     return values | {
         "region": list(verdict.region) if verdict and verdict.region else None,
         "statistic": number_of(cell, "statistic"),
-        "accuracy": found.accuracy.value if found.accuracy else None,
+        "accuracy": whole.accuracy.value if whole.accuracy else None,
         "asr": number_of(cell, "recovered_asr"),
-        "robust_accuracy": min(left) if left and len(left) == len(found.attacks) else None,
-        "status": found.study.status,
+        "robust_accuracy": min(left) if left and len(left) == len(whole.attacks) else None,
+        "status": whole.study.status,
     }
 
 
-def verdict_line(found: Audit) -> str:
+def verdict_line(whole: Audit) -> str:
     """The verdict in one line."""
-    verdict = found.verdict
+    verdict = whole.verdict
     if verdict is None or not verdict.done:
         return "No verdict: the audit was cut short"
     parts = [verdict.headline]
@@ -209,14 +209,14 @@ def verdict_line(found: Audit) -> str:
     return "; ".join(parts)
 
 
-def figures(found: Audit) -> list[tuple[str, str]]:
+def figures(whole: Audit) -> list[tuple[str, str]]:
     """What was measured and how much, then the doubts: the rows of a table of two columns."""
-    cell = found.verdict.cell if found.verdict else None
-    rows = [("clean accuracy", with_interval(found.accuracy))]
+    cell = whole.verdict.cell if whole.verdict else None
+    rows = [("clean accuracy", with_interval(whole.accuracy))]
     rows += [
-        (f"accuracy left by {row.name}", with_interval(row.accuracy_left)) for row in found.attacks
+        (f"accuracy left by {row.name}", with_interval(row.accuracy_left)) for row in whole.attacks
     ]
-    stamped = {"planted": found.asr, "recovered": share_of(cell, "recovered_asr")}
+    stamped = {"planted": whole.asr, "recovered": share_of(cell, "recovered_asr")}
     rows += [
         (f"success of the {which} trigger", with_interval(share))
         for which, share in stamped.items()

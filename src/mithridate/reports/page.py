@@ -69,7 +69,6 @@ def context(record: StudyFolder) -> dict[str, Any]:
     study = record.study
     views = Views(record)
     parts = list(views.parts())
-    numbered = views.numbered
     rest: dict[str, Table | None] = {}
     makers: dict[str, Callable[[int], Table | None]] = {
         "published": lambda at: figures.published(study, record.cells, at),
@@ -77,9 +76,9 @@ def context(record: StudyFolder) -> dict[str, Any]:
         "times": lambda at: figures.times(record.timings, at) if not study.preset else None,
     }
     for name, make in makers.items():
-        rest[name] = make(numbered.next)
-        numbered.add(rest[name])
-    written = {t.slug: t for t in export.with_files(numbered.tables, record.path / TABLES)}
+        rest[name] = table = make(len(views.tables) + 1)
+        views.tables += [table] if table is not None else []
+    written = {t.slug: t for t in export.with_files(views.tables, record.path / TABLES)}
     return {
         "study": study,
         "preset": study.preset,

@@ -206,13 +206,8 @@ def pictures(title: str, arrays: dict[str, Array], class_names: list[str]) -> li
     >>> [panel.title for panel in pictures("fgsm", {"trigger": np.ones((1, 2, 2))}, [])]
     ['Recovered trigger']
     """
-    checked: dict[str, Array] = {}
-    sizes: dict[str, int] = {}
-    for name, array in arrays.items():
-        if name not in DRAWN:
-            raise unknown("array", name, DRAWN)
-        checked[name] = np.asarray(array, np.float64)
-        _check(name, checked[name], sizes)
+    checked = {name: np.asarray(array, np.float64) for name, array in arrays.items()}
+    sizes = check(checked)
     draws = dict.fromkeys(d.draw for name, d in DRAWN.items() if name in arrays and d.alone)
     names = list(class_names)
     names += [str(k) for k in range(len(names), sizes.get("K", 0))]
@@ -231,18 +226,30 @@ def with_companions(names: Iterable[str]) -> list[str]:
     )
 
 
-def _check(name: str, array: Array, sizes: dict[str, int]) -> None:
-    """The letters of a shape stand for the same number in all arrays of a cell."""
-    shape = DRAWN[name].shape
-    fits = array.ndim == len(shape) and all(
-        size == int(letter) if letter.isdigit() else sizes.setdefault(letter, size) == size
-        for letter, size in zip(shape, array.shape, strict=False)
-    )
-    if not fits or (("C" in shape) and array.shape[shape.index("C")] not in (1, 3)):
-        raise InputError(
-            f"array {name!r} should be {' x '.join(shape)} as the cell's other arrays, "
-            f"got {' x '.join(map(str, array.shape))}: run the study again"
+def check(arrays: Arrays, sizes: Mapping[str, int] | None = None) -> dict[str, int]:
+    """The letters of a shape stand for the same number in all arrays of a cell, which is returned.
+
+    Args:
+        sizes: letters whose number is known.
+
+    Raises:
+        InputError: an unknown name, or an array that cannot be what its name says.
+    """
+    known = dict(sizes or {})
+    for name, array in arrays.items():
+        if name not in DRAWN:
+            raise unknown("array", name, DRAWN)
+        shape = DRAWN[name].shape
+        fits = array.ndim == len(shape) and all(
+            size == int(letter) if letter.isdigit() else known.setdefault(letter, size) == size
+            for letter, size in zip(shape, array.shape, strict=False)
         )
+        if not fits or (("C" in shape) and array.shape[shape.index("C")] not in (1, 3)):
+            raise InputError(
+                f"array {name!r} should be {' x '.join(shape)} as the cell's other arrays, "
+                f"got {' x '.join(map(str, array.shape))}: run the study again"
+            )
+    return known
 
 
 def _examples(cell: str, arrays: Arrays, names: Sequence[str]) -> Panel:
@@ -263,15 +270,15 @@ def _examples(cell: str, arrays: Arrays, names: Sequence[str]) -> Panel:
             picture = images.signed(change[at], reach)
             tiles.append(Tile(picture, f"image {at + 1}, {label}", label))
         columns.append(Column(str(at + 1), f"image {at + 1}", tuple(tiles)))
-    said = []
+    caption = []
     if change is not None:
         times = f"enlarged {words.number(factor)} times" if factor > 1 else "not enlarged"
-        said.append(f"The difference is {times}.")
+        caption.append(f"The difference is {times}.")
     bars = () if change is None else (signed_bar(reach, "changed minus clean"),)
     if count > MOST_EXAMPLES:
-        said.append(f"{MOST_EXAMPLES} of {count} images are shown.")
+        caption.append(f"{MOST_EXAMPLES} of {count} images are shown.")
     return Panel(
-        cell, "Clean and changed images", " ".join(said), "examples", tuple(columns), bars=bars
+        cell, "Clean and changed images", " ".join(caption), "examples", tuple(columns), bars=bars
     )
 
 
@@ -346,10 +353,10 @@ def _pair_maps(cell: str, arrays: Arrays, names: Sequence[str]) -> Panel:
         picture = images.plain(sheet(array[np.ix_(classes, classes)]), scale)
         alt = f"maps of all pairs, {model}: a row per source, a column per target"
         sheets.append(Sheet(model, Tile(picture, alt), shown))
-    said = "Rows: source. Columns: target. A pair that was not looked at is left empty."
-    said += only(len(classes), total, "those whose maps differ most")
+    caption = "Rows: source. Columns: target. A pair that was not looked at is left empty."
+    caption += only(len(classes), total, "those whose maps differ most")
     bar = grey_bar(scale, "map value, one scale for the panel")
-    return Panel(cell, "Bias maps of pairs", said, "sheets", sheets=tuple(sheets), bars=(bar,))
+    return Panel(cell, "Bias maps of pairs", caption, "sheets", sheets=tuple(sheets), bars=(bar,))
 
 
 def most_different(maps: Sequence[Array], total: int) -> list[int]:
@@ -380,16 +387,16 @@ def _confusions(cell: str, arrays: Arrays, names: Sequence[str]) -> Panel:
             Counts(title, grid, tile, () if means is None else _means(means, title, names))
         )
     confused = any(part.grid or part.tile for part in parts)
-    said = (
+    caption = (
         ["Rows: true class. Columns: predicted class. Shade: share of the row."] if confused else []
     )
     means_of = [part for part in parts if part.means]
     if means_of:
-        said.append("Mean image of each true class, from black at 0 to white at 1.")
+        caption.append("Mean image of each true class, from black at 0 to white at 1.")
         total = len(arrays["mean_images" if "mean_images" in arrays else "mean_stamped"])
-        said.append(only(len(means_of[0].means), total, "the first").strip())
+        caption.append(only(len(means_of[0].means), total, "the first").strip())
     name = "Confusion of classes" if confused else "Mean images"
-    return Panel(cell, name, " ".join(filter(None, said)), "counts", counts=tuple(parts))
+    return Panel(cell, name, " ".join(filter(None, caption)), "counts", counts=tuple(parts))
 
 
 def _means(means: Array, state: str, names: Sequence[str]) -> tuple[Column, ...]:
@@ -406,12 +413,14 @@ def _means(means: Array, state: str, names: Sequence[str]) -> tuple[Column, ...]
 def _difference(cell: str, arrays: Arrays, names: Sequence[str]) -> Panel:
     array = arrays["difference"]
     reach = images.signed_scale(images.strongest_channel(array))
-    said = "The suspect's map of the target minus the reference's."
+    caption = "The suspect's map of the target minus the reference's."
     if len(array) > 1:
-        said += " Of each pixel, the channel that differs most."
+        caption += " Of each pixel, the channel that differs most."
     tile = Tile(images.signed(array, reach), "difference of the target's maps", clear=holes(array))
     bar = signed_bar(reach, "suspect darker – suspect brighter")
-    return Panel(cell, "Difference of maps", said, "heat", (Column("", "", (tile,)),), bars=(bar,))
+    return Panel(
+        cell, "Difference of maps", caption, "heat", (Column("", "", (tile,)),), bars=(bar,)
+    )
 
 
 def _trigger(cell: str, arrays: Arrays, names: Sequence[str]) -> Panel:
@@ -442,8 +451,8 @@ def _embedding(cell: str, arrays: Arrays, names: Sequence[str]) -> Panel:
     points = arrays["embedding"]
     nothing = np.zeros(len(points))
     labels = arrays.get("embedding_label", nothing)
-    svg, said = scatter(points, labels, arrays.get("embedding_group", nothing), names)
-    return Panel(cell, "Last-layer activations (t-SNE)", said, "embedding", svg=svg)
+    svg, caption = scatter(points, labels, arrays.get("embedding_group", nothing), names)
+    return Panel(cell, "Last-layer activations (t-SNE)", caption, "embedding", svg=svg)
 
 
 def sheet(maps: Array) -> Array:
@@ -507,9 +516,9 @@ def counts_picture(counts: Array, names: Sequence[str]) -> tuple[Picture | None,
     signed = np.sqrt(errors) - np.diag(np.diag(shares))
     worst = np.argsort(-errors, axis=None, kind="stable")[:NAMED_CONFUSIONS]
     pairs = [divmod(int(at), len(counts)) for at in worst if errors.flat[at] > 0]
-    said = "; ".join(f"{names[a]} as {names[b]} {words.percent(errors[a, b])}" for a, b in pairs)
+    caption = "; ".join(f"{names[a]} as {names[b]} {words.percent(errors[a, b])}" for a, b in pairs)
     shown = images.signed(signed[None], Scale(-1.0, 1.0))
-    return shown, f"Most confused: {said}." if said else "Nothing is confused."
+    return shown, f"Most confused: {caption}." if caption else "Nothing is confused."
 
 
 def scores_grid(scores: Array, classes: Sequence[Label]) -> Grid:
