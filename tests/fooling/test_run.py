@@ -39,7 +39,9 @@ def test_every_method_is_quick_here() -> None:
 
 def test_every_class_of_the_digits_is_fooled(name, digits_model) -> None:
     before = digits_model.cost.queries
-    result = run_fooling(component.create("fooling", name, QUICK[name]), digits_model, rng=mi.rng(0))
+    result = run_fooling(
+        component.create("fooling", name, QUICK[name]), digits_model, rng=mi.rng(0)
+    )
     asked = digits_model.cost.queries - before
     scores = digits_model.scores(result.images)
     assert torch.equal(result.confidence, scores.diagonal())
