@@ -65,6 +65,7 @@ class InspectorConformance(ABC):
     def test_facts_stand_on_the_class(self) -> None:
         inspector = self.make()
         assert inspector.about.paper
+        assert inspector.statistic
         assert set(inspector.about.access) <= {"gradient", "score", "label"}
         assert inspector.version >= 1
         work = inspector.cost(Sizes(train=100, test=100, classes=CLASSES))

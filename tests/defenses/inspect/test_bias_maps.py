@@ -154,6 +154,11 @@ def test_refuses_settings_out_of_range(setting, value, message) -> None:
         BiasMaps(**{setting: value})
 
 
+def test_bias_maps_of_one_model_alone_are_no_evidence(digits, clean) -> None:
+    with pytest.raises(InputError, match="at least one clean model to compare with"):
+        INSPECTOR.compare(clean, digits[1], rng=mi.rng(0))
+
+
 def test_cost_counts_maps_and_patterns(digits, suspect, side) -> None:
     """By hand: 60 probes to 10 targets in 10 steps; 10 patterns on 16 images in 10 steps."""
     assert INSPECTOR.cost(Sizes(classes=10)).gradients == 6000 + 1600

@@ -114,6 +114,8 @@ class Inspector(Component, ABC):
         InputError: a setting out of range.
     """
 
+    statistic: ClassVar[str] = "Statistic"
+    """What `Evidence.statistic` is, in words, for reports."""
     floor: ClassVar[float] = 1e-3
     """Statistics below it are all alike: raised to it before the logarithm of the p-value."""
     aside: ClassVar[tuple[str, ...]] = ()

@@ -301,7 +301,7 @@ def _verdict(
             own = inspector.look(suspect, data, rng=rng)
             tell(progress, 2 * done + 1, 2 * len(inspectors), f"{name}: scoring the suspect")
             beside = Comparison(models=side.models, looks=part.looks, own=own)
-            proposed = inspector.score(suspect, data, clean=beside, rng=rng)
+            proposed = inspector.score(suspect, data, clean=beside, rng=rng, progress=progress)
             proposed = inspector.draw(suspect, data, proposed, clean=beside, rng=rng)
         proposed = replace(proposed, cost=spent.cost, seconds=spent.seconds)
         evidence.append(_checked(proposed, inspector, data))
