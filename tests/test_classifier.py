@@ -183,7 +183,7 @@ def test_scores_carry_no_graph():
     [
         ({"classes": 1}, "at least 2"),
         ({"classes": 3, "bounds": (1, 0)}, "low < high"),
-        ({"classes": 3, "outputs": "odds"}, "'logits' or 'probabilities'"),
+        ({"classes": 3, "outputs": "odds"}, "'logits', 'probabilities' or 'sigmoid'"),
         ({"classes": 3, "rejected": 3}, "one of the 3 classes"),
     ],
 )

@@ -6,15 +6,21 @@ Images are float32 in [0, 1], N x C x H x W. A module that wants another range s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, NamedTuple, Protocol, Self, final
+from typing import Any, NamedTuple, Protocol, Self, TypeVar, final
 
 import torch
 from torch import Tensor, nn
 
 from mithridate.cost import Cost as Cost
 from mithridate.errors import InputError
+
+OUTPUTS = ("logits", "probabilities", "sigmoid")
+"""What a module may return."""
+
+T = TypeVar("T")
 
 
 class Bounds(NamedTuple):
@@ -52,15 +58,18 @@ class Classifier:
     """Any module of images -> logits, with bounds, counts of queries, and input gradients only.
 
     Args:
-        module: maps (N, C, H, W) to (N, classes) logits.
+        module: maps (N, C, H, W) to (N, classes) logits; or to a tuple, a dict or an object with
+            `.logits` that holds one such tensor. Images come in the number format of its weights.
         bounds: pixel range that the module itself expects; callers always pass [0, 1].
-        classes: how many classes, or their names.
+        classes: how many classes, or their names, in a list or by number in a dict.
         image_shape: (C, H, W), checked where given.
         compute_batch: images per forward pass; independent of the batch that is asked for.
         channels_last: memory layout of the passes. Both default to what measured fastest on
-            the device's kind (docs/decisions/0003); `settle` measures this machine instead.
+            the device's kind (docs/decisions/0003); `settle` measures this machine instead. A
+            module that fails in this layout, and not in the default one, gets the latter.
         autocast: bfloat16 passes. Changes rounding, hence results; off by default.
-        outputs: "probabilities" where the module ends in a softmax: its logarithm is taken.
+        outputs: "probabilities" where the module ends in a softmax: its logarithm is taken;
+            "sigmoid" where it gives one number an image, the logit of the second of two classes.
         info: free-form record (training, architecture), kept in checkpoints.
         rejected: the class, if there is one, that means "not answered": a detector's. No goal
             is reached by it.
@@ -81,7 +90,7 @@ class Classifier:
         module: nn.Module,
         *,
         bounds: tuple[float, float] = (0.0, 1.0),
-        classes: int | Sequence[str],
+        classes: int | Sequence[str] | Mapping[Any, str],
         image_shape: tuple[int, int, int] | None = None,
         device: torch.device | str | None = None,
         compute_batch: int | None = None,
@@ -94,13 +103,15 @@ class Classifier:
     ) -> None:
         if not isinstance(module, nn.Module):
             raise InputError(f"a classifier wraps a torch.nn.Module, got {type(module).__name__}")
-        names = [str(i) for i in range(classes)] if isinstance(classes, int) else list(classes)
+        names = _names(classes)
         if len(names) < 2:
             raise InputError(f"a classifier has at least 2 classes, got {len(names)}")
         if not bounds[0] < bounds[1]:
             raise InputError(f"bounds are (low, high) with low < high, got {bounds}")
-        if outputs not in ("logits", "probabilities"):
-            raise InputError(f"outputs is 'logits' or 'probabilities', got {outputs!r}")
+        if outputs not in OUTPUTS:
+            raise InputError(f"outputs is 'logits', 'probabilities' or 'sigmoid', got {outputs!r}")
+        if outputs == "sigmoid" and len(names) != 2:
+            raise InputError(f"outputs 'sigmoid' is for 2 classes, got {len(names)}")
         if rejected is not None and not 0 <= rejected < len(names):
             raise InputError(f"rejected is one of the {len(names)} classes, got {rejected}")
         if device is not None:
@@ -121,6 +132,9 @@ class Classifier:
         self.compute_batch = compute_batch or (128 if on_cpu else 2048)
         self.channels_last = on_cpu if channels_last is None else channels_last
         self._frozen = False
+        self._plain: list[tuple[nn.Parameter, Tensor]] = []
+        self._core = self.core()
+        self._head: tuple[nn.Linear, int] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -134,7 +148,7 @@ class Classifier:
 
     def core(self) -> nn.Module:
         """The module, shared and not copied, as one of images in [0, 1] -> logits."""
-        return Core(self.module, self.input_range, self.outputs)
+        return Core(self.module, self.input_range, self.outputs, self.classes)
 
     def around(
         self,
@@ -182,41 +196,66 @@ class Classifier:
             yield self
             return
         self._frozen = True
+        undo = _without_inference(self.module)
         modes = [(m, m.training) for m in self.module.modules()]
         wanted = [(p, p.requires_grad) for p in self.module.parameters()]
-        data = [(p, p.data) for p, _ in wanted if self.channels_last and p.dim() == 4]
+        self._plain = [(p, p.data) for p, _ in wanted if p.dim() == 4]
         self.module.eval()
         for parameter, _ in wanted:
             parameter.requires_grad_(False)
-        for parameter, tensor in data:
-            # Not `contiguous`: it leaves a one-channel weight as it is, and with it the whole net.
-            parameter.data = tensor.to(memory_format=torch.channels_last)
+        if self.channels_last:
+            self._lay_out(True)
         try:
             yield self
         finally:
-            self._frozen = False
-            for parameter, tensor in data:
-                parameter.data = tensor
+            self._lay_out(False)
+            self._frozen, self._plain = False, []
             for parameter, flag in wanted:
                 parameter.requires_grad_(flag)
             for m, training in modes:
                 m.training = training
+            undo()
+
+    def _lay_out(self, channels_last: bool) -> None:
+        """Inside `frozen`: the weights in that layout, or as they were."""
+        with torch.inference_mode(False):
+            for parameter, tensor in self._plain:
+                # Not `contiguous`: it leaves a one-channel weight as it is, and all behind it.
+                layout = torch.channels_last if channels_last else torch.preserve_format
+                parameter.data = tensor.to(memory_format=layout)
+
+    def _passed(self, rows: slice, work: Callable[[slice], T]) -> T:
+        """`work` of at most `compute_batch` rows, inside `frozen`.
+
+        Where it fails in the fast layout alone, as it does in a module that flattens by
+        `x.view(len(x), -1)`, that layout is given up for good.
+        """
+        before = self.cost.queries, self.cost.gradients
+        try:
+            return work(rows)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            if not self.channels_last:
+                raise
+        self.cost.queries, self.cost.gradients = before
+        self.channels_last = False
+        self._lay_out(False)
+        try:
+            return work(rows)
+        except RuntimeError:
+            self.channels_last = True
+            self._lay_out(True)
+            raise
 
     def _forward(self, x: Tensor) -> Tensor:
         """One pass of at most `compute_batch` rows, inside `frozen`."""
         self.cost.queries += len(x)
-        x = _scaled(x.to(self.device), self.input_range)
-        if self.channels_last and x.dim() == 4:
-            x = x.contiguous(memory_format=torch.channels_last)
+        fast = self.channels_last and x.dim() == 4
+        layout = torch.channels_last if fast else torch.contiguous_format
+        x = x.to(self.device)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
-            out = self.module(x)
-        if not isinstance(out, Tensor) or out.dim() != 2 or out.shape[1] != self.classes:
-            got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            raise InputError(
-                f"the module returns {got}, expected (N, {self.classes}) logits: "
-                f"was the number of classes given right?"
-            )
-        return _as_logits(out, self.outputs)
+            return self._core(x, layout)
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits (N, classes) of images (N, C, H, W); differentiable where x asks for it."""
@@ -224,7 +263,11 @@ class Classifier:
             return x.new_zeros((0, self.classes))
         self.cost.charge(len(x))
         with self.frozen():
-            return torch.cat([self._forward(x[rows]) for rows in self._chunks(len(x))])
+            parts = [
+                self._passed(rows, lambda rows: self._forward(x[rows]))
+                for rows in self._chunks(len(x))
+            ]
+            return torch.cat(parts)
 
     def scores(self, x: Tensor) -> Tensor:
         """Probabilities (N, classes), no gradient."""
@@ -237,16 +280,28 @@ class Classifier:
             return self.logits(x).argmax(1)
 
     def features(self, x: Tensor) -> Tensor:
-        """Penultimate activations (N, F): the input of the last linear layer, no gradient."""
-        layer = self.last_linear()
+        """Penultimate activations (N, F): the input of `last_linear()`, no gradient.
+
+        Raises:
+            InputError: there is no such layer, or it has not one row for each image.
+        """
+        if len(x) == 0:
+            return x.new_zeros((0, self.last_linear().in_features))
+        layer, call = self._head or self._find_head(x)
         seen: list[Tensor] = []
+
+        def work(rows: slice) -> Tensor:
+            seen.clear()
+            self._forward(x[rows])
+            return seen[call].float()
+
+        self.cost.charge(len(x))
         handle = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
         try:
-            with torch.no_grad():
-                self.logits(x)
+            with self.frozen(), torch.no_grad():
+                return torch.cat([self._passed(rows, work) for rows in self._chunks(len(x))])
         finally:
             handle.remove()
-        return torch.cat(seen).flatten(1) if seen else x.new_zeros((0, layer.in_features))
 
     def gradient(self, x: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
         """Gradient of the summed loss by the input, and the logits it was taken at.
@@ -258,15 +313,18 @@ class Classifier:
         if len(x) == 0:
             return torch.zeros_like(x), x.new_zeros((0, self.classes))
         self.cost.charge(len(x))
-        grads, outs = [], []
-        with self.frozen(), torch.enable_grad():
-            for rows in self._chunks(len(x)):
-                part = x[rows].detach().requires_grad_()
-                out = self._forward(part)
-                loss = objective[rows].loss(out).sum()
-                self.cost.gradients += len(part)
-                grads.append(torch.autograd.grad(loss, part)[0])
-                outs.append(out.detach())
+
+        def work(rows: slice) -> tuple[Tensor, Tensor]:
+            part = x[rows].detach()
+            part = (part.clone() if part.is_inference() else part).requires_grad_()
+            out = self._forward(part)
+            loss = objective[rows].loss(out).sum()
+            self.cost.gradients += len(part)
+            return torch.autograd.grad(loss, part)[0], out.detach()
+
+        with self.frozen(), torch.inference_mode(False), torch.enable_grad():
+            parts = [self._passed(rows, work) for rows in self._chunks(len(x))]
+        grads, outs = zip(*parts, strict=True)
         return torch.cat(grads), torch.cat(outs)
 
     def _chunks(self, n: int) -> Iterator[slice]:
@@ -297,12 +355,124 @@ class Classifier:
         layout = "channels-last" if self.channels_last else "default"
         return f"batches of {self.compute_batch}, {layout} layout, on {self.device}"
 
-    def last_linear(self) -> nn.Linear:
-        """The last linear layer, whose input are the features."""
+    def last_linear(self, x: Tensor | None = None) -> nn.Linear:
+        """The layer that makes the logits, whose input are the features.
+
+        It is found by running the module, unless it was before.
+
+        Args:
+            x: images to run it on; None for noise of the model's shape.
+
+        Raises:
+            InputError: there is none, or the shape of the images is not known.
+        """
         linear = [m for m in self.module.modules() if isinstance(m, nn.Linear)]
-        if linear:
-            return linear[-1]
-        raise InputError("features need a linear last layer, and the module has no nn.Linear")
+        if self._head is not None:
+            return self._head[0]
+        if len(linear) == 1:
+            return linear[0]
+        if x is None:
+            if self.image_shape is None:
+                raise InputError(
+                    f"which of {len(linear)} nn.Linear makes the logits is found by running the "
+                    "module: give the classifier its image_shape"
+                )
+            x = torch.rand((8, *self.image_shape), generator=torch.Generator().manual_seed(0))
+        return self._find_head(x)[0]
+
+    def _find_head(self, x: Tensor) -> tuple[nn.Linear, int]:
+        """Which nn.Linear makes the logits, and in which of its calls: kept from now on.
+
+        It is the first that ran whose output is the logits, up to a shift of each row and a
+        factor (a softmax, a temperature); else the last that gives a row of logits an image.
+        """
+        calls: list[tuple[nn.Linear, Tensor]] = []
+        linear = [m for m in self.module.modules() if isinstance(m, nn.Linear)]
+        hooks = [m.register_forward_hook(lambda m, _, out: calls.append((m, out))) for m in linear]
+
+        def work(rows: slice) -> Tensor:
+            calls.clear()
+            return self._forward(x[rows])
+
+        before = self.cost.queries
+        try:
+            with self.frozen(), torch.no_grad():
+                logits = self._passed(slice(0, min(8, self.compute_batch)), work)
+        finally:
+            self.cost.queries = before
+            for hook in hooks:
+                hook.remove()
+        own = self.classes - (self.rejected is not None)
+        widths = (1, 2) if own == 2 else (own,)
+        fitting = [
+            place
+            for place, (_, out) in enumerate(calls)
+            if out.dim() == 2 and len(out) == len(logits) and out.shape[1] in widths
+        ]
+        exact = [place for place in fitting if _alike(calls[place][1], logits[:, :own])]
+        layers = {id(calls[place][0]) for place in fitting}
+        if not fitting or (not exact and len(fitting) > len(layers)):
+            why = "is called more than once a pass" if fitting else "is no nn.Linear"
+            raise InputError(
+                f"features need a linear last layer, and what makes the logits {why} in "
+                f"{type(self.module).__name__}: end it in one nn.Linear of {own} outputs"
+            )
+        place = exact[0] if exact else fitting[-1]
+        layer = calls[place][0]
+        self._head = layer, sum(other is layer for other, _ in calls[:place])
+        return self._head
+
+
+def _names(classes: object) -> list[str]:
+    """The names of the classes; numbers where only their number is given."""
+    if isinstance(classes, Mapping):
+        return [str(classes[key]) for key in sorted(classes, key=int)]
+    if isinstance(classes, Sequence) and not isinstance(classes, str):
+        return list(classes)
+    try:
+        return [str(i) for i in range(operator.index(classes))]  # type: ignore[arg-type]
+    except TypeError:
+        raise InputError(
+            f"classes is how many there are, or their names, got {type(classes).__name__}"
+        ) from None
+
+
+def _alike(out: Tensor, logits: Tensor) -> bool:
+    """Is an output (N, K), or (N, 1) for two classes, the logits but for shift and factor?"""
+    if out.shape[1] == 1:
+        out, logits = out.float(), (logits[:, 1] - logits[:, 0])[:, None]
+    else:
+        out, logits = (t.float() - t.float().mean(1, keepdim=True) for t in (out, logits))
+    sizes = out.norm() * logits.norm()
+    return bool((out * logits).sum() > 0.9999 * sizes) and bool(sizes > 0)
+
+
+def _without_inference(module: nn.Module) -> Callable[[], None]:
+    """Copies in place of weights made under `torch.inference_mode`: through those goes no gradient.
+
+    Returns:
+        What puts the old ones back.
+    """
+    old: list[tuple[dict[str, Any], str, Tensor]] = []
+    new: dict[int, Tensor] = {}
+    with torch.inference_mode(False):
+        for part in module.modules():
+            for store in (part._parameters, part._buffers):
+                for name, tensor in list(store.items()):
+                    if tensor is None or not tensor.is_inference():
+                        continue
+                    if id(tensor) not in new:
+                        copy = tensor.detach().clone()
+                        is_weight = isinstance(tensor, nn.Parameter)
+                        new[id(tensor)] = nn.Parameter(copy) if is_weight else copy
+                    old.append((store, name, tensor))
+                    store[name] = new[id(tensor)]
+
+    def undo() -> None:
+        for store, name, tensor in old:
+            store[name] = tensor
+
+    return undo
 
 
 def _scaled(x: Tensor, to: Bounds) -> Tensor:
@@ -311,19 +481,102 @@ def _scaled(x: Tensor, to: Bounds) -> Tensor:
 
 
 def _as_logits(out: Tensor, outputs: str) -> Tensor:
-    return out.float() if outputs == "logits" else out.float().clamp(min=1e-12).log()
+    out = out.float()
+    if outputs == "sigmoid":
+        return torch.cat([torch.zeros_like(out), out], 1)
+    if outputs == "logits":
+        return out
+    both = torch.cat([1 - out, out], 1) if out.shape[1] == 1 else out
+    return both.clamp(min=1e-12).log()
+
+
+def output_of(out: object, n: int, classes: int | None = None, outputs: str = "logits") -> Tensor:
+    """The outputs (n, K) among what a module returned for n images.
+
+    Args:
+        classes: K; None where it is not known yet.
+
+    Raises:
+        InputError: there is none, or more than one.
+
+    >>> output_of((torch.zeros(2, 7, 3), torch.ones(2, 3, 1, 1)), 2, 3).shape
+    torch.Size([2, 3])
+    """
+    named = out.get("logits") if isinstance(out, Mapping) else getattr(out, "logits", None)
+    tensors = [named] if isinstance(named, Tensor) else list(_tensors(out))
+    one = outputs == "sigmoid" or (outputs == "probabilities" and classes == 2)
+    widths = {1} if outputs == "sigmoid" else {classes, 1} if one else {classes}
+    rows = [t for t in (_rows(tensor, n, one) for tensor in tensors) if t is not None]
+    fitting = [t for t in rows if classes is None or t.shape[1] in widths]
+    if len(fitting) == 1:
+        return fitting[0]
+    shapes = ", ".join(str(tuple(t.shape)) for t in tensors) or type(out).__name__
+    wanted = f"(N, {classes or 'classes'}) logits"
+    if len(tensors) > 1:
+        which = "none of them is" if not fitting else f"{len(fitting)} of them are"
+        raise InputError(
+            f"the module returns {shapes}, and {which} {wanted}: wrap it in a module whose "
+            "forward returns the logits alone, such as net(x)[0]"
+        )
+    if len(tensors) == 1 and tensors[0].numel() == n:
+        raise InputError(
+            f'the module returns {shapes}, one number an image: give outputs="sigmoid" for the '
+            "logit of the second of two classes"
+        )
+    raise InputError(
+        f"the module returns {shapes}, expected {wanted}: was the number of classes given right?"
+    )
+
+
+def _tensors(out: object) -> Iterator[Tensor]:
+    """The tensors in what a module returned, in order."""
+    if isinstance(out, Tensor):
+        yield out
+    elif isinstance(out, Mapping | tuple | list):
+        for part in out.values() if isinstance(out, Mapping) else out:
+            yield from _tensors(part)
+
+
+def _rows(out: Tensor, n: int, one: bool) -> Tensor | None:
+    """The outputs (n, K) where they are that but for axes of length 1: (n, K, 1, 1), or (K,)."""
+    if one and out.numel() == n:
+        return out.reshape(n, 1)
+    if out.dim() == 1 and n == 1:
+        return out[None]
+    if out.dim() < 2 or len(out) != n or out[0].numel() != out.shape[1]:
+        return None
+    return out.flatten(1)
+
+
+def _number_format(module: nn.Module) -> torch.dtype:
+    """Of the weights: float32 where there are none."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.is_floating_point():
+            return tensor.dtype
+    return torch.float32
 
 
 @final
 class Core(nn.Module):
-    """A classifier's module with the range of its pixels and its outputs' kind taken care of."""
+    """A classifier's module; range and format of its pixels and outputs are taken care of."""
 
-    def __init__(self, module: nn.Module, input_range: Bounds, outputs: str) -> None:
+    def __init__(
+        self, module: nn.Module, input_range: Bounds, outputs: str, classes: int | None = None
+    ) -> None:
         super().__init__()
         self.module, self.input_range, self.outputs = module, input_range, outputs
+        self.classes = classes
 
-    def forward(self, x: Tensor) -> Tensor:
-        return _as_logits(self.module(_scaled(x, self.input_range)), self.outputs)
+    def forward(self, x: Tensor, layout: torch.memory_format = torch.preserve_format) -> Tensor:
+        """Logits (N, classes) float32; x is not changed, whatever the module writes into."""
+        given = x
+        x = _scaled(x, self.input_range)
+        if x.is_floating_point():
+            x = x.to(_number_format(self.module))
+        if layout is not torch.preserve_format:
+            x = x.contiguous(memory_format=layout)
+        out = self.module(x.clone() if x is given else x)
+        return _as_logits(output_of(out, len(x), self.classes, self.outputs), self.outputs)
 
 
 @final

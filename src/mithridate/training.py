@@ -184,6 +184,7 @@ class _Run:
         self.steps = max(1, math.ceil(len(data) / recipe.batch_size) - lone)
         self.losses: list[float] = []
         self.accuracies: list[float] = []
+        self.core = model.core()
         self.optimizer = recipe.build_optimizer(model.module)
 
     def train(self, checkpoint: Path | str | None) -> Classifier:
@@ -270,18 +271,12 @@ class _Run:
     def _step(self, x: Tensor, y: Tensor, rate: float) -> Tensor:
         """One batch: forward, backward, update; its mean loss, detached."""
         model = self.model
-        low, high = model.input_range
-        if (low, high) != (0.0, 1.0):
-            x = low + x * (high - low)
-        if model.channels_last:
-            x = x.contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if model.channels_last else torch.contiguous_format
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad()
         with torch.autocast(x.device.type, torch.bfloat16, enabled=model.autocast):
-            out = model.module(x).float()
-        if model.outputs == "probabilities":
-            out = out.clamp(min=1e-12).log()
+            out = self.core(x, layout)
         loss = nn.functional.cross_entropy(out, y)
         torch.autograd.backward(loss)
         self.optimizer.step()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from mithridate.classifier import Classifier
 from mithridate.data import ImageSet
@@ -51,15 +50,24 @@ def check_fits(model: Classifier, data: ImageSet, expected: Sequence[int] | None
             f"the network was built for images {tuple(expected)}, {data.name} has {shape}: "
             f"create the network with image_shape={shape}"
         )
+    queries = model.cost.queries
     try:
-        with torch.no_grad(), model.frozen():
-            out = model.module(torch.zeros((1, *shape), device=model.device))
+        model.labels(torch.zeros((1, *shape), device=model.device))
+    except InputError as error:
+        returned, other, _ = str(error).partition(", expected")
+        if not other:
+            raise
+        raise InputError(
+            f"{returned.replace('module returns', 'network gives')} for one image, {data.name} has "
+            f"{data.classes} classes: create the network with classes={data.classes}"
+        ) from None
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"the network does not take images {shape}: {reason}") from None
-    if not isinstance(out, Tensor) or out.dim() != 2 or out.shape[1] != data.classes:
-        got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+    finally:
+        model.cost.queries = queries
+    if model.classes != data.classes:
         raise InputError(
-            f"the network gives {got} for one image, {data.name} has {data.classes} classes: "
-            f"create the network with classes={data.classes}"
+            f"the network gives (1, {model.classes}) for one image, {data.name} has "
+            f"{data.classes} classes: create the network with classes={data.classes}"
         )

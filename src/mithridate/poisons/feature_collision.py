@@ -235,7 +235,7 @@ def feature_gradient(model: Classifier, x: Tensor, wanted: Tensor) -> tuple[Tens
     (tensor([[[[1., 0.]]]]), tensor([0.2500]))
     """
     squares = _Squares(wanted)
-    handle = model.last_linear().register_forward_pre_hook(squares.watch)
+    handle = model.last_linear(x).register_forward_pre_hook(squares.watch)
     try:
         gradient, _ = model.gradient(x, squares)
     finally:
