@@ -18,6 +18,7 @@ FLOORS = [
     {"data"},
     {"networks"},
     {"training"},
+    {"models"},
     {"attacks", "fooling"},
     {"poisons"},
     {"defenses"},

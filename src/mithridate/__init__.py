@@ -40,7 +40,7 @@ _PLACES = {
     "Targeted": "mithridate.goals:Targeted",
     "Untargeted": "mithridate.goals:Untargeted",
     "fit": "mithridate.training:fit",
-    "load": "mithridate.networks.checkpoint:load",
+    "load": "mithridate.models:open_model",
     "load_data": "mithridate.data:load_data",
     "predict": "mithridate.training:predict",
     "run_attack": "mithridate.attacks:run_attack",
@@ -99,7 +99,8 @@ if TYPE_CHECKING:
     from mithridate.defenses import sanitize as sanitizers
     from mithridate.defenses import transform as transforms
     from mithridate.goals import SourceToTarget, Targeted, Untargeted
-    from mithridate.networks.checkpoint import load, save
+    from mithridate.models import open_model as load
+    from mithridate.networks.checkpoint import save
     from mithridate.norms import L0, L1, L2, LINF
     from mithridate.poisons import triggers
     from mithridate.training import fit, predict

@@ -74,6 +74,7 @@ class Classifier:
         rejected: the class, if there is one, that means "not answered": a detector's. No goal
             is reached by it.
         attacker: makes the view that a defence inside declares for attackers who know it.
+        gradients: whether the module has any; another runtime's gives labels and scores only.
 
     Raises:
         InputError: not a module, fewer than two classes, empty bounds, no such class to reject.
@@ -100,6 +101,7 @@ class Classifier:
         info: dict[str, Any] | None = None,
         rejected: int | None = None,
         attacker: Callable[[], Classifier] | None = None,
+        gradients: bool = True,
     ) -> None:
         if not isinstance(module, nn.Module):
             raise InputError(f"a classifier wraps a torch.nn.Module, got {type(module).__name__}")
@@ -127,6 +129,7 @@ class Classifier:
         self.info = dict(info or {})
         self.rejected = rejected
         self._attacker = attacker
+        self.gradients = gradients
         self.cost = Cost()
         on_cpu = self.device.type == "cpu"
         self.compute_batch = compute_batch or (128 if on_cpu else 2048)
@@ -182,6 +185,7 @@ class Classifier:
             info=info,
             rejected=self.classes if adds else self.rejected,
             attacker=attacker,
+            gradients=self.gradients,
         )
 
     def to(self, device: torch.device | str) -> Classifier:
@@ -309,7 +313,12 @@ class Classifier:
         Only inputs carry a graph, never parameters, and the graph of one pass is freed
         before the next: memory is that of `compute_batch` images. The objective is a `Goal`,
         or anything with `loss(logits) -> (N,)` and row slicing.
+
+        Raises:
+            InputError: the model has no gradients.
         """
+        if not self.gradients:
+            raise InputError("this model gives labels and scores only, no gradients")
         if len(x) == 0:
             return torch.zeros_like(x), x.new_zeros((0, self.classes))
         self.cost.charge(len(x))

@@ -15,6 +15,7 @@ from mithridate.attacks.base import Attack
 from mithridate.attacks.batches import Batches, batches
 from mithridate.attacks.checks import certified, checked, first_line
 from mithridate.classifier import Classifier, Guarded
+from mithridate.component import find, in_order
 from mithridate.errors import (
     InputError,
     MithridateError,
@@ -180,6 +181,14 @@ def _check_view(attack: Attack, judge: Classifier, asked: Classifier | Guarded) 
             f"the model takes images {shapes[0]}, that of through= {shapes[1]}: take one alike"
         )
     about = getattr(attack, "about", None)
+    if not seen.gradients and about is not None and "gradient" in about.access:
+        others = [
+            n for n in in_order("attacks") if "gradient" not in find("attacks", n).about.access
+        ]
+        raise InputError(
+            f"{type(attack).__name__} needs gradients, and this model gives labels and scores: "
+            f"take one of {', '.join(others)}, or give through= a model with gradients"
+        )
     if isinstance(asked, Guarded) and about is not None and "gradient" in about.access:
         raise InputError(
             f"{type(attack).__name__} needs gradients, and a guard gives labels and scores: take "

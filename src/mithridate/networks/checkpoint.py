@@ -92,7 +92,7 @@ def load(
         module, about = _from_state_dict(place, network)
     else:
         module, about = _from_safetensors(place, network)
-    _check_finite(place, module)
+    check_finite(place, module)
     try:
         module.to(device)
     except (RuntimeError, AssertionError) as error:
@@ -246,7 +246,12 @@ def _fill(place: Path, module: nn.Module, tensors: dict[str, Tensor]) -> None:
     module.load_state_dict(tensors)
 
 
-def _check_finite(place: Path, module: nn.Module) -> None:
+def check_finite(place: Path, module: nn.Module) -> None:
+    """Refuse weights that are NaN or infinite.
+
+    Raises:
+        NothingAssessedError: which tensor.
+    """
     for name, tensor in module.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise NothingAssessedError(

@@ -46,15 +46,37 @@ OPCODES = (
 """What torch.save writes; others could reserve memory unseen or call what no name tells."""
 
 
+BESIDE = {
+    ("argparse", "Namespace"),
+    ("collections", "Counter"),
+    *((where, "scalar") for where in ("numpy.core.multiarray", "numpy._core.multiarray")),
+    ("numpy", "dtype"),
+}
+"""Types beside the weights of a training checkpoint: options, counts, numbers; none runs code."""
+
+PLAIN = {("torch", "Size"), ("torch", "device"), ("_codecs", "encode")}
+"""Likewise, and torch.load knows them by itself."""
+
+DTYPES = ("float16", "bfloat16", "float32", "float64", "uint8", "int32", "int64", "bool")
+
+KEYS = (
+    "state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "params",
+    "model_ema", "ema", "state_dict_ema", "ema_state_dict", "ema_model",
+)  # fmt: skip
+"""Where training checkpoints keep the weights, the usual first; averaged ones come last."""
+
+
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a state dict that `torch.save(module.state_dict(), path)` wrote.
 
-    A dict with the single state dict under "state_dict" or "model" is unwrapped.
+    Of a training checkpoint it is the state dict under the first of `KEYS` that there is, or the
+    only one; numbers, strings and an optimizer's state beside it are passed over.
 
     Raises:
         CheckpointError: missing or damaged; TorchScript, `.pt2`, a bare pickle, a pickle that
-            calls anything but torch's own tensor builders; larger than `LIMIT` uncompressed, or
-            compressed at all; a tensor with more elements than its storage.
+            calls anything but torch's own tensor builders and a few harmless types; larger than
+            `LIMIT` uncompressed, or compressed at all; a tensor with more elements than its
+            storage.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -68,38 +90,58 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         raise CheckpointError(f"cannot read {place}: {reason}")
     if place.stat().st_size > LIMIT:
         raise CheckpointError(f"{place} is larger than {LIMIT / 2**30:g} GiB: use safetensors")
-    content = place.read_bytes()
-    _look_through(place, content)
+    data = place.read_bytes()
+    beside = _look_through(place, data)
     try:
-        found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_types(beside)):
+            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # of a damaged file torch.load raises whatever comes
         raise CheckpointError(f"{place} is refused by torch.load: {_line(error)}") from None
-    for key in ("state_dict", "model"):
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
-    if not isinstance(found, dict) or not all(isinstance(t, Tensor) for t in found.values()):
-        raise CheckpointError(
-            f"{place} is no state dict (name -> tensor): write it with "
-            "torch.save(module.state_dict(), path), or better as safetensors"
-        )
-    return {str(name): tensor.detach() for name, tensor in found.items()}
+    return {name: tensor.detach() for name, tensor in _state(place, content).items()}
 
 
-def _look_through(place: Path, content: bytes) -> None:
-    """Refuse everything but a plain, stored, consistent archive of tensors."""
+def _state(place: Path, content: Any) -> dict[str, Tensor]:
+    """The state dict that `content` is, or has under one of `KEYS`, or has alone."""
+    inside = content if isinstance(content, dict) else {}
+    named = [inside[key] for key in KEYS if _is_state(inside.get(key))]
+    others = [one for one in inside.values() if _is_state(one)]
+    if _is_state(content):
+        return dict(content)
+    if named or len(others) == 1:
+        return dict((named or others)[0])
+    held = f", but a dict of {', '.join(map(str, inside))[:120]}" if inside else ""
+    raise CheckpointError(
+        f"{place} is no state dict (name -> tensor){held}: write it with "
+        "torch.save(module.state_dict(), path), or better as safetensors"
+    )
+
+
+def _is_state(content: object) -> bool:
+    """Whether it is a dict of names and tensors, some of each."""
+    pairs = content.items() if isinstance(content, dict) else ()
+    return bool(pairs) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in pairs)
+
+
+def _look_through(place: Path, data: bytes) -> list[tuple[str, str]]:
+    """Refuse everything but a plain, stored, consistent archive of tensors.
+
+    Returns:
+        The names of `BESIDE` that it wants.
+    """
     try:
-        if not zipfile.is_zipfile(io.BytesIO(content)):
+        if not zipfile.is_zipfile(io.BytesIO(data)):
             raise CheckpointError(
                 f"{place} is not a zip archive as torch.save writes: it is damaged, or a bare "
-                "pickle, which can run code and is never loaded; save the weights as safetensors"
+                "pickle, which can run code and is never loaded; if it is an old file of weights, "
+                + _convert(f"torch.load({place.name!r}, weights_only=True)")
             )
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()
             inside = {entry.filename.partition("/")[2]: entry for entry in entries}
             _check_kind(place, set(inside))
             if "data.pkl" not in inside or len(inside) != len(entries):
                 raise CheckpointError(f"{place} is no archive of torch.save: not one data.pkl")
-            _check_sizes(place, entries, len(content))
+            _check_sizes(place, entries, len(data))
             text = archive.read(inside["data.pkl"])
     except CheckpointError:
         raise
@@ -107,11 +149,32 @@ def _look_through(place: Path, content: bytes) -> None:
         raise CheckpointError(f"{place} is damaged ({_line(error)}): get it again") from None
     try:
         _check_opcodes(place, text)
-        _Inert(place, text, {name: entry.file_size for name, entry in inside.items()}).load()
+        walk = _Inert(place, text, {name: entry.file_size for name, entry in inside.items()})
+        walk.load()
     except CheckpointError:
         raise
     except Exception as error:  # a hostile pickle may raise anything; it is refused all the same
         raise CheckpointError(f"{place}: its pickle is malformed ({_line(error)})") from None
+    return sorted(walk.beside)
+
+
+def _convert(weights: str) -> str:
+    """The command that writes weights as this project reads them."""
+    return f"""convert it: python -c "import torch; torch.save({weights}, 'weights.pt')\""""
+
+
+def _types(names: list[tuple[str, str]]) -> list[Any]:
+    """What names of `BESIDE` stand for, as `safe_globals` takes it."""
+    import argparse
+    from collections import Counter
+
+    import numpy
+
+    known = {"Namespace": argparse.Namespace, "Counter": Counter, "dtype": numpy.dtype}
+    known["scalar"] = getattr(numpy, "_core").multiarray.scalar  # noqa: B009
+    numbers = [type(numpy.dtype(kind)) for kind in "?bBhHiIlLefd"]
+    wanted = [(known[name], f"{module}.{name}") for module, name in names]
+    return wanted + (numbers if ("numpy", "dtype") in names else [])
 
 
 def _line(error: Exception) -> str:
@@ -120,14 +183,14 @@ def _line(error: Exception) -> str:
 
 def _check_kind(place: Path, names: set[str]) -> None:
     if place.suffix.lower() == ".pt2" or "archive_format" in names:
-        what = "an exported program (.pt2)"
+        what, reader = "an exported program (.pt2)", "torch.export.load"
     elif "constants.pkl" in names or any(name.startswith("code/") for name in names):
-        what = "a TorchScript archive"
+        what, reader = "a TorchScript archive", "torch.jit.load"
     else:
         return
     raise CheckpointError(
-        f"{place} is {what}, which carries code and is never loaded: "
-        "save the module's state_dict as safetensors"
+        f"{place} is {what}, which carries code and is never loaded: where you trust it, "
+        + _convert(f"{reader}({place.name!r}).state_dict()")
     )
 
 
@@ -164,12 +227,21 @@ class _Kind(str):
     """Stands for a storage class."""
 
 
+class _Still:
+    """Stands for what lies beside the weights: takes whatever it is given and does nothing."""
+
+    def __init__(self, *_: object) -> None: ...
+    def __setstate__(self, state: object) -> None: ...
+    def __setitem__(self, key: object, value: object) -> None: ...
+
+
 class _Inert(pickle.Unpickler):
     """Walks a pickle without torch: every name resolves to a stand-in, or is refused."""
 
     def __init__(self, place: Path, text: bytes, sizes: dict[str, int]) -> None:
         super().__init__(io.BytesIO(text))
         self.place, self.sizes = place, sizes
+        self.beside: set[tuple[str, str]] = set()
 
     def find_class(self, module: str, name: str) -> Any:
         """A stand-in for the few names of a state dict; any other is refused by name."""
@@ -181,9 +253,15 @@ class _Inert(pickle.Unpickler):
             return lambda *arguments: self._check_tensor(*arguments)
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
             return lambda *_: None
+        if (module, name) in BESIDE:
+            self.beside.add((module, name))
+            return _Still
+        if (module, name) in PLAIN or (module == "torch" and name in DTYPES):
+            return _Still
         raise CheckpointError(
-            f"{self.place} wants to call {module}.{name}, which a state dict never does: it can "
-            "run code and is not loaded; ask for the weights as safetensors"
+            f"{self.place} wants to call {module}.{name}, which a state dict never does (a whole "
+            "module does): it can run code and is not loaded; where you trust it, "
+            + _convert(f"torch.load({self.place.name!r}, weights_only=False).state_dict()")
         )
 
     def persistent_load(self, pid: Any) -> _Storage:

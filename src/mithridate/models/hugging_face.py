@@ -1,0 +1,242 @@
+"""Image classifiers as Hugging Face's transformers keep them: config, safetensors, preprocessor."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mithridate.classifier import Classifier
+from mithridate.errors import CheckpointError, InputError
+
+Shape = tuple[int, int, int]
+
+FILES = ["config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json"]
+"""All that is fetched: no code, no pickles."""
+
+MODES = {0: "nearest", 2: "bilinear", 3: "bicubic"}
+"""Pillow's numbers for ways to resize."""
+
+_ID = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+
+
+def snapshot(name: str) -> Path:
+    """The local folder of `hf:org/name[@revision]`: from the cache, else from the hub.
+
+    Raises:
+        InputError: not of that form.
+        CheckpointError: no such model, or no network.
+
+    >>> snapshot("hf:resnet")
+    Traceback (most recent call last):
+    ...
+    mithridate.errors.InputError: a hub model is hf:org/name or hf:org/name@revision, got \
+'hf:resnet'
+    """
+    match = _ID.fullmatch(name)
+    if match is None:
+        raise InputError(f"a hub model is hf:org/name or hf:org/name@revision, got {name!r}")
+    from huggingface_hub import snapshot_download
+
+    where: dict[str, Any] = {"revision": match["revision"], "allow_patterns": FILES}
+    for local in (True, False):
+        try:
+            folder = Path(snapshot_download(match["repo"], local_files_only=local, **where))
+            if (folder / "config.json").is_file() or not local:
+                return folder
+        except Exception as error:  # the client's errors share no base across versions
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    raise CheckpointError(
+        f"{name} is not in the local cache and cannot be fetched ({reason}): check its name and "
+        "the network, or give the path of a local folder"
+    )
+
+
+def open_folder(folder: Path, *, image_shape: Shape | None = None) -> Classifier:
+    """A classifier of [0, 1] images: what the preprocessor does is part of it.
+
+    Args:
+        folder: with `config.json`, `model.safetensors` and, where there is one,
+            `preprocessor_config.json`.
+        image_shape: (C, H, W) of the data; the model's own where left out. Images of another size
+            are resized inside, so attacks change the pixels of the data.
+
+    Raises:
+        CheckpointError: transformers is not installed; a model that needs code of its own, has no
+            safetensors, lacks some of its weights, or classifies no images.
+    """
+    config = _json(folder / "config.json")
+    processor = _json(folder / "preprocessor_config.json")
+    if "auto_map" in config or "auto_map" in processor:
+        raise CheckpointError(
+            f"{folder} needs code that comes with it (auto_map in config.json), which is not run: "
+            "build the model in a file of yours and give --network FILE.py:function --trust-code"
+        )
+    if not list(folder.glob("*.safetensors")):
+        raise CheckpointError(
+            f"{folder} has no model.safetensors (others may hold code): convert it: python -c "
+            f'"from transformers import AutoModelForImageClassification as A; A.from_pretrained('
+            f"'{folder}').save_pretrained('converted')\""
+        )
+    network = _network(folder)
+    channels = int(getattr(network.config, "num_channels", 3))
+    prepared = Preprocessed(network, processor, channels)
+    size = prepared.size or (_number(getattr(network.config, "image_size", None)),) * 2
+    if image_shape is None and None in size:
+        raise InputError(
+            f"{folder} does not say the size of its images: give image_shape=(C, H, W)"
+        )
+    names = getattr(network.config, "id2label", None) or {}
+    return Classifier(
+        prepared,
+        classes=dict(names),
+        image_shape=image_shape or (channels, *size),
+        info={"hugging_face": {"type": str(config.get("model_type")), "preprocessor": processor}},
+    )
+
+
+def _network(folder: Path) -> nn.Module:
+    """transformers' own module; every weight comes from the file."""
+    try:
+        from transformers import AutoModelForImageClassification
+    except Exception as error:  # where a package it looks for is broken, it raises whatever comes
+        raise CheckpointError(
+            f"{folder} is a Hugging Face model, and transformers cannot be imported "
+            f"({type(error).__name__}): pip install 'mithridate[hf]'"
+        ) from None
+    try:
+        network, report = AutoModelForImageClassification.from_pretrained(
+            str(folder),
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{folder} is refused by transformers: {reason}") from None
+    missing = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
+    if missing:
+        raise CheckpointError(
+            f"{folder} lacks {len(missing)} of the model's tensors ({missing[0]}, ...): it is not "
+            "a trained classifier of images; fine-tune it first, or take another"
+        )
+    module: nn.Module = network.eval()
+    return module
+
+
+class Preprocessed(nn.Module):
+    """Images in [0, 1] -> resized, cropped, scaled and normalised -> logits.
+
+    Attributes:
+        size: (H, W) of what the network gets; None where the preprocessor changes no size.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, processor: dict[str, Any], channels: int) -> None:
+        super().__init__()
+        self.network = network
+
+        def does(step: str, setting: str) -> bool:
+            return bool(processor.get(f"do_{step}", setting in processor))
+
+        self.resize = _sizes(processor.get("size")) if does("resize", "size") else None
+        self.crop = _sizes(processor.get("crop_size")) if does("center_crop", "crop_size") else None
+        share, sizes = processor.get("crop_pct"), self.resize or {}
+        edge = sizes.get("shortest_edge", sizes.get("height"))
+        if share and edge:  # ConvNeXt's: small ones are resized to more and cropped to the edge
+            small = edge < 384
+            self.resize = {"shortest_edge": int(edge / share)} if small else _sizes(edge)
+            self.crop = _sizes(edge) if small else None
+        self.mode = MODES.get(int(processor.get("resample", 2)), "bilinear")
+        factor = float(processor.get("rescale_factor", 1 / 255))
+        rescales = processor.get("do_rescale", True)
+        self.scale = (255 * factor if rescales else 255.0) if processor else 1.0
+        self.shift = -1.0 if processor.get("rescale_offset") else 0.0
+        normal = does("normalize", "image_mean")
+        for name, default in (("mean", 0.0), ("std", 1.0)):
+            values = processor.get(f"image_{name}") if normal else None
+            values = [values] * channels if isinstance(values, int | float) else values
+            told = torch.tensor(values or [default] * channels, dtype=torch.float32)
+            self.register_buffer(name, told.reshape(1, -1, 1, 1))
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(H, W) of what the network gets."""
+        last = self.crop or self.resize
+        if last is None:
+            return None
+        edge = last.get("shortest_edge")
+        return (edge, edge) if edge else (last["height"], last["width"])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, classes)."""
+        x = self._cropped(self._resized(x)) * self.scale + self.shift
+        out: Tensor = self.network(pixel_values=(x - self.mean) / self.std).logits
+        return out
+
+    def _resized(self, x: Tensor) -> Tensor:
+        if self.resize is None:
+            return x
+        height, width = x.shape[2:]
+        edge = self.resize.get("shortest_edge")
+        if edge:
+            short = min(height, width)
+            goal = (int(height * edge / short), int(width * edge / short))
+        else:
+            goal = (self.resize["height"], self.resize["width"])
+        if goal == (height, width):
+            return x
+        smooth = self.mode != "nearest"
+        x = nn.functional.interpolate(
+            x,
+            goal,
+            mode=self.mode,
+            antialias=smooth,
+            align_corners=False if smooth else None,
+        )
+        return x.clamp(0, 1)
+
+    def _cropped(self, x: Tensor) -> Tensor:
+        if self.crop is None:
+            return x
+        height, width = self.size or x.shape[2:]
+        top, left = (x.shape[2] - height) // 2, (x.shape[3] - width) // 2
+        if top < 0 or left < 0:  # too small: black around it, as the preprocessor does
+            x = nn.functional.pad(x, [max(0, -left), width, max(0, -top), height])
+            top, left = max(0, top), max(0, left)
+        return x[:, :, top : top + height, left : left + width]
+
+
+def _sizes(size: Any) -> dict[str, int] | None:
+    """A size as `height` and `width`, or as `shortest_edge`.
+
+    >>> _sizes(8), _sizes({"shortest_edge": 9})
+    ({'height': 8, 'width': 8}, {'shortest_edge': 9})
+    """
+    if isinstance(size, int):
+        return {"height": size, "width": size}
+    known = ("height", "width", "shortest_edge")
+    return {key: int(size[key]) for key in known if size.get(key)} if size else None
+
+
+def _number(size: Any) -> int | None:
+    return size if isinstance(size, int) else None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {' '.join(str(error).split())[:120]}"
+        ) from None
+    return content if isinstance(content, dict) else {}

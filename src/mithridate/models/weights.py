@@ -1,0 +1,124 @@
+"""Weights that name no architecture: read from where people keep them, and put into a module."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from mithridate.errors import CheckpointError
+from mithridate.networks.storage import KEY
+from mithridate.networks.torch_file import read_state_dict
+
+PICKLED = (".pt", ".pth", ".pt2", ".pkl", ".pickle", ".bin", ".ckpt", ".tar")
+"""Endings of files that are pickles inside, or may be."""
+
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "ema.", "encoder.")
+"""What wrappers put before the names of tensors: DataParallel, compile, Lightning, averages."""
+
+COUNT = "num_batches_tracked"
+"""A batch norm's counter: old files lack it, and evaluation does not use it."""
+
+
+def own_header(place: Path) -> dict[str, Any] | None:
+    """The header of a safetensors file that `mi.save` wrote; None for anybody else's.
+
+    Raises:
+        CheckpointError: no such file, or it is damaged.
+    """
+    if not place.is_file():
+        raise CheckpointError(f"cannot read {place}: no such file")
+    try:
+        with safe_open(str(place), framework="pt") as file:
+            text = (file.metadata() or {}).get(KEY)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{place} is damaged, cut short or not a safetensors file "
+            f"({' '.join(str(error).split())[:120]}): get it again from its source"
+        ) from None
+    try:
+        header = None if text is None else json.loads(text)
+    except ValueError:
+        header = {}
+    return header if header is None or isinstance(header, dict) else {}
+
+
+def read(place: Path) -> dict[str, Tensor]:
+    """The tensors of a state dict, in a torch file or a safetensors file.
+
+    Raises:
+        CheckpointError: as `read_state_dict`.
+    """
+    if place.suffix.lower() in PICKLED:
+        return read_state_dict(place)
+    with safe_open(str(place), framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def fill(place: Path, module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Put weights into a module, whatever wrapper they were saved from.
+
+    Raises:
+        CheckpointError: they are another module's: which tensors are missing, left over, or of
+            another shape.
+
+    >>> layer = nn.Linear(2, 2)
+    >>> saved = {f"module.{name}": value for name, value in nn.Linear(2, 2).state_dict().items()}
+    >>> fill(Path("w.pt"), layer, saved)
+    >>> bool((layer.weight == saved["module.weight"]).all())
+    True
+    """
+    own = module.state_dict()
+    named = _renamed(own, tensors)
+    what = f"{place} does not fit {type(module).__name__}"
+    for verb, names in (("lacks", own.keys() - named.keys()), ("adds", named.keys() - own.keys())):
+        lost = sorted(name for name in names if not name.endswith(COUNT))
+        if lost:
+            raise CheckpointError(
+                f"{what}: it {verb} {len(lost)} of its tensors ({lost[0]!r}, ...): choose the "
+                "network it was made with"
+            )
+    for name, tensor in named.items():
+        mine = own.get(name)
+        if mine is None:
+            continue
+        if tensor.shape != mine.shape or tensor.is_floating_point() != mine.is_floating_point():
+            raise CheckpointError(
+                f"{what}: {name!r} is {tensor.dtype} {tuple(tensor.shape)}, expected {mine.dtype} "
+                f"{tuple(mine.shape)}: its settings are given by --set network.KEY=VALUE"
+            )
+    numbers = {t.dtype for t in named.values() if t.is_floating_point()}
+    if len(numbers) == 1:  # a network saved in half precision is run in it
+        module.to(numbers.pop())
+    module.load_state_dict(named, strict=False)
+
+
+def _renamed(own: Iterable[str], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under the module's own names, where taking or giving a prefix does that.
+
+    Where several wrappers were put around each other, their prefixes go one by one. What is not
+    under a prefix that fits, as an average's counter or a loss's weights, is left out.
+    """
+    wanted = {name for name in own if not name.endswith(COUNT)}
+
+    def fits(named: dict[str, Tensor]) -> bool:
+        return {name for name in named if not name.endswith(COUNT)} == wanted
+
+    tries = [tensors]
+    for named in tries:  # grows
+        if fits(named):
+            return named
+        for prefix in PREFIXES:
+            short = {n.removeprefix(prefix): t for n, t in named.items() if n.startswith(prefix)}
+            if short:
+                tries.append(short)
+    for prefix in PREFIXES:
+        long = {prefix + name: tensor for name, tensor in tensors.items()}
+        if fits(long):
+            return long
+    without = {name.replace("_orig_mod.", ""): tensor for name, tensor in tensors.items()}
+    return without if fits(without) else tensors
