@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mithridate.classifier import Classifier
+from mithridate.classifier import Classifier, Guarded
 from mithridate.data import ImageSet
 from mithridate.errors import InputError, NothingAssessedError
 from mithridate.networks.fitting import check_fits
@@ -14,7 +14,9 @@ LOOK = 512
 """Images looked at."""
 
 
-def check_model(name: str, model: Classifier, data: ImageSet, *, varied: bool = True) -> None:
+def check_model(
+    name: str, model: Classifier | Guarded, data: ImageSet, *, varied: bool = True
+) -> None:
     """Refuse a model of which nothing can be learned, or which is wrapped wrongly.
 
     Args:
@@ -36,6 +38,8 @@ def check_model(name: str, model: Classifier, data: ImageSet, *, varied: bool = 
     ...
     mithridate.errors.InputError: m returns probabilities where logits are expected: wrap it ...
     """
+    if isinstance(model, Guarded):  # whoever checks is no attacker
+        model = model.model
     if model.image_shape is not None and tuple(model.image_shape) != data.image_shape:
         raise InputError(
             f"{name} takes images {tuple(model.image_shape)}, {data.name} has {data.image_shape}: "

@@ -71,6 +71,11 @@ class Unit(Generic[P]):
         """
         return dict(values)  # type: ignore[return-value]
 
+    @property
+    def shared(self) -> bool:
+        """Whether several units may work on the same opened product."""
+        return True
+
     def needs(self) -> Needs:
         """What the machine must have."""
         return Needs(gpus=int(self.device == "cuda"), memory=self.memory)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mithridate.classifier import Classifier
+from mithridate.classifier import Classifier, Guarded
 from mithridate.component import name_of
 from mithridate.cost import Sizes, Work
 from mithridate.metrics import accuracy, confusion
@@ -68,6 +68,8 @@ class Predicted(Unit[Mapping[str, Any]]):
 
     def make(self, get: Open, folder: Path, tell: Progress) -> dict[str, Any]:
         model, test = get(self.model), get(self.data).test
+        if isinstance(model, Guarded):  # whoever measures is no attacker
+            model = model.model
         check_model(self.called, model, test, varied=self.varied)
         predicted = predict(model, test)
         write_pictures(

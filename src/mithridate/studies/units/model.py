@@ -244,6 +244,11 @@ class Defended(ModelUnit):
     def open(self, folder: Path, values: Mapping[str, Any], get: Open) -> Classifier:
         return self._wrapped(get(self.model), get)
 
+    @property
+    def shared(self) -> bool:
+        """Not behind a guard, which watches the queries of one attacker."""
+        return all(choice.kind != "guards" for choice in self.defenses)
+
     def _wrapped(self, model: Any, get: Open) -> Any:
         """The model behind each link in turn; a detector learns from the training images."""
         for place, choice in enumerate(self.defenses):
