@@ -242,7 +242,8 @@ class Defended(ModelUnit):
             choice.make()
 
     def open(self, folder: Path, values: Mapping[str, Any], get: Open) -> Classifier:
-        return self._wrapped(get(self.model), get)
+        model: Classifier = self._wrapped(get(self.model), get)
+        return model
 
     @property
     def shared(self) -> bool:
