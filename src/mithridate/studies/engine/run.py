@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -57,7 +57,7 @@ def run(
     """Make every missing unit once all that it needs is there; Ctrl-C leaves the rest.
 
     A unit that fails takes with it those that need it, and no others. Workers keep at most
-    twice as many units as they have slots, in the plan's order: studies' first cells first.
+    as many units as they queue, in the plan's order: studies' first cells first.
 
     Args:
         clock: counts the units down.
@@ -73,7 +73,7 @@ def run(
     workers.follow = lambda unit, part, parts, what: tell(unit, _share(part, parts, what))
     try:
         while line.ready or line.running:
-            while line.ready and line.running < 2 * workers.slots:
+            while line.ready and line.running < workers.queue:
                 unit = line.next()
                 workers.submit(unit)
                 tell(unit)
@@ -92,19 +92,21 @@ class _Line:
     """Units that wait, those that may begin, and how many are done."""
 
     def __init__(self, missing: Sequence[Unit[Any]]) -> None:
+        self.units = missing
         self.todo = {unit.key: unit for unit in missing}
         self.waits = {key: _stored_parents(u) & self.todo.keys() for key, u in self.todo.items()}
         self.needed_by: dict[str, list[str]] = {}
         for key, parents in self.waits.items():
             for parent in parents:
                 self.needed_by.setdefault(parent, []).append(key)
-        self.ready = deque(key for key in self.todo if not self.waits[key])
+        self.place = {key: place for place, key in enumerate(self.todo)}
+        self.ready = [self.place[key] for key in self.todo if not self.waits[key]]
         self.running = self.done = 0
 
     def next(self) -> Unit[Any]:
-        """The first that may begin."""
+        """The first in the plan's order that may begin."""
         self.running += 1
-        return self.todo[self.ready.popleft()]
+        return self.units[heapq.heappop(self.ready)]
 
     def ended(self, key: str, ran: Ran) -> None:
         """A unit ended: those that waited for it may begin, or fail with it."""
@@ -116,7 +118,7 @@ class _Line:
                 if failed is None:
                     self.waits[child].discard(key)
                     if not self.waits[child]:
-                        self.ready.append(child)
+                        heapq.heappush(self.ready, self.place[child])
                 elif child not in ran.failed:
                     ran.failed[child] = failed
                     self.done += 1

@@ -46,7 +46,12 @@ class Workers(ABC):
     @property
     @abstractmethod
     def slots(self) -> int:
-        """Units that it makes at once; more may be submitted, and wait."""
+        """Units that it makes at once."""
+
+    @property
+    def queue(self) -> int:
+        """Units that it is given at a time: some wait, so that no slot does."""
+        return 2 * self.slots
 
     @abstractmethod
     def submit(self, unit: Unit[Any]) -> None:
@@ -74,7 +79,7 @@ class InProcess(Workers):
     1
     """
 
-    slots = 1
+    slots = queue = 1
 
     def __init__(self, root: Path, follow: Follow | None = None) -> None:
         self.root, self.follow = root.absolute(), follow
