@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from mithridate.cli import report as report_verb
-from mithridate.cli.main import main
+import mithridate
 
-VERBS = ("demo", "train", "generator", "attack", "audit", "report", "list", "doctor")
+VERBS = (
+    *("demo", "train", "poison", "sanitize", "generator", "attack", "fool", "audit", "run"),
+    *("report", "list", "doctor"),
+)
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -67,7 +69,6 @@ def test_what_goes_wrong_is_one_line(call, monkeypatch, error, code, says) -> No
         raise error
 
     monkeypatch.setattr("mithridate.reports.render", fail)
-    assert report_verb.report is not None
     done = call("report", "x")
     assert done.code == code
     assert says in done.err
@@ -130,7 +131,7 @@ def test_nothing_but_json_on_standard_output(call) -> None:
     assert json.loads(call("doctor", "--json").out)["torch"]
 
 
-def test_main_reads_the_arguments_of_the_process(monkeypatch, capsys) -> None:
-    monkeypatch.setattr(sys, "argv", ["mithridate", "--version"])
-    assert main() == 0
-    assert capsys.readouterr().out.startswith("mithridate ")
+def test_the_package_runs_as_a_module() -> None:
+    command = [sys.executable, "-m", "mithridate", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == f"mithridate {mithridate.__version__}\n"
