@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 import tomllib
 from importlib.util import find_spec
 from pathlib import Path
@@ -73,19 +71,6 @@ def test_listed_studies_are_those_that_load(call) -> None:
     assert {row["name"]: (row["summary"], row["settings"]["scale"]) for row in rows} == {
         name: (spec.title, spec.scale) for name, spec in specs.items()
     }
-
-
-@pytest.mark.parametrize("kind", [(), ("attacks",)])
-def test_list_imports_nothing_heavy(kind) -> None:
-    code = (
-        "import sys; from mithridate.cli.main import main\n"
-        "main(sys.argv[1:])\n"
-        "heavy = {'torch', 'sklearn', 'scipy', 'pyarrow', 'numpy'}\n"
-        "sys.exit(str(sorted(heavy & set(sys.modules)) or 0))"
-    )
-    words = [sys.executable, "-c", code, "list", *kind]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
-    assert done.stderr.strip() == "0"
 
 
 def test_doctor(call, monkeypatch, tmp_path) -> None:

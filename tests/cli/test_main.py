@@ -35,6 +35,21 @@ def test_without_a_verb_the_help_and_a_usage_code(call) -> None:
 
 
 @pytest.mark.parametrize(
+    "words", [("--help",), ("attack", "--help"), ("list",), ("list", "attacks"), ("--version",)]
+)
+def test_what_is_asked_often_imports_nothing_heavy(words) -> None:
+    """So that help answers in 0.3 s and `list` in 0.5 s, whatever else the machine is doing."""
+    code = (
+        "import sys; from mithridate.cli.main import main\n"
+        "code = main(sys.argv[1:])\n"
+        "heavy = {'torch', 'sklearn', 'scipy', 'pyarrow', 'numpy', 'rich', 'PIL', 'jinja2'}\n"
+        "sys.exit(code or str(sorted(heavy & set(sys.modules)) or 0))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.stderr.strip() == "0"
+
+
+@pytest.mark.parametrize(
     ("words", "says"),
     [
         (("trian",), "Did you mean 'train'"),
