@@ -133,7 +133,11 @@ def test_every_table_of_names_has_its_wing():
     """A kind's classes lie on the kind's floor; a wing of the table is one of those here."""
     from mithridate.component import TABLES
 
-    wings = {"inspectors": "defenses.inspect", "measures": "studies.measures", "triggers": "poisons"}
+    wings = {
+        "inspectors": "defenses.inspect",
+        "measures": "studies.measures",
+        "triggers": "poisons",
+    }
     for kind, singular in {
         **{"sanitizers": "sanitize", "hardeners": "harden", "repairers": "repair"},
         **{"transforms": "transform", "detectors": "detect", "guards": "guard"},

@@ -11,6 +11,7 @@ import pytest
 import mithridate as mi
 from mithridate.cli.main import main
 
+
 class Done(NamedTuple):
     code: int
     out: str

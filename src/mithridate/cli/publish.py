@@ -148,7 +148,9 @@ def conducted(
     for key in result.damaged:
         screen.note(f"unit {key[:12]} was damaged in the cache, and was made again")
     records = result.records
-    _note_failures(records.cells, screen, verb=bool(plan.spec.preset))  # before the report, which a full disk refuses too
+    _note_failures(
+        records.cells, screen, verb=bool(plan.spec.preset)
+    )  # before the report, which a full disk refuses too
     report = write(records, out)
     if not keep:
         forget(result)
