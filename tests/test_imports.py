@@ -139,8 +139,12 @@ def test_every_table_of_names_has_its_wing():
         "triggers": "poisons",
     }
     for kind, singular in {
-        **{"sanitizers": "sanitize", "hardeners": "harden", "repairers": "repair"},
-        **{"transforms": "transform", "detectors": "detect", "guards": "guard"},
+        "sanitizers": "sanitize",
+        "hardeners": "harden",
+        "repairers": "repair",
+        "transforms": "transform",
+        "detectors": "detect",
+        "guards": "guard",
     }.items():
         wings[kind] = f"defenses.{singular}"
     for kind, table in TABLES.items():
