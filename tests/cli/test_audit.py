@@ -98,7 +98,7 @@ def test_cut_short_it_keeps_what_it_has_passes_no_gate_and_goes_on(audit, monkey
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
 
-    words = (*QUICK, "--set", "noise_queries=0", "--fail-on", "accuracy<0.5")
+    words = (*NOISE, "--controls", 3, "--seed", 1, "--fail-on", "accuracy<0.5")
     with monkeypatch.context() as patched:
         patched.setattr(FGSM, "perturb", stop)
         done = audit(*words)
@@ -109,7 +109,7 @@ def test_cut_short_it_keeps_what_it_has_passes_no_gate_and_goes_on(audit, monkey
     assert whole.study.status == "incomplete"
     assert record.verdict.done
     assert [row.status for row in record.attacks] == ["not run"] * 3
-    monkeypatch.setattr(mi.inspectors.BiasMaps, "score", stop)  # it is there already
+    monkeypatch.setattr(mi.inspectors.WhiteNoise, "score", stop)  # it is there already
     done = audit(*words)
     assert done.code == 0, done.err
     again, whole = record_of("run")
