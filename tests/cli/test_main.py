@@ -90,6 +90,38 @@ def test_what_goes_wrong_is_one_line(call, monkeypatch, error, code, says) -> No
     assert "Traceback" not in done.err
 
 
+OLD = """
+{"schema": 1, "kind": "attack", "title": "FGSM on m", "created": "2025-03-14T09:26:53Z",
+ "command": "mithridate attack m", "status": "complete", "verdict": null, "reference": null,
+ "model": {"name": "m", "sha256": "9f", "architecture": "cnn", "parameters": 9,
+           "clean_accuracy": {"value": 0.5, "low": 0.1, "high": 0.9, "k": 2, "n": 4}},
+ "data": {"name": "digits", "n": 4, "class_names": ["a", "b"], "image_shape": [1, 4, 4],
+          "sha256": "3c"},
+ "controls": 0, "ranking": [], "distances": [], "pairs": null, "backdoor": null,
+ "white_noise": null, "cost": {"queries": 40, "gradients": 20, "seconds": 2.5},
+ "aim": {"goal": "untargeted", "target": null, "images": 4, "wrong": 2, "left_out": 0},
+ "settings": {"samples": 4}, "environment": {"seed": 0},
+ "attacks": [{"name": "fgsm", "settings": {"eps": 0.1}, "status": "done", "norm": "linf",
+   "access": ["gradient"], "kind": "bounded", "n": 4,
+   "success": {"value": 0.5, "low": 0.1, "high": 0.9, "k": 1, "n": 2},
+   "accuracy_left": {"value": 0.25, "low": 0.05, "high": 0.7, "k": 1, "n": 4},
+   "mean_distance": 0.1, "median_distance": 0.1, "mean_l2": 1.5, "median_l2": 1.4,
+   "mean_linf": 0.1, "queries": 40, "gradients": 20, "seconds": 2.5, "doubts": []}]}
+"""
+"""A `record.json` of version 0.1.0."""
+
+
+def test_a_folder_of_an_earlier_version_is_drawn(call) -> None:
+    Path("old").mkdir()
+    Path("old/record.json").write_text(OLD)
+    done = call("report", "old")
+    assert (done.code, done.out, done.err) == (0, "Report: old/report.html\n", "")
+    page = Path("old/report.html").read_text()
+    assert "fgsm leaves" in page
+    assert "25.0" in page
+    assert {path.name for path in Path("old").iterdir()} == {"record.json", "report.html", "tables"}
+
+
 def test_debug_shows_where(call, monkeypatch) -> None:
     monkeypatch.setenv("MITHRIDATE_DEBUG", "1")
     done = call("report", "nowhere")
