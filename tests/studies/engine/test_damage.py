@@ -26,7 +26,7 @@ def test_flipped_bytes_are_found_made_again_and_said(courses, nurseries, referen
     # a damaged model shows when something is made of it again
     needed = json.loads((leaves[2] / "unit.json").read_text())["inputs"]["adversarial"]
     remake = {leaves[2].name, needed}
-    base = cache / "store" / "v1"
+    base = cache / "store" / "v2"
     used = json.loads((base / needed[:2] / needed / "unit.json").read_text())["inputs"]["model"]
     assert used in {model.name for model in models}
     courses.flip(base / used[:2] / used / "model.safetensors")
@@ -69,7 +69,7 @@ def test_a_full_disk_is_said_with_the_bytes_needed(
     now = courses.units(cache)
     assert before.items() <= now.items()
     assert len(now) < len(keys)
-    base = cache / "store" / "v1"
+    base = cache / "store" / "v2"
     assert not list((base / "tmp").iterdir())
     assert not list((base / "locks").iterdir())
     run = nurseries[0].start(tmp_path / "a", cache)

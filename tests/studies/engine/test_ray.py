@@ -84,7 +84,7 @@ def units(log):
 def products(root):
     return {
         str(path.relative_to(root)): path.read_bytes()
-        for path in sorted((root / "v1").rglob("*"))
+        for path in sorted((root / "v2").rglob("*"))
         if path.is_file() and path.name != "timing.json"
     }
 

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 
 from mithridate.errors import InputError
-from mithridate.reports.study.folder import read, write
-from mithridate.reports.study.schema import Cell, Study
+from mithridate.reports.folder import read, write
+from mithridate.reports.schema import Cell, Study
 from mithridate.studies.engine.plan import plan_of
 from mithridate.studies.engine.records import assemble, header
 from mithridate.studies.engine.run import Ran, run

@@ -24,9 +24,11 @@ from mithridate.studies.engine.store import Store
 
 def unit(number=0, kind="sum"):
     """What the store needs of a unit."""
-    about = {"kind": kind, "spec": {"number": number}, "inputs": {"data": "0" * 64}, "code": {}}
-    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
-    return SimpleNamespace(kind=kind, key=key, about=about)
+    inputs = {"data": "0" * 64}
+    spec = {"number": number}
+    identity = {"kind": kind, "version": 3, "spec": spec, "inputs": inputs, "components": {"A": 1}}
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return SimpleNamespace(kind=kind, key=key, identity=identity)
 
 
 def make(kept, one, values=None, files=None, seconds=0.25):
@@ -51,9 +53,10 @@ def test_what_was_committed_is_read(kept):
     assert kept.has(one.key)
     for entry in (wrote, kept.read(one.key), Store(kept.root).read(one.key)):
         assert entry.values == {"a": [1, 2], "b": {"c": None}}
-        assert entry.folder == kept.root / "v1" / one.key[:2] / one.key
+        assert entry.folder == kept.root / "v2" / one.key[:2] / one.key
         assert (entry.key, entry.kind, entry.spec) == (one.key, "sum", {"number": 0})
-        assert (entry.inputs, entry.code) == ({"data": "0" * 64}, {})
+        assert (entry.inputs, entry.components) == ({"data": "0" * 64}, {"A": 1})
+        assert entry.version == 3
         assert entry.seconds == 0.25
         assert {name: part.bytes for name, part in entry.files.items()} == {
             name: len(data) for name, data in FILES.items()
@@ -68,7 +71,7 @@ def test_the_record_says_its_own_hash(kept):
     own = told.pop("sha256")
     text = json.dumps(told, sort_keys=True, separators=(",", ":"))
     assert own == hashlib.sha256(text.encode()).hexdigest()
-    assert told["schema"] == 1
+    assert told["schema"] == 2
     assert told["files"]["more.json"] == {"bytes": 2, "sha256": hashlib.sha256(b"{}").hexdigest()}
 
 

@@ -55,7 +55,7 @@ def products(root):
     """Every byte of the finished units; timings apart."""
     return {
         str(path.relative_to(root)): path.read_bytes()
-        for path in sorted((root / "v1").rglob("*"))
+        for path in sorted((root / "v2").rglob("*"))
         if path.is_file() and path.name != "timing.json"
     }
 
@@ -121,7 +121,7 @@ def test_lost_workers_lose_no_unit_but_the_one_that_kills_them(root, log, monkey
     assert len(pids) == 3
     assert gone(pids)
     assert Store(root).sweep() == 4  # three drafts, and the last one's lock
-    assert list((root / "v1" / "tmp").iterdir()) == []
+    assert list((root / "v2" / "tmp").iterdir()) == []
 
 
 def test_wait_returns_when_time_is_up(root):
@@ -146,7 +146,7 @@ def test_close_drops_what_is_made(root, log):
     assert not any(map(alive, pids))
     assert not Store(root).has(unit.key)
     assert not Store(root).busy()
-    assert list((root / "v1" / "tmp").iterdir()) == []
+    assert list((root / "v2" / "tmp").iterdir()) == []
 
 
 def test_close_kills_what_does_not_listen(root, log, monkeypatch):
@@ -195,7 +195,7 @@ def test_workers_end_with_their_parent(root, number):
     assert gone(pids)
     assert ("interrupted" in out) == (number == signal.SIGINT)
     assert not Store(root).busy()
-    assert list((root / "v1" / "tmp").iterdir()) == []
+    assert list((root / "v2" / "tmp").iterdir()) == []
 
 
 def test_units_wait_for_the_memory_that_they_declare(root, log, monkeypatch):

@@ -10,7 +10,7 @@ from mithridate import component
 from mithridate.doubts import Doubt
 from mithridate.errors import InputError
 from mithridate.networks.storage import read_tensors
-from mithridate.reports.study.schema import Column, View
+from mithridate.reports.schema import Column, View
 from mithridate.studies.engine.plan import plan_of
 from mithridate.studies.measures.base import PICTURES, Subject, row, write_pictures
 
