@@ -265,8 +265,9 @@ def test_estimate(study, tmp_path):
         "inspection": (2, 0),
     }
     assert found.trained == 7 * 2 * TRAIN  # two epochs each
-    # an attack's images before and after; three models or sets of stamped images of a backdoor
-    assert found.forwards == 4 * 2 * 100 + 2 * 3 * TEST
+    # an attack's images before, after, and between two restarts of PGD; three models or sets of
+    # stamped images of a backdoor
+    assert found.forwards == 4 * 2 * 100 + 2 * 100 + 2 * 3 * TEST
     pairs = CLASSES * (CLASSES - 1)
     one_inspection = 20 * CLASSES * 3 + 2 * 2 * 8 * 4
     assert found.gradients == (
