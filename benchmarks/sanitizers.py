@@ -20,9 +20,9 @@ from torch import Tensor
 import mithridate as mi
 from mithridate.defenses.sanitize import (
     ActivationClustering,
+    Filtered,
     Outliers,
     Sanitizer,
-    Filtered,
     SpectralSignatures,
 )
 from mithridate.poisons import poisoned_test
@@ -58,26 +58,26 @@ def filters(trusted: mi.ImageSet, *, poisoned: bool, every: bool) -> dict[str, S
     return found
 
 
-def row(name: str, found: Filtered, poison: Tensor, seconds: float) -> tuple[str, ...]:
+def row(name: str, filtered: Filtered, poison: Tensor, seconds: float) -> tuple[str, ...]:
     """Shares of the poison and of the clean images, and the two largest statistics."""
-    gone, score = ~found.keep, found.score
+    gone, score = ~filtered.keep, filtered.score
     clean = ~poison
     at5 = "–"
     if bool(poison.any()) and name.startswith("outliers"):  # comparable across classes
         limit = score[clean].quantile(0.95)
         at5 = f"{100 * float((score[poison] > limit).double().mean()):.1f} %"
     share = f"{100 * float(gone[poison].double().mean()):.1f} %" if bool(poison.any()) else "–"
-    judges = any(note.suspicious is not None for note in found.classes)
-    values = sorted((note.value for note in found.classes), reverse=True)
+    judges = any(note.suspicious is not None for note in filtered.classes)
+    values = sorted((note.value for note in filtered.classes), reverse=True)
     return (
         name,
         share,
         f"{100 * float(gone[clean].double().mean()):.2f} %",
         at5,
-        ", ".join(map(str, found.suspicious)) or ("none" if judges else "–"),
+        ", ".join(map(str, filtered.suspicious)) or ("none" if judges else "–"),
         f"{values[0]:.3g}, {values[1]:.3g}",
         f"{seconds:.1f}",
-        ", ".join(doubt.id for doubt in found.doubts) or "–",
+        ", ".join(doubt.id for doubt in filtered.doubts) or "–",
     )
 
 
@@ -100,10 +100,10 @@ def measure(
     rows, inspected = [], ""
     for name, sanitizer in filters(trusted, poisoned=bool(poison.any()), every=every).items():
         began = time.process_time()
-        found = sanitizer.filter(model, data, rng=mi.rng(0))
-        rows.append(row(name, found, poison, time.process_time() - began))
+        filtered = sanitizer.filter(model, data, rng=mi.rng(0))
+        rows.append(row(name, filtered, poison, time.process_time() - began))
         if name.startswith("outliers, 1024"):
-            top = found.score.argsort(descending=True)[:SHOWN]
+            top = filtered.score.argsort(descending=True)[:SHOWN]
             inspected = f"{int(poison[top].sum())} of the {SHOWN} least probable labels are poison"
     table(rows)
     print(f"outliers, 1024 trusted: {inspected}", flush=True)

@@ -334,7 +334,8 @@ class Choice:
     def versions(self) -> dict[str, int]:
         """Of the component and of those that it holds, such as a poison's trigger.
 
-        >>> Choice("poisons", "badnets", {"trigger": "multiply", "target": 1, "count": 2}).versions()
+        >>> settings = {"trigger": "multiply", "target": 1, "count": 2}
+        >>> Choice("poisons", "badnets", settings).versions()
         {'BadNets': 1, 'Multiply': 1}
         """
         cls = find(self.kind, self.name)

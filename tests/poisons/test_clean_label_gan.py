@@ -16,7 +16,6 @@ from mithridate.networks.wgan import WGAN
 from mithridate.poisons import CleanLabelGAN, StampedOnly
 from mithridate.poisons.triggers import CornerPattern, SinglePixel
 from mithridate.rng import rng
-from mithridate.studies.parts import settings_of
 
 PIXEL = SinglePixel(row=0, col=0)
 
@@ -99,7 +98,7 @@ def test_by_name_with_a_path(digits: ImageSet, gan: WGAN, tmp_path: Path) -> Non
     text = {"trigger": "single-pixel", "target": "3", "count": "6", "tau": "0.4", "steps": "5"}
     named = component.create("poisons", "clean-label-gan", {**text, "generator": str(path)})
     assert component.name_of(named) == "clean-label-gan"
-    assert gan.fingerprint()[:12] in settings_of(named)["generator"]  # as records name it
+    assert gan.fingerprint()[:12] in component.values(named)["generator"]  # as records name it
     same = attack(gan, trigger=SinglePixel(), tau=0.4)
     one, two = (each.poison(digits, rng=rng(0)) for each in (named, same))
     assert one.images.fingerprint() == two.images.fingerprint()

@@ -1,4 +1,4 @@
-"""The one runner: a spec becomes a plan, what is missing is made, and the records are put together."""
+"""The one runner: what a plan misses is made, and the records are put together."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class TriggerConformance(ABC):
         x = torch.full((4, *self.image_shape), 0.05)  # blank, so that a patch may lie anywhere
         changed = (self._stamp(x) != x).any(1)
         if place == "random":
-            assert len(changed.flatten(1).unique(dim=0)) > 1
+            assert bool((changed != changed[0]).any())
 
     def test_stays_in_range(self) -> None:
         for x in (striped_images(5, self.image_shape), torch.ones(5, *self.image_shape)):

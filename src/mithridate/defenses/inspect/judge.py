@@ -364,7 +364,7 @@ def _recovered_asr(
         others = [rows for k, rows in enumerate(halves.confirm) if k != evidence.target]
         rows = torch.cat(others)
     hits = 0
-    for part in rows.split(CHUNK):
+    for part in torch.split(rows, CHUNK):
         images = stamp(data.batch(part)[0], trigger).to(suspect.device)
         hits += int((suspect.labels(images) == evidence.target).sum())
     return wilson(hits, len(rows))

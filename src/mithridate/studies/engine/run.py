@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -63,45 +63,64 @@ def run(
         clock: counts the units down.
         follow: told of every step, and of what the units tell of themselves.
     """
-    missing = plan.missing(store)
-    todo = {unit.key: unit for unit in missing}
-    waits = {key: _stored_parents(unit) & todo.keys() for key, unit in todo.items()}
-    needed_by: dict[str, list[str]] = {}
-    for key, parents in waits.items():
-        for parent in parents:
-            needed_by.setdefault(parent, []).append(key)
-    ready = deque(key for key in todo if not waits[key])
-    ran, running, done, total = Ran(), 0, 0, len(todo)
+    line = _Line(plan.missing(store))
+    ran = Ran()
 
     def tell(unit: Unit[Any] | None, what: str = "") -> None:
         if follow is not None:
-            follow(done, total, unit, what)
+            follow(line.done, len(line.todo), unit, what)
 
     workers.follow = lambda unit, part, parts, what: tell(unit, _share(part, parts, what))
     try:
-        while ready or running:
-            while ready and running < 2 * workers.slots:
-                unit = todo[ready.popleft()]
+        while line.ready or line.running:
+            while line.ready and line.running < 2 * workers.slots:
+                unit = line.next()
                 workers.submit(unit)
-                running += 1
                 tell(unit)
             for outcome in workers.wait(None):
-                running -= 1
-                done += 1
                 _take(outcome, ran)
                 if clock is not None:
-                    clock.ended(todo[outcome.key].kind, outcome.seconds)
-                if outcome.error is None:
-                    for child in needed_by.get(outcome.key, ()):
-                        waits[child].discard(outcome.key)
-                        if not waits[child]:
-                            ready.append(child)
-                else:
-                    done += _drop(outcome.key, ran, needed_by)
+                    clock.ended(line.todo[outcome.key].kind, outcome.seconds)
+                line.ended(outcome.key, ran)
                 tell(None)
     except KeyboardInterrupt:
         ran.interrupted = True
     return ran
+
+
+class _Line:
+    """Units that wait, those that may begin, and how many are done."""
+
+    def __init__(self, missing: Sequence[Unit[Any]]) -> None:
+        self.todo = {unit.key: unit for unit in missing}
+        self.waits = {key: _stored_parents(u) & self.todo.keys() for key, u in self.todo.items()}
+        self.needed_by: dict[str, list[str]] = {}
+        for key, parents in self.waits.items():
+            for parent in parents:
+                self.needed_by.setdefault(parent, []).append(key)
+        self.ready = deque(key for key in self.todo if not self.waits[key])
+        self.running = self.done = 0
+
+    def next(self) -> Unit[Any]:
+        """The first that may begin."""
+        self.running += 1
+        return self.todo[self.ready.popleft()]
+
+    def ended(self, key: str, ran: Ran) -> None:
+        """A unit ended: those that waited for it may begin, or fail with it."""
+        self.running -= 1
+        self.done += 1
+        failed, waiting = ran.failed.get(key), [key]
+        while waiting:  # on success once
+            for child in self.needed_by.get(waiting.pop(), ()):
+                if failed is None:
+                    self.waits[child].discard(key)
+                    if not self.waits[child]:
+                        self.ready.append(child)
+                elif child not in ran.failed:
+                    ran.failed[child] = failed
+                    self.done += 1
+                    waiting.append(child)
 
 
 def _share(part: int, parts: int, what: str) -> str:
@@ -136,18 +155,6 @@ def _take(outcome: Outcome, ran: Ran) -> None:
     ran.seconds[outcome.key] = outcome.seconds
     if outcome.status == "made":
         ran.made.add(outcome.key)
-
-
-def _drop(key: str, ran: Ran, needed_by: dict[str, list[str]]) -> int:
-    """Fail all that waits for a failed unit; how many."""
-    count, waiting, why = 0, [key], ran.failed[key]
-    while waiting:
-        for child in needed_by.get(waiting.pop(), ()):
-            if child not in ran.failed:
-                ran.failed[child] = why
-                waiting.append(child)
-                count += 1
-    return count
 
 
 def _stored_parents(unit: Unit[Any]) -> set[str]:
