@@ -60,6 +60,10 @@ class Lab:
         """The product, as other units get it."""
         return maker_of(self.root).opened(unit)
 
+    def forget(self) -> None:
+        """What was opened is opened anew."""
+        maker_of(self.root).kept.clear()
+
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
