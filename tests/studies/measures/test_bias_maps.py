@@ -8,12 +8,11 @@ import pytest
 import torch
 
 import mithridate as mi
-from mithridate.defenses.inspect.base import map_distances
-from mithridate.defenses.inspect.maps import algorithm_one, algorithm_two, probes
+from mithridate.defenses.inspect import algorithm_one, algorithm_two, map_distances, probes
 from mithridate.networks.storage import read_tensors
 from mithridate.rng import child, rng
-from mithridate.studies.kinds.maps import pairs
 from mithridate.studies.measures.bias_maps import BiasMapsMeasure, by_target, classes_of, grid
+from mithridate.studies.units.inspected import pairs
 
 
 @pytest.fixture(scope="module")
@@ -102,9 +101,9 @@ def test_pairs_by_hand():
 
 def test_settings_share_models_and_maps(unit_of, poison):
     one, two = (unit_of(BiasMapsMeasure, poison=poison, probe=p) for p in ("data", "noise"))
-    assert one.inputs["suspect"].inputs["model"] == two.inputs["suspect"].inputs["model"]
+    assert one.suspect.model == two.suspect.model
     parent, other = (
         unit_of(BiasMapsMeasure, poison=poison, reference=r) for r in ("parent", "other")
     )
-    assert parent.inputs["suspect"] == other.inputs["suspect"]
-    assert parent.inputs["clean"] == other.inputs["reference"]
+    assert parent.suspect == other.suspect
+    assert parent.clean == other.reference
