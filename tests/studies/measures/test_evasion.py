@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -193,11 +194,9 @@ def test_cells_share_models_and_images(unit_of):
 def test_an_attack_that_fails_or_is_stopped_leaves_no_product(lab, unit_of, tmp_path, monkeypatch):
     unit = unit_of(Evasion, attack=FGSM, samples=9).adversarial
 
-    def broken(self, model, x, goal, *, rng):
-        raise error
-
-    monkeypatch.setattr(mi.attacks.FGSM, "perturb", broken)
     for error, kind in ((ValueError("odd"), RunError), (KeyboardInterrupt(), KeyboardInterrupt)):
+        broken = Mock(side_effect=error)
+        monkeypatch.setattr(mi.attacks.FGSM, "perturb", broken)
         with pytest.raises(kind):
             unit.make(lab.open, tmp_path, lambda *of: None)
     assert not list(tmp_path.iterdir())

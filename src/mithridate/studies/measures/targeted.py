@@ -102,7 +102,7 @@ class TargetedPoison(Measure):
             )
         every = settings.retrain == "all"
         return Trials(
-            model=settings.model_copy(update={"poison": None}).subject(),
+            model=settings.model_copy(update={"poison": None}).bare(),
             data=settings.data_unit,
             poison=Choice.of("poisons", poison),
             trials=settings.trials,
