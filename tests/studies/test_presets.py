@@ -71,8 +71,11 @@ def attack(models):
 def test_an_attack_is_cells_of_one_model_on_the_same_images(attack):
     plan = plan_of(attack(FGSM, PGD))
     assert kinds(plan) == {
-        **{"data": 1, "model-file": 1, "accuracy": 1},
-        **{"adversarial": 2, "evasion": 2},
+        "data": 1,
+        "model-file": 1,
+        "accuracy": 1,
+        "adversarial": 2,
+        "evasion": 2,
     }
     assert [cell.id for cell in plan.cells] == ["clean/0000", "attacks/0000", "attacks/0001"]
     one, two = of_kind(plan, "adversarial")
@@ -122,8 +125,15 @@ def test_audits_of_one_architecture_share_their_controls(models):
 
     first, second, other = map(audit, models)
     assert kinds(first) == {
-        **{"data": 1, "model-file": 1, "accuracy": 1, "control": 8, "calibration": 1},
-        **{"inspection": 1, "adversarial": 3, "evasion": 3, "white-noise": 1},
+        "data": 1,
+        "model-file": 1,
+        "accuracy": 1,
+        "control": 8,
+        "calibration": 1,
+        "inspection": 1,
+        "adversarial": 3,
+        "evasion": 3,
+        "white-noise": 1,
     }
     keys = [{unit.key for unit in of_kind(plan, "control")} for plan in (first, second, other)]
     assert keys[0] == keys[1]
