@@ -1,4 +1,4 @@
-"""One road: the preset of `attack`, a study's file and the library give one answer, image by image."""
+"""One road: the verb, a study's file and the library give one answer, image by image."""
 
 from __future__ import annotations
 
@@ -89,6 +89,7 @@ def by_library(model, attack, samples, goal):
 
 @pytest.mark.parametrize(("attack", "samples", "goal"), ATTACKS)
 def test_three_roads_one_answer(model, attack, samples, goal, tmp_path, monkeypatch):
+    """HopSkipJump starts from training images: without, a study fooled 0 of 45, the verb all."""
     answers = []
     for road in (by_study, by_verb):
         monkeypatch.setenv("MITHRIDATE_CACHE", str(tmp_path / road.__name__))
@@ -110,22 +111,7 @@ def test_three_roads_one_answer(model, attack, samples, goal, tmp_path, monkeypa
     if result.row_queries is not None:
         assert images["queries"] == result.row_queries.tolist()
     assert [doubt["id"] for doubt in doubts] == names
-
-
-def test_a_targeted_label_attack_has_starting_images_on_every_road(model, tmp_path, monkeypatch):
-    """Without them, as a study once ran it, it fooled 0 of 45 where the verb fooled 45 of 45."""
-    monkeypatch.setenv("MITHRIDATE_CACHE", str(tmp_path))
-    attack = {"name": "hopskipjump", "budget": 200}
-    for road in (by_study, by_verb):
-        plan = plan_of(road(model, attack, 45, TARGETED))
-        (cell,) = (
-            row
-            for row in conduct(
-                plan, command="", stage=silent, remark=print, workers=1
-            ).records.cells
-            if row["axes"] != {}
-        )
-        success = cell["values"]["success"]
-        assert success["k"] == success["n"] > 35
-        assert "small-budget" in {doubt["id"] for doubt in cell["doubts"]}
-        assert "no-start" not in {doubt["id"] for doubt in cell["doubts"]}
+    if attack["name"] == "hopskipjump":
+        assert values["success"]["k"] == values["success"]["n"] > 35
+        assert "small-budget" in names
+        assert "no-start" not in names

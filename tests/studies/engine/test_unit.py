@@ -10,15 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from mithridate.component import Choice
 from mithridate.cost import Sizes, Work
 from mithridate.poisons import BadNets
 from mithridate.poisons.triggers import SinglePixel
 from mithridate.studies.engine.plan import plan_of
-from mithridate.studies.engine.unit import Unit, canonical, plain
+from mithridate.studies.engine.unit import Unit, plain
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -160,21 +158,3 @@ def test_defaults_of_a_unit(tmp_path):
     assert (unit.needs().gpus, Plain(device="cuda").needs().gpus) == (0, 1)
     assert unit.work(Sizes(1, 1, 1)) == Work()
     assert unit.stored
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(max_size=4),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.text(max_size=3), inner, max_size=3),
-    max_leaves=8,
-)  # fmt: skip
-
-
-@settings(deadline=None)
-@given(st.dictionaries(st.text(max_size=3), JSON, max_size=4))
-def test_canonical_text_survives_a_round_trip(value):
-    text = canonical(value)
-    assert json.loads(text) == value
-    assert canonical(json.loads(text)) == text
-    assert canonical(dict(reversed(list(value.items())))) == text

@@ -12,10 +12,8 @@ import torch
 
 import mithridate as mi
 from mithridate.component import Choice
-from mithridate.data import some_rows
 from mithridate.errors import InputError, RunError
 from mithridate.networks.storage import read_tensors
-from mithridate.rng import child, rng
 from mithridate.studies.engine.tables import read_table
 from mithridate.studies.engine.unit import Unit
 from mithridate.studies.measures.evasion import Evasion, Measured, measured
@@ -114,25 +112,6 @@ def pa_table(**columns):
 
     n = len(columns["label"])
     return pa.table({**columns, "l2": [1.0] * n, "linf": [1.0] * n})
-
-
-@pytest.mark.parametrize("attack", [FGSM, PGD])
-@pytest.mark.parametrize("seed", [0, 3])
-def test_the_images_are_those_of_run_attack(lab, unit_of, attack, seed):
-    unit = unit_of(Evasion, attack=attack, samples=120, attack_seed=seed)
-    found, opened = lab.values(unit), lab.open(unit.adversarial)
-    model, test = lab.open(unit.adversarial.model), mi.load_data("digits")[1]
-    rows = some_rows(test, 120, rng(seed))
-    x, labels = test.batch(rows)
-    made = Choice.of("attacks", attack).make()
-    random = child(rng(seed), attack["name"])
-    direct = mi.run_attack(made, model, x, mi.Untargeted(labels), rng=random)
-    assert torch.equal(opened.rows, rows)
-    assert torch.equal(opened.adversarials, direct.adversarials)
-    assert (opened.queries, opened.gradients) == (direct.queries, direct.gradients)
-    right = direct.clean_predicted == labels
-    assert found["success"]["k"] == int((direct.success & right).sum())
-    assert found["queries"] == direct.queries / 120
 
 
 def test_the_row_follows_from_the_table_of_images(lab, unit_of):
