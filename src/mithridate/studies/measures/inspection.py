@@ -80,8 +80,7 @@ class Settings(Subject):
 
     def _like(self, missing: int) -> list[ModelUnit]:
         """Clean models of the architecture of a model file."""
-        suspect = self.subject()
-        assert isinstance(suspect, Checkpoint)
+        suspect = self.checkpoint()
         if not missing:
             return []
         model = suspect.loaded
@@ -137,7 +136,7 @@ class Inspection(Measure):
         if not models:
             raise InputError("a verdict needs clean models to compare with: raise controls")
         return Judged(
-            model=settings.subject(),
+            model=settings.bare(),
             clean=Calibrated(models=models, inspectors=(choice,), **common),
             inspectors=(choice,),
             poisoned=settings.poisoned(),
