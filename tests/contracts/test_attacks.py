@@ -12,7 +12,7 @@ from mithridate import component
 from mithridate import rng as random
 from mithridate.attacks import AdversarialPatch, Attack, BoundedAttack, run_attack
 from mithridate.errors import InputError
-from mithridate.goals import SourceToTarget, Targeted, Untargeted
+from mithridate.goals import Targeted, Untargeted
 from mithridate.norms import LINF
 from mithridate.testing import AttackConformance
 from mithridate.testing.models import linear_model
@@ -148,21 +148,6 @@ def test_a_budget_of_the_whole_range(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_target_that_is_the_class_already(name):
-    """The goal is reached before the attack, so nothing is moved."""
-    model, x = linear_model(classes=3), images()
-    labels = model.labels(x)
-    r = run_attack(make(name), model, x, Targeted(labels), rng=random.rng(0))
-    assert (r.status, bool(r.success.all())) == ("done", True)
-    assert torch.equal(r.adversarials, x)
-
-
-def test_a_source_that_is_the_target():
-    with pytest.raises(InputError, match="source and target are the same class"):
-        SourceToTarget([0, 1], [2, 1])
-
-
-@pytest.mark.parametrize("name", NAMES)
 def test_rows_misclassified_before_are_kept_and_can_be_told(name):
     model, x = linear_model(classes=3), images()
     right = model.labels(x)
@@ -176,12 +161,11 @@ def test_rows_misclassified_before_are_kept_and_can_be_told(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("n", [0, 1, 2])
-@pytest.mark.parametrize("shape", [(1, 5, 4), (3, 4, 6)])
-def test_grey_and_colour_and_few_images(name, n, shape):
-    model, x = linear_model(shape, classes=3), images(n, shape)
-    r = run_attack(make(name), model, x, Untargeted(model.labels(x)), rng=random.rng(0))
-    assert (r.status, len(r), r.adversarials.shape) == ("done", n, x.shape)
+def test_images_of_any_shape(name):
+    for shape in ((1, 5, 4), (3, 4, 6)):
+        model, x = linear_model(shape, classes=3), images(2, shape)
+        r = run_attack(make(name), model, x, Untargeted(model.labels(x)), rng=random.rng(0))
+        assert (r.status, r.adversarials.shape) == ("done", x.shape)
 
 
 @pytest.mark.parametrize("name", ["hopskipjump", "boundary"])

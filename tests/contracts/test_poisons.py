@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
@@ -13,11 +16,8 @@ from mithridate.poisons import (
     BadNets,
     CleanLabel,
     CleanLabelGAN,
-    CraftedPoison,
     FeatureCollision,
-    Poison,
     StampedOnly,
-    Trigger,
     WaNet,
 )
 from mithridate.poisons.triggers import (
@@ -31,186 +31,132 @@ from mithridate.poisons.triggers import (
     Sinusoid,
     Warp,
 )
-from mithridate.testing import (
-    CraftedPoisonConformance,
-    PoisonConformance,
-    TriggerConformance,
-)
+from mithridate.testing import CraftedPoisonConformance, PoisonConformance, TriggerConformance
 from mithridate.testing.poisons import striped_surrogate
 
-
-class TestSinglePixel(TriggerConformance):
-    def make(self) -> Trigger:
-        return SinglePixel()
-
-
-class TestPatch(TriggerConformance):
-    def make(self) -> Trigger:
-        return Patch.named("r-bottom-left", image_shape=self.image_shape)
+Shape = tuple[int, int, int]
+Table = dict[str, Callable[[Shape], Any]]
+"""What is tested, and how it is made for images of a shape: "NAME C x H x W" has one of its own."""
 
 
-class TestPatchOnColour(TestPatch):
-    image_shape = (3, 32, 32)
+def shape_of(case: str, usual: Shape = (1, 12, 12)) -> Shape:
+    """The shape that a case names, if it does."""
+    sizes = [int(word) for word in case.split() if word.isdecimal()]
+    return (sizes[0], sizes[1], sizes[2]) if sizes else usual
 
 
-class TestFlatMaskOnColour(TriggerConformance):
-    image_shape = (3, 12, 12)
-
-    def make(self) -> Trigger:
-        return Patch(mask=torch.eye(12), value=0.5)
+def some_noise(shape: Shape) -> torch.Tensor:
+    return torch.rand(4, *shape, generator=torch.Generator())
 
 
-class TestInsertedImage(TriggerConformance):
-    def make(self) -> Trigger:
-        return InsertedImage(image=torch.full((3, 4), 0.7), top=-3, left=0, alpha=0.5)
+def patch(name: str) -> Callable[[Shape], Patch]:
+    return lambda shape: Patch.named(name, image_shape=shape)
 
 
-class TestRandomLocation(TriggerConformance):
-    def make(self) -> Trigger:
-        return RandomLocation(patch=Patch.named("block-top-left", image_shape=self.image_shape))
+def anywhere(shape: Shape) -> RandomLocation:
+    return RandomLocation(patch=Patch.named("block-top-left", image_shape=shape))
 
 
-class TestRandomLocationOnColour(TestRandomLocation):
-    image_shape = (3, 32, 32)
+TRIGGERS: Table = {
+    "single pixel": lambda shape: SinglePixel(),
+    "patch": patch("r-bottom-left"),
+    "patch 3 x 32 x 32": patch("r-bottom-left"),
+    "flat mask 3 x 12 x 12": lambda shape: Patch(mask=torch.eye(12), value=0.5),
+    "inserted image": lambda shape: InsertedImage(
+        image=torch.full((3, 4), 0.7), top=-3, left=0, alpha=0.5
+    ),
+    "random location": anywhere,
+    "random location 3 x 32 x 32": anywhere,
+    "multiply": lambda shape: Multiply(),
+    "blend": lambda shape: Blend(images=some_noise(shape)),
+    "convex blend": lambda shape: Blend(images=torch.full(shape, 0.95), additive=False, alpha=0.2),
+    "blend of noise": lambda shape: Blend(noise=3, additive=False, alpha=0.2),
+    "corner pattern": lambda shape: CornerPattern(corner="top-left", amplitude=32 / 255),
+    "all corners 3 x 10 x 12": lambda shape: CornerPattern(corner="all"),
+    "sinusoid": lambda shape: Sinusoid(frequency=2),
+    "warp": lambda shape: Warp(strength=2.0),
+    "warp 3 x 12 x 16": lambda shape: Warp(),
+    "noisy warp": lambda shape: Warp(noise=True),
+}
+POISONS: Table = {
+    "badnets": lambda shape: BadNets(trigger=SinglePixel(), target=0, source=2, count=3),
+    "every source": lambda shape: BadNets(trigger=Blend(), target=0, fraction=0.4),
+    "all to all": lambda shape: BadNets(trigger=SinglePixel(), all_to_all=True, count=7),
+    "append": lambda shape: BadNets(trigger=anywhere(shape), target=1, count=5, append=True),
+    "stamped only": lambda shape: StampedOnly(
+        trigger=Sinusoid(frequency=2), target=2, fraction=0.5
+    ),
+    "generated": lambda shape: CleanLabelGAN(
+        trigger=CornerPattern(),
+        target=1,
+        count=4,
+        generator=WGAN(shape, latent=4, width=0.1),
+        steps=3,
+    ),
+    "wanet": lambda shape: WaNet(trigger=Warp(strength=2.0), target=0, count=4),
+    "wanet all to all": lambda shape: WaNet(
+        trigger=Warp(strength=2.0), all_to_all=True, count=4, cover=1.0
+    ),
+}
 
 
-class TestMultiply(TriggerConformance):
-    def make(self) -> Trigger:
-        return Multiply()
+def clean_label_in_l2(shape: Shape) -> CleanLabel:
+    trigger = CornerPattern(corner="all", amplitude=16 / 255)
+    return CleanLabel(trigger=trigger, target=0, fraction=1.0, eps=1.5, norm=L2, steps=3)
 
 
-class TestBlend(TriggerConformance):
-    def make(self) -> Trigger:
-        return Blend(images=torch.rand(4, *self.image_shape, generator=torch.Generator()))
-
-
-class TestConvexBlend(TriggerConformance):
-    def make(self) -> Trigger:
-        return Blend(images=torch.full(self.image_shape, 0.95), additive=False, alpha=0.2)
-
-
-class TestBlendOfNoise(TriggerConformance):
-    def make(self) -> Trigger:
-        return Blend(noise=3, additive=False, alpha=0.2)
-
-
-class TestCornerPattern(TriggerConformance):
-    def make(self) -> Trigger:
-        return CornerPattern(corner="top-left", amplitude=32 / 255)
-
-
-class TestFourCorners(TriggerConformance):
-    image_shape = (3, 10, 12)
-
-    def make(self) -> Trigger:
-        return CornerPattern(corner="all")
-
-
-class TestSinusoid(TriggerConformance):
-    def make(self) -> Trigger:
-        return Sinusoid(frequency=2)
-
-
-class TestWarp(TriggerConformance):
-    def make(self) -> Trigger:
-        return Warp(strength=2.0)
-
-
-class TestWarpOfColour(TriggerConformance):
-    image_shape = (3, 12, 16)
-
-    def make(self) -> Trigger:
-        return Warp()
-
-
-class TestNoisyWarp(TriggerConformance):
-    def make(self) -> Trigger:
-        return Warp(noise=True)
-
-
-class TestBadNets(PoisonConformance):
-    def make(self) -> Poison:
-        return BadNets(trigger=SinglePixel(), target=0, source=2, count=3)
-
-
-class TestBadNetsEverySource(PoisonConformance):
-    def make(self) -> Poison:
-        return BadNets(trigger=Blend(), target=0, fraction=0.4)
-
-
-class TestBadNetsAllToAll(PoisonConformance):
-    def make(self) -> Poison:
-        return BadNets(trigger=SinglePixel(), all_to_all=True, count=7)
-
-
-class TestBadNetsAppend(PoisonConformance):
-    def make(self) -> Poison:
-        return BadNets(trigger=TestRandomLocation().make(), target=1, count=5, append=True)
-
-
-class TestStampedOnly(PoisonConformance):
-    def make(self) -> Poison:
-        return StampedOnly(trigger=Sinusoid(frequency=2), target=2, fraction=0.5)
-
-
-class TestCleanLabel(CraftedPoisonConformance):
-    def make(self) -> CraftedPoison:
-        return CleanLabel(trigger=CornerPattern(), target=1, count=4, eps=0.1, steps=3)
-
-
-class TestCleanLabelInL2(CraftedPoisonConformance):
-    image_shape = (3, 12, 12)
-
-    def make(self) -> CraftedPoison:
-        trigger = CornerPattern(corner="all", amplitude=16 / 255)
-        return CleanLabel(trigger=trigger, target=0, fraction=1.0, eps=1.5, norm=L2, steps=3)
-
-
-class TestCleanLabelGAN(PoisonConformance):
-    def make(self) -> Poison:
-        gan = WGAN(self.image_shape, latent=4, width=0.1)
-        return CleanLabelGAN(trigger=CornerPattern(), target=1, count=4, generator=gan, steps=3)
-
-
-class TestAdversarialPoisons(CraftedPoisonConformance):
-    def make(self) -> CraftedPoison:
-        return AdversarialPoisons(steps=3, fraction=0.5)
-
-
-class TestUntargetedAdversarialPoisons(CraftedPoisonConformance):
-    def make(self) -> CraftedPoison:
-        return AdversarialPoisons(steps=3, shift=None)
-
-
-class TestFeatureCollision(CraftedPoisonConformance):
-    append = False
-
-    def make(self) -> CraftedPoison:
-        image = torch.full(self.image_shape, 0.6)
-        base = (int(striped_surrogate(self.image_shape).labels(image[None])) + 1) % 3
+def collision(append: bool) -> Callable[[Shape], FeatureCollision]:
+    def make(shape: Shape) -> FeatureCollision:
+        image = torch.full(shape, 0.6)
+        base = (int(striped_surrogate(shape).labels(image[None])) + 1) % 3
         return FeatureCollision(
-            base=base, image=image, count=2, watermark=0.1, steps=10, append=self.append
+            base=base, image=image, count=2, watermark=0.1, steps=10, append=append
         )
 
-
-class TestFeatureCollisionAppended(TestFeatureCollision):
-    append = True
+    return make
 
 
-class TestWaNet(PoisonConformance):
-    def make(self) -> Poison:
-        return WaNet(trigger=Warp(strength=2.0), target=0, count=4)
+CRAFTED: Table = {
+    "clean label": lambda shape: CleanLabel(
+        trigger=CornerPattern(), target=1, count=4, eps=0.1, steps=3
+    ),
+    "clean label in L2 3 x 12 x 12": clean_label_in_l2,
+    "adversarial": lambda shape: AdversarialPoisons(steps=3, fraction=0.5),
+    "untargeted": lambda shape: AdversarialPoisons(steps=3, shift=None),
+    "collision": collision(append=False),
+    "collision appended": collision(append=True),
+}
 
 
-class TestWaNetAllToAll(PoisonConformance):
-    def make(self) -> Poison:
-        return WaNet(trigger=Warp(strength=2.0), all_to_all=True, count=4, cover=1.0)
+class TestTriggers(TriggerConformance):
+    @pytest.fixture(autouse=True, params=TRIGGERS)
+    def _choose(self, request: pytest.FixtureRequest) -> None:
+        self.image_shape = shape_of(request.param)  # type: ignore[misc]
+        self.make = lambda: TRIGGERS[request.param](self.image_shape)  # type: ignore[method-assign]
+
+    def make(self) -> Any: ...
+
+
+class TestPoisons(PoisonConformance):
+    @pytest.fixture(autouse=True, params=POISONS)
+    def _choose(self, request: pytest.FixtureRequest) -> None:
+        self.make = lambda: POISONS[request.param](self.image_shape)  # type: ignore[method-assign]
+
+    def make(self) -> Any: ...
+
+
+class TestCraftedPoisons(CraftedPoisonConformance):
+    @pytest.fixture(autouse=True, params=CRAFTED)
+    def _choose(self, request: pytest.FixtureRequest) -> None:
+        self.image_shape = shape_of(request.param)  # type: ignore[misc]
+        self.make = lambda: CRAFTED[request.param](self.image_shape)  # type: ignore[method-assign]
+
+    def make(self) -> Any: ...
 
 
 @pytest.mark.parametrize(
-    ("kind", "base"), [("triggers", TriggerConformance), ("poisons", PoisonConformance)]
+    ("kind", "table"), [("triggers", TRIGGERS), ("poisons", POISONS | CRAFTED)]
 )
-def test_every_registered_component_has_a_suite(kind: str, base: type) -> None:
-    suites = [one for one in globals().values() if isinstance(one, type) and issubclass(one, base)]
-    made = {component.name_of(one().make()) for one in suites if one.__name__.startswith("Test")}
+def test_every_registered_component_has_a_case(kind: str, table: Table) -> None:
+    made = {component.name_of(make(shape_of(case))) for case, make in table.items()}
     assert made == set(component.TABLES[kind])

@@ -77,57 +77,39 @@ def pairs(items: Iterable[str] | None) -> dict[str, str]:
 
 
 def deal(
-    values: Mapping[str, str], owners: Mapping[str, Iterable[str]]
+    values: Mapping[str, str], owners: Mapping[str, Iterable[str]], *, shared: bool = True
 ) -> dict[str, dict[str, str]]:
-    """Hand every setting to the component that has it.
+    """Hand every setting to the component that has it; COMPONENT.KEY says which.
 
     Args:
         owners: component -> its settings.
+        shared: a setting that several have goes to each of them.
 
     Raises:
-        InputError: a setting that none of them has; the nearest is suggested.
+        InputError: a setting that none of them has, with the nearest; that several have and may
+            not share; or that is given twice.
 
-    >>> deal({"eps": "0.1"}, {"attack": ["eps"], "training": ["lr"]})
-    {'attack': {'eps': '0.1'}, 'training': {}}
+    >>> deal({"eps": "0.1", "pgd.steps": "5"}, {"pgd": ["eps", "steps"], "fab": ["eps", "steps"]})
+    {'pgd': {'eps': '0.1', 'steps': '5'}, 'fab': {'eps': '0.1'}}
     """
     known = {name: set(keys) for name, keys in owners.items()}
-    dealt: dict[str, dict[str, str]] = {name: {} for name in known}
-    for key, value in values.items():
-        having = [name for name, keys in known.items() if key in keys]
-        if not having:
-            raise unknown("setting", key, set().union(*known.values()))
-        for name in having:
-            dealt[name][key] = value
-    return dealt
-
-
-def deal_apart(
-    values: Mapping[str, str], owners: Mapping[str, Iterable[str]]
-) -> dict[str, dict[str, str]]:
-    """The same where a setting is for one component; COMPONENT.KEY says which.
-
-    Raises:
-        InputError: a setting that none of them has, that several have, or that is given twice.
-
-    >>> deal_apart({"poison.eps": "0.1", "lr": "1"}, {"poison": ["eps"], "training": ["lr"]})
-    {'poison': {'eps': '0.1'}, 'training': {'lr': '1'}}
-    """
-    known = {name: set(keys) for name, keys in owners.items()}
+    spelled = {name.replace("-", "_"): name for name in known}
     dealt: dict[str, dict[str, str]] = {name: {} for name in known}
     for word, value in values.items():
-        prefix, dot, key = word.partition(".")
-        if not dot or prefix not in known:
-            prefix, key = "", word
-        having = [n for n, keys in known.items() if key in keys and prefix in ("", n)]
-        if len(having) > 1:
+        prefix, _, key = word.partition(".")
+        owner = spelled.get(prefix) if key else None
+        key = key if owner else word
+        having = [n for n, keys in known.items() if key in keys and owner in (None, n)]
+        if len(having) > 1 and not shared:
             ways = " or ".join(f"--set {name}.{key}={value}" for name in having)
             raise InputError(f"{key} is a setting of {' and of '.join(having)}: give {ways}")
         if not having:
-            among = known[prefix] if prefix else set().union(*known.values())
-            raise unknown(f"{prefix} setting".strip(), key, among)
-        if key in dealt[having[0]]:
-            raise InputError(f"--set {having[0]}.{key} is given twice: leave one out")
-        dealt[having[0]][key] = value
+            among = known[owner] if owner else set().union(*known.values())
+            raise unknown(f"{owner or ''} setting".strip(), key, among)
+        for name in having:
+            if key in dealt[name]:
+                raise InputError(f"--set {name}.{key} is given twice: leave one out")
+            dealt[name][key] = value
     return dealt
 
 

@@ -14,7 +14,7 @@ from mithridate.cli.options import (
     Quiet,
     Seed,
     command_line,
-    deal_apart,
+    deal,
     pairs,
     parsed,
     place,
@@ -139,7 +139,7 @@ def _dealt(values: dict[str, str], **names: str | None) -> dict[str, dict[str, s
         role = word.partition(".")[0]
         if role != word and names.get(role, "") is None:
             raise InputError(f"--set {word}: without --{role} NAME there is nothing to set")
-    return deal_apart(values, {"training": TRAINING, **own})
+    return deal(values, {"training": TRAINING, **own}, shared=False)
 
 
 def _poison(name: str | None, values: dict[str, str]) -> Poison | None:

@@ -118,7 +118,7 @@ class Adversarial(Unit[Attacked]):
         if result.status == "interrupted":
             raise KeyboardInterrupt
         if result.status.startswith("failed"):
-            raise RunError(f"{self.attack.name} {result.status.removeprefix('failed: ')}")
+            raise RunError(result.status.removeprefix("failed: "))
         tensors = {"adversarials": result.adversarials.cpu(), "rows": rows}
         if isinstance(goal, Targeted):
             tensors["wanted"] = goal.labels
