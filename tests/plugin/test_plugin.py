@@ -152,6 +152,8 @@ title = "Strange"
 data = "digits"
 model = "{model}"
 samples = 40
+[matrix.clean]
+measure = "accuracy"
 [matrix.evasion]
 measure = "evasion"
 axes = {{ attack = ["two-steps", "fgsm"], defense = [[], ["few-greys"]] }}
@@ -165,10 +167,13 @@ set = {{ inspector = {{ name = "mean-logits", images = 50 }}, controls = 3, cont
 def test_a_study_makes_a_cell_of_each(run: Run, model: Path) -> None:
     Path("strange.toml").write_text(STUDY.format(model=model), encoding="utf-8")
     result = json.loads(run("run", "strange.toml", "--workers", 1, "--out", "out", "--json"))
-    assert (result["cells"], result["failed"]) == (5, 0)
+    assert (result["cells"], result["failed"]) == (6, 0)
     lines = Path("out/cells.jsonl").read_text("utf-8").splitlines()
     cells = [json.loads(line) for line in lines]
-    assert [cell["axes"].get("attack") for cell in cells].count("two-steps") == 2
+    attacked = [cell["axes"]["defense"] for cell in cells if "two-steps" in cell["axes"].values()]
+    assert attacked == ["none", "few-greys"]
+    study = json.loads(Path("out/study.json").read_text("utf-8"))
+    assert [one["name"] for one in study["models"]] == [str(model)]
     assert "two-steps" in Path("out/report.html").read_text("utf-8")
 
 
