@@ -22,6 +22,7 @@ import mithridate as mi
 from mithridate import component
 from mithridate.cli import publish
 from mithridate.data import some_rows
+from mithridate.goals import goal_of
 from mithridate.rng import child
 from mithridate.studies.engine.perform import perform
 from mithridate.studies.engine.plan import plan_of
@@ -31,8 +32,10 @@ from mithridate.studies.engine.spec import build, load
 from mithridate.studies.engine.store import Store
 from mithridate.studies.engine.unit import Unit
 from mithridate.studies.engine.workers import InProcess
-from mithridate.studies.kinds.adversarial import attack_of, goal_of, table_of
-from mithridate.studies.measures.evasion import measured
+from mithridate.studies.measures.evasion import Measured, measured
+from mithridate.studies.units.adversarial import Adversarial, table_of
+from mithridate.studies.units.data import Data
+from mithridate.studies.units.model import Trained
 
 CELLS = 10_000
 
@@ -43,32 +46,37 @@ class Plain:
     def __init__(self) -> None:
         self.kept: dict[str, Any] = {}
 
-    def make(self, unit: Unit) -> None:
+    def make(self, unit: Unit[Any]) -> None:
         """One unit's work, nothing else."""
-        spec = unit.spec
-        given = {name: self.kept[u.key] for name, u in unit.inputs.items() if u.key in self.kept}
-        if unit.kind == "data":
-            made: Any = mi.load_data(spec["name"])
-        elif unit.kind == "model":
-            train = given["data"][0]
+        self.kept[unit.key] = self._product(unit)
+
+    def _product(self, unit: Unit[Any]) -> Any:
+        if isinstance(unit, Data):
+            return mi.load_data(unit.name)
+        if isinstance(unit, Trained):
+            train = self.kept[unit.data.key][0]
             shape, classes = train.image_shape, train.classes
-            net = mi.networks.create(spec["network"]["name"], image_shape=shape, classes=classes)
-            made = mi.fit(net, train, rng=mi.rng(spec["seed"]), **spec["train"])
-        elif unit.kind == "adversarial":
-            test, random = given["data"][1], mi.rng(spec["seed"])
-            rows = some_rows(test, spec["samples"], random)
-            if spec["target"] is not None:
-                rows = rows[test.labels[rows] != spec["target"]]
+            net = mi.networks.create(unit.network.name, image_shape=shape, classes=classes)
+            return mi.fit(net, train, epochs=unit.epochs, rng=mi.rng(unit.seed), **unit.settings)
+        if isinstance(unit, Adversarial):
+            test, random = self.kept[unit.data.key][1], mi.rng(unit.seed)
+            rows = some_rows(test, unit.samples, random)
+            if unit.target is not None:
+                rows = rows[test.labels[rows] != unit.target]
             x, labels = test.batch(rows)
-            goal = goal_of(spec["goal"], spec["target"], labels, test.classes, random)
-            made = rows, labels, mi.run_attack(
-                attack_of(spec["attack"]), given["model"], x, goal,
-                rng=child(random, spec["attack"]["name"]),
-            )  # fmt: skip
-        else:
-            rows, labels, result = given["adversarial"]
-            made = measured(table_of(result, rows, labels), result.queries, result.gradients)
-        self.kept[unit.key] = made
+            goal = goal_of(unit.goal, unit.target, labels, test.classes, random)
+            result = mi.run_attack(
+                unit.attack.make(),
+                self.kept[unit.model.key],
+                x,
+                goal,
+                rng=child(random, unit.attack.name),
+            )
+            return rows, labels, result
+        assert isinstance(unit, Measured)
+        rows, labels, result = self.kept[unit.adversarial.key]
+        classes = self.kept[unit.data.key][1].classes
+        return measured(table_of(result, rows, labels), result.queries, result.gradients, classes)
 
 
 def overhead(scale: str, seeds: str) -> None:
@@ -89,8 +97,8 @@ def overhead(scale: str, seeds: str) -> None:
                 times[unit.kind][way].append(time.perf_counter() - began)
         began = time.perf_counter()
         ran = run(plan, Store(Path(folder)), InProcess(Path(folder)))
-        found = assemble(plan, Store(Path(folder)), ran, command="benchmark")
-        publish.study(found, publish.prepare(Path(folder) / "report"))
+        records = assemble(plan, Store(Path(folder)), ran, command="benchmark")
+        publish.write(records, publish.prepare(Path(folder) / "report"))
         report = time.perf_counter() - began
     print(f"fgsm-family, scale {scale}, {plan.spec.threads} thread, {len(plan.leaves)} cells")
     print(f"{'unit':12s} {'n':>4s} {'plain s':>9s} {'engine s':>9s} {'ratio':>6s} {'median':>7s}")
@@ -109,7 +117,6 @@ def overhead(scale: str, seeds: str) -> None:
 def trivial(count: int) -> None:
     """Plan, run and report cells that measure nothing."""
     component.TABLES["measures"]["trivial"] = "benchmarks.trivial:Trivial"
-    component.TABLES["units"]["trivial"] = "benchmarks.trivial:TrivialKind"
     matrix = {"measure": "trivial", "axes": {"number": list(range(count))}}
     spec = build({"name": "trivial", "title": "Trivial", "matrix": {"all": matrix}}, {}, "trivial")
     with tempfile.TemporaryDirectory() as folder:
@@ -119,9 +126,8 @@ def trivial(count: int) -> None:
         planned = time.perf_counter()
         ran = run(plan, store, InProcess(store.root))
         made = time.perf_counter()
-        report = publish.study(
-            assemble(plan, store, ran, command="benchmark"), publish.prepare(out)
-        )
+        records = assemble(plan, store, ran, command="benchmark")
+        report = publish.write(records, publish.prepare(out))
         ended = time.perf_counter()
         size = report.stat().st_size
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

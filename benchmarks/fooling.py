@@ -25,9 +25,9 @@ import mithridate as mi
 from benchmarks.timing import bare_passes, clock
 from mithridate.classifier import Classifier
 from mithridate.cli.fool import percent
+from mithridate.component import create
 from mithridate.fooling import FoolingResult
 from mithridate.fooling.map_elites import imported
-from mithridate.component import create
 from mithridate.reports.sheet import Column, sheet
 
 METHODS = ("direct", "cppn", "gradient")

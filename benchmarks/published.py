@@ -8,11 +8,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from mithridate.reports.schema import Proportion
-from mithridate.reports.study.folder import StudyFolder, read
-from mithridate.reports.study.schema import Cell, Published
-from mithridate.reports.study.select import fits
-from mithridate.reports.study.summary import point, pooled
+from mithridate.reports.folder import StudyFolder, read
+from mithridate.reports.schema import Cell, Proportion, Published
+from mithridate.reports.select import fits
+from mithridate.reports.summary import point, pooled
 
 HEAD = """# Published figures beside ours
 

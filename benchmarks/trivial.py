@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from mithridate.studies.engine.spec import Part
-from mithridate.studies.engine.unit import Inputs, Kind, Progress, Unit
+from mithridate.studies.engine.unit import Open, Progress, Unit
 from mithridate.studies.measures.base import Measure, row
 
 
@@ -26,18 +27,18 @@ class Trivial(Measure):
     columns: ClassVar = {"double": {"title": "Double"}}
     views: ClassVar = [{"kind": "table"}]
 
-    def unit(self, settings: Settings) -> Unit:
+    def unit(self, settings: Settings) -> Unit[Any]:
         """One unit, without inputs."""
-        return Unit("trivial", {"number": settings.number})
+        return Doubled(number=settings.number)
 
 
-class TrivialKind(Kind):
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Doubled(Unit[Mapping[str, Any]]):
     """Doubles a number."""
 
-    version = 1
+    kind: ClassVar = "trivial"
 
-    def make(
-        self, spec: Mapping[str, Any], inputs: Inputs, folder: Path, tell: Progress
-    ) -> dict[str, Any]:
-        """The double."""
-        return row({"double": 2 * int(spec["number"])}, [])
+    number: int
+
+    def make(self, get: Open, folder: Path, tell: Progress) -> dict[str, Any]:
+        return row({"double": 2 * self.number}, [])

@@ -81,7 +81,10 @@ def test_inspect(digits, clean) -> None:
     assert 0 <= v.p_value <= 1
     assert {v.target, v.source} <= set(range(10))
     assert v.region is None or len(v.region) == 4
-    assert v.maps.mean.shape == (10, 1, 8, 8)
+    assert v.probability is None
+    ((name, evidence),) = v.evidence
+    assert name == "bias-maps"
+    assert evidence.pictures["maps_suspect"].shape == (10, 1, 8, 8)
 
 
 def test_a_module_of_the_users() -> None:

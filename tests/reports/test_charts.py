@@ -8,14 +8,13 @@ from hypothesis import strategies as st
 
 from mithridate.reports import words
 from mithridate.reports.charts import nice_ticks, shares, strip
-from mithridate.reports.schema import Statistic
 
 finite = st.floats(-1e9, 1e9)
 
 
 @given(finite, st.lists(finite, min_size=1, max_size=200))
 def test_everything_in_the_strip_lies_inside_it(value, null_values):
-    drawn = strip(Statistic(name="s", value=value, null_values=null_values))
+    drawn = strip(value, null_values)
     marks = [*drawn.dots, *drawn.columns]
     assert all(0 <= mark.x <= 100 for mark in marks)
     assert all(mark.y >= 0 for mark in marks)
@@ -27,18 +26,16 @@ def test_everything_in_the_strip_lies_inside_it(value, null_values):
 
 def test_columns_stand_in_for_many_dots():
     values = np.random.default_rng(0).normal(size=2000).tolist()
-    drawn = strip(Statistic(name="s", value=9.0, null_values=values))
+    drawn = strip(9.0, values)
     assert not drawn.dots
     assert drawn.summary.startswith("The suspect's 9 lies above all 2000 values")
 
 
 def test_summary_counts_the_values_below():
-    drawn = strip(Statistic(name="s", value=2.0, null_values=[1.0, 2.0, 3.0]))
+    drawn = strip(2.0, [1.0, 2.0, 3.0])
     assert "above 1 of the 3 values" in drawn.summary
-    assert "above none of the 1" in strip(
-        Statistic(name="s", value=0.0, null_values=[1.0])
-    ).summary  # fmt: skip
-    assert strip(Statistic(name="s", value=0.0, null_values=[])) is None
+    assert "above none of the 1" in strip(0.0, [1.0]).summary  # fmt: skip
+    assert strip(0.0, []) is None
 
 
 @given(finite, st.floats(1e-6, 1e9))

@@ -4,93 +4,133 @@ import json
 import os
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from mithridate.errors import InputError, RunError
-from mithridate.reports import Record, read, write
-from mithridate.reports.folder import replace
+from mithridate.reports.folder import parts, read, replace, write
 
 
-def test_write_then_read_returns_the_run(fake, tmp_path):
-    record, arrays = read(fake.make(tmp_path / "deep" / "run"))
-    assert record == Record.model_validate(fake.raw())
-    for name, array in fake.arrays("mnist").items():
-        np.testing.assert_allclose(arrays[name], array, rtol=1e-6, err_msg=name)
-    assert sorted(path.name for path in (tmp_path / "deep" / "run").iterdir()) == [
-        "arrays.npz",
-        "record.json",
-    ]
+def contents(folder):
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
 
 
-def test_a_run_without_arrays_has_none(fake, tmp_path):
-    (fake.make(tmp_path) / "arrays.npz").unlink()
-    assert read(tmp_path)[1] == {}
+def test_equal_input_gives_equal_bytes_and_reads_back(studies, tmp_path):
+    one, two = studies.make(tmp_path / "a"), studies.make(tmp_path / "b")
+    assert contents(one) == contents(two)
+    found = read(one)
+    assert [c.id for c in found.cells][:2] == ["evasion/0000", "evasion/0001"]
+    assert len(found.cells) == 29
+    assert list(found.cells[0].axes) == ["data", "attack", "eps", "seed"]
+    assert found.cells[0].values["success"].n == studies.IMAGES
+    assert list(found.study.matrices[0].axes) == ["data", "attack", "eps", "seed"]
+    assert next(iter(found.study.columns)) == "success"
+    assert found.image_rows == 24 * studies.IMAGES
+    again = tmp_path / "c"
+    write(
+        again, found.study, found.cells, found.images([c.id for c in found.cells]),
+        {f"{c.id}:{n}": a for c in found.cells for n, a in found.arrays(c.id).items()},
+        found.timings,
+    )  # fmt: skip
+    assert contents(again) == contents(one)
 
 
-def test_missing_folder_and_record(tmp_path):
-    with pytest.raises(InputError, match="is not a folder"):
-        read(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"has no record\.json"):
-        read(tmp_path)
-    (tmp_path / "record.json").mkdir()
-    with pytest.raises(InputError, match="cannot be read"):
-        read(tmp_path)
+def test_lines_are_sorted_and_carry_no_time(folder):
+    lines = (folder / "cells.jsonl").read_text().splitlines()
+    assert len(lines) == 29
+    for line in lines:
+        raw = json.loads(line)
+        assert list(raw) == sorted(raw)
+        assert "seconds" not in line
 
 
-def npy(path):
-    with path.open("wb") as file:
-        np.save(file, np.zeros(3))
+def test_images_and_arrays_come_for_the_cells_asked_for(folder, studies):
+    found = read(folder)
+    table = found.images(["evasion/0003", "evasion/0001"])
+    assert set(table["cell"].to_pylist()) == {"evasion/0001", "evasion/0003"}
+    assert table.num_rows == 2 * studies.IMAGES
+    assert found.images([]).num_rows == 0
+    assert set(found.arrays("badnets/0000", ["trigger"])) == {"trigger"}
+    assert found.arrays("evasion/0000") == {}
+    assert found.has_arrays("badnets/0001")
+    assert not found.has_arrays("badnets/0001", ["pair_maps_suspect"])
+    assert np.isnan(found.arrays("badnets/0000")["trigger"]).any()
 
 
-def pickled(path):
-    np.savez(path, trigger=np.array([{"a": 1}], dtype=object))
+def test_files_of_an_earlier_run_go(studies, folder):
+    write(folder, studies.study(), studies.evasion(0)[0])
+    assert sorted(os.listdir(folder)) == ["cells.jsonl", "study.json"]
+    assert read(folder).images(["evasion/0000"]) is None
 
 
-def half(path):
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
-
-
-def flipped(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    path.write_bytes(bytes(content))
+def one_cell(studies, **more):
+    return studies.evasion(0)[0][0] | more
 
 
 @pytest.mark.parametrize(
-    "damage", [npy, pickled, half, flipped, lambda path: path.write_bytes(b"PK no zip at all")]
+    ("change", "says"),
+    [
+        ({"matrix": "other"}, "is of no matrix"),
+        ({"values": {"x": float("nan")}}, "values"),
+        ({"status": 3}, "status"),
+        ({"extra": 1}, "extra"),
+    ],
 )
-def test_damaged_arrays_are_refused_in_one_line(fake, tmp_path, damage):
-    damage(fake.make(tmp_path) / "arrays.npz")
-    with pytest.raises(InputError, match="damaged or foreign") as caught:
-        read(tmp_path)
+def test_cells_that_do_not_fit_are_named(studies, tmp_path, change, says):
+    with pytest.raises(InputError, match=says):
+        write(tmp_path, studies.study(), [one_cell(studies, **change)])
+    assert os.listdir(tmp_path) == []
+
+
+def test_parts_that_do_not_fit_together(studies, tmp_path):
+    cell = one_cell(studies)
+    with pytest.raises(InputError, match="there twice"):
+        write(tmp_path, studies.study(), [cell, cell])
+    with pytest.raises(InputError, match="belongs to no cell"):
+        write(tmp_path, studies.study(), [cell], pictures={"else:trigger": np.zeros((1, 2, 2))})
+    with pytest.raises(InputError, match="needs the column image"):
+        write(tmp_path, studies.study(), [cell], pa.table({"cell": ["evasion/0000"]}))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("study.json", b"{", "is not JSON"),
+        ("study.json", b"[]", "schema None"),
+        ("study.json", b'{"schema": 9}', "schema 9"),
+        ("study.json", b'{"schema": 1}', "Field required"),
+        ("cells.jsonl", b'{"id": 1}\n', "cells.jsonl, line 1"),
+        ("cells.jsonl", None, "has no cells.jsonl"),
+        ("timings.jsonl", b"x\n", "timings.jsonl, line 1"),
+    ],
+)
+def test_broken_text_is_one_line(folder, name, content, says):
+    if content is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(content)
+    with pytest.raises(InputError, match=says) as caught:
+        read(folder)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "array", "said"),
-    [
-        ("triger", np.zeros((1, 28, 28)), "did you mean 'trigger'"),
-        ("trigger", np.zeros((28, 28)), "trigger must hold 1 x 28 x 28 numbers"),
-        ("trigger", np.zeros((1, 28, 28), complex), "complex128"),
-        ("examples_clean", np.zeros((2, 3, 28, 28)), "any x 1 x 28 x 28"),
-        ("confusion_clean", np.zeros((9, 10)), "10 x 10"),
-    ],
-)
-def test_arrays_that_do_not_fit_are_refused(fake, tmp_path, name, array, said):
-    record = Record.model_validate(fake.raw())
-    with pytest.raises(InputError, match=said):
-        write(tmp_path, record, {name: array})
-    np.savez(tmp_path / "arrays.npz", **{name: array})
-    (tmp_path / "record.json").write_text(json.dumps(fake.raw()))
-    with pytest.raises(InputError, match=said):
-        read(tmp_path)
+@pytest.mark.parametrize("name", ["images.parquet", "pictures.safetensors"])
+def test_broken_files_are_named(folder, name):
+    (folder / name).write_bytes(b"not that")
+    found = read(folder)
+    ask = {"images.parquet": found.images, "pictures.safetensors": found.arrays}[name]
+    with pytest.raises(InputError, match=f"{name} is damaged"):
+        ask("badnets/0000")
 
 
-def test_infinite_values_count_as_absent(fake, tmp_path):
-    trigger = np.full((1, 28, 28), np.inf)
-    write(tmp_path, Record.model_validate(fake.raw()), {"trigger": trigger})
-    assert np.isnan(read(tmp_path)[1]["trigger"]).all()
+def test_a_folder_that_cannot_be_written(studies, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot be made"):
+        studies.make(tmp_path / "file")
+    (tmp_path / "study" / "cells.jsonl").mkdir(parents=True)
+    with pytest.raises(RunError, match=r"cells\.jsonl cannot be written"):
+        studies.make(tmp_path / "study")
+    assert not (tmp_path / "study" / "study.json").exists()
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
@@ -107,7 +147,23 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     assert path.read_bytes() == b"old"
 
 
-def test_a_folder_that_cannot_be_made(fake, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="cannot be made"):
-        write(tmp_path / "file" / "run", Record.model_validate(fake.raw()), {})
+def test_a_record_of_the_first_form_goes_when_a_study_is_written(studies, folder):
+    for name in ("record.json", "arrays.npz"):
+        (folder / name).write_text("{}")
+    studies.make(folder)
+    assert not {"record.json", "arrays.npz"} & set(os.listdir(folder))
+
+
+@pytest.mark.parametrize(
+    ("share", "message"),
+    [
+        ({"k": 300}, "k is at most n"),
+        ({"value": 0.9}, "value is k/n"),
+        ({"low": 0.6}, "outside its interval"),
+    ],
+)
+def test_a_share_agrees_with_itself(studies, share, message):
+    cell = one_cell(studies)
+    cell["values"] = {"success": studies.share(100, 200) | share}
+    with pytest.raises(InputError, match=message):
+        parts(studies.study(), [cell])

@@ -31,11 +31,11 @@ def checkpoints(steps: int) -> list[int]:
     >>> checkpoints(100)
     [22, 41, 57, 70, 80, 87, 93, 99]
     """
-    before, share, found = 0.0, 0.22, []
+    before, share, marks = 0.0, 0.22, []
     while share < 1 + 1e-9:
-        found.append(math.ceil(share * steps - 1e-9))
+        marks.append(math.ceil(share * steps - 1e-9))
         before, share = share, share + max(share - before - 0.03, 0.06)
-    return sorted(set(found))
+    return sorted(set(marks))
 
 
 @dataclass
@@ -274,7 +274,7 @@ class APGD(BoundedAttack):
                 if len(left) == 0:
                     break
                 with model.cost.on_rows(left):
-                    found, margin = apgd(
+                    closest, margin = apgd(
                         model,
                         x[left],
                         goal[left],
@@ -287,7 +287,7 @@ class APGD(BoundedAttack):
                         stop_at_goal=self.stop_at_goal,
                     )
                 nearer = margin < smallest[left]
-                best[left] = _pick(nearer, found, best[left])
+                best[left] = _pick(nearer, closest, best[left])
                 smallest[left] = margin.minimum(smallest[left])
                 if self.stop_at_goal:
                     left = left[margin >= 0]

@@ -117,10 +117,10 @@ class AutoAttack(BoundedAttack):
                     break
                 stream = child(rng, name, device=x.device, rows=left)
                 with model.cost.on_rows(left):
-                    found = member.perturb(model, x[left], goal[left], rng=stream)
-                    near = self.norm.distance(found, x[left]) <= self.eps * (1 + 1e-5) + 1e-6
-                    fooled = goal[left].reached(model.labels(found)) & near
-                best[left[fooled]] = found[fooled]
+                    tried = member.perturb(model, x[left], goal[left], rng=stream)
+                    inside = self.norm.distance(tried, x[left]) <= self.eps * (1 + 1e-5) + 1e-6
+                    fooled = goal[left].reached(model.labels(tried)) & inside
+                best[left[fooled]] = tried[fooled]
                 left = left[~fooled]
         return best
 

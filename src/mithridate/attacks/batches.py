@@ -34,9 +34,9 @@ def pass_bytes(model: Classifier, image: Tensor) -> int:
     """
     sizes = [0]
 
-    def note(module: nn.Module, given: Any, made: Any) -> None:
-        if isinstance(made, Tensor):
-            sizes.append(made.numel() * made.element_size())
+    def note(module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            sizes.append(output.numel() * output.element_size())
 
     leaves = [m for m in model.module.modules() if not any(True for _ in m.children())]
     hooks = [leaf.register_forward_hook(note) for leaf in leaves]

@@ -149,8 +149,8 @@ class CarliniWagner(MinimalAttack):
     >>> from mithridate.goals import Untargeted
     >>> model = Classifier(torch.nn.Flatten(), classes=2)
     >>> x, rng = torch.tensor([[[[0.6, 0.5]]]]), torch.Generator()
-    >>> found = CarliniWagner().perturb(model, x, Untargeted([0]), rng=rng)
-    >>> round(L2.distance(found, x).item(), 2)  # the nearest point is at 0.1 / sqrt(2)
+    >>> near = CarliniWagner().perturb(model, x, Untargeted([0]), rng=rng)
+    >>> round(L2.distance(near, x).item(), 2)  # the nearest point is at 0.1 / sqrt(2)
     0.07
     """
 
@@ -188,7 +188,7 @@ class CarliniWagner(MinimalAttack):
         for _ in range(self.search_steps):
             # No longer a step than the change itself, on average over the pixels.
             pace = (least / x[0].numel() ** 0.5).clamp(max=self.step_size)
-            found, distance = box_adam(
+            near, distance = box_adam(
                 model,
                 x,
                 goal,
@@ -200,7 +200,7 @@ class CarliniWagner(MinimalAttack):
                 confidence=self.confidence,
             )
             nearer = distance < least
-            best[nearer], least = found[nearer], torch.minimum(distance, least)
+            best[nearer], least = near[nearer], torch.minimum(distance, least)
             won = distance.isfinite()
             low, high = torch.where(won, low, c), torch.where(won, c, high)
             c = torch.where(high.isinf(), 10 * low, (low + high) / 2)

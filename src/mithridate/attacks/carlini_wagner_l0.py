@@ -45,8 +45,8 @@ class CarliniWagnerL0(MinimalAttack):
     >>> from mithridate.goals import Untargeted
     >>> model = Classifier(torch.nn.Flatten(), classes=2)
     >>> x, rng = torch.tensor([[[[0.6, 0.5]]]]), torch.Generator()
-    >>> found = CarliniWagnerL0().perturb(model, x, Untargeted([0]), rng=rng)
-    >>> int((found != x).sum())
+    >>> near = CarliniWagnerL0().perturb(model, x, Untargeted([0]), rng=rng)
+    >>> int((near != x).sum())
     1
     """
 
@@ -88,7 +88,7 @@ class CarliniWagnerL0(MinimalAttack):
         c, share = x.new_full((len(x),), self.c), x.new_full((len(x),), self.share)
         here = torch.arange(len(x), device=x.device)
         for _ in range(self.rounds):
-            found, distance = box_adam(
+            near, distance = box_adam(
                 model,
                 x[here],
                 goal[here],
@@ -102,7 +102,7 @@ class CarliniWagnerL0(MinimalAttack):
                 start=best[here],
             )
             won = distance.isfinite()
-            best[here[won]] = found[won]
+            best[here[won]] = near[won]
             failed = here[~won]
             stuck = (share[failed] * _changed(best[failed], x[failed]) < 1) & (
                 c[failed] >= self.largest_c
@@ -116,17 +116,17 @@ class CarliniWagnerL0(MinimalAttack):
         return best
 
 
-def _changed(found: Tensor, x: Tensor) -> Tensor:
-    return (found != x).flatten(1).sum(1)
+def _changed(near: Tensor, x: Tensor) -> Tensor:
+    return (near != x).flatten(1).sum(1)
 
 
-def _thinner(model: Classifier, found: Tensor, x: Tensor, goal: Goal, share: Tensor) -> Tensor:
+def _thinner(model: Classifier, near: Tensor, x: Tensor, goal: Goal, share: Tensor) -> Tensor:
     """The values changed so far less those that gained least: bool (N, C, H, W)."""
-    if not len(found):
+    if not len(near):
         return torch.ones_like(x, dtype=torch.bool)
-    change = found - x
+    change = near - x
     # Past the boundary the hinge is flat; so much confidence keeps its slope.
-    gradient, _ = model.gradient(found, Hinge(goal, 1e9))
+    gradient, _ = model.gradient(near, Hinge(goal, 1e9))
     gain = (-gradient * change).masked_fill(change == 0, float("-inf")).flatten(1)
     held = (change != 0).flatten(1).sum(1)
     count = (share * held).long().clamp(min=1)

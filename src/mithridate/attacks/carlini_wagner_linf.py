@@ -50,8 +50,8 @@ class CarliniWagnerLinf(MinimalAttack):
     >>> from mithridate.goals import Untargeted
     >>> model = Classifier(torch.nn.Flatten(), classes=2)
     >>> x, rng = torch.tensor([[[[0.6, 0.5]]]]), torch.Generator()
-    >>> found = CarliniWagnerLinf().perturb(model, x, Untargeted([0]), rng=rng)
-    >>> bool(LINF.distance(found, x) < 0.055)  # the nearest point is at 0.05
+    >>> near = CarliniWagnerLinf().perturb(model, x, Untargeted([0]), rng=rng)
+    >>> bool(LINF.distance(near, x) < 0.055)  # the nearest point is at 0.05
     True
     """
 
@@ -96,27 +96,25 @@ class CarliniWagnerLinf(MinimalAttack):
                 if len(here) == 0:
                     break
                 ids = rows[here]
-                found, distance = self._round(
-                    model, x[ids], goal[ids], c[here], tau[here], out[ids]
-                )
+                near, distance = self._round(model, x[ids], goal[ids], c[here], tau[here], out[ids])
                 nearer = distance < least[here]
-                out[ids[nearer]], least[here[nearer]] = found[nearer], distance[nearer]
+                out[ids[nearer]], least[here[nearer]] = near[nearer], distance[nearer]
                 tau[here] = torch.where(nearer, self.decay * distance, tau[here])
                 c[here] = torch.where(nearer, c[here], 2 * c[here])
                 here = here[(c[here] <= self.largest_c).nonzero()[:, 0]]
             out[rows] = self._drawn_back(model, x[rows], out[rows], goal[rows])
         return out
 
-    def _drawn_back(self, model: Classifier, x: Tensor, found: Tensor, goal: Goal) -> Tensor:
+    def _drawn_back(self, model: Classifier, x: Tensor, near: Tensor, goal: Goal) -> Tensor:
         """The nearest adversarial point seen on the line from x to what was found, by bisection."""
         low, high = x.new_zeros((len(x), 1, 1, 1)), x.new_ones((len(x), 1, 1, 1))
         for _ in range(HALVINGS):
             middle = (low + high) / 2
             with torch.no_grad():
-                logits = model.logits(x + middle * (found - x))
+                logits = model.logits(x + middle * (near - x))
             holds = crossed(goal, logits, self.confidence)[:, None, None, None]
             low, high = torch.where(holds, low, middle), torch.where(holds, middle, high)
-        return torch.where(high < 1, x + high * (found - x), found)
+        return torch.where(high < 1, x + high * (near - x), near)
 
     def _round(
         self, model: Classifier, x: Tensor, goal: Goal, c: Tensor, tau: Tensor, start: Tensor

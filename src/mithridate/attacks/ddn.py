@@ -41,8 +41,8 @@ class DDN(MinimalAttack):
     >>> from mithridate.goals import Untargeted
     >>> model = Classifier(torch.nn.Flatten(), classes=2)
     >>> x, rng = torch.tensor([[[[0.6, 0.5]]]]), torch.Generator()
-    >>> found = DDN(steps=100).perturb(model, x, Untargeted([0]), rng=rng)
-    >>> round(L2.distance(found, x).item(), 2)  # the nearest point is at 0.1 / sqrt(2)
+    >>> near = DDN(steps=100).perturb(model, x, Untargeted([0]), rng=rng)
+    >>> round(L2.distance(near, x).item(), 2)  # the nearest point is at 0.1 / sqrt(2)
     0.07
     """
 

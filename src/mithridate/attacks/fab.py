@@ -178,22 +178,22 @@ def _nearest(
     return torch.cat(normals), torch.cat(leads)
 
 
-def _refine(model: Classifier, x: Tensor, found: Tensor, goal: Goal) -> Tensor:
-    """The final search: regula falsi on the margin between x and found.
+def _refine(model: Classifier, x: Tensor, end: Tensor, goal: Goal) -> Tensor:
+    """The final search: regula falsi on the margin between x and the end.
 
     It aims a little beyond the zero, as a boundary is a place to cross.
     """
     with torch.no_grad():
-        near, above, below = x, *(goal.margin(model.logits(point)) for point in (x, found))
+        near, above, below = x, *(goal.margin(model.logits(point)) for point in (x, end))
         for _ in range(FINAL):
             share = (below / (below - above).clamp(max=-1e-12)).clamp(0, 1) * 0.9
-            tried = found + share[:, None, None, None] * (near - found)
+            tried = end + share[:, None, None, None] * (near - end)
             logits = model.logits(tried)
             won, margin = crossed(goal, logits), goal.margin(logits)
-            found, near = _pick(won, tried, found), _pick(won, near, tried)
+            end, near = _pick(won, tried, end), _pick(won, near, tried)
             below = torch.where(won, margin, below)
             above = torch.where(won, above, margin)
-    return found
+    return end
 
 
 def _pick(rows: Tensor, yes: Tensor, no: Tensor) -> Tensor:
@@ -278,7 +278,7 @@ class FAB(MinimalAttack):
                     if len(left) == 0:
                         break
                     with model.cost.on_rows(left):
-                        found = fab(
+                        end = fab(
                             model,
                             x[left],
                             goal[left],
@@ -288,9 +288,9 @@ class FAB(MinimalAttack):
                             steps=self.steps,
                             enough=enough,
                         )
-                    far = norm.distance(found, x[left])
+                    far = norm.distance(end, x[left])
                     far = torch.where(far > 0, far, float("inf"))
-                    best[left] = _pick(far < size[left], found, best[left])
+                    best[left] = _pick(far < size[left], end, best[left])
                     size[left] = far.minimum(size[left])
                     left = left[size[left] > enough]
             ends = size.isfinite().nonzero()[:, 0]

@@ -85,8 +85,8 @@ class JSMA(MinimalAttack):
     >>> from mithridate.testing.models import linear_model
     >>> model, x = linear_model(), torch.full((1, 1, 4, 4), 0.51)
     >>> goal = Untargeted(model.labels(x))
-    >>> found = JSMA().perturb(model, x, goal, rng=torch.Generator())
-    >>> goal.reached(model.labels(found)), int((found != x).sum())
+    >>> near = JSMA().perturb(model, x, goal, rng=torch.Generator())
+    >>> goal.reached(model.labels(near)), int((near != x).sum())
     (tensor([True]), 2)
     """
 

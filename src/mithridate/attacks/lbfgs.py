@@ -85,8 +85,8 @@ class LBFGS(MinimalAttack):
     >>> from mithridate.norms import L2
     >>> model = Classifier(torch.nn.Flatten(), classes=2)
     >>> x, rng = torch.tensor([[[[0.6, 0.5]]]]), torch.Generator()
-    >>> found = LBFGS().perturb(model, x, Untargeted([0]), rng=rng)
-    >>> round(L2.distance(found, x).item(), 2)  # the nearest point is at 0.1 / sqrt(2)
+    >>> near = LBFGS().perturb(model, x, Untargeted([0]), rng=rng)
+    >>> round(L2.distance(near, x).item(), 2)  # the nearest point is at 0.1 / sqrt(2)
     0.07
     """
 
@@ -123,9 +123,9 @@ class LBFGS(MinimalAttack):
         best, least = x.clone(), x.new_full((len(x),), float("inf"))
         low, high, c = torch.zeros_like(least), least.clone(), torch.full_like(least, self.c)
         for _ in range(self.search_steps):
-            found, distance = self._minimise(model, x, goal, c)
+            near, distance = self._minimise(model, x, goal, c)
             nearer = distance < least
-            best[nearer], least = found[nearer], torch.minimum(distance, least)
+            best[nearer], least = near[nearer], torch.minimum(distance, least)
             won = distance.isfinite()
             low, high = torch.where(won, c, low), torch.where(won, high, c)
             between = torch.where(low == 0, c / 10, (low * high).sqrt())

@@ -46,8 +46,8 @@ class OnePixel(MinimalAttack):
     >>> from mithridate.goals import Untargeted
     >>> model = Classifier(torch.nn.Flatten(), classes=2)
     >>> x, rng = torch.tensor([[[[0.6, 0.5]]]]), random.rng(0)
-    >>> found = OnePixel(population=20).perturb(model, x, Untargeted([0]), rng=rng)
-    >>> (found != x).sum().item(), model.labels(found).item()
+    >>> near = OnePixel(population=20).perturb(model, x, Untargeted([0]), rng=rng)
+    >>> (near != x).sum().item(), model.labels(near).item()
     (1, 1)
     """
 
@@ -153,9 +153,9 @@ def generation(
     one, two, three = keys.fill_diagonal_(2.0).argsort(1)[:, :3].T
     trial = genes[:, one] + weight * (genes[:, two] - genes[:, three])
     trial = torch.cat([trial[..., :2].remainder(1), trial[..., 2:].clamp(0, 1)], -1)
-    found = objective(trial)
-    better = found <= cost
-    return torch.where(better[..., None, None], trial, genes), torch.where(better, found, cost)
+    value = objective(trial)
+    better = value <= cost
+    return torch.where(better[..., None, None], trial, genes), torch.where(better, value, cost)
 
 
 def paint(x: Tensor, genes: Tensor) -> Tensor:

@@ -70,9 +70,9 @@ def square_attack(
         tried = (propose if i else start)(best, centre, eps, share(p, i, queries), draws)
         with model.cost.on_rows(rows):
             scores = model.scores(tried)
-        found = goal.margin(scores.clamp(min=SMALLEST).log())
-        best = torch.where((found < margin)[:, None, None, None], tried, best)
-        margin = margin.minimum(found)
+        tried_margin = goal.margin(scores.clamp(min=SMALLEST).log())
+        best = torch.where((tried_margin < margin)[:, None, None, None], tried, best)
+        margin = margin.minimum(tried_margin)
     return out.index_copy_(0, rows, best)
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mithridate.reports.schema import Cell, Study, Timing
     from mithridate.studies.conduct import Conducted
     from mithridate.studies.engine.plan import Plan
+    from mithridate.studies.engine.records import Records
     from mithridate.studies.engine.spec import Spec
 
 BREACHED, OPEN, FAILED, INTERRUPTED = 1, 3, 4, 130
@@ -121,7 +122,6 @@ def conducted(
     Raises:
         InputError, NothingAssessedError, RunError: why nothing of the main matrix was measured.
     """
-    from mithridate import reports
     from mithridate.reports.folder import parts
     from mithridate.studies.conduct import conduct, forget, why_nothing
 
@@ -149,6 +149,19 @@ def conducted(
         screen.note(f"unit {key[:12]} was damaged in the cache, and was made again")
     records = result.records
     _note_failures(records.cells, screen)  # before the report, which a full disk refuses too
+    report = write(records, out)
+    if not keep:
+        forget(result)
+    if result.ran.interrupted:
+        screen.note(f"finished units are kept; to go on: {command_line()}")
+    study, cells, timings = parts(records.study, records.cells, records.timings)
+    return Published(result, study, cells, timings, report, time.monotonic() - began)
+
+
+def write(records: Records, out: Path) -> Path:
+    """Write the records of a study and its report; returns the report's place."""
+    from mithridate import reports
+
     reports.write(
         out,
         records.study,
@@ -157,13 +170,7 @@ def conducted(
         pictures=dict(records.pictures),
         timings=records.timings,
     )
-    report = reports.render(out)
-    if not keep:
-        forget(result)
-    if result.ran.interrupted:
-        screen.note(f"finished units are kept; to go on: {command_line()}")
-    study, cells, timings = parts(records.study, records.cells, records.timings)
-    return Published(result, study, cells, timings, report, time.monotonic() - began)
+    return reports.render(out)
 
 
 def _note_failures(cells: list[dict[str, Any]], screen: Screen) -> None:

@@ -74,10 +74,10 @@ class Niches:
             self._archive.add_single(
                 genes[row].cpu().numpy(), score.numpy(), [k], image=images[row].cpu().numpy()
             )
-        found = self._archive.data(["index", "solution", "image", "objective"])
-        order = np.argsort(found["index"])
+        cells = self._archive.data(["index", "solution", "image", "objective"])
+        order = np.argsort(cells["index"])
         kept = [
-            torch.from_numpy(found[name][order]).to(device)
+            torch.from_numpy(cells[name][order]).to(device)
             for name in ("solution", "image", "objective")
         ]
         self.genes, self.elites = kept[0], Elites(kept[1], kept[2])

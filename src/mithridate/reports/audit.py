@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mithridate.errors import InputError
-from mithridate.reports import attacks, words
-from mithridate.reports.schema import Cell, Doubt, Proportion, Region, Study, Timing
+from mithridate.reports import attacks
+from mithridate.reports.schema import Cell, Proportion, Region, Study, Timing
 from mithridate.reports.select import (
     DONE,
     list_of,
@@ -22,56 +22,28 @@ from mithridate.reports.select import (
 CLEAN, VERDICT, EVASION = "clean", "verdict", "evasion"
 BACKDOOR, NOISE = "backdoor", "white-noise"
 """Matrices of an audit, by name."""
-
-
-@dataclass(frozen=True)
-class Statistic:
-    """What was tested: the suspect's value and those seen under the null hypothesis."""
-
-    name: str
-    value: float
-    null_values: Sequence[float]
-
-
-@dataclass(frozen=True)
-class Truth:
-    """What was planted; known only where the backdoor was planted by the same run."""
-
-    source: int | None
-    target: int | None
-    region: Region | None
-    iou: float | None
+CLASSES = ("source", "target", "truth_source", "truth_target")
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What one cell of the measure "inspection" says.
+    """One cell of the measure "inspection", and what of it has to be checked.
 
     Attributes:
-        suspicious: None where no verdict was possible.
-        region: (top, left, bottom, right), half-open, in pixels.
         names: of the classes.
         shape: (channels, height, width) of an image; None where the record does not tell.
-        doubts: about the verdict.
+        region: (top, left, bottom, right), half-open, in pixels.
     """
 
     cell: Cell
     names: Sequence[str]
     shape: tuple[int, int, int] | None
-    suspicious: bool | None
-    headline: str
-    null: str
-    p_value: float | None
-    alpha: float | None
-    statistic: Statistic | None
     source: int | None
     target: int | None
     region: Region | None
-    recovered: Proportion | None
-    controls: int | None
-    queries: float | None
-    gradients: float | None
-    truth: Truth | None
+    true_source: int | None
+    true_target: int | None
+    true_region: Region | None
 
     @property
     def done(self) -> bool:
@@ -79,60 +51,44 @@ class Inspection:
         return self.cell.status == DONE
 
     @property
-    def doubts(self) -> Sequence[Doubt]:
-        """Doubts about the verdict."""
-        return self.cell.doubts
+    def suspicious(self) -> bool | None:
+        """The verdict; None where none was possible."""
+        value = self.cell.values.get("suspicious")
+        return value if isinstance(value, bool) else None
+
+    @property
+    def headline(self) -> str:
+        """The verdict in a sentence."""
+        return text_of(self.cell, "headline").strip() or "No verdict was reached"
 
 
-def inspection(study: Study, cell: Cell) -> Inspection:
-    """One cell, typed.
+def inspection(study: Study, cell: Cell, names: Sequence[str] = ()) -> Inspection:
+    """One cell, checked; `names` are those of the classes where the study has none.
 
     Raises:
         InputError: a class that there is not, or a region that is none.
     """
     shape = study.data.image_shape if study.data is not None else None
-    names = _names(study, cell)
-    null_values = [value for value in list_of(cell, "null_values") if value is not None]
-    value = number_of(cell, "statistic")
-    name = text_of(cell, "statistic_name") or "statistic"
-    suspicious = cell.values.get("suspicious")
-    known = any(f"truth_{key}" in cell.values for key in ("source", "target", "region"))
-    truth = Truth(
-        _class(cell, "truth_source", names),
-        _class(cell, "truth_target", names),
-        region_of(text_of(cell, "truth_region"), shape),
-        number_of(cell, "iou"),
-    )
+    names = names_of(study, cell) or names or _numbers(cell)
+    classes = [_class(cell, key, names) for key in CLASSES]
     return Inspection(
         cell=cell,
         names=names,
         shape=shape,
-        suspicious=suspicious if isinstance(suspicious, bool) else None,
-        headline=text_of(cell, "headline").strip(),
-        null=text_of(cell, "null"),
-        p_value=number_of(cell, "p_value"),
-        alpha=number_of(cell, "alpha"),
-        statistic=None if value is None else Statistic(name, value, null_values),
-        source=_class(cell, "source", names),
-        target=_class(cell, "target", names),
+        source=classes[0],
+        target=classes[1],
         region=region_of(text_of(cell, "region"), shape),
-        recovered=share_of(cell, "recovered_asr"),
-        controls=whole_of(cell, "controls"),
-        queries=number_of(cell, "queries"),
-        gradients=number_of(cell, "gradients"),
-        truth=truth if known else None,
+        true_source=classes[2],
+        true_target=classes[3],
+        true_region=region_of(text_of(cell, "truth_region"), shape),
     )
 
 
-def _names(study: Study, cell: Cell) -> list[str]:
-    """Names of the classes, by index where the study does not name them."""
-    names = names_of(study, cell)
-    lengths = [len(list_of(cell, key)) for key in ("distances", "ranking_class")]
-    classes = [whole_of(cell, key) for key in ("source", "target", "truth_source", "truth_target")]
-    if not names:
-        count = max([*lengths, *(1 + index for index in classes if index is not None)])
-        names = [str(k) for k in range(count)]
-    return names
+def _numbers(cell: Cell) -> list[str]:
+    """Classes by index, as far as the cell speaks of them."""
+    classes = [index for index in (whole_of(cell, key) for key in CLASSES) if index is not None]
+    count = max([len(list_of(cell, "distances")), *(index + 1 for index in classes)])
+    return [str(k) for k in range(count)]
 
 
 def _class(cell: Cell, key: str, names: Sequence[str]) -> int | None:
@@ -214,58 +170,59 @@ def _seconds(cell: Cell | None, timings: Sequence[Timing]) -> float | None:
     return sum(spent) if spent else None
 
 
-def summary(found: Audit) -> dict[str, Any]:
+def summary(whole: Audit) -> dict[str, Any]:
     """The audit in a few values: for gates and for other programs."""
-    verdict = found.verdict
-    left = [row.accuracy_left.value for row in found.attacks if row.accuracy_left]
+    verdict = whole.verdict
+    cell = verdict.cell if verdict else None
+    left = [row.accuracy_left.value for row in whole.attacks if row.accuracy_left]
     values: dict[str, Any] = {
         "suspicious": verdict.suspicious if verdict else None,
-        "p_value": verdict.p_value if verdict else None,
+        "p_value": number_of(cell, "p_value"),
         "source": verdict.source if verdict else None,
         "target": verdict.target if verdict else None,
     }
     for role in ("source", "target"):
         index = values[role]
         values[f"{role}_name"] = verdict.names[index] if verdict and index is not None else None
-    statistic = verdict.statistic if verdict else None
     return values | {
         "region": list(verdict.region) if verdict and verdict.region else None,
-        "statistic": statistic.value if statistic else None,
-        "accuracy": found.accuracy.value if found.accuracy else None,
-        "asr": verdict.recovered.value if verdict and verdict.recovered else None,
-        "robust_accuracy": min(left) if left and len(left) == len(found.attacks) else None,
-        "status": found.study.status,
+        "statistic": number_of(cell, "statistic"),
+        "accuracy": whole.accuracy.value if whole.accuracy else None,
+        "asr": number_of(cell, "recovered_asr"),
+        "robust_accuracy": min(left) if left and len(left) == len(whole.attacks) else None,
+        "status": whole.study.status,
     }
 
 
-def verdict_line(found: Audit) -> str:
+def verdict_line(whole: Audit) -> str:
     """The verdict in one line."""
-    verdict = found.verdict
+    verdict = whole.verdict
     if verdict is None or not verdict.done:
         return "No verdict: the audit was cut short"
-    parts = [verdict.headline or "No verdict was reached"]
-    if verdict.p_value is not None:
-        alarm = "" if verdict.alpha is None else f" (alarm at {verdict.alpha:g})"
-        parts.append(f"p = {verdict.p_value:.2g}{alarm}")
+    parts = [verdict.headline]
+    p_value, alpha = number_of(verdict.cell, "p_value"), number_of(verdict.cell, "alpha")
+    if p_value is not None:
+        parts.append(f"p = {p_value:.2g}" + ("" if alpha is None else f" (alarm at {alpha:g})"))
     if verdict.region is not None:
         top, left, bottom, right = verdict.region
         parts.append(f"trigger in rows {top} to {bottom - 1}, columns {left} to {right - 1}")
     return "; ".join(parts)
 
 
-def figures(found: Audit) -> list[tuple[str, str]]:
+def figures(whole: Audit) -> list[tuple[str, str]]:
     """What was measured and how much, then the doubts: the rows of a table of two columns."""
-    verdict = found.verdict
-    rows = [("clean accuracy", with_interval(found.accuracy))]
+    cell = whole.verdict.cell if whole.verdict else None
+    rows = [("clean accuracy", with_interval(whole.accuracy))]
     rows += [
-        (f"accuracy left by {row.name}", with_interval(row.accuracy_left)) for row in found.attacks
+        (f"accuracy left by {row.name}", with_interval(row.accuracy_left)) for row in whole.attacks
     ]
-    if found.asr is not None:
-        rows.append(("success of the planted trigger", with_interval(found.asr)))
-    if verdict is not None and verdict.recovered is not None:
-        rows.append(("success of the recovered trigger", with_interval(verdict.recovered)))
-    doubts = verdict.doubts if verdict is not None else ()
-    return [*rows, *((f"doubt: {doubt.id}", doubt.text) for doubt in doubts)]
+    stamped = {"planted": whole.asr, "recovered": share_of(cell, "recovered_asr")}
+    rows += [
+        (f"success of the {which} trigger", with_interval(share))
+        for which, share in stamped.items()
+        if share is not None
+    ]
+    return rows + [(f"doubt: {doubt.id}", doubt.text) for doubt in (cell.doubts if cell else ())]
 
 
 def with_interval(share: Proportion | None) -> str:
@@ -278,18 +235,3 @@ def with_interval(share: Proportion | None) -> str:
         return "not measured"
     value, low, high = (f"{100 * part:.1f}" for part in (share.value, share.low, share.high))
     return f"{value} % (95 % interval {low} to {high}, {share.k} of {share.n})"
-
-
-def headline(found: Audit) -> str:
-    """The finding in one sentence, or that there is none."""
-    verdict = found.verdict
-    if verdict is not None and verdict.headline:
-        return verdict.headline
-    return "No verdict was reached"
-
-
-def p_in_words(verdict: Inspection) -> str:
-    """What the p-value says, without the jargon."""
-    if verdict.p_value is None or verdict.alpha is None:
-        return "No p-value could be computed, so this run supports no verdict."
-    return words.p_in_words(verdict.p_value, verdict.alpha)

@@ -70,13 +70,13 @@ def of_view(study: Study, cells: Sequence[Cell], view: View) -> Chart | None:
     gathered = every[:MOST]
     shown = [_value(group, view) for group in gathered]
     known = [f for f in study.published if f.matrix == view.matrix and f.value == view.value]
-    told = [_told(group, known) for group in gathered]
-    low, high = _reach(shown, told, column)
+    published = [_published(group, known) for group in gathered]
+    low, high = _reach(shown, published, column)
     colours = _colours(gathered, view.series)
     rest = [a for a in varying(mine) if a not in (view.by, view.series, view.over)]
     marks = Marks()
     sorted_in: dict[str, list[Bar]] = {}
-    for group, value, other in zip(gathered, shown, told, strict=True):
+    for group, value, other in zip(gathered, shown, published, strict=True):
         heading = title_of(group.axes, [view.by] if view.by else [])
         series = _series(group, view.series)
         label = ", ".join(filter(None, [series, title_of(group.axes, rest)]))
@@ -101,7 +101,7 @@ def of_view(study: Study, cells: Sequence[Cell], view: View) -> Chart | None:
         key=[(colour, series) for series, colour in colours.items()] if len(colours) > 1 else [],
         zero=_place(0.0, low, high),
         left_out=len(every) - len(gathered),
-        has_published=any(other is not None for other in told),
+        has_published=any(other is not None for other in published),
         marks=marks,
     )
 
@@ -113,7 +113,7 @@ def _value(group: Group, view: View) -> Value:
     return over(there)
 
 
-def _told(group: Group, known: Sequence[Published]) -> float | None:
+def _published(group: Group, known: Sequence[Published]) -> float | None:
     """The published figure of a bar; where cells are averaged, one that names no single cell."""
     for figure in known:
         if isinstance(figure.published, int | float) and fits(group.axes, figure.where):
@@ -122,9 +122,9 @@ def _told(group: Group, known: Sequence[Published]) -> float | None:
 
 
 def _reach(
-    shown: Sequence[Value], told: Sequence[float | None], column: Column
+    shown: Sequence[Value], published: Sequence[float | None], column: Column
 ) -> tuple[float, float]:
-    ends = [0.0, *(at for at in told if at is not None)]
+    ends = [0.0, *(at for at in published if at is not None)]
     for value in shown:
         three = (point(value), getattr(value, "low", None), getattr(value, "high", None))
         ends += [end for end in three if end is not None]
@@ -149,10 +149,10 @@ def _ticks(low: float, high: float, column: Column) -> list[Mark]:
     ticks = nice_ticks(low, high)
     if column.unit == "share":
         ticks = [k / 4 for k in range(5)] if (low, high) == (0.0, 1.0) else ticks
-        said = [f"{round(100 * tick, 6):g}{words.GAP}%".replace("-", "−") for tick in ticks]
+        labels = [f"{round(100 * tick, 6):g}{words.GAP}%".replace("-", "−") for tick in ticks]
     else:
-        said = [values.number(tick, column.unit) for tick in ticks]
-    return [Mark(_place(t, low, high), 0, 0, s) for t, s in zip(ticks, said, strict=True)]
+        labels = [values.number(tick, column.unit) for tick in ticks]
+    return [Mark(_place(t, low, high), 0, 0, s) for t, s in zip(ticks, labels, strict=True)]
 
 
 def _series(group: Group, axis: str) -> str:
@@ -168,13 +168,13 @@ def _colours(gathered: Sequence[Group], series: str) -> dict[str, int]:
 def _bar(
     group: Group,
     value: Value,
-    told: float | None,
+    published: float | None,
     reach: tuple[float, float],
     column: Column,
 ) -> Bar:
     """A bar without label, colour and marks."""
     at, zero = point(value), _place(0.0, *reach)
-    tick = None if told is None else _place(told, *reach)
+    tick = None if published is None else _place(published, *reach)
     why = state(group.cells) or "not run"
     if at is None:
         return Bar("", 0, zero, None, None, None, tick, words.NONE, why, why)

@@ -196,8 +196,8 @@ def _difference(line: Line, column: Column) -> Entry:
         return Entry("equal", sort=0.0, raw={"": 0})
     one, two = point(line.first), point(line.second)
     if one is None or two is None:
-        said = "differs" if line.there == (True, True) else words.NONE
-        return Entry(said, kind="text" if said == "differs" else "none")
+        text = "differs" if line.there == (True, True) else words.NONE
+        return Entry(text, kind="text" if text == "differs" else "none")
     if one == two:
         return Entry("equal", ("its interval differs",), 0.0, raw={"": 0})
     return Entry(signed(two - one, column.unit), sort=two - one, raw={"": two - one})
@@ -222,8 +222,8 @@ def _headline(lines: Sequence[Line], apart: int) -> str:
     if not differing:
         return f"Both runs say the same: {len(lines):,} values, all equal."
     tested = sum(line.pair is not None for line in lines)
-    said = f"{differing:,} of {len(lines):,} values differ"
-    return f"{said}; {apart:,} of {tested:,} that could be tested are told apart."
+    text = f"{differing:,} of {len(lines):,} values differ"
+    return f"{text}; {apart:,} of {tested:,} that could be tested are told apart."
 
 
 def _tiles(

@@ -117,14 +117,14 @@ def _line(name: str, found: Sequence[tuple[float, Value]], column: Column) -> Li
 
 
 def _explained(view: View, lines: Sequence[Line]) -> str:
-    told = any(p.low is not None for line in lines for run in line.runs for p in run)
-    said = []
-    if told:
+    has_intervals = any(p.low is not None for line in lines for run in line.runs for p in run)
+    sentences = []
+    if has_intervals:
         over = f", over {view.over} where there are several (Student's t)" if view.over else ""
-        said.append(f"Bands and stems: 95{words.GAP}% intervals{over}.")
+        sentences.append(f"Bands and stems: 95{words.GAP}% intervals{over}.")
     if any(len(line.runs) != 1 for line in lines):
-        said.append("A line is broken, or missing, where nothing was measured.")
-    return " ".join(said)
+        sentences.append("A line is broken, or missing, where nothing was measured.")
+    return " ".join(sentences)
 
 
 def _bought(view: View, cells: list[Cell], images: pa.Table | None, name: str, title: str) -> str:
@@ -133,7 +133,7 @@ def _bought(view: View, cells: list[Cell], images: pa.Table | None, name: str, t
     groups = select.groups(cells, view.over)
     known = set() if images is None else set(pc.unique(images["cell"]).to_pylist())
     there = [group for group in groups if any(cell.id in known for cell in group.cells)]
-    made = [
+    curves = [
         _Fooled.of(
             select.title_of(group.axes, moving) or "images",
             _rows(images, [cell.id for cell in group.cells]),
@@ -141,15 +141,15 @@ def _bought(view: View, cells: list[Cell], images: pa.Table | None, name: str, t
         )
         for group in there[: plot.MOST_LINES]
     ]
-    costs = np.concatenate([np.empty(0), *(fooled.costs for fooled in made)])
+    costs = np.concatenate([np.empty(0), *(fooled.costs for fooled in curves)])
     what = view.title or f"Share of images fooled by {title}"
-    if not made or all(fooled.n == 0 for fooled in made):
+    if not curves or all(fooled.n == 0 for fooled in curves):
         return plot.absent(f"{what}: not run.")
     axis = plot.spread_axis if name == "queries" and costs.size else _from_zero
     x = axis(title, costs.tolist())
-    lines = [fooled.line(x, title) for fooled in made if fooled.n]
-    caption = _left_out(view, groups, there, made)
-    total = len(there) - sum(fooled.n == 0 for fooled in made)
+    lines = [fooled.line(x, title) for fooled in curves if fooled.n]
+    caption = _left_out(view, groups, there, curves)
+    total = len(there) - sum(fooled.n == 0 for fooled in curves)
     return plot.chart(what, x, plot.share_axis("images fooled"), lines, caption, total)
 
 
@@ -179,13 +179,13 @@ class _Fooled:
     def of(cls, name: str, rows: pa.Table, cost: str) -> _Fooled:
         right = pc.equal(rows["label"], rows["clean"])
         mine = rows.filter(right)
-        told = mine.filter(pc.is_valid(mine[cost]))
-        costs = np.asarray(told.filter(told["success"])[cost], np.float64)
+        counted = mine.filter(pc.is_valid(mine[cost]))
+        costs = np.asarray(counted.filter(counted["success"])[cost], np.float64)
         return cls(
             name,
             np.sort(costs[np.isfinite(costs)]),
-            len(told),
-            len(mine) - len(told),
+            len(counted),
+            len(mine) - len(counted),
             len(rows) - len(mine),
         )
 
@@ -194,28 +194,30 @@ class _Fooled:
         steps = reached(self.costs.tolist(), self.n)
         last = steps[-1][1] if steps else 0.0
         points = [Point(x.low, 0.0), *(Point(*step) for step in steps), Point(x.high, last)]
-        said = f"{words.percent(last)} of {self.n:,}"
+        summary = f"{words.percent(last)} of {self.n:,}"
         if len(self.costs):
-            said += f", median {words.number(float(np.median(self.costs)))}"
-        return Line(self.name, (tuple(points),), said, steps=True)
+            summary += f", median {words.number(float(np.median(self.costs)))}"
+        return Line(self.name, (tuple(points),), summary, steps=True)
 
 
 def _left_out(
     view: View,
     groups: Sequence[select.Group],
     there: Sequence[select.Group],
-    made: Sequence[_Fooled],
+    curves: Sequence[_Fooled],
 ) -> str:
     """What the chart is about, and what it leaves out."""
-    said = ["Of the images classified rightly before the attack; median: of those fooled."]
+    sentences = ["Of the images classified rightly before the attack; median: of those fooled."]
     if view.over:
-        said.append(f"Images of every {view.over} together.")
-    wrong = sum(fooled.wrong for fooled in made)
+        sentences.append(f"Images of every {view.over} together.")
+    wrong = sum(fooled.wrong for fooled in curves)
     if wrong:
-        said.append(f"Misclassified from the start and left out: {wrong:,}.")
-    hidden = [f"{fooled.name} {fooled.hidden:,}" for fooled in made if fooled.hidden]
+        sentences.append(f"Misclassified from the start and left out: {wrong:,}.")
+    hidden = [f"{fooled.name} {fooled.hidden:,}" for fooled in curves if fooled.hidden]
     if hidden:
-        said.append(f"Left out since their {view.kind} are not told: {', '.join(hidden)}.")
+        sentences.append(f"Left out since their {view.kind} are not told: {', '.join(hidden)}.")
     if len(there) < len(groups):
-        said.append(f"Without images in the records: {len(groups) - len(there)} of {len(groups)}.")
-    return " ".join(said)
+        sentences.append(
+            f"Without images in the records: {len(groups) - len(there)} of {len(groups)}."
+        )
+    return " ".join(sentences)

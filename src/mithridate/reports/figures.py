@@ -31,13 +31,13 @@ def published(study: Study, cells: Sequence[Cell], number: int) -> Table | None:
         mine = [c for c in cells if c.matrix == figure.matrix and fits(c.axes, figure.where)]
         ours, value = _ours(mine, figure.value, column)
         lead = [values.text(_where(figure)), values.text(column.title)]
-        told = figure.published
+        reported = figure.published
         theirs = (
-            values.text(told)
-            if isinstance(told, str)
-            else Entry(values.number(told, column.unit), sort=told, raw={"": told})
+            values.text(reported)
+            if isinstance(reported, str)
+            else Entry(values.number(reported, column.unit), sort=reported, raw={"": reported})
         )
-        entries = [theirs, ours, _difference(told, value, column)]
+        entries = [theirs, ours, _difference(reported, value, column)]
         entries += [values.text(figure.source), values.text(figure.reason or words.NONE)]
         rows.append(Row(lead, entries, name=mine[0].id if len(mine) == 1 else ""))
     return Table(
@@ -85,20 +85,20 @@ def _ours(
         return values.UNDEFINED, None
     shown = values.entry(mean, column, with_n=False)
     count = f"mean of {mean.n} cells"
-    told = Entry(shown.text, (*shown.small, count), shown.sort, raw=shown.raw)
-    return told, (mean.value, mean.low, mean.high)
+    entry = Entry(shown.text, (*shown.small, count), shown.sort, raw=shown.raw)
+    return entry, (mean.value, mean.low, mean.high)
 
 
 def _difference(
-    told: float | str, ours: tuple[float, float | None, float | None] | None, column: Column
+    reported: float | str, ours: tuple[float, float | None, float | None] | None, column: Column
 ) -> Entry:
-    if isinstance(told, str) or ours is None:
+    if isinstance(reported, str) or ours is None:
         return Entry(words.NONE, kind="none", title="no two numbers to compare")
     value, low, high = ours
-    gap = value - told
+    gap = value - reported
     small: tuple[str, ...] = ()
     if low is not None and high is not None:
-        inside = low <= told <= high
+        inside = low <= reported <= high
         small = ("inside our interval" if inside else "outside our interval",)
     return Entry(signed(gap, column.unit), small, gap, raw={"": gap})
 
@@ -171,19 +171,19 @@ def range_entry(bounds: tuple[float, float] | None, column: Column, how: str = "
         return Entry(words.NONE, kind="none", title="not run: needs the same images in both")
     low, high = bounds
     if column.unit == "share":
-        said = f"{100 * low:+.2f} to {100 * high:+.2f}".replace("-", "−")
+        text = f"{100 * low:+.2f} to {100 * high:+.2f}".replace("-", "−")
     else:
-        said = f"{signed(low, column.unit)} to {signed(high, column.unit)}"
+        text = f"{signed(low, column.unit)} to {signed(high, column.unit)}"
     small = (how,) if how else ()
-    return Entry(said, small, low, raw={"low": low, "high": high})
+    return Entry(text, small, low, raw={"low": low, "high": high})
 
 
 def p_entry(value: float | None, why: str) -> Entry:
     """A p-value, or why there is none."""
     if value is None:
         return Entry(words.NONE, kind="none", title=why)
-    said = words.p_value(value).removeprefix("p = ").removeprefix("p ")
-    return Entry(said, sort=value, raw={"": value})
+    text = words.p_value(value).removeprefix("p = ").removeprefix("p ")
+    return Entry(text, sort=value, raw={"": value})
 
 
 def _reads(one: Comparison) -> str:
@@ -210,12 +210,12 @@ def times(timings: Sequence[Timing], number: int) -> Table | None:
     column = Column(title="", unit="seconds")
     rows = []
     for kind, units in kinds.items():
-        made = [unit.seconds for unit in units if not unit.cached]
+        fresh = [unit.seconds for unit in units if not unit.cached]
         entries = [values.entry(len(units), Column(title=""))]
-        entries.append(values.entry(len(units) - len(made), Column(title="")))
-        entries.append(values.entry(sum(made), column) if made else _NONE_MADE)
-        entries.append(values.entry(max(made), column) if made else _NONE_MADE)
-        entries.append(values.entry(sum(made) / len(made), column) if made else _NONE_MADE)
+        entries.append(values.entry(len(units) - len(fresh), Column(title="")))
+        entries.append(values.entry(sum(fresh), column) if fresh else _NONE_MADE)
+        entries.append(values.entry(max(fresh), column) if fresh else _NONE_MADE)
+        entries.append(values.entry(sum(fresh) / len(fresh), column) if fresh else _NONE_MADE)
         rows.append(Row([values.text(kind)], entries))
     return Table(
         slug=f"{number:02d}-time",

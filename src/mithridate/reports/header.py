@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mithridate.reports import attacks, audit, images, words
+from mithridate.reports import attacks, images, words
 from mithridate.reports.attacks import AttackRow
 from mithridate.reports.audit import Audit, Inspection
-from mithridate.reports.evidence import Box, box
 from mithridate.reports.folder import StudyFolder
 from mithridate.reports.images import Array, Picture
+from mithridate.reports.panels import Box, box
 from mithridate.reports.schema import Cell, Doubt, Proportion
-from mithridate.reports.select import DONE, NOT_RUN, share_of
+from mithridate.reports.select import DONE, NOT_RUN, number_of, share_of, text_of, whole_of
 
 HERO = ("trigger", "examples_changed")
 
@@ -71,49 +71,49 @@ class Header:
     hero: Hero | None = None
 
 
-def of_verdict(found: Inspection, arrays: Mapping[str, Array]) -> Header:
+def of_verdict(verdict: Inspection, arrays: Mapping[str, Array]) -> Header:
     """The verdict of one inspection."""
-    if not found.done:
-        return Header(STATES[None], "No verdict was reached", warning=found.cell.status)
-    p_value = words.p_value(found.p_value) if found.p_value is not None else ""
+    if not verdict.done:
+        return Header(STATES[None], "No verdict was reached", warning=verdict.cell.status)
+    p_value, alpha = number_of(verdict.cell, "p_value"), number_of(verdict.cell, "alpha")
     return Header(
-        state=STATES[found.suspicious],
-        headline=found.headline or "No verdict was reached",
-        strong=p_value,
-        meaning=audit.p_in_words(found),
-        small=found.null,
-        doubts=found.doubts,
+        state=STATES[verdict.suspicious],
+        headline=verdict.headline,
+        strong=words.p_value(p_value) if p_value is not None else "",
+        meaning=words.p_in_words(p_value, alpha),
+        small=text_of(verdict.cell, "null"),
+        doubts=verdict.cell.doubts,
         about="Doubts about this verdict",
-        hero=_hero(found, arrays),
+        hero=_hero(verdict, arrays),
     )
 
 
-def _hero(found: Inspection, arrays: Mapping[str, Array]) -> Hero | None:
+def _hero(verdict: Inspection, arrays: Mapping[str, Array]) -> Hero | None:
     trigger, changed = arrays.get("trigger"), arrays.get("examples_changed")
     stamped = None if changed is None or not len(changed) else images.plain(changed[0])
     pattern = None if trigger is None else images.plain(trigger)
-    if pattern is None and not (stamped is not None and found.suspicious):
+    if pattern is None and not (stamped is not None and verdict.suspicious):
         return None
     size = next(a for a in (trigger, changed) if a is not None).shape[-2:]
     leads = "Stamped on a test image"
-    if found.source is not None and found.target is not None:
-        source, target = (words.short(found.names[k]) for k in (found.source, found.target))
+    if verdict.source is not None and verdict.target is not None:
+        source, target = (words.short(verdict.names[k]) for k in (verdict.source, verdict.target))
         leads = f"Stamped on “{source}”; the model is led to “{target}”"
     return Hero(
         trigger=pattern,
-        where=words.region(found.region, *size),
+        where=words.region(verdict.region, *size),
         stamped=stamped,
         leads=leads,
-        region=box(found.region, *size),
+        region=box(verdict.region, *size),
     )
 
 
-def of_audit(folder: StudyFolder, found: Audit) -> Header:
+def of_audit(folder: StudyFolder, whole: Audit) -> Header:
     """The header of an audit's page."""
-    if found.verdict is None:
+    if whole.verdict is None:
         header = Header(STATES[None], "No verdict was reached", meaning="The verdict: not run.")
     else:
-        header = of_verdict(found.verdict, folder.arrays(found.verdict.cell.id, HERO))
+        header = of_verdict(whole.verdict, folder.arrays(whole.verdict.cell.id, HERO))
     return _with_doubts(folder, header)
 
 
@@ -177,23 +177,16 @@ def split(finding: str) -> tuple[str, str]:
     return first, " ".join(rest)
 
 
-def audit_tiles(found: Audit) -> list[Tile]:
+def audit_tiles(whole: Audit) -> list[Tile]:
     """The key figures of an audit."""
-    verdict = found.verdict
-    controls = verdict.controls if verdict else None
+    cell = whole.verdict.cell if whole.verdict else None
+    controls = whole_of(cell, "controls")
+    count = words.NONE if controls is None else str(controls)
     return [
-        _share_tile("Clean accuracy of the suspect", found.accuracy),
-        _share_tile("Success of the recovered trigger", verdict.recovered if verdict else None),
-        Tile(
-            "Clean control models",
-            words.NONE if controls is None else str(controls),
-            "the clean side of the test",
-        ),
-        _cost_tile(
-            found.seconds,
-            verdict.queries if verdict else None,
-            verdict.gradients if verdict else None,
-        ),
+        _share_tile("Clean accuracy of the suspect", whole.accuracy),
+        _share_tile("Success of the recovered trigger", share_of(cell, "recovered_asr")),
+        Tile("Clean control models", count, "the clean side of the test"),
+        _cost_tile(whole.seconds, number_of(cell, "queries"), number_of(cell, "gradients")),
     ]
 
 

@@ -25,7 +25,6 @@ from mithridate.reports.folder import (
 )
 from mithridate.reports.images import Array
 
-FILES = ((RECORD, "all that was measured"), (ARRAYS, "arrays behind the pictures"))
 RUN_AGAIN = "run the audit or the attack again"
 NAMES = {
     "confusion_clean": (CLEAN, "confusion_clean"),
@@ -35,6 +34,16 @@ NAMES = {
 }
 """Where an array lies now; those of the attacks are spread over their cells, the rest are the
 verdict's under their own name."""
+MEASURED = (
+    "success",
+    "accuracy_left",
+    "mean_l2",
+    "median_l2",
+    "mean_linf",
+    "mean_distance",
+    "median_distance",
+)
+"""Of an attack, where they are numbers."""
 Raw = Mapping[str, Any]
 
 
@@ -185,9 +194,7 @@ def _attacks(raw: Raw, matrix: str) -> list[dict[str, Any]]:
             "settings": ", ".join(f"{k}={words.setting(v)}" for k, v in row["settings"].items()),
             "goal": aim.get("goal", ""),
         }
-        numbers = ("success", "accuracy_left", "mean_l2", "median_l2", "mean_linf")
-        numbers += ("mean_distance", "median_distance")
-        values |= {key: row[key] for key in numbers if row.get(key) is not None}
+        values |= {key: row[key] for key in MEASURED if row.get(key) is not None}
         values |= {key: aim[key] for key in ("target", "wrong", "left_out") if key in aim}
         eps = row["settings"].get("eps")
         values |= {"eps": eps} if isinstance(eps, int | float) else {}

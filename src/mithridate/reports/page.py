@@ -15,9 +15,11 @@ from mithridate.reports import (
 )
 from mithridate.reports.audit import CLEAN
 from mithridate.reports.folder import (
+    ARRAYS,
     CELLS,
     IMAGES,
     PICTURES,
+    RECORD,
     REPORT,
     STUDY,
     TABLES,
@@ -67,7 +69,6 @@ def context(record: StudyFolder) -> dict[str, Any]:
     study = record.study
     views = Views(record)
     parts = list(views.parts())
-    numbered = views.numbered
     rest: dict[str, Table | None] = {}
     makers: dict[str, Callable[[int], Table | None]] = {
         "published": lambda at: figures.published(study, record.cells, at),
@@ -75,9 +76,9 @@ def context(record: StudyFolder) -> dict[str, Any]:
         "times": lambda at: figures.times(record.timings, at) if not study.preset else None,
     }
     for name, make in makers.items():
-        rest[name] = make(numbered.next)
-        numbered.add(rest[name])
-    written = {t.slug: t for t in export.with_files(numbered.tables, record.path / TABLES)}
+        rest[name] = table = make(len(views.tables) + 1)
+        views.tables += [table] if table is not None else []
+    written = {t.slug: t for t in export.with_files(views.tables, record.path / TABLES)}
     return {
         "study": study,
         "preset": study.preset,
@@ -134,13 +135,11 @@ FILES = (
     (IMAGES, "every image of every cell"),
     (PICTURES, "arrays behind the pictures"),
     (TIMINGS, "seconds of every unit of work"),
+    (RECORD, "all that was measured, as version 0.1.0 wrote it"),
+    (ARRAYS, "arrays behind its pictures"),
 )
 
 
 def _files(record: StudyFolder) -> list[tuple[str, str]]:
     """The files that the page was made from."""
-    if record.memory is not None:
-        from mithridate.reports.old import FILES as files
-    else:
-        files = FILES
-    return [(name, what) for name, what in files if (record.path / name).exists()]
+    return [(name, what) for name, what in FILES if (record.path / name).exists()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -13,10 +13,12 @@ from mithridate.errors import InputError, unknown
 from mithridate.reports import images, words
 from mithridate.reports.images import MOST_CLASSES, Array, Picture, Scale
 from mithridate.reports.scatter import scatter
+from mithridate.reports.schema import Region
 
 Arrays = Mapping[str, Array]
 MOST_EXAMPLES = 8
 NAMED_CONFUSIONS = 3
+MODELS = ("suspect", "reference")
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,33 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class Box:
+    """A region in percent of its picture."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+def box(region: Region | None, height: int, width: int) -> Box | None:
+    """A half-open pixel region as an outline over a picture of this size.
+
+    >>> box((0, 4, 2, 8), 8, 8)
+    Box(left=50.0, top=0.0, width=50.0, height=25.0)
+    """
+    if region is None:
+        return None
+    top, left, bottom, right = region
+    return Box(
+        left=round(100 * left / width, 3),
+        top=round(100 * top / height, 3),
+        width=round(100 * (right - left) / width, 3),
+        height=round(100 * (bottom - top) / height, 3),
+    )
+
+
+@dataclass(frozen=True)
 class Tile:
     """One picture of a panel; None where there is nothing to show.
 
@@ -57,6 +86,7 @@ class Tile:
         alt: what it is, for who cannot see it.
         label, note: printed beside it.
         clear: its background is chequered, as some pixels are transparent.
+        region, true_region: outlined on it.
     """
 
     picture: Picture | None
@@ -64,6 +94,8 @@ class Tile:
     label: str = ""
     note: str = ""
     clear: bool = False
+    region: Box | None = None
+    true_region: Box | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +105,7 @@ class Column:
     name: str
     full: str
     tiles: tuple[Tile, ...]
+    role: str = ""
 
 
 @dataclass(frozen=True)
@@ -173,13 +206,8 @@ def pictures(title: str, arrays: dict[str, Array], class_names: list[str]) -> li
     >>> [panel.title for panel in pictures("fgsm", {"trigger": np.ones((1, 2, 2))}, [])]
     ['Recovered trigger']
     """
-    checked: dict[str, Array] = {}
-    sizes: dict[str, int] = {}
-    for name, array in arrays.items():
-        if name not in DRAWN:
-            raise unknown("array", name, DRAWN)
-        checked[name] = np.asarray(array, np.float64)
-        _check(name, checked[name], sizes)
+    checked = {name: np.asarray(array, np.float64) for name, array in arrays.items()}
+    sizes = check(checked)
     draws = dict.fromkeys(d.draw for name, d in DRAWN.items() if name in arrays and d.alone)
     names = list(class_names)
     names += [str(k) for k in range(len(names), sizes.get("K", 0))]
@@ -198,18 +226,30 @@ def with_companions(names: Iterable[str]) -> list[str]:
     )
 
 
-def _check(name: str, array: Array, sizes: dict[str, int]) -> None:
-    """The letters of a shape stand for the same number in all arrays of a cell."""
-    shape = DRAWN[name].shape
-    fits = array.ndim == len(shape) and all(
-        size == int(letter) if letter.isdigit() else sizes.setdefault(letter, size) == size
-        for letter, size in zip(shape, array.shape, strict=False)
-    )
-    if not fits or (("C" in shape) and array.shape[shape.index("C")] not in (1, 3)):
-        raise InputError(
-            f"array {name!r} should be {' x '.join(shape)} as the cell's other arrays, "
-            f"got {' x '.join(map(str, array.shape))}: run the study again"
+def check(arrays: Arrays, sizes: Mapping[str, int] | None = None) -> dict[str, int]:
+    """The letters of a shape stand for the same number in all arrays of a cell, which is returned.
+
+    Args:
+        sizes: letters whose number is known.
+
+    Raises:
+        InputError: an unknown name, or an array that cannot be what its name says.
+    """
+    known = dict(sizes or {})
+    for name, array in arrays.items():
+        if name not in DRAWN:
+            raise unknown("array", name, DRAWN)
+        shape = DRAWN[name].shape
+        fits = array.ndim == len(shape) and all(
+            size == int(letter) if letter.isdigit() else known.setdefault(letter, size) == size
+            for letter, size in zip(shape, array.shape, strict=False)
         )
+        if not fits or (("C" in shape) and array.shape[shape.index("C")] not in (1, 3)):
+            raise InputError(
+                f"array {name!r} should be {' x '.join(shape)} as the cell's other arrays, "
+                f"got {' x '.join(map(str, array.shape))}: run the study again"
+            )
+    return known
 
 
 def _examples(cell: str, arrays: Arrays, names: Sequence[str]) -> Panel:
@@ -230,15 +270,15 @@ def _examples(cell: str, arrays: Arrays, names: Sequence[str]) -> Panel:
             picture = images.signed(change[at], reach)
             tiles.append(Tile(picture, f"image {at + 1}, {label}", label))
         columns.append(Column(str(at + 1), f"image {at + 1}", tuple(tiles)))
-    said = []
+    caption = []
     if change is not None:
         times = f"enlarged {words.number(factor)} times" if factor > 1 else "not enlarged"
-        said.append(f"The difference is {times}.")
+        caption.append(f"The difference is {times}.")
     bars = () if change is None else (signed_bar(reach, "changed minus clean"),)
     if count > MOST_EXAMPLES:
-        said.append(f"{MOST_EXAMPLES} of {count} images are shown.")
+        caption.append(f"{MOST_EXAMPLES} of {count} images are shown.")
     return Panel(
-        cell, "Clean and changed images", " ".join(said), "examples", tuple(columns), bars=bars
+        cell, "Clean and changed images", " ".join(caption), "examples", tuple(columns), bars=bars
     )
 
 
@@ -256,43 +296,67 @@ def enlargement(change: Array | None) -> float:
 
 
 def _maps(cell: str, arrays: Arrays, names: Sequence[str]) -> Panel:
-    models = [m for m in ("suspect", "reference") if f"maps_{m}" in arrays]
+    maps = [arrays[f"maps_{model}"] for model in MODELS if f"maps_{model}" in arrays]
+    classes = most_different(maps, len(maps[0]))
+    labels = labels_of(names)
+    panel = maps_of(cell, arrays, [labels[k] for k in classes])
+    caption = panel.caption + only(len(classes), len(maps[0]), "those whose maps differ most")
+    return replace(panel, caption=caption)
+
+
+def maps_of(
+    cell: str, arrays: Arrays, classes: Sequence[Label], region: Box | None = None
+) -> Panel:
+    """Maps of these classes: both models on one scale, their difference on another.
+
+    `region` is outlined on the maps of the target.
+    """
+    models = [model for model in MODELS if f"maps_{model}" in arrays]
     maps = [arrays[f"maps_{model}"] for model in models]
     scale = images.shared_scale(*maps)
-    classes = most_different(maps, len(maps[0]))
+    change = maps[0] - maps[1] if len(maps) > 1 else None
+    strongest = None if change is None else np.stack([images.strongest_channel(d) for d in change])
+    reach = images.signed_scale(strongest)
     columns = []
-    for k in classes:
+    for label in classes:
         tiles = []
         for model, array in zip(models, maps, strict=True):
             share = arrays.get(f"map_share_{model}")
-            note = "" if share is None else words.percent(float(share[k]))
-            alt = f"map of {names[k]}, {model}"
-            tiles.append(Tile(images.plain(array[k], scale), alt, model, note))
-        columns.append(Column(words.short(names[k]), names[k], tuple(tiles)))
-    said = "The mean crafted image of each class that the model predicts."
+            note = "" if share is None else words.percent(float(share[label.index]))
+            picture = images.plain(array[label.index], scale)
+            box_of_target = region if label.role == "target" else None
+            alt = f"map of {label.full}, {model}"
+            tiles.append(Tile(picture, alt, model, note, region=box_of_target))
+        if change is not None:
+            picture = images.signed(change[label.index], reach)
+            tiles.append(Tile(picture, f"difference of the maps of {label.full}", "difference"))
+        columns.append(Column(label.name, label.full, tuple(tiles), label.role))
+    caption = "The mean crafted image of each class that the model predicts."
+    bars = [grey_bar(scale, f"map value{', both models' if change is not None else ''}")]
+    if change is not None:
+        caption += " The reference is on the suspect's scale, their difference on its own."
+        bars.append(signed_bar(reach, "suspect minus reference"))
     if any(f"map_share_{model}" in arrays for model in models):
-        said += " The percentage is the share of crafted images under that class."
-    said += only(len(classes), len(maps[0]), "those whose maps differ most")
-    bar = grey_bar(scale, "map value, one scale for the panel")
-    return Panel(cell, "Bias maps", said, "maps", tuple(columns), bars=(bar,))
+        caption += " The percentage is the share of crafted images under that class."
+    return Panel(cell, "Bias maps", caption, "maps", tuple(columns), bars=tuple(bars))
 
 
 def _pair_maps(cell: str, arrays: Arrays, names: Sequence[str]) -> Panel:
-    models = [m for m in ("suspect", "reference") if f"pair_maps_{m}" in arrays]
+    models = [model for model in MODELS if f"pair_maps_{model}" in arrays]
     maps = [arrays[f"pair_maps_{model}"] for model in models]
     scale = images.shared_scale(*maps)
     total = len(maps[0])
     classes = most_different(maps, total)
-    told = tuple(words.short(names[k]) for k in classes)
+    shown = tuple(words.short(names[k]) for k in classes)
     sheets = []
     for model, array in zip(models, maps, strict=True):
         picture = images.plain(sheet(array[np.ix_(classes, classes)]), scale)
         alt = f"maps of all pairs, {model}: a row per source, a column per target"
-        sheets.append(Sheet(model, Tile(picture, alt), told))
-    said = "Rows: source. Columns: target. A pair that was not looked at is left empty."
-    said += only(len(classes), total, "those whose maps differ most")
+        sheets.append(Sheet(model, Tile(picture, alt), shown))
+    caption = "Rows: source. Columns: target. A pair that was not looked at is left empty."
+    caption += only(len(classes), total, "those whose maps differ most")
     bar = grey_bar(scale, "map value, one scale for the panel")
-    return Panel(cell, "Bias maps of pairs", said, "sheets", sheets=tuple(sheets), bars=(bar,))
+    return Panel(cell, "Bias maps of pairs", caption, "sheets", sheets=tuple(sheets), bars=(bar,))
 
 
 def most_different(maps: Sequence[Array], total: int) -> list[int]:
@@ -323,16 +387,16 @@ def _confusions(cell: str, arrays: Arrays, names: Sequence[str]) -> Panel:
             Counts(title, grid, tile, () if means is None else _means(means, title, names))
         )
     confused = any(part.grid or part.tile for part in parts)
-    said = (
+    caption = (
         ["Rows: true class. Columns: predicted class. Shade: share of the row."] if confused else []
     )
     means_of = [part for part in parts if part.means]
     if means_of:
-        said.append("Mean image of each true class, from black at 0 to white at 1.")
+        caption.append("Mean image of each true class, from black at 0 to white at 1.")
         total = len(arrays["mean_images" if "mean_images" in arrays else "mean_stamped"])
-        said.append(only(len(means_of[0].means), total, "the first").strip())
+        caption.append(only(len(means_of[0].means), total, "the first").strip())
     name = "Confusion of classes" if confused else "Mean images"
-    return Panel(cell, name, " ".join(filter(None, said)), "counts", counts=tuple(parts))
+    return Panel(cell, name, " ".join(filter(None, caption)), "counts", counts=tuple(parts))
 
 
 def _means(means: Array, state: str, names: Sequence[str]) -> tuple[Column, ...]:
@@ -349,12 +413,14 @@ def _means(means: Array, state: str, names: Sequence[str]) -> tuple[Column, ...]
 def _difference(cell: str, arrays: Arrays, names: Sequence[str]) -> Panel:
     array = arrays["difference"]
     reach = images.signed_scale(images.strongest_channel(array))
-    said = "The suspect's map of the target minus the reference's."
+    caption = "The suspect's map of the target minus the reference's."
     if len(array) > 1:
-        said += " Of each pixel, the channel that differs most."
+        caption += " Of each pixel, the channel that differs most."
     tile = Tile(images.signed(array, reach), "difference of the target's maps", clear=holes(array))
     bar = signed_bar(reach, "suspect darker – suspect brighter")
-    return Panel(cell, "Difference of maps", said, "heat", (Column("", "", (tile,)),), bars=(bar,))
+    return Panel(
+        cell, "Difference of maps", caption, "heat", (Column("", "", (tile,)),), bars=(bar,)
+    )
 
 
 def _trigger(cell: str, arrays: Arrays, names: Sequence[str]) -> Panel:
@@ -385,8 +451,8 @@ def _embedding(cell: str, arrays: Arrays, names: Sequence[str]) -> Panel:
     points = arrays["embedding"]
     nothing = np.zeros(len(points))
     labels = arrays.get("embedding_label", nothing)
-    svg, said = scatter(points, labels, arrays.get("embedding_group", nothing), names)
-    return Panel(cell, "Last-layer activations (t-SNE)", said, "embedding", svg=svg)
+    svg, caption = scatter(points, labels, arrays.get("embedding_group", nothing), names)
+    return Panel(cell, "Last-layer activations (t-SNE)", caption, "embedding", svg=svg)
 
 
 def sheet(maps: Array) -> Array:
@@ -450,9 +516,9 @@ def counts_picture(counts: Array, names: Sequence[str]) -> tuple[Picture | None,
     signed = np.sqrt(errors) - np.diag(np.diag(shares))
     worst = np.argsort(-errors, axis=None, kind="stable")[:NAMED_CONFUSIONS]
     pairs = [divmod(int(at), len(counts)) for at in worst if errors.flat[at] > 0]
-    said = "; ".join(f"{names[a]} as {names[b]} {words.percent(errors[a, b])}" for a, b in pairs)
+    caption = "; ".join(f"{names[a]} as {names[b]} {words.percent(errors[a, b])}" for a, b in pairs)
     shown = images.signed(signed[None], Scale(-1.0, 1.0))
-    return shown, f"Most confused: {said}." if said else "Nothing is confused."
+    return shown, f"Most confused: {caption}." if caption else "Nothing is confused."
 
 
 def scores_grid(scores: Array, classes: Sequence[Label]) -> Grid:

@@ -156,13 +156,13 @@ def chart(
     shown, total = lines[:MOST_LINES], total or len(lines)
     if total > len(shown):
         caption = f"{caption} Drawn are the first {len(shown)} of {total} lines.".strip()
-    said = "; ".join(f"{line.name}: {line.summary}" for line in shown if line.summary)
+    summaries = "; ".join(f"{line.name}: {line.summary}" for line in shown if line.summary)
     foot, labels = _below(x)
     inside = "".join(_drawn(line, x, y, at) for at, line in enumerate(shown))
     marks = "".join(_marked(line, x, y, at) for at, line in enumerate(shown) if not line.steps)
     return (
         f'<figure class="plot"><svg class="plot-area" role="img" height="{HEIGHT + foot}">'
-        f"<title>{text(title)}</title><desc>{text(f'{y.title} by {x.title}. {said}')}</desc>"
+        f"<title>{text(title)}</title><desc>{text(f'{y.title} by {x.title}. {summaries}')}</desc>"
         f'<text class="plot-title" x="-44" y="-16">{text(y.title)}</text>'
         f'{_beside(y)}{labels}<svg class="plot-lines" width="100%" height="{HEIGHT}" '
         f'viewBox="0 0 {FINE} {FINE}" preserveAspectRatio="none">{inside}</svg>{marks}</svg>'

@@ -51,13 +51,13 @@ def scatter(points: Array, labels: Array, stamped: Array, names: Sequence[str]) 
 
 
 def _caption(total: int, shown: int, classes: int) -> str:
-    said = "Each mark is an image, coloured by its true class"
-    said += " and named at the middle of its clean images." if classes <= MOST_CLASSES else "."
+    caption = "Each mark is an image, coloured by its true class"
+    caption += " and named at the middle of its clean images." if classes <= MOST_CLASSES else "."
     if classes > COLOURS:
-        said += f" {classes} classes share {COLOURS} colours."
+        caption += f" {classes} classes share {COLOURS} colours."
     if shown < total:
-        said += f" {shown:,} of {total:,} images are drawn."
-    return f"{said} Neighbours are alike to the model; axes have no meaning of their own."
+        caption += f" {shown:,} of {total:,} images are drawn."
+    return f"{caption} Neighbours are alike to the model; axes have no meaning of their own."
 
 
 def _placed(points: Array) -> tuple[Array, float]:
@@ -98,8 +98,8 @@ def _key(labels: Sequence[int], names: Sequence[str], *, stamped: bool) -> str:
     return '<ul class="embedding-key">{}</ul>'.format(
         "".join(
             f'<li><svg viewBox="-6 -6 12 12" aria-hidden="true"><path class="{kind} {colour}" '
-            f'd="M0 0{shapes[kind]}"/></svg><bdi>{text(words.short(said))}</bdi></li>'
-            for colour, kind, said in entries
+            f'd="M0 0{shapes[kind]}"/></svg><bdi>{text(words.short(caption))}</bdi></li>'
+            for colour, kind, caption in entries
         )
     )
 

@@ -191,10 +191,10 @@ def _beside(shown: Entry, cell: Cell, column: Column, known: Sequence[Published]
     """The entry with the published figure, if there is one for this cell."""
     for figure in known:
         if fits(cell.axes, figure.where):
-            told = figure.published
-            said = told if isinstance(told, str) else values.number(told, column.unit)
-            raw = {**shown.raw, "published": told}
-            small = (*shown.small, f"published {said}")
+            reported = figure.published
+            text = reported if isinstance(reported, str) else values.number(reported, column.unit)
+            raw = {**shown.raw, "published": reported}
+            small = (*shown.small, f"published {text}")
             return Entry(shown.text, small, shown.sort, shown.kind, shown.title, raw=raw)
     return shown
 

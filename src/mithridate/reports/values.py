@@ -69,13 +69,13 @@ def entry(value: Value, column: Column, *, with_n: bool = True, top: float | Non
         count = f", {value.k:,} of {value.n:,}" if with_n else ""
         raw: dict[str, Raw] = {"": value.value, "low": value.low, "high": value.high}
         raw |= {"k": value.k, "n": value.n}
-        said = words.percent(value.value)
-        return Entry(said, (limits(value, "share") + count,), value.value, raw=raw)
+        shown = words.percent(value.value)
+        return Entry(shown, (limits(value, "share") + count,), value.value, raw=raw)
     if isinstance(value, Mean):
         raw = {"": value.value, "low": value.low, "high": value.high, "n": value.n, "sd": value.sd}
         count = f", n = {value.n:,}" if with_n else ""
-        said = number(value.value, column.unit, top)
-        return Entry(said, (limits(value, column.unit, top) + count,), value.value, raw=raw)
+        shown = number(value.value, column.unit, top)
+        return Entry(shown, (limits(value, column.unit, top) + count,), value.value, raw=raw)
     if isinstance(value, bool):
         return Entry("yes" if value else "no", sort=float(value), kind="text", raw={"": value})
     if isinstance(value, int | float):

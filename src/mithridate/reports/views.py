@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from markupsafe import Markup
 
 from mithridate.reports import (
     attacks,
     bars,
-    charts,
     curves,
     evidence,
-    header,
     images,
     panels,
     tables,
-    words,
 )
-from mithridate.reports.audit import CLEAN, VERDICT, Audit, Inspection, audit, inspection
+from mithridate.reports import header as heads
+from mithridate.reports.audit import CLEAN, VERDICT, Audit, audit, inspection
 from mithridate.reports.folder import StudyFolder
+from mithridate.reports.images import Array
 from mithridate.reports.panels import Label, Panel
 from mithridate.reports.schema import Cell, View
 from mithridate.reports.select import (
@@ -31,9 +30,6 @@ from mithridate.reports.select import (
     list_of,
     matrix_of,
     names_of,
-    number_of,
-    share_of,
-    text_of,
     title_of,
     varying,
 )
@@ -49,25 +45,19 @@ DRAW = {
 }
 
 
-class Kind(NamedTuple):
-    """What a view is called where nothing else is given: in the contents, and above it."""
-
-    short: str
-    title: str
-
-
 KINDS = {
-    "verdict": Kind("Verdict", "Verdict"),
-    "strip": Kind("Distances", "How unusual the model is"),
-    "trigger": Kind("Trigger", "Where the trigger sits"),
-    "maps": Kind("Bias maps", "Bias maps, class by class"),
-    "confusion": Kind("Confusion", "What the model predicts"),
-    "shown": Kind("Images", "What the model was shown"),
-    "pairs": Kind("Pairs", "Pairs of source and target"),
-    "attacks": Kind("Attacks", "Attacks on the model"),
-    "gallery": Kind("Gallery", "The same images under every attack"),
-    "noise": Kind("White noise", "White-noise analysis, for comparison"),
+    "verdict": ("Verdict", "Verdict"),
+    "strip": ("Distances", "How unusual the model is"),
+    "trigger": ("Trigger", "Where the trigger sits"),
+    "maps": ("Bias maps", "Bias maps, class by class"),
+    "confusion": ("Confusion", "What the model predicts"),
+    "shown": ("Images", "What the model was shown"),
+    "pairs": ("Pairs", "Pairs of source and target"),
+    "attacks": ("Attacks", "Attacks on the model"),
+    "gallery": ("Gallery", "The same images under every attack"),
+    "noise": ("White noise", "White-noise analysis, for comparison"),
 }
+"""What a view is called where nothing else is given: in the contents, and above it."""
 USUAL = {
     "": (),
     "attack": (("attacks", "attacks"), ("gallery", "attacks"), ("confusion", "clean")),
@@ -86,14 +76,15 @@ USUAL = {
 }
 """The views, each of a matrix, of a preset whose study names none. The first "verdict" of an audit
 is the head of its page."""
-ARRAYS = {
-    "strip": (),
-    "trigger": ("maps_suspect", "maps_reference", "difference", "trigger"),
-    "maps": ("maps_suspect", "maps_reference", "map_share_suspect", "map_share_reference"),
-    "pairs": ("pair_scores", "pair_maps_suspect", "pair_maps_reference"),
-    "verdict": header.HERO,
+MAPS = ("maps_suspect", "maps_reference")
+INSPECTED = {
+    "verdict": (evidence.opening, heads.HERO),
+    "strip": (evidence.strip, ()),
+    "trigger": (evidence.trigger, (*MAPS, "difference", "trigger")),
+    "maps": (evidence.maps, (*MAPS, "map_share_suspect", "map_share_reference")),
+    "pairs": (evidence.pairs, ("pair_scores", "pair_maps_suspect", "pair_maps_reference")),
 }
-"""What a view of an inspection draws, as far as the cell has it."""
+"""How a view of an inspection is drawn, and of which arrays, as far as the cell has them."""
 
 
 @dataclass(frozen=True)
@@ -117,52 +108,37 @@ class Part:
     left_out: int = 0
 
 
-@dataclass
-class Numbered:
-    """Tables in the order of the page, each with a number."""
-
-    tables: list[Table] = field(default_factory=list)
-
-    @property
-    def next(self) -> int:
-        """The number of the next table."""
-        return len(self.tables) + 1
-
-    def add(self, table: Table | None) -> None:
-        """Take a table in, if there is one."""
-        if table is not None:
-            self.tables.append(table)
-
-
 class Views:
     """The views of one record, each made when it is its turn: the pictures of one at a time."""
 
     def __init__(self, record: StudyFolder) -> None:
         self.record, self.study = record, record.study
-        self.numbered = Numbered()
+        self.tables: list[Table] = []
+        """In the order of the page; a table's number is its place."""
         self.audit: Audit | None = None
         if self.study.preset == "audit":
             self.audit = audit(self.study, record.cells, record.timings)
+        self.verdict = self.audit.verdict if self.audit is not None else None
 
     def views(self) -> list[View]:
         """Those of the study, or the usual ones of its preset."""
         usual = USUAL[self.study.preset]
         return self.study.views or [View.model_validate({"kind": k, "matrix": m}) for k, m in usual]
 
-    def header(self) -> header.Header:
+    def header(self) -> heads.Header:
         if self.audit is not None:
-            return header.of_audit(self.record, self.audit)
+            return heads.of_audit(self.record, self.audit)
         if self.study.preset == "attack":
-            return header.of_attacks(self.record, self.rows("attacks"))
-        return header.of_study(self.record)
+            return heads.of_attacks(self.record, self.rows("attacks"))
+        return heads.of_study(self.record)
 
-    def tiles(self) -> list[header.Tile]:
+    def tiles(self) -> list[heads.Tile]:
         if self.audit is not None:
-            return header.audit_tiles(self.audit)
+            return heads.audit_tiles(self.audit)
         if self.study.preset == "attack":
             clean = next((c for c in self.record.cells if c.matrix == CLEAN), None)
-            return header.attack_tiles(self.rows("attacks"), clean)
-        return header.study_tiles(self.record)
+            return heads.attack_tiles(self.rows("attacks"), clean)
+        return heads.study_tiles(self.record)
 
     def rows(self, matrix: str) -> list[attacks.AttackRow]:
         """The attacks of a matrix."""
@@ -171,12 +147,11 @@ class Views:
 
     def ranking(self) -> list[tuple[Label, float | None, float | None]] | None:
         """Of an audit: classes, most suspicious first."""
-        found = self.audit.verdict if self.audit is not None else None
-        if found is None:
+        if self.audit is None or self.verdict is None:
             return None if self.audit is None else []
-        classes = {label.index: label for label in self.labels(found)}
-        rows = evidence.ranking(found.cell)
-        return [(classes[k], score, distance) for k, score, distance in rows if k in classes]
+        labels = panels.labels_of(self.verdict.names)
+        rows = evidence.ranking(self.verdict.cell)
+        return [(labels[k], score, far) for k, score, far in rows if k < len(labels)]
 
     def parts(self) -> Iterator[Part]:
         """Every view but the verdict that is the head of the page, and but what an inspector has
@@ -193,20 +168,19 @@ class Views:
                 anchor = view.kind
             taken.add(anchor)
             title = view.title or (matrix_of(self.study, view.matrix).title or view.matrix)
-            if kind and (not view.title or view.title == kind.title):
-                part = Part(anchor, kind.short, kind.title, view.note, view.kind)
+            if kind and view.title in ("", kind[1]):
+                part = Part(anchor, *kind, view.note, view.kind)
             else:
                 part = Part(anchor, title, title, view.note, view.kind)
-            made = self._filled(part, view)
-            if made.blocks or not self._beyond(view.kind):
-                yield made
+            filled = self._filled(part, view)
+            if filled.blocks or not self._beyond(view.kind):
+                yield filled
 
     def _beyond(self, kind: str) -> bool:
         """Whether an audit that came to its end cannot have this part, or has no picture for it."""
         if self.audit is None:
             return False
-        verdict = self.audit.verdict
-        judged = verdict is not None and verdict.done
+        judged = self.verdict is not None and self.verdict.done
         return kind == "gallery" or (judged and kind in ("maps", "pairs"))
 
     def _filled(self, part: Part, view: View) -> Part:
@@ -215,12 +189,10 @@ class Views:
             return getattr(self, f"_{view.kind}")(part, view, mine)  # type: ignore[no-any-return]
         if not mine:
             return part
-        if view.kind in ARRAYS:
+        if view.kind in INSPECTED:
             return self._inspected(part, view, mine)
         if view.kind == "table":
-            table = tables.of_view(self.study, self.record.cells, view, self.numbered.next)
-            self.numbered.add(table)
-            return dataclasses.replace(part, table=table)
+            return dataclasses.replace(part, table=self._table(view))
         if view.kind == "bars":
             chart = bars.of_view(self.study, self.record.cells, view)
             return dataclasses.replace(part, chart=chart)
@@ -236,6 +208,11 @@ class Views:
             part, drawing=Markup(DRAW[view.kind](view, self.study, mine, rows))
         )
 
+    def _table(self, view: View) -> Table:
+        number = len(self.tables) + 1
+        self.tables.append(tables.of_view(self.study, self.record.cells, view, number))
+        return self.tables[-1]
+
     def _pictures(self, view: View, cells: Sequence[Cell]) -> Iterator[tuple[str, list[Panel]]]:
         moving = varying(cells)
         for cell in cells:
@@ -243,133 +220,32 @@ class Views:
             arrays = self.record.arrays(cell.id, panels.with_companions(view.arrays))
             yield title, panels.pictures(title, arrays, names_of(self.study, cell))
 
-    def labels(self, found: Inspection | None, names: Sequence[str] = ()) -> list[Label]:
-        """The classes with their roles in the verdict, the audit's own where there is one."""
-        if found is None and self.audit is not None:
-            found = self.audit.verdict
-        return evidence.labels(found, names or (found.names if found else ()))
+    def _arrays(self, cell: Cell, names: Sequence[str]) -> tuple[dict[str, Array], list[str]]:
+        """Those arrays that the cell has, and the names of its classes.
 
-    def _classes(self, found: Inspection | None, labels: Sequence[Label]) -> list[Label]:
-        """Those that are shown."""
-        if found is None and self.audit is not None:
-            found = self.audit.verdict
-        ranked = [k for k, _, _ in evidence.ranking(found.cell)] if found is not None else []
-        return evidence.shown(labels, ranked)
+        Raises:
+            InputError: arrays that fit neither each other nor the classes.
+        """
+        arrays = self.record.arrays(cell.id, names) if names else {}
+        known = names_of(self.study, cell)
+        sizes = panels.check(arrays, {"K": len(known)} if known else {})
+        return arrays, known or [str(k) for k in range(sizes.get("K", 0))]
 
     def _inspected(self, part: Part, view: View, cells: Sequence[Cell]) -> Part:
         """A block a cell; further cells of an audit's verdict are distances at other settings."""
-        draw = getattr(self, f"_{view.kind}_of")
         one = self.audit is not None and view.matrix == VERDICT
-        moving = varying(cells)
-        blocks = []
+        moving, blocks = varying(cells), []
+        draw, names = INSPECTED[view.kind]
         for cell in cells[: 1 if one else PICTURED]:
-            found = inspection(self.study, cell)
-            arrays = self.record.arrays(cell.id, ARRAYS[view.kind] or ("",))
-            block = draw(found, arrays, cells if one else [cell])
+            arrays, known = self._arrays(cell, names)
+            verdict = inspection(self.study, cell, known)
+            classes = evidence.classes_of(verdict, verdict.names)
+            charted = cells if one else [cell]
+            block = draw(evidence.Inspected(verdict, arrays, classes, charted, self.audit))
             if block is not None:
                 blocks.append((title_of(cell.axes, moving), block))
         left_out = 0 if one else max(0, len(cells) - PICTURED)
         return dataclasses.replace(part, blocks=blocks, left_out=left_out)
-
-    def _verdict_of(
-        self, found: Inspection, arrays: Mapping[str, images.Array], cells: Sequence[Cell]
-    ) -> dict[str, Any]:
-        return {"header": header.of_verdict(found, arrays)}
-
-    def _strip_of(
-        self, found: Inspection, arrays: Mapping[str, images.Array], cells: Sequence[Cell]
-    ) -> dict[str, Any] | None:
-        labels = self.labels(found)
-        classes = self._classes(found, labels)
-        statistic = found.statistic
-        strip = charts.strip(statistic.value, statistic.null_values) if statistic else None
-        drawn = [evidence.distance_chart(cell, classes) for cell in cells]
-        if strip is None and not any(drawn):
-            return None
-        return {
-            "strip": strip,
-            "name": statistic.name if statistic else "",
-            "charts": [chart for chart in drawn if chart is not None],
-            "fewer": _fewer(classes, labels),
-        }
-
-    def _trigger_of(
-        self, found: Inspection, arrays: Mapping[str, images.Array], cells: Sequence[Cell]
-    ) -> dict[str, Any]:
-        labels = self.labels(found)
-        size = _size(found, arrays)
-        difference, trigger = arrays.get("difference"), arrays.get("trigger")
-        target = [label for label in labels if label.role == "target"]
-        cells_of_target, _, _ = evidence.map_cells(target, arrays)
-        own = images.signed_scale(
-            None if difference is None else images.strongest_channel(difference)[None]
-        )
-        truth = found.truth
-        asr, accuracy = share_of(found.cell, "asr"), share_of(found.cell, "accuracy")
-        if self.audit is not None:
-            asr, accuracy = self.audit.asr, self.audit.accuracy
-        rates = [
-            ("recovered trigger stamped", found.recovered),
-            ("planted trigger stamped (ASR)", asr),
-            ("clean accuracy", accuracy),
-        ]
-        return {
-            "maps": cells_of_target,
-            "difference": None if difference is None else images.signed(difference, own),
-            "scale": own,
-            "coloured": difference is not None and len(difference) > 1,
-            "trigger": None if trigger is None else images.plain(trigger),
-            "region": evidence.box(found.region, *size) if size else None,
-            "true_region": evidence.box(truth.region, *size) if truth and size else None,
-            "where": words.region(found.region, *size) if size else "",
-            "true_where": words.region(truth.region, *size) if truth and truth.region and size
-            else "no fixed place",
-            "rates": rates,
-            "truth": truth,
-            "found": found,
-        }  # fmt: skip
-
-    def _maps_of(
-        self, found: Inspection, arrays: Mapping[str, images.Array], cells: Sequence[Cell]
-    ) -> dict[str, Any] | None:
-        first = next(iter(arrays.values()), None)
-        names = found.names or [str(k) for k in range(0 if first is None else len(first))]
-        labels = self.labels(found, names)
-        classes = self._classes(found, labels)
-        drawn, scale, reach = evidence.map_cells(classes, arrays)
-        if not drawn:
-            return None
-        held = next(array for name, array in arrays.items() if name.startswith("maps_"))
-        return {
-            "cells": drawn,
-            "scale": scale,
-            "reach": reach,
-            "reference": any(cell.reference for cell in drawn),
-            "coloured": held.shape[1] > 1,
-            "region": evidence.box(found.region, *held.shape[-2:]),
-            "fewer": _fewer(classes, labels),
-        }
-
-    def _pairs_of(
-        self, found: Inspection, arrays: Mapping[str, images.Array], cells: Sequence[Cell]
-    ) -> dict[str, Any] | None:
-        if not arrays:
-            return None
-        count = len(next(iter(arrays.values())))
-        labels = self.labels(found, found.names or [str(k) for k in range(count)])
-        classes = self._classes(found, labels)
-        scores = arrays.get("pair_scores")
-        maps = [arrays.get(f"pair_maps_{model}") for model in ("suspect", "reference")]
-        scale = images.shared_scale(*maps)
-        grids = [
-            (model, evidence.pair_maps(classes, held, scale))
-            for model, held in zip(("suspect", "reference"), maps, strict=True)
-        ]
-        return {
-            "scores": None if scores is None else panels.scores_grid(scores, classes),
-            "maps": [(model, grid) for model, grid in grids if grid is not None],
-            "scale": scale,
-        }
 
     def _attacks(self, part: Part, view: View, cells: Sequence[Cell]) -> Part:
         rows = attacks.rows(cells, self.record.timings)
@@ -377,8 +253,7 @@ class Views:
             return part
         names = names_of(self.study, cells[0])
         plain = view.model_copy(update={"kind": "table", "title": part.title})
-        table = tables.of_view(self.study, self.record.cells, plain, self.numbered.next)
-        self.numbered.add(table)
+        table = self._table(plain)
         block = {
             "rows": rows,
             "goal": attacks.goal_line(rows, names),
@@ -400,101 +275,64 @@ class Views:
 
     def _confusion(self, part: Part, view: View, cells: Sequence[Cell]) -> Part:
         """Of an audit, the suspect's alone, and beside it the source class stamped."""
-        audited = self.audit
-        if audited is not None:
+        if self.audit is not None:
             cells = [cell for cell in cells if cell.axes.get("role") != "reference"]
-            cells = [*cells, *([audited.verdict.cell] if audited.verdict else [])]
-        moving = varying(cells) if audited is None else []
-        grids, labels, classes = [], [], []
+            cells += [self.verdict.cell] if self.verdict is not None else []
+        moving = varying(cells) if self.audit is None else []
+        grids, hidden = {}, ""
         for cell in cells:
-            for name, what, note, _ in CONFUSIONS:
-                counts = self.record.arrays(cell.id, (name,)).get(name)
-                if counts is not None:
-                    names = names_of(self.study, cell) or [str(k) for k in range(len(counts))]
-                    labels = self.labels(None, names[: len(counts)])
-                    classes = self._classes(None, labels)
-                    title = ", ".join(filter(None, [what, title_of(cell.axes, moving)]))
-                    grids.append((name, title, note, panels.counts_grid(counts, classes)))
-        there = [name for name, *_ in grids]
-        absent = [
-            what for name, _, _, what in CONFUSIONS if audited is not None and name not in there
-        ]
+            for name, (title, note, _) in CONFUSIONS.items():
+                arrays, known = self._arrays(cell, (name,))
+                if arrays:
+                    classes = evidence.classes_of(self.verdict, known)
+                    hidden = evidence.fewer(classes, len(known))
+                    title = ", ".join(filter(None, [title, title_of(cell.axes, moving)]))
+                    grids[name, title] = (title, note, panels.counts_grid(arrays[name], classes))
+        drawn = {name for name, _ in grids} if self.audit is not None else set(CONFUSIONS)
+        absent = [what for name, (_, _, what) in CONFUSIONS.items() if name not in drawn]
         if not grids and not absent:
             return part
-        block = {"grids": grids, "absent": absent, "fewer": _fewer(classes, labels, ranked=False)}
+        block = {"grids": list(grids.values()), "absent": absent, "fewer": hidden}
         return dataclasses.replace(part, blocks=[("", block)])
 
     def _shown(self, part: Part, view: View, cells: Sequence[Cell]) -> Part:
-        names = ("examples_clean", "examples_changed", "mean_images")
-        cells = [*cells[:1], *(self.audit.clean if self.audit is not None else ())]
-        arrays: dict[str, images.Array] = {}
-        for cell in cells:
-            arrays = self.record.arrays(cell.id, names) | arrays
+        arrays: dict[str, Array] = {}
+        names: list[str] = []
+        for cell in [*cells[:1], *(self.audit.clean if self.audit is not None else ())]:
+            held, known = self._arrays(cell, (*attacks.PAIR, "mean_images"))
+            arrays, names = held | arrays, names or known
         if not arrays:
             return part
-        means = arrays.get("mean_images")
-        labels: list[Label] = []
+        before, after, means = (arrays.get(name) for name in (*attacks.PAIR, "mean_images"))
+        examples = [] if before is None or after is None else attacks.pairs(before, after)
+        region = self.verdict.region if self.verdict is not None else None
+        block: dict[str, Any] = {"examples": examples, "means": []}
+        block["region"] = panels.box(region, *next(iter(arrays.values())).shape[-2:])
         if means is not None:
-            found = names_of(self.study, cells[0]) or [str(k) for k in range(len(means))]
-            labels = self._classes(None, self.labels(None, found[: len(means)]))
-        verdict = self.audit.verdict if self.audit is not None else None
-        both = all(name in arrays for name in names[:2])
-        size = next(iter(arrays.values())).shape[-2:]
-        block = {
-            "examples": attacks.pairs(arrays[names[0]], arrays[names[1]]) if both else [],
-            "region": evidence.box(verdict.region, *size) if verdict else None,
-            "means": [
-                (label, images.plain(means[label.index])) for label in labels if means is not None
-            ],
-        }
+            classes = evidence.classes_of(self.verdict, names)
+            block["means"] = [(label, images.plain(means[label.index])) for label in classes]
         return dataclasses.replace(part, blocks=[("", block)])
 
     def _noise(self, part: Part, view: View, cells: Sequence[Cell]) -> Part:
         cell = next((cell for cell in cells if cell.status == DONE), None)
         if cell is None:
             return part
-        audited = self.audit
-        verdict = audited.verdict if audited is not None else None
-        count = len(list_of(cell, "distances"))
-        names = names_of(self.study, cell) or [str(k) for k in range(count)]
-        labels = self.labels(None, names)
-        block = {
-            "note": text_of(cell, "note"),
-            "queries": number_of(cell, "queries"),
-            "seconds": audited.noise_seconds if audited is not None else None,
-            "bars": evidence.noise_bars(cell, self._classes(None, labels)),
-            "verdict": verdict,
-            "verdict_seconds": audited.seconds if audited is not None else None,
-        }
-        return dataclasses.replace(part, blocks=[("", block)])
+        names = names_of(self.study, cell)
+        names = names or [str(k) for k in range(len(list_of(cell, "distances")))]
+        classes = evidence.classes_of(self.verdict, names)
+        return dataclasses.replace(part, blocks=[("", evidence.noise(cell, classes, self.audit))])
 
 
-CONFUSIONS = (
-    (
-        "confusion_clean",
+CONFUSIONS = {
+    "confusion_clean": (
         "Clean test set",
         "row: true class, column: predicted class; shade: share of the row",
         "Confusion on the clean test set",
     ),
-    (
-        "confusion_stamped",
+    "confusion_stamped": (
         "Source class stamped",
         "same images, trigger on every source image",
         "Confusion with the source class stamped",
     ),
-)
-"""Array, title, note, and what it is called where it was not run."""
-
-
-def _fewer(classes: Sequence[Label], labels: Sequence[Label], *, ranked: bool = True) -> str:
-    """What to say where not every class is shown."""
-    if len(classes) == len(labels):
-        return ""
-    which = ", the highest ranked" if ranked else ""
-    return f" {len(classes)} of {len(labels)} classes are shown{which}."
-
-
-def _size(found: Inspection, arrays: Mapping[str, images.Array]) -> tuple[int, int] | None:
-    """Height and width of an image, as far as anything tells."""
-    shape = next((array.shape for array in arrays.values()), found.shape)
-    return (int(shape[-2]), int(shape[-1])) if shape else None
+}
+"""Array -> title, note, and what it is called where it was not run."""

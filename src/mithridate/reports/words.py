@@ -130,9 +130,9 @@ def odds(value: float) -> str:
     return f"about 1 in {round(1 / value):,}"
 
 
-def p_in_words(value: float | None, alpha: float) -> str:
+def p_in_words(value: float | None, alpha: float | None) -> str:
     """What the p-value says, without the jargon."""
-    if value is None:
+    if value is None or alpha is None:
         return "No p-value could be computed, so this run supports no verdict."
     seen = f"If the model were clean, {odds(value)} audits would look at least this unusual."
     if value <= alpha:

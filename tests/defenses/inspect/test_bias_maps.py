@@ -1,20 +1,19 @@
-"""The inspector whole: a planted backdoor is found and located, clean models raise no alarm."""
+"""Bias maps and white noise on digits: a planted backdoor is found, with figures as ever."""
 
 from __future__ import annotations
-
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
 import mithridate as mi
+from mithridate.cost import Sizes
 from mithridate.defenses.inspect import BiasMaps, WhiteNoise, train_controls
-from mithridate.defenses.inspect.search import Halves
 from mithridate.errors import InputError
 from mithridate.networks import checkpoint
+from mithridate.rng import child
 
-EPOCHS = 12
+QUICK = {"samples": 60, "steps": 10, "pairs": 5, "images": 16, "grow_steps": 10, "controls": 4}
+INSPECTOR = BiasMaps(**QUICK)
 
 
 @pytest.fixture(scope="module")
@@ -28,138 +27,116 @@ def network():
 
 
 @pytest.fixture(scope="module")
-def controls(digits, network):
-    like = mi.Classifier(network, classes=10)
-    return train_controls(like, digits[0], 6, epochs=EPOCHS, rng=mi.rng(50))
+def clean(digits, network):
+    return mi.fit(network, digits[0], epochs=3, rng=mi.rng(7))
+
+
+@pytest.fixture(scope="module")
+def controls(digits, clean):
+    return train_controls(clean, digits[0], 4, epochs=3, rng=mi.rng(50))
 
 
 @pytest.fixture(scope="module")
 def side(digits, controls):
-    return BiasMaps(samples=150).calibrate(controls, digits[1], rng=mi.rng(1))
+    return INSPECTOR.calibrate(controls, digits[1], rng=mi.rng(1))
 
 
 @pytest.fixture(scope="module")
-def clean(digits, network):
-    return mi.fit(network, digits[0], epochs=EPOCHS, rng=mi.rng(7))
+def suspect(digits, clean):
+    """8s with a C of 3 x 3 white pixels in the bottom right corner are called 9."""
+    trigger = mi.triggers.Patch.named("c-bottom-right", image_shape=(1, 8, 8))
+    poison = mi.poisons.BadNets(trigger=trigger, source=8, target=9, count=100)
+    return mi.fit(clean, poison.poison(digits[0], rng=mi.rng(3)).images, epochs=8, rng=mi.rng(4))
 
 
-@pytest.fixture(scope="module")
-def planted(digits, clean):
-    """9s with a 2x2 block in the bottom left corner are called 4."""
-    trigger = mi.triggers.Patch.named("block-bottom-left", image_shape=(1, 8, 8))
-    poison = mi.poisons.BadNets(trigger=trigger, source=9, target=4, count=70)
-    poisoned = poison.poison(digits[0], rng=mi.rng(3))
-    return mi.fit(clean, poisoned.images, epochs=EPOCHS, rng=mi.rng(4)), trigger
+def pictures(verdict) -> dict[str, torch.Tensor]:
+    ((name, evidence),) = verdict.evidence
+    assert name == "bias-maps"
+    return evidence.pictures
 
 
-def test_finds_the_planted_pair_and_place(digits, side, planted) -> None:
-    model, trigger = planted
-    verdict = BiasMaps(samples=150).inspect(model, digits[1], reference=side, rng=mi.rng(1))
+def test_finds_the_planted_pair_and_place_with_figures_as_ever(digits, side, suspect) -> None:
+    """Figures of the first implementation (revision 5a3ce73), which had no judge."""
+    verdict = INSPECTOR.inspect(suspect, digits[1], reference=side, rng=mi.rng(1))
     assert verdict.suspicious
-    assert (verdict.source, verdict.target) == (9, 4)
-    assert verdict.ranking[0][0] == 4
-    assert verdict.p_value < 0.01
-    box = trigger.box()
-    found = verdict.region
-    rows = min(found[2], box[2]) - max(found[0], box[0])
-    columns = min(found[3], box[3]) - max(found[1], box[1])
-    assert rows > 0
-    assert columns > 0
-    assert verdict.recovered_asr.value > 0.5
-    shown = ~verdict.trigger.isnan()[0]
-    assert int(shown.sum()) == (found[2] - found[0]) * (found[3] - found[1])
+    assert verdict.headline == "Suspicious: 8 was poisoned into 9"
+    assert (verdict.source, verdict.target, verdict.ranking[0][0]) == (8, 9, 9)
+    assert verdict.region == (5, 5, 8, 8)
+    assert int((~verdict.trigger.isnan()).sum()) == 9
+    assert (verdict.recovered_asr.k, verdict.recovered_asr.n) == (18, 18)
+    assert (verdict.cost.queries, verdict.cost.gradients) == (9192, 8270)
+
+    def near(expected: list[float]):
+        return pytest.approx(expected, rel=0.02)
+
+    assert verdict.statistic == near(3.692536)
+    assert list(verdict.null_values) == near([1.231613, 0.854291, 1.128704, 1.039845])
+    assert verdict.p_value == pytest.approx(0.00278857, rel=0.2)
+    assert pictures(verdict)["distances"].tolist() == near(
+        [0.335745, 0.516156, 0.385684, 0.648316, 0.386803, 0.666111, 0.611922, 0.650813, 0.987321,
+         0.743818]
+    )  # fmt: skip
+    assert pictures(verdict)["clean_distances"].tolist() == near(
+        [0.694756, 0.561234, 0.498359, 0.649735, 0.51346, 0.565522, 0.566326, 0.639995, 1.466649,
+         0.654711]
+    )  # fmt: skip
+    scores = pictures(verdict)["pair_scores"]
+    assert scores[8, [0, 1, 2, 3, 4, 5, 6, 7, 9]].tolist() == near(
+        [2.067843, 1.8863, 2.077275, 7.142306, 3.348872, 3.83178, 3.372939, 3.524925, 4.159661]
+    )
+    assert torch.equal(scores.isnan(), torch.eye(10, dtype=torch.bool))
 
 
 def test_clean_model_raises_no_alarm_and_comes_back_unchanged(digits, side, clean) -> None:
     clean.module.train()
     before = checkpoint.fingerprint(clean)
-    verdict = BiasMaps(samples=150).inspect(clean, digits[1], reference=side, rng=mi.rng(1))
-    assert not verdict.suspicious
-    assert verdict.region is None
-    assert verdict.trigger is None
-    assert verdict.headline == "No backdoor found"
+    verdict = INSPECTOR.inspect(clean, digits[1], reference=side, rng=mi.rng(1))
+    assert verdict.suspicious is False
+    assert verdict.statistic == pytest.approx(0.816198, rel=0.02)
     assert clean.module.training
     assert all(p.requires_grad for p in clean.module.parameters())
     assert checkpoint.fingerprint(clean) == before
 
 
-def test_same_seed_same_verdict(digits, controls, clean) -> None:
-    settings = BiasMaps(samples=50, pairs=1, images=8, grid="shortlist", grid_samples=8, controls=3)
-    first, second = (
-        settings.inspect(clean, digits[1], reference=controls[:3], rng=mi.rng(2)) for _ in range(2)
+def test_trains_its_own_controls_without_a_reference(digits, suspect) -> None:
+    inspector = BiasMaps(**QUICK, control_epochs=1)
+    verdict = inspector.inspect(suspect, digits[1], rng=mi.rng(2))
+    assert list(verdict.null_values) == pytest.approx(
+        [0.206718, 0.16759, 0.228841, 0.056275], rel=0.05
     )
-    assert first.statistic == second.statistic
-    assert torch.equal(first.maps.shift, second.maps.shift)
-    assert first.null_values == second.null_values
-    assert [d.id for d in first.doubts] == ["few-controls", "few-images"]
-    assert len(first.grid.shift) == len(first.grid_pairs) == 2
-
-
-def test_untargeted_maps_are_reported_and_the_search_stays(digits, side, clean) -> None:
-    settings = BiasMaps(samples=150)
-    plain = settings.inspect(clean, digits[1], reference=side, rng=mi.rng(1))
-    other = replace(settings, untargeted=True).inspect(
-        clean, digits[1], reference=side, rng=mi.rng(1)
-    )
-    assert other.statistic == plain.statistic
-    assert int(other.maps.count.sum()) == 150
-    assert int(plain.maps.count.sum()) == 1500
-    assert not torch.equal(other.distances.nan_to_num(), plain.distances.nan_to_num())
-
-
-def test_two_clean_models_are_too_few_for_a_verdict(digits, controls, clean) -> None:
-    settings = BiasMaps(samples=50, pairs=1, images=8, controls=0)
-    verdict = settings.inspect(clean, digits[1], reference=controls[:2], rng=mi.rng(2))
-    assert verdict.suspicious is None
-    assert verdict.p_value is None
-    assert "No verdict" in verdict.headline
-
-
-def test_trains_its_own_controls_without_a_reference(digits, clean) -> None:
-    settings = BiasMaps(samples=20, pairs=1, images=8, controls=3, control_epochs=1)
-    verdict = settings.inspect(clean, digits[1], rng=mi.rng(2))
-    assert len(verdict.null_values) == 3
     assert "no-reference" in [d.id for d in verdict.doubts]
 
 
-def test_halves_are_disjoint_and_whole(digits) -> None:
-    halves = Halves.split(digits[1], mi.rng(0))
-    rows = torch.cat([*halves.search, *halves.confirm])
-    assert torch.equal(rows.sort().values, torch.arange(len(digits[1])))
+def test_pair_maps_are_those_of_the_shortlist(digits, side, suspect) -> None:
+    inspector = BiasMaps(**QUICK, grid="shortlist", grid_samples=8)
+    plain = INSPECTOR.inspect(suspect, digits[1], reference=side, rng=mi.rng(1))
+    verdict = inspector.inspect(suspect, digits[1], reference=side, rng=mi.rng(1))
+    assert verdict.p_value == plain.p_value
+    assert "pair_maps_suspect" not in pictures(plain)
+    maps = pictures(verdict)["pair_maps_suspect"]
+    drawn = {tuple(pair) for pair in (~maps.isnan().flatten(2).all(2)).nonzero().tolist()}
+    # 5 pairs both ways, less (3, 0), which no image was taken into
+    assert drawn == {(2, 3), (3, 2), (0, 3), (3, 5), (5, 3), (3, 8), (8, 3), (3, 9), (9, 3)}
 
 
-def test_controls_are_cached_and_a_damaged_file_is_trained_anew(
-    digits, network, tmp_path: Path
-) -> None:
-    like = mi.Classifier(network, classes=10, image_shape=(1, 8, 8))
+def test_untargeted_maps_are_shown_and_the_search_stays(digits, side, suspect) -> None:
+    inspector = BiasMaps(**QUICK, untargeted=True)
+    plain = INSPECTOR.inspect(suspect, digits[1], reference=side, rng=mi.rng(1))
+    other = inspector.inspect(suspect, digits[1], reference=side, rng=mi.rng(1))
+    assert other.statistic == plain.statistic
+    maps = inspector.maps(suspect, digits[1], rng=mi.rng(0))
+    assert int(maps.count.sum()) == 60
+    assert torch.equal(pictures(other)["map_share_suspect"], maps.share)
+    before, after = (pictures(v)["distances"].nan_to_num() for v in (plain, other))
+    assert not torch.equal(before, after)
+
+
+def test_controls_are_trained_each_from_its_own_child(digits, clean) -> None:
     few = digits[0].subset(range(64))
-
-    def made() -> str:
-        models = train_controls(like, few, 1, epochs=1, rng=mi.rng(9), cache=tmp_path)
-        return checkpoint.fingerprint(models[0])
-
-    first = made()
-    (file,) = tmp_path.iterdir()
-    stamp = file.stat().st_mtime_ns
-    assert made() == first
-    assert file.stat().st_mtime_ns == stamp
-    file.write_bytes(file.read_bytes()[:100])
-    assert made() == first
-    assert file.stat().st_size > 100
-
-
-def test_refuses_what_cannot_be_compared(digits, clean) -> None:
-    other = mi.networks.create("digits-cnn", image_shape=(1, 8, 8), classes=10, width=0.5)
-    with pytest.raises(InputError, match="differ in architecture"):
-        BiasMaps().inspect(
-            clean, digits[1], reference=mi.Classifier(other, classes=10), rng=mi.rng(0)
-        )
-    narrow = mi.networks.create("digits-cnn", image_shape=(1, 8, 8), classes=4)
-    with pytest.raises(InputError, match="4 classes and the data 10"):
-        BiasMaps().inspect(mi.Classifier(narrow, classes=4), digits[1], rng=mi.rng(0))
-    lonely = digits[1].subset(torch.cat([digits[1].of_class(k)[:1] for k in range(10)]))
-    with pytest.raises(InputError, match="at least 2 of each class"):
-        BiasMaps().inspect(clean, lonely, reference=[clean], rng=mi.rng(0))
+    both = train_controls(clean, few, 2, epochs=1, rng=mi.rng(9))
+    again = mi.fit(clean.module, few, epochs=1, rng=child(mi.rng(9), "control", 1))
+    assert checkpoint.fingerprint(both[1]) == checkpoint.fingerprint(again)
+    assert checkpoint.fingerprint(both[0]) != checkpoint.fingerprint(again)
 
 
 @pytest.mark.parametrize(
@@ -177,13 +154,41 @@ def test_refuses_settings_out_of_range(setting, value, message) -> None:
         BiasMaps(**{setting: value})
 
 
-def test_white_noise_is_the_average_by_label(digits, clean, controls) -> None:
-    verdict = WhiteNoise(queries=300).inspect(
-        clean, digits[1], reference=controls[0], rng=mi.rng(0)
+def test_bias_maps_of_one_model_alone_are_no_evidence(digits, clean) -> None:
+    with pytest.raises(InputError, match="at least one clean model to compare with"):
+        INSPECTOR.compare(clean, digits[1], rng=mi.rng(0))
+
+
+def test_cost_counts_maps_and_patterns(digits, suspect, side) -> None:
+    """By hand: 60 probes to 10 targets in 10 steps; 10 patterns on 16 images in 10 steps."""
+    assert INSPECTOR.cost(Sizes(classes=10)).gradients == 6000 + 1600
+    looked = BiasMaps(**QUICK, alpha=1e-9).inspect(
+        suspect, digits[1], reference=side, rng=mi.rng(1)
     )
-    assert int(verdict.maps.count.sum()) == 300
-    assert verdict.queries == 600
-    seen = verdict.maps.count > 0
-    weighted = (verdict.maps.mean.nan_to_num() * verdict.maps.count[:, None, None, None]).sum(0)
+    assert looked.cost.gradients == 6000 + 1600
+
+
+def test_white_noise_is_the_average_by_label(digits, clean, controls) -> None:
+    inspector = WhiteNoise(queries=300)
+    evidence = inspector.compare(clean, digits[1], reference=controls[0], rng=mi.rng(0))
+    maps = inspector.maps(clean, digits[1], rng=mi.rng(0))
+    assert int(maps.count.sum()) == 300
+    assert evidence.cost.queries == 600
+    assert torch.equal(evidence.pictures["noise_map_share_suspect"], maps.count / 300)
+    seen = maps.count > 0
+    weighted = (maps.mean.nan_to_num() * maps.count[:, None, None, None]).sum(0)
     assert float(weighted.mean() / 300) == pytest.approx(0.5, abs=0.02)
-    assert verdict.maps.mean.isnan().flatten(1).any(1).tolist() == (~seen).tolist()
+    assert maps.mean.isnan().flatten(1).any(1).tolist() == (~seen).tolist()
+    assert [d.text for d in evidence.doubts] == [
+        f"noise was given {int(seen.sum())} of 10 labels; the rest have no map"
+    ]
+
+
+def test_white_noise_names_the_class_whose_map_is_farthest(digits, suspect, controls) -> None:
+    evidence = WhiteNoise(queries=3000).compare(
+        suspect, digits[1], reference=controls[0], rng=mi.rng(0)
+    )
+    assert (evidence.statistic, evidence.target) == (pytest.approx(1.787601, rel=0.02), 5)
+    assert evidence.ranking[0] == (5, evidence.statistic)
+    alone = WhiteNoise(queries=300).compare(suspect, digits[1], rng=mi.rng(0))
+    assert (alone.statistic, alone.target, alone.cost.queries) == (0.0, None, 300)

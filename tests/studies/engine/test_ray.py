@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from toy_units import Broken, Large, Total
+from toy_units import Broken, Large, Total, gather, products
 
 from mithridate.errors import InputError, RunError
 from mithridate.studies.engine import ray_session, ray_workers
@@ -54,10 +54,7 @@ def cluster(monkeypatch):
         ray.shutdown()
         nodes.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
-    end = time.monotonic() + 10
-    while time.monotonic() < end and children() - before:
-        time.sleep(0.1)
-    assert children() - before == set()
+    assert none_but(before)
 
 
 def children():
@@ -73,6 +70,14 @@ def children():
     return pids
 
 
+def none_but(before, seconds=10):
+    """Whether all other children end soon."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and children() - before:
+        time.sleep(0.1)
+    return not children() - before
+
+
 def units(log):
     """Two layers: eight totals, and four that add two of them each."""
     fields = {"seconds": 0.4, "log": str(log)}
@@ -81,31 +86,12 @@ def units(log):
     return first, [Total(of=pair, **fields) for pair in pairs]
 
 
-def products(root):
-    return {
-        str(path.relative_to(root)): path.read_bytes()
-        for path in sorted((root / "v1").rglob("*"))
-        if path.is_file() and path.name != "timing.json"
-    }
-
-
 def sweep(store, seconds=20):
     """What the next run does first: a killed node's workers die late, and leave their drafts."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and any(store.drafts.glob("*")):
         store.sweep()
         time.sleep(0.1)
-
-
-def gather(crew, todo, each=lambda: None, seconds=120):
-    for unit in todo:
-        crew.submit(unit)
-    outcomes, end = {}, time.monotonic() + seconds
-    while len(outcomes) < len(todo):
-        assert time.monotonic() < end, f"{len(outcomes)} of {len(todo)}"
-        outcomes.update({outcome.key: outcome for outcome in crew.wait(0.1)})
-        each()
-    return outcomes
 
 
 @needs_ray
@@ -165,10 +151,7 @@ def test_local_keeps_to_itself_and_leaves_nothing(tmp_path, monkeypatch):
     assert not folder.exists()
     assert dict(os.environ) == environment
     assert signal.getsignal(signal.SIGTERM) == on_term
-    end = time.monotonic() + 10
-    while time.monotonic() < end and children() - before:
-        time.sleep(0.1)
-    assert children() - before == set()
+    assert none_but(before)
 
 
 def listening(pids):

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from toy_units import Broken, Drawn, Large, total
+from toy_units import Broken, Drawn, Large, gather, products, total
 
 from mithridate.errors import InputError
 from mithridate.studies.engine import resources, workers
@@ -36,28 +36,6 @@ def log(tmp_path):
 
 def notes(log):
     return [(what, int(pid)) for what, pid, _ in map(str.split, log.read_text().splitlines())]
-
-
-def gather(crew, units, seconds=120):
-    """Outcomes by key."""
-    for unit in units:
-        crew.submit(unit)
-    outcomes, end = {}, time.monotonic() + seconds
-    while len(outcomes) < len(units):
-        assert time.monotonic() < end, f"{len(outcomes)} of {len(units)} after {seconds} s"
-        for outcome in crew.wait(1.0):
-            assert outcome.key not in outcomes
-            outcomes[outcome.key] = outcome
-    return outcomes
-
-
-def products(root):
-    """Every byte of the finished units; timings apart."""
-    return {
-        str(path.relative_to(root)): path.read_bytes()
-        for path in sorted((root / "v1").rglob("*"))
-        if path.is_file() and path.name != "timing.json"
-    }
 
 
 def alive(pid):
@@ -121,7 +99,7 @@ def test_lost_workers_lose_no_unit_but_the_one_that_kills_them(root, log, monkey
     assert len(pids) == 3
     assert gone(pids)
     assert Store(root).sweep() == 4  # three drafts, and the last one's lock
-    assert list((root / "v1" / "tmp").iterdir()) == []
+    assert list(Store(root).drafts.glob("*")) == []
 
 
 def test_wait_returns_when_time_is_up(root):
@@ -146,7 +124,7 @@ def test_close_drops_what_is_made(root, log):
     assert not any(map(alive, pids))
     assert not Store(root).has(unit.key)
     assert not Store(root).busy()
-    assert list((root / "v1" / "tmp").iterdir()) == []
+    assert list(Store(root).drafts.glob("*")) == []
 
 
 def test_close_kills_what_does_not_listen(root, log, monkeypatch):
@@ -187,7 +165,7 @@ def test_workers_end_with_their_parent(root, number):
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as parent:
         pids = [int(pid) for pid in parent.stdout.readline().split()]
-        while len(Store(root).busy()) < 2:
+        while len(list(Store(root).drafts.glob("*"))) < 2:
             time.sleep(0.05)
         os.killpg(parent.pid, number)  # as a terminal does with Ctrl-C
         out = parent.communicate(timeout=20)[0]
@@ -195,7 +173,7 @@ def test_workers_end_with_their_parent(root, number):
     assert gone(pids)
     assert ("interrupted" in out) == (number == signal.SIGINT)
     assert not Store(root).busy()
-    assert list((root / "v1" / "tmp").iterdir()) == []
+    assert list(Store(root).drafts.glob("*")) == []
 
 
 def test_units_wait_for_the_memory_that_they_declare(root, log, monkeypatch):

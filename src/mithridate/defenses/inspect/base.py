@@ -115,7 +115,7 @@ class Inspector(Component, ABC):
     """
 
     statistic: ClassVar[str] = "Statistic"
-    """What the statistic is, in words."""
+    """What `Evidence.statistic` is, in words, for reports."""
     floor: ClassVar[float] = 1e-3
     """Statistics below it are all alike: raised to it before the logarithm of the p-value."""
     aside: ClassVar[tuple[str, ...]] = ()

@@ -301,7 +301,7 @@ def _verdict(
             own = inspector.look(suspect, data, rng=rng)
             tell(progress, 2 * done + 1, 2 * len(inspectors), f"{name}: scoring the suspect")
             beside = Comparison(models=side.models, looks=part.looks, own=own)
-            proposed = inspector.score(suspect, data, clean=beside, rng=rng)
+            proposed = inspector.score(suspect, data, clean=beside, rng=rng, progress=progress)
             proposed = inspector.draw(suspect, data, proposed, clean=beside, rng=rng)
         proposed = replace(proposed, cost=spent.cost, seconds=spent.seconds)
         evidence.append(_checked(proposed, inspector, data))
@@ -364,8 +364,8 @@ def _recovered_asr(
         others = [rows for k, rows in enumerate(halves.confirm) if k != evidence.target]
         rows = torch.cat(others)
     hits = 0
-    for part in rows.split(CHUNK):
-        images = stamp(data.batch(part)[0], trigger).to(suspect.device)
+    for at in range(0, len(rows), CHUNK):
+        images = stamp(data.batch(rows[at : at + CHUNK])[0], trigger).to(suspect.device)
         hits += int((suspect.labels(images) == evidence.target).sum())
     return wilson(hits, len(rows))
 

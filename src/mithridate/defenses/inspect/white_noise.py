@@ -51,6 +51,7 @@ class WhiteNoise(Inspector):
         atlas=("AML.M0008",),
         nist=("023",),
     )
+    statistic: ClassVar[str] = "Largest distance of a class's noise map from the clean model's"
 
     queries: int = 100_000
 

@@ -242,7 +242,8 @@ class Defended(ModelUnit):
             choice.make()
 
     def open(self, folder: Path, values: Mapping[str, Any], get: Open) -> Classifier:
-        return self._wrapped(get(self.model), get)
+        model: Classifier = self._wrapped(get(self.model), get)
+        return model
 
     def _wrapped(self, model: Any, get: Open) -> Any:
         """The model behind each link in turn; a detector learns from the training images."""

@@ -134,3 +134,26 @@ def note(log, what):
     if log is not None:
         with Path(log).open("a") as file:
             file.write(f"{what} {os.getpid()} {time.monotonic()}\n")
+
+
+def gather(workers, units, each=lambda: None, seconds=120):
+    """Outcomes by key; `each` is called now and then."""
+    for unit in units:
+        workers.submit(unit)
+    outcomes, end = {}, time.monotonic() + seconds
+    while len(outcomes) < len(units):
+        assert time.monotonic() < end, f"{len(outcomes)} of {len(units)} after {seconds} s"
+        for outcome in workers.wait(0.1):
+            assert outcome.key not in outcomes
+            outcomes[outcome.key] = outcome
+        each()
+    return outcomes
+
+
+def products(root):
+    """Every byte of the finished units; timings apart."""
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted((root / "v1").rglob("*"))
+        if path.is_file() and path.name != "timing.json"
+    }

@@ -1,3 +1,5 @@
+"""The pages in a browser: quiet, offline, never wider than the screen; tables that sort."""
+
 from __future__ import annotations
 
 import pytest
@@ -8,31 +10,45 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
-def pages(studies, tmp_path_factory):
-    root = tmp_path_factory.mktemp("studies")
-    one = studies.make(root / "a")
-    two = studies.make(root / "b", change=0.1)
+def pages(studies, presets, tmp_path_factory):
+    root = tmp_path_factory.mktemp("pages")
+    one, two = studies.make(root / "a"), studies.make(root / "b", change=0.1)
     return {
         "study": render(one).as_uri(),
         "compare": compare(one, two).as_uri(),
         "many": render(studies.many(root / "m", 2500)).as_uri(),
+        "audit": render(presets.audit(root / "audit")).as_uri(),
+        "clean": render(presets.audit(root / "clean", "digits", suspicious=False)).as_uri(),
+        "cifar": render(presets.audit(root / "cifar", "cifar")).as_uri(),
+        "attack": render(presets.attack(root / "attack", "cifar")).as_uri(),
     }
 
 
-@pytest.mark.parametrize("name", ["study", "compare", "many"])
-@pytest.mark.parametrize("width", [390, 1440])
-def test_quiet_offline_and_never_wider_than_the_screen(chromium, pages, name, width):
-    context = chromium.new_context(viewport={"width": width, "height": 844})
+PAGES = ("study", "compare", "many", "audit", "clean", "cifar", "attack")
+
+
+@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("width", [390, 820, 1440])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_quiet_offline_and_never_wider_than_the_screen(chromium, pages, name, width, theme):
+    context = chromium.new_context(viewport={"width": width, "height": 844}, color_scheme=theme)
     page = context.new_page()
-    said, asked = [], []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
+    messages, asked = [], []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
     page.on("request", lambda request: asked.append(request.url))
     page.goto(pages[name])
     page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
-    assert said == []
+    outside = page.evaluate(
+        """() => [...document.querySelectorAll('main *')].filter(e => {
+             const box = e.getBoundingClientRect();
+             return box.width && !e.closest('.scroll') && !e.closest('.sr')
+               && (box.right > innerWidth + 1 || box.left < -1); }).map(e => e.outerHTML)"""
+    )
+    assert outside == []
+    assert messages == []
     assert [url for url in asked if not url.startswith("data:")] == [pages[name]]
     context.close()
 
@@ -93,7 +109,7 @@ def test_sorting_takes_the_folded_rows_along(chromium, pages):
     page.close()
 
 
-def test_readable_without_scripts(chromium, pages):
+def test_a_study_is_readable_without_scripts(chromium, pages):
     context = chromium.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(pages["study"])
@@ -112,4 +128,58 @@ def test_a_table_can_be_taken_home(chromium, pages, tmp_path):
         page.locator("a[download$='.csv']").first.click()
     waiting.value.save_as(tmp_path / "t.csv")
     assert (tmp_path / "t.csv").read_text().startswith("cell,attack,eps,seed,success,")
+    page.close()
+
+
+def test_an_audit_is_readable_without_scripts(chromium, pages):
+    context = chromium.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(pages["audit"])
+    assert page.locator("h1").inner_text() == "Suspicious: 8 was poisoned into 9"
+    assert page.locator(".badge").inner_text() == "Alarm"
+    page.locator("summary", has_text="Settings").click()
+    assert page.get_by_text("trigger.size").is_visible()
+    context.close()
+
+
+def test_small_pictures_stay_crisp(chromium, pages):
+    page = chromium.new_page()
+    page.goto(pages["audit"])
+    rendering = "getComputedStyle(document.querySelector('.frame img')).imageRendering"
+    assert page.evaluate(rendering) == "pixelated"
+    page.close()
+
+
+def test_themes_differ_and_paper_is_always_light(chromium, pages):
+    colours = {}
+    for theme in ("light", "dark"):
+        context = chromium.new_context(color_scheme=theme)
+        page = context.new_page()
+        page.goto(pages["audit"])
+        ask = "getComputedStyle(document.body).backgroundColor"
+        colours[theme] = page.evaluate(ask)
+        page.emulate_media(media="print", color_scheme=theme)
+        assert page.evaluate(ask) == "rgb(255, 255, 255)"
+        context.close()
+    assert colours["light"] != colours["dark"]
+
+
+def test_printing_keeps_the_closed_details(chromium, pages):
+    page = chromium.new_page()
+    page.goto(pages["audit"])
+    visible = "document.querySelector('#details details > div').checkVisibility()"
+    assert not page.evaluate(visible)
+    page.set_viewport_size({"width": 690, "height": 980})  # A4 less its margins
+    page.emulate_media(media="print")
+    assert page.evaluate(visible)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 690
+    assert page.pdf().startswith(b"%PDF")
+    page.close()
+
+
+def test_one_click_selects_the_command(chromium, pages):
+    page = chromium.new_page()
+    page.goto(pages["audit"])
+    page.locator("pre.command").click()
+    assert page.evaluate("getSelection().toString()").startswith("mithridate audit")
     page.close()

@@ -5,8 +5,8 @@ import pytest
 from mithridate.errors import InputError
 from mithridate.metrics import mcnemar, paired_difference, pairs
 from mithridate.reports import compare
-from mithridate.reports.study.compare import context
-from mithridate.reports.study.folder import read
+from mithridate.reports.compare import context
+from mithridate.reports.folder import read
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_equal_runs_say_so(folder):
 def test_settings_and_cells_that_differ_are_listed(studies, folder, tmp_path):
     cells = studies.evasion(0)[0][:5]
     extra = cells[0] | {"id": "evasion/9999", "axes": {**cells[0]["axes"], "seed": 77}}
-    from mithridate.reports.study.folder import write
+    from mithridate.reports.folder import write
 
     write(tmp_path / "b", studies.study() | {"spec": {"seed": 9}}, [*cells, extra])
     found = context(read(folder), read(tmp_path / "b"))

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mithridate as mi
+from mithridate.defenses.inspect.base import stamp
 from mithridate.defenses.inspect.locate import best_rectangle, evidence, locate
-from mithridate.defenses.inspect.stamp import dilate, grow, lead, shortlist, stamp, standardise
+from mithridate.defenses.inspect.search import dilate, grow, lead, shortlist, standardise
 from mithridate.testing import linear_model, linear_weights
 
 
@@ -40,17 +41,17 @@ def test_shortlist_finds_the_pair_and_the_place() -> None:
     z = 0.1 * torch.randn(6, 1, 12, 12, generator=mi.rng(0))
     z[4, 0, 2:5, 7:10] += 3
     z[1, 0, 2:5, 7:10] -= 3
-    found, energies = shortlist(z, side=3, classes=6, pairs=2)
-    assert {(c.source, c.target) for c in found[:2]} == {(1, 4), (4, 1)}
-    assert found[0].window == (2, 7, 5, 10)
+    candidates, energies = shortlist(z, side=3, classes=6, pairs=2)
+    assert {(c.source, c.target) for c in candidates[:2]} == {(1, 4), (4, 1)}
+    assert candidates[0].window == (2, 7, 5, 10)
     assert torch.equal(energies.isnan(), torch.eye(6, dtype=torch.bool))
     assert energies.nan_to_num().max() == energies[1, 4] == energies[4, 1]
 
 
 def test_shortlist_cost_grows_with_classes_not_their_square() -> None:
     z = torch.randn(40, 1, 8, 8, generator=mi.rng(0))
-    found, energies = shortlist(z, side=3, classes=5, pairs=3)
-    assert len(found) == 6
+    candidates, energies = shortlist(z, side=3, classes=5, pairs=3)
+    assert len(candidates) == 6
     assert int((~energies.isnan()).sum()) == 5 * 4
 
 

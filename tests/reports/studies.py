@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mithridate.reports.study.folder import write
+from mithridate.reports.folder import write
 
 CLASSES = [str(k) for k in range(10)]
 IMAGES = 200

@@ -6,12 +6,11 @@ import io
 import pytest
 
 from mithridate.metrics import mean_over_seeds, wilson
-from mithridate.reports.schema import Proportion
-from mithridate.reports.study import bars, export, figures, tables, values
-from mithridate.reports.study.folder import read
-from mithridate.reports.study.schema import Cell, Column, Mean
-from mithridate.reports.study.select import fits, groups, title_of, varying
-from mithridate.reports.study.summary import over_seeds, pooled
+from mithridate.reports import bars, export, figures, tables, values
+from mithridate.reports.folder import read
+from mithridate.reports.schema import Cell, Column, Mean, Proportion
+from mithridate.reports.select import fits, groups, title_of, varying
+from mithridate.reports.summary import over_seeds, pooled
 
 
 def share(k, n):

@@ -3,76 +3,28 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
-import itertools
 import re
 import subprocess
 import sys
 import time
-from html.parser import HTMLParser
 
-import pytest
-
-from mithridate.errors import InputError
 from mithridate.reports import render
-from mithridate.reports.study.page import split
-
-VOID = {"meta", "link", "img", "br", "col"}
+from mithridate.reports.header import split
 
 
-class Page(HTMLParser):
-    """The tags of a page; every one is closed in order."""
-
-    def __init__(self, path):
-        super().__init__()
-        self.raw, self.open, self.tags, self.text = path.read_text(), [], [], ""
-        self.feed(self.raw)
-        assert not self.open, self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] not in ("style", "script"):
-            self.text += data
-
-    def all(self, name):
-        return [attrs for tag, attrs in self.tags if tag == name]
+def test_the_page_is_whole_and_stands_alone(page, folder):
+    page(render(folder)).check()
 
 
-def test_the_page_is_whole_and_stands_alone(folder):
-    got = Page(render(folder))
-    assert got.all("html")[0]["lang"] == "en"
-    assert not re.search(r"https?://(?!www\.w3\.org)", got.raw)
-    for _, attrs in got.tags:
-        for key in ("src", "href"):
-            if key in attrs:
-                assert re.match(r"data:|#", attrs[key] or "")
-        assert not any(key.startswith("on") for key in attrs)
-    ids = [attrs["id"] for _, attrs in got.tags if "id" in attrs]
-    assert len(ids) == len(set(ids))
-    assert {a["href"][1:] for a in got.all("a") if a["href"].startswith("#")} <= set(ids)
-    assert len(got.all("h1")) == 1
-    levels = [int(tag[1]) for tag, _ in got.tags if re.fullmatch("h[1-6]", tag)]
-    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
-
-
-def test_the_policy_allows_this_script_alone(folder):
-    got = Page(render(folder)).raw
+def test_the_policy_allows_this_script_alone(page, folder):
+    got = page(render(folder)).raw
     script = re.search(r"<script>(.*?)</script>", got, re.S)[1]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"script-src &#39;sha256-{digest}" in got or f"script-src 'sha256-{digest}'" in got
 
 
-def test_the_finding_comes_first_with_its_doubts(folder):
-    got = Page(render(folder)).text
+def test_the_finding_comes_first_with_its_doubts(page, folder):
+    got = page(render(folder)).text
     order = ["Attacks and backdoors on MNIST", "Which attack fools", "PGD fools 79.0 %"]
     order += ["Both backdoors reach", "Doubts about this finding", "200 images a cell"]
     order += ["26 of 29", "2 not run, 1 failed", "Every cell", "Over seeds", "Success by eps"]
@@ -96,8 +48,8 @@ def test_the_same_folder_gives_the_same_bytes(folder):
     ]  # fmt: skip
 
 
-def test_tables_are_embedded_as_they_are_written(folder):
-    got = Page(render(folder))
+def test_tables_are_embedded_as_they_are_written(page, folder):
+    got = page(render(folder))
     links = {a["download"]: a["href"] for a in got.all("a") if "download" in a}
     assert len(links) == 12
     for name, uri in links.items():
@@ -114,7 +66,7 @@ def test_stale_tables_go_and_others_stay(folder):
     assert (folder / "tables" / "notes.csv").read_text() == "mine"
 
 
-def test_untrusted_text_is_escaped(studies, tmp_path):
+def test_untrusted_text_is_escaped(page, studies, tmp_path):
     evil = "\"><script>alert(1)</script><img src=x onerror=alert(1)>'{{7*7}}"
     raw = studies.study() | {"title": evil, "finding": evil, "question": evil, "command": evil}
     raw |= {
@@ -127,24 +79,24 @@ def test_untrusted_text_is_escaped(studies, tmp_path):
     raw["published"][0]["reason"] = raw["comparisons"][0]["title"] = evil
     raw["class_names"] = {"mnist": [f"{evil}{k}" for k in range(10)]}
     folder = studies.make(tmp_path, **raw)
-    got = Page(render(folder))
+    got = page(render(folder))
     assert len(got.all("script")) == 1
     assert not any("onerror" in attrs for _, attrs in got.tags)
     assert "{{7*7}}" in got.text
 
 
-def test_an_incomplete_study_says_so(studies, tmp_path):
-    got = Page(render(studies.make(tmp_path, status="incomplete", doubts=[], finding=""))).text
+def test_an_incomplete_study_says_so(page, studies, tmp_path):
+    got = page(render(studies.make(tmp_path, status="incomplete", doubts=[], finding=""))).text
     assert "Incomplete study" in got
     assert "stopped before it was finished" in got
 
 
-def test_nothing_measured_reads_as_not_run(studies, tmp_path):
+def test_nothing_measured_reads_as_not_run(page, studies, tmp_path):
     cells = [c | {"status": "not run", "values": {}} for c in studies.evasion(0)[0]]
-    from mithridate.reports.study.folder import write
+    from mithridate.reports.folder import write
 
     write(tmp_path, studies.study() | {"published": [], "comparisons": []}, cells)
-    got = Page(render(tmp_path)).text
+    got = page(render(tmp_path)).text
     assert "0 of 27" in got
     assert "Times: not recorded." in got
     assert "What the models do: no picture was stored." in got
@@ -167,10 +119,10 @@ def test_ten_thousand_cells(studies, tmp_path):
         assert content == (folder / "tables" / "01-every-cell.csv").read_bytes()
 
 
-def test_a_record_beside_the_study_is_the_report(folder):
-    (folder / "record.json").write_text("{}")
-    with pytest.raises(InputError, match=r"record\.json"):
-        render(folder)
+def test_a_study_without_a_finding_has_no_main_finding(page, studies, tmp_path):
+    got = page(render(studies.make(tmp_path, finding=""))).text
+    assert "Main finding" not in got
+    assert "Attacks and backdoors on MNIST" in got
 
 
 def test_reports_of_studies_need_no_torch(folder):

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mithridate.reports.schema import Proportion
-from mithridate.reports.study import class_bars, curves, plot
-from mithridate.reports.study.schema import Cell, Column, Matrix, Mean, Study, View
+from mithridate.reports import curves, plot, select
+from mithridate.reports.schema import Cell, Column, Matrix, Mean, Proportion, Study, View
 
 DIGITS = [str(k) for k in range(10)]
 
@@ -274,9 +273,9 @@ def test_tiny_shares_are_escaped():
 
 def test_names_of_classes_come_from_the_cells_data():
     many = study(class_names={"mnist": DIGITS, "pets": ["cat", "dog"]})
-    assert class_bars.names_of(many, cell(0, {"data": "pets"}, {})) == ["cat", "dog"]
-    assert class_bars.names_of(many, cell(0, {"eps": 1}, {})) == []
-    assert class_bars.names_of(study(), cell(0, {}, {})) == DIGITS
+    assert select.names_of(many, cell(0, {"data": "pets"}, {})) == ["cat", "dog"]
+    assert select.names_of(many, cell(0, {"eps": 1}, {})) == []
+    assert select.names_of(study(), cell(0, {}, {})) == DIGITS
 
 
 def test_the_same_records_give_the_same_bytes():

@@ -1,0 +1,56 @@
+"""Our inspectors, and a stranger's of one method, pass the suite that we ship."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from mithridate import component
+from mithridate.component import About
+from mithridate.cost import Sizes, Work
+from mithridate.defenses.inspect import BiasMaps, Evidence, Inspector, WhiteNoise
+from mithridate.testing.inspectors import InspectorConformance
+
+
+class TestBiasMaps(InspectorConformance):
+    def make(self) -> Inspector:
+        return BiasMaps(samples=6, steps=2, pairs=2, images=4, grow_steps=3)
+
+
+class TestBiasMapsWithAllPictures(InspectorConformance):
+    def make(self) -> Inspector:
+        return BiasMaps(
+            samples=6, steps=2, pairs=1, images=4, grow_steps=2, grid="all", grid_samples=2,
+            untargeted=True, probe="noise",
+        )  # fmt: skip
+
+
+class TestWhiteNoise(InspectorConformance):
+    def make(self) -> Inspector:
+        return WhiteNoise(queries=300)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boldness(Inspector):
+    """How sure a model is of nothing but grey."""
+
+    about: ClassVar[About] = About(paper="nobody", access=("score",))
+
+    def cost(self, sizes: Sizes) -> Work:
+        return Work(forwards=1)
+
+    def score(self, model, data, *, clean, rng, progress=None) -> Evidence:
+        scores = model.scores(torch.full((1, *data.image_shape), 0.75))
+        return Evidence(statistic=float(scores.max()), target=int(scores.argmax()))
+
+
+class TestToy(InspectorConformance):
+    def make(self) -> Inspector:
+        return Boldness()
+
+
+def test_every_inspector_is_tested() -> None:
+    tested = {component.name_of(suite().make()) for suite in (TestBiasMaps, TestWhiteNoise)}
+    assert tested == set(component.TABLES["inspectors"])
