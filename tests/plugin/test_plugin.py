@@ -212,9 +212,7 @@ class TestTransform(testing.TransformConformance):
         return component.create("transforms", NAMES["transforms"])
 
 
-if hasattr(testing, "InspectorConformance"):
-
-    @pytest.mark.usefixtures("package")
-    class TestInspector(testing.InspectorConformance):
-        def inspector(self):
-            return component.create("inspectors", NAMES["inspectors"], {"images": 50})
+@pytest.mark.usefixtures("package")
+class TestInspector(testing.InspectorConformance):
+    def make(self):
+        return component.create("inspectors", NAMES["inspectors"], {"images": 50})
