@@ -89,7 +89,7 @@ class Predicted(Unit[Mapping[str, Any]]):
         module = model.module
         values = {
             "accuracy": proportion(accuracy(predicted, test.labels)),
-            "architecture": getattr(module, "network_name", None) or name_of(module),
+            "architecture": architecture(model),
             "parameters": sum(p.numel() for p in module.parameters()),
             "sha256": fingerprint(model),
             "data": test.name,
@@ -104,3 +104,19 @@ class Predicted(Unit[Mapping[str, Any]]):
 
     def work(self, sizes: Sizes) -> Work:
         return Work(forwards=sizes.test, disk=2**16)
+
+
+def architecture(model: Classifier) -> str:
+    """What the network is, and what stands in front of it, the outermost last.
+
+    >>> from mithridate.defenses.transform import SpatialSmoothing
+    >>> from mithridate.networks import create
+    >>> network = create("digits-cnn", image_shape=(1, 8, 8), classes=10)
+    >>> architecture(SpatialSmoothing().wrap(Classifier(network, classes=10)))
+    'digits-cnn behind spatial-smoothing'
+    """
+    defenses = [str(one["name"]) for one in model.info.get("defenses", [])]
+    names = (getattr(module, "network_name", None) for module in model.module.modules())
+    own = "a network" if defenses else name_of(model.module)
+    network = next(filter(None, names), own)
+    return f"{network} behind {', '.join(defenses)}" if defenses else network
