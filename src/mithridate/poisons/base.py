@@ -285,5 +285,5 @@ def stamp_rows(data: ImageSet, rows: Tensor, trigger: Trigger, rng: torch.Genera
     >>> stamp_rows(data, torch.tensor([0]), Multiply(), torch.Generator()).item()
     20
     """
-    parts = (trigger.stamp(data.batch(part)[0], rng=rng) for part in rows.split(CHUNK))
+    parts = (trigger.stamp(data.batch(part)[0], rng=rng) for part in torch.split(rows, CHUNK))
     return torch.cat([(x * 255).round().clamp(0, 255).to(torch.uint8) for x in parts])

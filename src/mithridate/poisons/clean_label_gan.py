@@ -113,7 +113,7 @@ class CleanLabelGAN(CleanLabelPoison):
             raise InputError(f"{data.name} holds nothing but the target class {self.target}")
         draws = by_row(child(rng, "clean-label-gan", "partners", rows=rows), len(rows))
         partners = others[(draws.uniform(1)[:, 0].double() * len(others)).long()]
-        pairs = zip(rows.split(CHUNK), partners.split(CHUNK), strict=True)
+        pairs = zip(torch.split(rows, CHUNK), torch.split(partners, CHUNK), strict=True)
         shown = torch.cat([self._between(data, *pair, rng) for pair in pairs])
         poisoned = self.stamped(data, data.with_changes(rows, shown), rows, trigger, rng)
         return replace(poisoned, surrogate=gan.fingerprint())

@@ -119,7 +119,7 @@ def perturb_rows(
         NothingAssessedError: the model's gradients are not finite.
     """
     parts = []
-    for part in rows.split(CHUNK):
+    for part in torch.split(rows, CHUNK):
         x, labels = (tensor.to(model.device) for tensor in data.batch(part))
         stream = child(rng, "perturb", device=model.device, rows=part)
         adversarials = attack.perturb(model, x, goal(labels), rng=stream).detach()

@@ -179,7 +179,7 @@ def poison_side(
     if data.classes < 3:
         return PoisonSide(smaller, False, "the smaller side, for want of a third class")
     parts = []
-    for part in rows.split(BATCH):
+    for part in torch.split(rows, BATCH):
         x, labels = (tensor.to(classifier.device) for tensor in data.batch(part))
         with torch.no_grad():
             logits = classifier.logits(x).scatter(1, labels[:, None], -torch.inf)

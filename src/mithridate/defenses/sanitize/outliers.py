@@ -155,7 +155,7 @@ class Outliers(Sanitizer):
             epochs = self.epochs or usual_epochs(len(others))
             judge = fit(classifier, others, epochs=epochs, rng=random, fresh=True)
             trained += epochs * len(others)
-            for part in judged.split(BATCH):
+            for part in torch.split(judged, BATCH):
                 x, labels = (tensor.to(judge.device) for tensor in data.batch(part))
                 with torch.no_grad():
                     logits = judge.logits(x).double()
