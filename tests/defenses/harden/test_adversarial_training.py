@@ -201,22 +201,6 @@ def test_batch_normalisation_counts_only_the_passes_of_the_training() -> None:
     assert not model.module.training
 
 
-def test_the_record_holds_every_setting() -> None:
-    tuned = AdversarialTraining(eps=0.1, steps=1).train(
-        subject(), noise_set(), epochs=1, rng=rng(2)
-    )
-    assert "hardening" not in subject().info["training"]
-    assert tuned.info["training"]["hardening"] == {
-        "name": "adversarial-training",
-        "eps": 0.1,
-        "norm": "linf",
-        "steps": 1,
-        "step_size": None,
-        "ratio": 1.0,
-        "ramp": 1 / 3,
-    }
-
-
 def test_bounds_of_the_network_are_kept() -> None:
     """The same network behind another input range: the same images."""
     net, (x, y) = linear(), noise_set(20, classes=2).batch(range(20))
