@@ -129,10 +129,7 @@ def perturb_rows(
 
 
 def check_finite(values: Tensor) -> None:
-    """Refuse what a broken surrogate leaves behind.
-
-    >>> check_finite(torch.zeros(2))
-    """
+    """Refuse what a broken surrogate leaves behind."""
     if not bool(values.isfinite().all()):
         raise NothingAssessedError(
             "the surrogate's weights or gradients are NaN or infinite: nothing can be crafted "

@@ -66,14 +66,9 @@ class HardenerConformance(ABC):
         self, network: nn.Module | Classifier | None = None, seed: int = 1, **more: Any
     ) -> Classifier:
         """A small training, of a new network or of the one given."""
-        return self.make().train(
-            stateful_network() if network is None else network,
-            noise_set(),
-            rng=rng(seed),
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            **more,
-        )
+        given = {"rng": rng(seed), "epochs": self.epochs, "batch_size": self.batch_size, **more}
+        network = stateful_network() if network is None else network
+        return self.make().train(network, noise_set(), **given)
 
     def test_facts(self) -> None:
         check_facts(self.make())
@@ -89,9 +84,7 @@ class HardenerConformance(ABC):
     def test_seed_decides(self) -> None:
         used = rng(1)
         torch.rand(3, generator=used)
-        again = self.make().train(
-            stateful_network(), noise_set(), rng=used, epochs=self.epochs, batch_size=16
-        )
+        again = self.train(rng=used)
         first = fingerprint(self.train())
         assert fingerprint(again) == first != fingerprint(self.train(seed=2))
 

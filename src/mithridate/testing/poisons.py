@@ -12,6 +12,7 @@ from mithridate.classifier import Classifier
 from mithridate.component import settings
 from mithridate.cost import Sizes
 from mithridate.data.image_set import ImageSet
+from mithridate.networks.base import seeded
 from mithridate.networks.storage import digest
 from mithridate.poisons.badnets import BadNets
 from mithridate.poisons.base import ImageShape, Poison, Poisoned, Trigger
@@ -51,7 +52,7 @@ def striped_surrogate(image_shape: ImageShape = (1, 12, 12), classes: int = 3) -
     torch.Size([1, 3])
     """
     draws = rng(0)
-    with torch.random.fork_rng(devices=[]):  # layers draw first weights from the global state
+    with seeded(0):
         inside = nn.Linear(image_shape[0] * image_shape[1] * image_shape[2], 8)
         last = nn.Linear(8, classes)
     with torch.no_grad():

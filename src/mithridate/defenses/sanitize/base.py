@@ -137,14 +137,6 @@ def check_fit(classifier: Classifier, data: ImageSet, least: int) -> None:
 
     Raises:
         InputError: which, and what to do.
-
-    >>> from torch import nn
-    >>> model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(1, 2)), classes=2)
-    >>> check_fit(model, ImageSet(torch.zeros(3, 1, 1, 1).byte(), [0, 0, 1], ["a", "b"]), 2)
-    Traceback (most recent call last):
-    ...
-    mithridate.errors.InputError: images has 1 image of class 1 (b), a filter needs at least 2: \
-add more, or take the class out
     """
     if not isinstance(classifier, Classifier):
         raise InputError(

@@ -138,7 +138,12 @@ class Outliers(Sanitizer):
         rows = torch.arange(len(data))
         parts: Iterator[tuple[Tensor, ImageSet, torch.Generator]]
         if self.trusted is not None:
-            check_trusted(self.trusted, data)
+            mine = (self.trusted.image_shape, self.trusted.classes)
+            if mine != (data.image_shape, data.classes):
+                raise InputError(
+                    f"trusted images are {mine[0]} of {mine[1]} classes, {data.name} has "
+                    f"{data.image_shape} of {data.classes}: take images of the same kind"
+                )
             parts = iter([(rows, self.trusted, child(rng, "judge"))])
         else:
             if len(data) < 2 * self.folds:
@@ -171,16 +176,3 @@ class Outliers(Sanitizer):
             text = f"the judge learned from {fewest} images of a class: it errs often by itself"
             return [Doubt("weak-judge", text)]
         return []
-
-
-def check_trusted(trusted: ImageSet, data: ImageSet) -> None:
-    """Refuse trusted images of other classes or another shape.
-
-    >>> one = ImageSet(torch.zeros(1, 1, 2, 2).byte(), [0], ["a", "b"], "mine")
-    >>> check_trusted(one, one)
-    """
-    if trusted.classes != data.classes or trusted.image_shape != data.image_shape:
-        raise InputError(
-            f"trusted images are {trusted.image_shape} of {trusted.classes} classes, {data.name} "
-            f"has {data.image_shape} of {data.classes}: take images of the same kind"
-        )
