@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mithridate.fooling import FoolingResult
 
 RECORD, PICTURE, IMAGES = "fooling.json", "fooling.png", "fooling.safetensors"
+COUNTS = ("rounds", "queries", "gradients", "seconds", "status")
 SHOWN = 20
 """Classes in the table; all are in the record."""
 
@@ -84,11 +85,7 @@ def _record(result: FoolingResult, model: Classifier) -> dict[str, Any]:
         "image_shape": list(result.images.shape[1:]),
         "confidence": result.confidence.tolist(),
         "predicted": result.predicted.tolist(),
-        "rounds": result.rounds,
-        "queries": result.queries,
-        "gradients": result.gradients,
-        "seconds": result.seconds,
-        "status": result.status,
+        **{name: getattr(result, name) for name in COUNTS},
         "evaluations": result.evaluations.tolist(),
         "history": [[round(v, 6) for v in row] for row in result.history.tolist()],
     }
