@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 
 from mithridate.reports import words
 from mithridate.reports.schema import Column, Mean, Proportion, Scalar, Value
-from mithridate.reports.select import name
+from mithridate.reports.select import DONE, NOT_RUN, name
 from mithridate.reports.summary import over, pooled
 
 Raw = Scalar
-NOT_RUN = "not run"
 
 
 @dataclass(frozen=True)
@@ -40,11 +39,20 @@ MISSING = Entry(words.NONE, (NOT_RUN,), kind="none", title=NOT_RUN)
 UNDEFINED = Entry("n/a", ("undefined",), kind="none", title="measured, but undefined here")
 
 
+def none(why: str) -> Entry:
+    """A dash, and why there is nothing."""
+    return Entry(words.NONE, kind="none", title=why)
+
+
+def absent(why: str) -> Entry:
+    """What stands for a value that was not measured: a dash, or the failure."""
+    return MISSING if why in (DONE, NOT_RUN) else Entry(why, kind="fail")
+
+
 def label(value: Scalar) -> Entry:
     """A label of an axis."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    sort = float(value) if isinstance(value, int | float) and number else None
-    return Entry(name(value), sort=sort, kind="text", raw={"": value})
+    return Entry(name(value), sort=value if number else None, kind="text", raw={"": value})
 
 
 def text(words_: str, sort: float | None = None, raw: Raw = None) -> Entry:

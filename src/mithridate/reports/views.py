@@ -7,44 +7,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from markupsafe import Markup
-
-from mithridate.reports import (
-    attacks,
-    bars,
-    curves,
-    evidence,
-    images,
-    panels,
-    tables,
-)
+from mithridate.reports import attacks, bars, curves, evidence, images, panels, tables
 from mithridate.reports import header as heads
 from mithridate.reports.audit import CLEAN, VERDICT, Audit, audit, inspection
 from mithridate.reports.folder import StudyFolder
 from mithridate.reports.images import Array
 from mithridate.reports.panels import Label, Panel
+from mithridate.reports.plot import Chart
 from mithridate.reports.schema import Cell, View
-from mithridate.reports.select import (
-    DONE,
-    chosen,
-    list_of,
-    matrix_of,
-    names_of,
-    title_of,
-    varying,
-)
+from mithridate.reports.select import DONE, chosen, list_of, matrix_of, names_of, title_of, varying
 from mithridate.reports.tables import Table
 
 PICTURED = 24
 """Cells of a view whose pictures are drawn; the arrays of the others stay in the file."""
-DRAW = {
+CHARTS = {
+    "bars": bars.bars,
+    "classes": bars.classes,
     "curve": curves.curve,
-    "budget": curves.budget,
-    "queries": curves.queries,
-    "classes": curves.classes,
+    "budget": curves.bought,
+    "queries": curves.bought,
 }
-
-
 KINDS = {
     "verdict": ("Verdict", "Verdict"),
     "strip": ("Distances", "How unusual the model is"),
@@ -79,7 +61,7 @@ is the head of its page."""
 MAPS = ("maps_suspect", "maps_reference")
 INSPECTED = {
     "verdict": (evidence.opening, heads.HERO),
-    "strip": (evidence.strip, ()),
+    "strip": (evidence.distances, ()),
     "trigger": (evidence.trigger, (*MAPS, "difference", "trigger")),
     "maps": (evidence.maps, (*MAPS, "map_share_suspect", "map_share_reference")),
     "pairs": (evidence.pairs, ("pair_scores", "pair_maps_suspect", "pair_maps_reference")),
@@ -91,8 +73,8 @@ INSPECTED = {
 class Part:
     """A view as the template shows it.
 
-    A table, a chart, drawn curves, panels of pictures, or blocks of values of the view's kind,
-    each under a title where there are several.
+    A table, a chart, panels of pictures, or blocks of values of the view's kind, each under a
+    title where there are several.
     """
 
     anchor: str
@@ -101,8 +83,7 @@ class Part:
     note: str
     kind: str
     table: Table | None = None
-    chart: bars.Chart | None = None
-    drawing: Markup | None = None
+    chart: bars.Bars | bars.ClassCharts | Chart | None = None
     pictures: Sequence[tuple[str, Sequence[Panel]]] = ()
     blocks: Sequence[tuple[str, Mapping[str, Any]]] = ()
     left_out: int = 0
@@ -132,13 +113,13 @@ class Views:
             return heads.of_attacks(self.record, self.rows("attacks"))
         return heads.of_study(self.record)
 
-    def tiles(self) -> list[heads.Tile]:
+    def figures(self) -> list[heads.Figure]:
         if self.audit is not None:
-            return heads.audit_tiles(self.audit)
+            return heads.audit_figures(self.audit)
         if self.study.preset == "attack":
             clean = next((c for c in self.record.cells if c.matrix == CLEAN), None)
-            return heads.attack_tiles(self.rows("attacks"), clean)
-        return heads.study_tiles(self.record)
+            return heads.attack_figures(self.rows("attacks"), clean)
+        return heads.study_figures(self.record)
 
     def rows(self, matrix: str) -> list[attacks.AttackRow]:
         """The attacks of a matrix."""
@@ -193,9 +174,6 @@ class Views:
             return self._inspected(part, view, mine)
         if view.kind == "table":
             return dataclasses.replace(part, table=self._table(view))
-        if view.kind == "bars":
-            chart = bars.of_view(self.study, self.record.cells, view)
-            return dataclasses.replace(part, chart=chart)
         if view.kind == "pictures":
             pictured = [c for c in mine if self.record.has_arrays(c.id, view.arrays)]
             drawn = [(n, p) for n, p in self._pictures(view, pictured[:PICTURED]) if p]
@@ -204,9 +182,7 @@ class Views:
         rows = None
         if view.kind in ("budget", "queries"):
             rows = self.record.images([cell.id for cell in mine])
-        return dataclasses.replace(
-            part, drawing=Markup(DRAW[view.kind](view, self.study, mine, rows))
-        )
+        return dataclasses.replace(part, chart=CHARTS[view.kind](view, self.study, mine, rows))
 
     def _table(self, view: View) -> Table:
         number = len(self.tables) + 1
@@ -285,7 +261,7 @@ class Views:
                 arrays, known = self._arrays(cell, (name,))
                 if arrays:
                     classes = evidence.classes_of(self.verdict, known)
-                    hidden = evidence.fewer(classes, len(known))
+                    hidden = panels.only(len(classes), len(known))
                     title = ", ".join(filter(None, [title, title_of(cell.axes, moving)]))
                     grids[name, title] = (title, note, panels.counts_grid(arrays[name], classes))
         drawn = {name for name, _ in grids} if self.audit is not None else set(CONFUSIONS)
