@@ -51,8 +51,10 @@ def absent(why: str) -> Entry:
 
 def label(value: Scalar) -> Entry:
     """A label of an axis."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return Entry(name(value), sort=value if number else None, kind="text", raw={"": value})
+    sort = None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        sort = float(value)
+    return Entry(name(value), sort=sort, kind="text", raw={"": value})
 
 
 def text(words_: str, sort: float | None = None, raw: Raw = None) -> Entry:
