@@ -98,6 +98,8 @@ def context(first: StudyFolder, second: StudyFolder) -> dict[str, Any]:
     corrected = holm([line.pair.p if line.pair else None for line in lines])
     with_holm = list(zip(lines, corrected, strict=True))
     made = [_table(second, m, with_holm, at) for at, m in enumerate(second.study.matrices, 1)]
+    tables = [table for table in made if table is not None]
+    export.embed_files(tables)
     differing = sum(not line.equal for line in lines)
     tested = sum(p is not None for p in corrected)
     apart = sum(p is not None and p <= ALPHA for p in corrected)
@@ -121,7 +123,7 @@ def context(first: StudyFolder, second: StudyFolder) -> dict[str, Any]:
         ],
         "settings": _differences(first.study.spec, second.study.spec),
         "environment": _differences(first.study.environment, second.study.environment),
-        "tables": export.with_files([table for table in made if table is not None]),
+        "tables": tables,
         "only": [
             ("first", _listed([cell for at, cell in mine.items() if at not in theirs])),
             ("second", _listed([cell for at, cell in theirs.items() if at not in mine])),

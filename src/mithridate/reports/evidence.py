@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from mithridate.reports import header as heads
 from mithridate.reports import images, panels, words
 from mithridate.reports.audit import Audit, Inspection
 from mithridate.reports.images import MOST_CLASSES, Array
@@ -122,11 +121,6 @@ def ranking(cell: Cell) -> list[tuple[int, float | None, float | None]]:
 
 def _at(values: Sequence[float | None], index: int) -> float | None:
     return values[index] if index < len(values) else None
-
-
-def opening(one: Inspected) -> Block:
-    """The verdict, as a page may open with it."""
-    return {"header": heads.of_verdict(one.verdict, one.arrays)}
 
 
 def distances(one: Inspected) -> Block | None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mithridate.reports import attacks, images, words
 from mithridate.reports.attacks import AttackRow
-from mithridate.reports.audit import Audit, Inspection
+from mithridate.reports.audit import CLEAN, Audit, Inspection
 from mithridate.reports.folder import StudyFolder
 from mithridate.reports.images import Array
 from mithridate.reports.panels import Tile, box
-from mithridate.reports.schema import Cell, Doubt, Proportion
+from mithridate.reports.schema import Cell, Doubt, Proportion, Study
 from mithridate.reports.select import DONE, NOT_RUN, number_of, share_of, text_of, whole_of
 
 HERO = ("trigger", "examples_changed")
@@ -90,18 +89,38 @@ def _hero(verdict: Inspection, arrays: Mapping[str, Array]) -> list[Tile]:
     return [tile for tile in tiles if tile.picture is not None]
 
 
-def of_audit(folder: StudyFolder, whole: Audit) -> Header:
-    """The header of an audit's page."""
-    if whole.verdict is None:
-        header = Header(STATES[None], "No verdict was reached", meaning="The verdict: not run.")
+def opening(record: StudyFolder, whole: Audit | None) -> tuple[Header, list[Figure]]:
+    """What the page of a record opens with; `whole` is the audit that it is, if it is one."""
+    study = record.study
+    if whole is not None:
+        header, figures = _of_audit(record, whole), _audit_figures(whole)
+    elif study.preset == "attack":
+        cells = [cell for cell in record.cells if cell.matrix == "attacks"]
+        rows = attacks.rows(cells, record.timings)
+        clean = next((cell for cell in record.cells if cell.matrix == CLEAN), None)
+        header, figures = _of_attacks(study, rows), _attack_figures(rows, clean)
     else:
-        header = of_verdict(whole.verdict, folder.arrays(whole.verdict.cell.id, HERO))
-    return _with_doubts(folder, header)
+        headline, meaning = split(study.finding or study.title)
+        state = "plain", "Main finding" if study.finding else "Study"
+        header = Header(state, headline, question=study.question, meaning=meaning)
+        figures = _study_figures(record)
+    doubts = list(dict.fromkeys([*header.doubts, *study.doubts]))
+    header = replace(header, doubts=doubts)
+    if study.status != "complete":  # which it says first
+        what = "run" if study.preset else "study"
+        gate = "; it passes no gate" if study.preset else ""
+        text = f"This {what} stopped before it was finished. What follows is what it had{gate}."
+        header = replace(header, warning=text, state=("open", f"Incomplete {what}"))
+    return header, figures
 
 
-def of_attacks(folder: StudyFolder, rows: Sequence[AttackRow]) -> Header:
-    """The header of a run of attacks."""
-    study = folder.study
+def _of_audit(record: StudyFolder, whole: Audit) -> Header:
+    if whole.verdict is None:
+        return Header(STATES[None], "No verdict was reached", meaning="The verdict: not run.")
+    return of_verdict(whole.verdict, record.arrays(whole.verdict.cell.id, HERO))
+
+
+def _of_attacks(study: Study, rows: Sequence[AttackRow]) -> Header:
     best = attacks.strongest(rows)
     text = study.title
     if best is not None and best.accuracy_left is not None:
@@ -110,42 +129,12 @@ def of_attacks(folder: StudyFolder, rows: Sequence[AttackRow]) -> Header:
     names = [model.name for model in study.models[:1]]
     names += [study.data.name] if study.data is not None else []
     count = words.many(len(rows), "attack")
-    return _with_doubts(
-        folder,
-        Header(
-            ("plain", "Attack run"),
-            text,
-            meaning=f"{count}{' on ' if names else ''}{', '.join(names)}. Accuracy left counts "
-            "every image that the model still gets right after the attack.",
-            small=f"{attacks.closing(rows)}." if len(rows) > 1 else "",
-        ),
-    )
-
-
-def of_study(folder: StudyFolder) -> Header:
-    """The header of a study's page; without a finding it is no finding that it opens with."""
-    study = folder.study
-    headline, meaning = split(study.finding or study.title)
-    header = Header(
-        ("plain", "Main finding" if study.finding else "Study"),
-        headline,
-        question=study.question,
-        meaning=meaning,
-    )
-    return _with_doubts(folder, header)
-
-
-def _with_doubts(folder: StudyFolder, header: Header) -> Header:
-    """The header with the study's own doubts; one that was cut short says so first."""
-    study = folder.study
-    doubts = list(dict.fromkeys([*header.doubts, *study.doubts]))
-    if study.status == "complete":
-        return dataclasses.replace(header, doubts=doubts)
-    what = "run" if study.preset else "study"
-    gate = "; it passes no gate" if study.preset else ""
-    text = f"This {what} stopped before it was finished. What follows is what it had{gate}."
-    return dataclasses.replace(
-        header, doubts=doubts, warning=text, state=("open", f"Incomplete {what}")
+    return Header(
+        ("plain", "Attack run"),
+        text,
+        meaning=f"{count}{' on ' if names else ''}{', '.join(names)}. Accuracy left counts "
+        "every image that the model still gets right after the attack.",
+        small=f"{attacks.closing(rows)}." if len(rows) > 1 else "",
     )
 
 
@@ -159,8 +148,7 @@ def split(finding: str) -> tuple[str, str]:
     return first, " ".join(rest)
 
 
-def audit_figures(whole: Audit) -> list[Figure]:
-    """The key figures of an audit."""
+def _audit_figures(whole: Audit) -> list[Figure]:
     cell = whole.verdict.cell if whole.verdict else None
     controls = whole_of(cell, "controls")
     count = words.NONE if controls is None else str(controls)
@@ -172,8 +160,7 @@ def audit_figures(whole: Audit) -> list[Figure]:
     ]
 
 
-def attack_figures(rows: Sequence[AttackRow], clean: Cell | None) -> list[Figure]:
-    """The key figures of a run of attacks."""
+def _attack_figures(rows: Sequence[AttackRow], clean: Cell | None) -> list[Figure]:
     best, least = attacks.strongest(rows), attacks.smallest(rows)
     by = f", {best.name}" if best and len(rows) > 1 else ""
     third = _share("Attack success", best.success if best else None)
@@ -194,8 +181,7 @@ def attack_figures(rows: Sequence[AttackRow], clean: Cell | None) -> list[Figure
     ]
 
 
-def study_figures(folder: StudyFolder) -> list[Figure]:
-    """The key figures of a study."""
+def _study_figures(folder: StudyFolder) -> list[Figure]:
     cells = folder.cells
     done = sum(cell.status == DONE for cell in cells)
     idle = sum(cell.status == NOT_RUN for cell in cells)

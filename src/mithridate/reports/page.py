@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -19,11 +18,11 @@ from mithridate.reports import export, figures, plot, words
 from mithridate.reports import folder as disk
 from mithridate.reports.audit import CLEAN
 from mithridate.reports.folder import StudyFolder, read, replace
-from mithridate.reports.header import flatten
-from mithridate.reports.schema import Cell, Model, Study
+from mithridate.reports.header import flatten, opening
+from mithridate.reports.schema import Cell, Model
 from mithridate.reports.select import DONE, NOT_RUN, share_of, title_of
 from mithridate.reports.tables import SHOWN, Table
-from mithridate.reports.views import Part, Views
+from mithridate.reports.views import Views
 
 LISTED = 20
 
@@ -79,37 +78,36 @@ def context(record: StudyFolder) -> dict[str, Any]:
     """The variables of the template; writes the tables' files."""
     study = record.study
     views = Views(record)
+    header, key_figures = opening(record, views.audit)
     parts = list(views.parts())
-    rest: dict[str, Table | None] = {}
     makers: dict[str, Callable[[int], Table | None]] = {
         "published": lambda at: figures.published(study, record.cells, at),
         "comparisons": lambda at: figures.comparisons(study, at),
         "times": lambda at: figures.times(record.timings, at) if not study.preset else None,
     }
+    rest = {}
     for name, make in makers.items():
         rest[name] = table = make(len(views.tables) + 1)
         views.tables += [table] if table is not None else []
-    written = {t.slug: t for t in export.with_files(views.tables, record.path / disk.TABLES)}
+    export.embed_files(views.tables, record.path / disk.TABLES)
     return {
         "study": study,
         "preset": study.preset,
         "sortable": any(part.kind == "table" for part in parts) or any(rest.values()),
-        "header": views.header(),
-        "figures": views.figures(),
-        "parts": [_filed(part, written) for part in parts],
-        **{name: table and written[table.slug] for name, table in rest.items()},
+        "header": header,
+        "figures": key_figures,
+        "parts": parts,
+        **rest,
         "ranking": views.ranking(),
         "failed": _failed(record.cells),
-        "models": _models(study, record.cells),
+        "models": [
+            (model.role.capitalize(), _facts(model, record.cells)) for model in study.models
+        ],
         "settings": list(flatten(study.spec)),
         "spec": json.dumps(study.spec, indent=2, ensure_ascii=False, sort_keys=True),
         "environment": list(flatten(study.environment)),
         "files": [pair for pair in FILES.items() if (record.path / pair[0]).exists()],
     }
-
-
-def _filed(part: Part, written: Mapping[str, Table]) -> Part:
-    return part if part.table is None else dataclasses.replace(part, table=written[part.table.slug])
 
 
 def _failed(cells: Sequence[Cell]) -> list[tuple[str, str]]:
@@ -120,12 +118,8 @@ def _failed(cells: Sequence[Cell]) -> list[tuple[str, str]]:
     return [*rows, (f"{more:,} more", f"in {disk.CELLS}")] if more > 0 else rows
 
 
-def _models(study: Study, cells: Sequence[Cell]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Role and facts of every model, with its accuracy where the matrix "clean" has it."""
-    return [(model.role.capitalize(), _facts(model, cells)) for model in study.models]
-
-
 def _facts(model: Model, cells: Sequence[Cell]) -> list[tuple[str, str]]:
+    """What is known of a model, with its accuracy where the matrix "clean" has it."""
     clean = [cell for cell in cells if cell.matrix == CLEAN]
     mine = [cell for cell in clean if cell.axes.get("role", model.role) == model.role]
     accuracy = share_of(mine[0] if mine else None, "accuracy")

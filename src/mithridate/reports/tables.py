@@ -64,7 +64,7 @@ class Table:
     heads: Sequence[Head]
     rows: Sequence[Row]
     foot: Mapping[str, Doubt] = field(default_factory=dict)
-    files: Mapping[str, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
 
     @property
     def widths(self) -> list[int]:
