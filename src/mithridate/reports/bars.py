@@ -34,8 +34,7 @@ class Bar:
     colour: int
     start: float
     width: float | None
-    low: float | None
-    high: float | None
+    whisker: tuple[float, float] | None
     tick: float | None
     text: str
     small: str
@@ -139,17 +138,18 @@ def _shape(group: Group, value: Value, axis: Axis, column: Column) -> dict[str, 
     """Where a bar and its whisker lie, and what is written beside it."""
     at, zero = point(value), axis.percent(0.0)
     if at is None:
-        why = select.state(group.cells) or values.NOT_RUN
-        nothing = dict.fromkeys(("width", "low", "high"))
+        why = select.state(group.cells) or select.NOT_RUN
+        nothing = {"width": None, "whisker": None}
         return nothing | {"start": zero, "text": words.NONE, "small": why, "title": why}
     end, low, high = axis.percent(at), getattr(value, "low", None), getattr(value, "high", None)
-    whisker = low is not None and high is not None
+    whisker = None
+    if low is not None and high is not None:
+        whisker = max(0.0, axis.percent(low)), min(100.0, axis.percent(high))
     entry = values.entry(value, column)
     return {
         "start": min(zero, end),
         "width": round(abs(end - zero), 2),
-        "low": max(0.0, axis.percent(low)) if whisker else None,
-        "high": min(100.0, axis.percent(high)) if whisker else None,
+        "whisker": whisker,
         "text": entry.text,
         "small": " ".join(values.entry(value, column, with_n=False).small[:1]),
         "title": ", ".join([entry.text, *entry.small]),

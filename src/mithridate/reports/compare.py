@@ -230,7 +230,9 @@ def _table(
             for value, there, cell in both
         ]
         entries += [_difference(line, column), _interval(line, column)]
-        entries.append(p_entry(line.pair and line.pair.p, "not measured on the same images"))
+        entries.append(
+            p_entry(line.pair.p if line.pair else None, "not measured on the same images")
+        )
         entries.append(p_entry(holm, "no p-value to correct"))
         rows.append(Row([*lead, values.text(column.title)], entries, name=line.cell[1].id))
     title = matrix.title or matrix.name

@@ -17,7 +17,7 @@ from mithridate.reports.values import Entry, Raw
 LARGEST = 1_000_000
 """Bytes above which the page carries a file compressed: browsers refuse long addresses."""
 
-_TEX = {
+_TEX: dict[str, str | int | None] = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
     "}": r"\}",

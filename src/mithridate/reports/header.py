@@ -206,11 +206,11 @@ def _study_figures(folder: StudyFolder) -> list[Figure]:
     return [*tiles, Figure("Scale", folder.study.scale or words.NONE, "of the study's file")]
 
 
-def _share(name: str, share: Proportion | None) -> Tile:
+def _share(name: str, share: Proportion | None) -> Figure:
     return Figure(name, words.percent(share.value if share else None), words.interval(share))
 
 
-def _cost(seconds: float | None, queries: float | None, gradients: float | None) -> Tile:
+def _cost(seconds: float | None, queries: float | None, gradients: float | None) -> Figure:
     parts = [] if queries is None else [f"{queries:,.0f} images asked"]
     parts += [] if gradients is None else [f"{gradients:,.0f} gradients"]
     return Figure("Time", words.seconds(seconds), ", ".join(parts) or "cost not recorded")

@@ -27,8 +27,10 @@ NAMES = {
 }
 """Where an array lies now; those of the attacks are spread over their cells, the rest are the
 verdict's under their own name."""
-MEASURED = ("success", "accuracy_left", "mean_l2", "median_l2", "mean_linf")
-MEASURED += ("mean_distance", "median_distance")
+MEASURED = (
+    *("success", "accuracy_left", "mean_linf"),
+    *(f"{middle}_{of}" for of in ("l2", "distance") for middle in ("mean", "median")),
+)
 """Of an attack, where they are numbers."""
 MEASURES = {CLEAN: "accuracy", VERDICT: "inspection", NOISE: "noise", BACKDOOR: "backdoor"}
 Raw = Mapping[str, Any]

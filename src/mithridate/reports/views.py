@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import pyarrow as pa
 
 from mithridate.reports import attacks, bars, curves, evidence, header, images, panels, tables
 from mithridate.reports.audit import CLEAN, EVASION, NOISE, VERDICT, Audit, audit, inspection
@@ -12,13 +14,14 @@ from mithridate.reports.folder import StudyFolder
 from mithridate.reports.images import Array
 from mithridate.reports.panels import Label, Panel
 from mithridate.reports.plot import Chart
-from mithridate.reports.schema import Cell, View
+from mithridate.reports.schema import Cell, Study, View
 from mithridate.reports.select import DONE, chosen, list_of, matrix_of, names_of, title_of, varying
 from mithridate.reports.tables import Table
 
+Drawn = bars.Bars | bars.ClassCharts | Chart
 PICTURED = 24
 """Cells of a view whose pictures are drawn; the arrays of the others stay in the file."""
-CHARTS = {
+CHARTS: dict[str, Callable[[View, Study, list[Cell], pa.Table | None], Drawn | None]] = {
     "bars": bars.bars,
     "classes": bars.classes,
     "curve": curves.curve,
@@ -65,7 +68,7 @@ CONFUSIONS = {
 }
 """Array -> title, note, and what it is called where it was not run."""
 MAPS = ("maps_suspect", "maps_reference")
-INSPECTED = {
+INSPECTED: dict[str, tuple[Callable[[evidence.Inspected], Any], Sequence[str]]] = {
     "verdict": (lambda one: header.of_verdict(one.verdict, one.arrays), header.HERO),
     "strip": (evidence.distances, ()),
     "trigger": (evidence.trigger, (*MAPS, "difference", "trigger")),
@@ -89,7 +92,7 @@ class Part:
     note: str
     kind: str
     table: Table | None = None
-    chart: bars.Bars | bars.ClassCharts | Chart | None = None
+    chart: Drawn | None = None
     pictures: list[tuple[str, list[Panel]]] = field(default_factory=list)
     blocks: list[tuple[str, Any]] = field(default_factory=list)
     left_out: int = 0
