@@ -213,18 +213,16 @@ def test_bars_coloured_by_a_number_say_of_what(found):
 
 
 def test_bars_grow_from_zero_both_ways(found):
+    mean = Mean(value=1.0, low=0.5, high=1.5, n=9, sd=0.7)
     cells = [
         cell(a=label).model_copy(update={"matrix": "badnets", "values": {"v": value}})
-        for label, value in (("down", -2.0), ("up", 4.0), ("none", 0), ("mean", MEAN))
+        for label, value in (("down", -2.0), ("up", 4.0), ("none", 0), ("mean", mean))
     ]
     one = view(found, "Accuracy left by attack").model_copy(
         update={"matrix": "badnets", "value": "v", "by": "", "series": "", "over": ""}
     )
     drawn = bars.bars(one, found.study, cells)
-    down, up, none, mean = (bar for _, group in drawn.groups for bar in group)
+    down, up, none, middle = (bar for _, group in drawn.groups for bar in group)
     assert down.start == 0 or down.start + down.width == pytest.approx(up.start)
     assert none.width == 0
-    assert mean.whisker[0] < mean.whisker[1]
-
-
-MEAN = Mean(value=1.0, low=0.5, high=1.5, n=9, sd=0.7)
+    assert middle.whisker[0] < middle.whisker[1]
