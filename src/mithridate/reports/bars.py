@@ -58,7 +58,7 @@ class Bars:
 
 def bars(view: View, study: Study, cells: list[Cell], images: pa.Table | None = None) -> Bars:
     """A bar for `view.value` of each cell, or for its mean over `view.over`."""
-    column = study.columns.get(view.value, Column(title=view.value))
+    column = study.column(view.value)
     every = select.groups(cells, view.over)
     gathered = every[:MOST]
     shown = [_value(group, view) for group in gathered]
@@ -227,7 +227,7 @@ def classes(
     Figure 8 of Borji 2020. Every chart has its own scale from zero, whose top it tells. The
     classes in a cell's values "source" and "target" are marked. None where no cell has the value.
     """
-    column = study.columns.get(view.value, Column(title=view.value))
+    column = study.column(view.value)
     moving, done = select.varying(cells), [cell for cell in cells if cell.status == select.DONE]
     there = [cell for cell in done if any(v is not None for v in select.list_of(cell, view.value))]
     if not there:
@@ -241,7 +241,7 @@ def classes(
         sentences.append(f"Drawn are the first {len(charts)} of {len(there)} cells.")
     if len(there) < len(cells):
         sentences.append(f"Without this value: {len(cells) - len(there)} of {len(cells)} cells.")
-    reference = study.columns.get(view.reference, Column(title=view.reference)).title
+    reference = study.column(view.reference).title
     return ClassCharts(column.title, reference, charts, " ".join(sentences))
 
 

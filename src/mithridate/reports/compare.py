@@ -219,7 +219,7 @@ def _table(
     counts = {values.n_of(v) for line, _ in mine for v in (line.first, line.second)} - {None}
     rows = []
     for line, holm in mine:
-        column = second.study.columns.get(line.name, Column(title=line.name))
+        column = second.study.column(line.name)
         axes = line.cell[0].axes
         lead = [values.label(axes[a]) if a in axes else values.MISSING for a in moving]
         both = zip((line.first, line.second), line.there, line.cell, strict=True)

@@ -27,7 +27,7 @@ def curve(
     Bands and stems are the 95 % intervals: the cells' own, or over the labels of `view.over`
     Student's t. A line is broken where a cell has no value. None where none has one.
     """
-    column = study.columns.get(view.value, Column(title=view.value))
+    column = study.column(view.value)
     places, x = _across(view.x, select.axes_of(cells).get(view.x, []))
     moving = [axis for axis in select.varying(cells) if axis not in (view.x, view.over)]
     if view.series in moving:

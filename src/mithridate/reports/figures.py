@@ -50,7 +50,7 @@ def published(study: Study, cells: Sequence[Cell], number: int) -> Table | None:
         return None
     rows = []
     for figure in study.published:
-        column = study.columns.get(figure.value, Column(title=figure.value))
+        column = study.column(figure.value)
         mine = [c for c in cells if c.matrix == figure.matrix and fits(c.axes, figure.where)]
         ours, value = _ours(mine, figure.value, column)
         parts = []
@@ -124,7 +124,7 @@ def comparisons(study: Study, number: int) -> Table | None:
         return None
     rows = []
     for one in study.comparisons:
-        column = study.columns.get(one.value, Column(title=one.value))
+        column = study.column(one.value)
         gap, n = one.difference, one.n
         entries = [
             *map(values.text, (column.title, one.first, one.second)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -47,6 +47,14 @@ COLUMNS = {
 P = TypeVar("P", bound=BaseModel)
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException, SafetensorError) as error:
+        raise damaged(path, error) from None
+
+
 @dataclass(frozen=True)
 class StudyFolder:
     """A study as it lies on the disk. Images and pictures are read when asked for.
@@ -76,12 +84,9 @@ class StudyFolder:
         if self._parquet is None:
             return None
         path = self.path / IMAGES
-        try:
-            wanted = [("cell", "in", list(cells) or [""])]
-            named = None if columns is None else list(columns)
-            return pq.read_table(path, columns=named, filters=wanted)
-        except (OSError, pa.ArrowException) as error:
-            raise damaged(path, error) from None
+        wanted = [("cell", "in", list(cells) or [""])]
+        with _reading(path):
+            return pq.read_table(path, columns=columns and list(columns), filters=wanted)
 
     def arrays(self, cell: str, names: Collection[str] = ()) -> dict[str, Array]:
         """The pictures of one cell by name: those named, or all.
@@ -96,12 +101,8 @@ class StudyFolder:
         if self.memory is not None:
             return {name: self.memory[cell][name] for name in wanted}
         path = self.path / PICTURES
-        try:
-            with safe_open(str(path), framework="numpy") as file:
-                stored = {name: file.get_tensor(f"{cell}:{name}") for name in wanted}
-            return {name: array.astype(np.float64) for name, array in stored.items()}
-        except (OSError, SafetensorError) as error:
-            raise damaged(path, error) from None
+        with _reading(path), safe_open(str(path), framework="numpy") as file:
+            return {name: file.get_tensor(f"{cell}:{name}").astype(np.float64) for name in wanted}
 
     def has_arrays(self, cell: str, names: Collection[str] = ()) -> bool:
         """Whether the cell has one of these pictures, or any."""
@@ -113,10 +114,8 @@ class StudyFolder:
         path = self.path / IMAGES
         if self.memory is not None or not path.exists():
             return None
-        try:
+        with _reading(path):
             file = pq.ParquetFile(path)
-        except (OSError, pa.ArrowException) as error:
-            raise damaged(path, error) from None
         missing = [name for name in COLUMNS if name not in file.schema_arrow.names]
         if missing:
             raise InputError(f"{path} has no column {missing[0]}: run the study again")
@@ -129,11 +128,8 @@ class StudyFolder:
         path = self.path / PICTURES
         if not path.exists():
             return {}
-        try:
-            with safe_open(str(path), framework="numpy") as file:
-                keys = sorted(file.keys())
-        except (OSError, SafetensorError) as error:
-            raise damaged(path, error) from None
+        with _reading(path), safe_open(str(path), framework="numpy") as file:
+            keys = sorted(file.keys())
         by_cell: dict[str, list[str]] = {}
         for key in keys:
             cell, _, name = key.rpartition(":")

@@ -130,7 +130,7 @@ def of_view(study: Study, cells: Sequence[Cell], view: View, number: int) -> Tab
     moving = [axis for axis in varying(mine) if axis != view.over]
     names = list(view.values) or _measured(study, mine)
     counts = {name: _common_n(gathered, name) if not view.over else None for name in names}
-    columns = {name: study.columns.get(name, Column(title=name)) for name in names}
+    columns = {name: study.column(name) for name in names}
     tops = {name: _top(mine, name) for name in names}
     known = [figure for figure in study.published if figure.matrix == view.matrix]
     marks = Marks()
