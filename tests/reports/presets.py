@@ -170,24 +170,24 @@ def verdict(name: str, suspicious: bool) -> dict[str, Any]:
 def attack_cells(matrix: str) -> list[dict[str, Any]]:
     """Three attacks, of which the last was not run."""
     common = {"access": "gradient", "norm": "linf", "goal": "untargeted", "target": None,
-              "wrong": 5, "left_out": 0, "accuracy": share(495, 500)}  # fmt: skip
-    mean = {"low": 2.4, "high": 4.3, "sd": 1.0}
-    first = common | {
-        "kind": "bounded", "settings": "eps=0.1", "eps": 0.1, "success": share(212, 495),
-        "accuracy_left": share(283, 500), "mean_l2": mean | {"value": 2.49, "n": 212},
-        "median_l2": 2.4, "mean_distance": 0.1, "median_distance": 0.1, "queries": 1.0,
-        "gradients": 1.0,
-    }  # fmt: skip
-    second = common | {
-        "kind": "bounded", "settings": "eps=0.3, steps=40, step_size=0.01", "eps": 0.3,
-        "success": share(489, 495), "accuracy_left": share(6, 500),
-        "mean_l2": mean | {"value": 4.21, "n": 489}, "median_l2": 4.2, "mean_distance": 0.3,
-        "median_distance": 0.3, "queries": 82.0, "gradients": 40.0,
-    }  # fmt: skip
+              "wrong": 5, "left_out": 0, "accuracy": share(495, 500),
+              "kind": "bounded"}  # fmt: skip
+    rows = []
+    for settings, eps, fooled, l2, queries, gradients in (
+        ("eps=0.1", 0.1, 212, 2.4, 1.0, 1.0),
+        ("eps=0.3, steps=40, step_size=0.01", 0.3, 489, 4.2, 82.0, 40.0),
+    ):
+        mean = {"value": l2 + 0.01, "low": 2.4, "high": 4.3, "n": fooled, "sd": 1.0}
+        rows.append(common | {
+            "settings": settings, "eps": eps, "success": share(fooled, 495),
+            "accuracy_left": share(495 - fooled, 500), "mean_l2": mean, "median_l2": l2,
+            "mean_distance": eps, "median_distance": eps, "queries": queries,
+            "gradients": gradients,
+        })  # fmt: skip
     doubt = {"id": "early-stop", "text": "The loss still fell at the last step: take more."}
     return [
-        cell(matrix, 0, first, axes={"attack": "fgsm"}),
-        cell(matrix, 1, second, axes={"attack": "pgd"}, doubts=[doubt]),
+        cell(matrix, 0, rows[0], axes={"attack": "fgsm"}),
+        cell(matrix, 1, rows[1], axes={"attack": "pgd"}, doubts=[doubt]),
         cell(matrix, 2, {}, axes={"attack": "iterative-fgsm"}, status="not run"),
     ]
 
@@ -218,26 +218,23 @@ def head(preset: str, name: str, **more: Any) -> dict[str, Any]:
     """`study.json` of a preset, without its matrices."""
     roles = ("suspect", "reference") if preset == "audit" else ("model",)
     model = {"sha256": "9f" * 32, "architecture": "borji-cnn", "parameters": 431080}
-    return (
-        blank(
-            preset,
-            title=f"{name} {preset}",
-            preset=preset,
-            created="2025-03-14T09:26:53Z",
-            command=f"mithridate {preset} suspect.safetensors --data {name} --out run --seed 0",
-            spec={"samples": 1000, "eps": [0.1, 0.5], "trigger": {"size": [6, 6], "value": 1.0}},
-            data={
-                "name": name,
-                "n": 10000,
-                "class_names": list(CIFAR) if name == "cifar" else DIGITS,
-                "image_shape": list(SIZES[name]),
-                "sha256": "3c" * 32,
-            },
-            models=[model | {"role": role, "name": f"{role}.safetensors"} for role in roles],
-            environment={"mithridate": "0.1.0", "python": "3.11.2", "device": "cpu", "seed": 0},
-        )
-        | more
-    )
+    settings = {
+        "title": f"{name} {preset}",
+        "preset": preset,
+        "created": "2025-03-14T09:26:53Z",
+        "command": f"mithridate {preset} suspect.safetensors --data {name} --out run --seed 0",
+        "spec": {"samples": 1000, "eps": [0.1, 0.5], "trigger": {"size": [6, 6], "value": 1.0}},
+        "data": {
+            "name": name,
+            "n": 10000,
+            "class_names": list(CIFAR) if name == "cifar" else DIGITS,
+            "image_shape": list(SIZES[name]),
+            "sha256": "3c" * 32,
+        },
+        "models": [model | {"role": role, "name": f"{role}.safetensors"} for role in roles],
+        "environment": {"mithridate": "0.1.0", "python": "3.11.2", "device": "cpu", "seed": 0},
+    }
+    return blank(preset, **settings | more)
 
 
 MEASURES = {"clean": "accuracy", "verdict": "inspection", "backdoor": "backdoor"}

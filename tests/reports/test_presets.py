@@ -21,6 +21,8 @@ def test_the_page_of_attacks_says_what_became_of_each(page, presets, tmp_path):
     for text in ("Attack run", "pgd leaves", "Goal: any wrong class.", "early-stop", "not run"):
         assert text in got.text
     assert got.raw.count('class="fooled"><div>') == 5 + 8
+    rows = (tmp_path / "tables" / "01-attacks-on-the-model.csv").read_text()
+    assert rows.count("\n") == 4
 
 
 def test_the_verdict_comes_first_with_its_doubts(page, presets, tmp_path):

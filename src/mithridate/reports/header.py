@@ -187,23 +187,19 @@ def _study_figures(folder: StudyFolder) -> list[Figure]:
     idle = sum(cell.status == NOT_RUN for cell in cells)
     failed = len(cells) - done - idle
     others = [f"{idle:,} not run"] * (idle > 0) + [f"{failed:,} failed"] * (failed > 0)
-    rows = folder.image_rows
-    tiles = [
-        Figure("Cells measured", f"{done:,} of {len(cells):,}", ", ".join(others) or "all"),
-        Figure(
-            "Images judged",
-            f"{rows:,}" if rows else words.NONE,
-            "one by one" if rows else "not recorded one by one",
-        ),
-    ]
+    rows, fresh = folder.image_rows, [one.seconds for one in folder.timings if not one.cached]
+    stored = len(folder.timings) - len(fresh)
+    spent, units = words.NONE, "not recorded"
     if folder.timings:
-        fresh = [timing.seconds for timing in folder.timings if not timing.cached]
-        stored = len(folder.timings) - len(fresh)
-        note = f"{len(fresh):,} units made, {stored:,} from the store"
-        tiles.append(Figure("Time of units", words.seconds(sum(fresh)), note))
-    else:
-        tiles.append(Figure("Time of units", words.NONE, "not recorded"))
-    return [*tiles, Figure("Scale", folder.study.scale or words.NONE, "of the study's file")]
+        spent = words.seconds(sum(fresh))
+        units = f"{len(fresh):,} units made, {stored:,} from the store"
+    judged = "one by one" if rows else "not recorded one by one"
+    return [
+        Figure("Cells measured", f"{done:,} of {len(cells):,}", ", ".join(others) or "all"),
+        Figure("Images judged", f"{rows:,}" if rows else words.NONE, judged),
+        Figure("Time of units", spent, units),
+        Figure("Scale", folder.study.scale or words.NONE, "of the study's file"),
+    ]
 
 
 def _share(name: str, share: Proportion | None) -> Figure:

@@ -81,21 +81,19 @@ def _study(raw: Raw, cells: list[dict[str, Any]]) -> dict[str, Any]:
     empty |= {name: {} for name in ("class_names", "columns")}
     empty |= {name: [] for name in ("views", "published", "comparisons", "doubts")}
     same = ("title", "created", "command", "status", "data", "environment")
-    return (
-        empty
-        | {name: raw[name] for name in same}
-        | {
-            "schema": 1,
-            "name": raw["kind"],
-            "preset": raw["kind"],
-            "spec": raw["settings"],
-            "models": models,
-            "matrices": [
-                {"name": name, "title": "", "measure": MEASURES.get(name, "evasion"), "axes": axes}
-                for name, axes in matrices.items()
-            ],
-        }
-    )
+    return {
+        **empty,
+        **{name: raw[name] for name in same},
+        "schema": 1,
+        "name": raw["kind"],
+        "preset": raw["kind"],
+        "spec": raw["settings"],
+        "models": models,
+        "matrices": [
+            {"name": name, "title": "", "measure": MEASURES.get(name, "evasion"), "axes": axes}
+            for name, axes in matrices.items()
+        ],
+    }
 
 
 def _model(raw: Raw) -> dict[str, Any]:
