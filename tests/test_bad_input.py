@@ -282,9 +282,8 @@ def test_a_constant_model(call, tmp_path) -> None:
 class Softmax(Network):
     """A network that ends in what a classifier does not want."""
 
-    def __init__(self, image_shape, classes, *, width: float = 1.0) -> None:
-        super().__init__(image_shape, classes, width=width)
-        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, classes), nn.Softmax(1))
+    def build(self, image_shape, classes, width):
+        return [nn.Flatten(), nn.Linear(64, classes), nn.Softmax(1)]
 
 
 def test_a_model_that_returns_probabilities(call, tmp_path, monkeypatch) -> None:

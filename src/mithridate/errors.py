@@ -75,3 +75,24 @@ def check_number(
         raise InputError(f"{name} must be {'above' if open_low else 'at least'} {low}, got {value}")
     if value > high:
         raise InputError(f"{name} must be at most {high}, got {value}")
+
+
+def check_whole(name: str, value: object, *, low: int) -> None:
+    """Refuse a setting that is no whole number from `low` on.
+
+    >>> check_whole("latent", 2.5, low=1)
+    Traceback (most recent call last):
+    ...
+    mithridate.errors.InputError: latent is a whole number from 1, got 2.5
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < low:
+        raise InputError(f"{name} is a whole number from {low}, got {value!r}")
+
+
+def one_line(error: object, most: int = 160) -> str:
+    """What an error says, on one line of at most so many characters.
+
+    >>> one_line(ValueError("a line\\n  and another"))
+    'a line and another'
+    """
+    return " ".join(str(error).split())[:most]

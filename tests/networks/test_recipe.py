@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from mithridate.networks.recipe import Recipe, crop_flip, lay_out
+from mithridate.training import Recipe, crop_flip, lay_out
 from mithridate.rng import rng
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mithridate.errors import CheckpointError, InputError, NothingAssessedError
 from mithridate.networks.checkpoint import load
-from mithridate.networks.latent import search
+from mithridate.networks.wgan import search
 from mithridate.networks.storage import read_tensors, write_tensors
 from mithridate.networks.wgan import WGAN, load_wgan
 from mithridate.rng import child, rng

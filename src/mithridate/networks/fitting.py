@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mithridate.classifier import Classifier
 from mithridate.data import ImageSet
-from mithridate.errors import InputError
+from mithridate.errors import InputError, one_line
 
 
 def check_set(what: str, data: object) -> None:
@@ -55,8 +55,7 @@ def check_fits(model: Classifier, data: ImageSet, expected: Sequence[int] | None
         with torch.no_grad(), model.frozen():
             out = model.module(torch.zeros((1, *shape), device=model.device))
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(f"the network does not take images {shape}: {reason}") from None
+        raise InputError(f"the network does not take images {shape}: {one_line(error)}") from None
     if not isinstance(out, Tensor) or out.dim() != 2 or out.shape[1] != data.classes:
         got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise InputError(
