@@ -11,8 +11,7 @@ from scipy import stats
 import mithridate as mi
 from mithridate.errors import InputError
 from mithridate.fooling import CPPN
-from mithridate.fooling.cppn import ends, free
-from mithridate.fooling.genome import INPUTS, REACH, Genomes, first_genomes, pick, render
+from mithridate.fooling.cppn import INPUTS, REACH, Genomes, ends, first_genomes, free, pick, render
 
 STILL = {"add_node": 0.0, "remove_node": 0.0, "connect": 0.0, "disconnect": 0.0, "rate": 0.0}
 SINE, SIGMOID, GAUSSIAN, LINEAR = range(4)
