@@ -50,9 +50,6 @@ class Recipe:
 
     Raises:
         InputError: a setting out of range, or an unknown name.
-
-    >>> Recipe(epochs=2, augment="none", seed=0).lr
-    0.001
     """
 
     epochs: int

@@ -96,12 +96,12 @@ def pick(paths: Iterable[str], where: str) -> dict[str, list[str]]:
     >>> pick(["data/test-0.parquet", "data/train-0.parquet", "README.md"], "x")
     {'train': ['data/train-0.parquet'], 'test': ['data/test-0.parquet']}
     """
-    found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    shards: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for path in sorted(paths):
         if match := _FILE.fullmatch(path):
-            found[match["folder"] or ""][match["split"]].append(path)
+            shards[match["folder"] or ""][match["split"]].append(path)
     known = {word for words in SPLITS.values() for word in words}
-    folders = [folder for folder, splits in found.items() if known & set(splits)]
+    folders = [folder for folder, splits in shards.items() if known & set(splits)]
     preferred = [folder for folder in ("", "data") if folder in folders]
     if not preferred:
         if not folders:
@@ -115,21 +115,11 @@ def pick(paths: Iterable[str], where: str) -> dict[str, list[str]]:
                 "give the path of one of these folders"
             )
     folder = (preferred or folders)[0]
-    return {split: _shards(found[folder], split, where) for split in SPLITS}
+    return {split: _shards(shards[folder], split, where) for split in SPLITS}
 
 
 def find(folder: Path) -> dict[str, list[Path]]:
-    """`pick` for a local folder.
-
-    Raises:
-        DataError: as `pick`.
-
-    >>> find(Path("nowhere"))
-    Traceback (most recent call last):
-    ...
-    mithridate.errors.DataError: nowhere has no train-*.parquet and test-*.parquet: \
-give a folder that holds them, itself or in data/
-    """
+    """`pick` for a local folder."""
     names = [
         path.relative_to(folder).as_posix()
         for pattern in ("*.parquet", "*/*.parquet")
@@ -181,8 +171,8 @@ def _columns(file: Path, image: str | None, label: str | None) -> Columns:
             "convert the column"
         )
     names = features.get(label, {}).get("names")
-    told = tuple(names) if isinstance(names, list) and names else None
-    return Columns(image=image, label=label, names=told)
+    known = tuple(names) if isinstance(names, list) and names else None
+    return Columns(image, label, known)
 
 
 def _choose(

@@ -58,11 +58,8 @@ class TensorStore:
 
     def __init__(self, images: Tensor) -> None:
         self.images = images
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        channels, height, width = self.images.shape[1:]
-        return channels, height, width
+        channels, height, width = images.shape[1:]
+        self.image_shape = channels, height, width
 
     def __len__(self) -> int:
         return len(self.images)
@@ -86,19 +83,15 @@ class FileStore:
     def __init__(self, file: IO[bytes], count: int, image_shape: tuple[int, int, int]) -> None:
         self._file = file
         self._count = count
-        self._shape = image_shape
+        self.image_shape = image_shape
         weakref.finalize(self, file.close)
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return self._shape
 
     def __len__(self) -> int:
         return self._count
 
     def read(self, rows: Tensor) -> Tensor:
-        out = np.empty((len(rows), *self._shape), np.uint8)
-        size, descriptor = prod(self._shape), self._file.fileno()
+        out = np.empty((len(rows), *self.image_shape), np.uint8)
+        size, descriptor = prod(self.image_shape), self._file.fileno()
         for image, row in zip(out.reshape(len(rows), size), rows.tolist(), strict=True):
             image[:] = np.frombuffer(os.pread(descriptor, size, row * size), np.uint8)
         return torch.from_numpy(out)
@@ -126,12 +119,7 @@ class FileStore:
 
 @final
 class SubsetStore:
-    """Rows of another store, in any order; costs 8 bytes a row.
-
-    >>> base = TensorStore(torch.arange(3, dtype=torch.uint8).reshape(3, 1, 1, 1))
-    >>> SubsetStore(base, torch.tensor([2, 0])).read(torch.tensor([0])).item()
-    2
-    """
+    """Rows of another store, in any order; costs 8 bytes a row."""
 
     def __init__(self, base: Store, rows: Tensor) -> None:
         # A subset of a subset looks straight into the first store, so depth stays one.
@@ -140,10 +128,7 @@ class SubsetStore:
             base = base._base
         self._base: Store = base
         self._rows: Tensor = rows.clone()
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return self._base.image_shape
+        self.image_shape = base.image_shape
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -154,23 +139,14 @@ class SubsetStore:
 
 @final
 class ChangedStore:
-    """Another store with some rows replaced; costs the new pixels and 8 bytes a row.
-
-    >>> base = TensorStore(torch.zeros(3, 1, 1, 1, dtype=torch.uint8))
-    >>> new = torch.full((1, 1, 1, 1), 9, dtype=torch.uint8)
-    >>> ChangedStore(base, torch.tensor([1]), new).read(torch.arange(3)).flatten()
-    tensor([0, 9, 0], dtype=torch.uint8)
-    """
+    """Another store with some rows replaced; costs the new pixels and 8 bytes a row."""
 
     def __init__(self, base: Store, rows: Tensor, images: Tensor) -> None:
         self._base = base
         self._images = images.clone()
         self._place = torch.full((len(base),), -1)
         self._place[rows] = torch.arange(len(rows))
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return self._base.image_shape
+        self.image_shape = base.image_shape
 
     def __len__(self) -> int:
         return len(self._base)
@@ -184,11 +160,7 @@ class ChangedStore:
 
 
 def cache_folder() -> Path:
-    """MITHRIDATE_CACHE, else $XDG_CACHE_HOME/mithridate, else ~/.cache/mithridate.
-
-    >>> cache_folder().is_absolute() or "MITHRIDATE_CACHE" in os.environ
-    True
-    """
+    """MITHRIDATE_CACHE, else $XDG_CACHE_HOME/mithridate, else ~/.cache/mithridate."""
     if named := os.environ.get("MITHRIDATE_CACHE"):
         return Path(named).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
@@ -196,11 +168,7 @@ def cache_folder() -> Path:
 
 
 def available_memory() -> int:
-    """Bytes that can be used without swapping: MemAvailable, or the container's limit if lower.
-
-    >>> available_memory() > 0
-    True
-    """
+    """Bytes that can be used without swapping: MemAvailable, or the container's limit if lower."""
     kibibytes = re.search(r"^MemAvailable:\s+(\d+)", _text("/proc/meminfo"), re.MULTILINE)
     free = int(kibibytes[1]) * 1024 if kibibytes else UNKNOWN_MEMORY
     container = _text("/sys/fs/cgroup/memory.max").strip()

@@ -85,18 +85,15 @@ class CPPN(FoolingMethod):
         return self.generations + 1
 
     def search(self, model: Classifier, shape: Shape, *, rng: torch.Generator) -> Iterator[Elites]:
-        def drawn(genes: Tensor) -> Tensor:
-            return render(Genomes.of(genes, self.nodes, shape[0]), shape)
-
-        def mutate(parents: Tensor, generation: int) -> Tensor:
-            return self.child(Genomes.of(parents, self.nodes, shape[0]), rng=rng).flat()
+        def networks(genes: Tensor) -> Genomes:
+            return Genomes.of(genes, self.nodes, shape[0])
 
         return map_elites(
             model,
             shape,
             first_genomes(self.population, self.nodes, shape[0], rng=rng).flat(),
-            render=drawn,
-            mutate=mutate,
+            render=lambda genes: render(networks(genes), shape),
+            mutate=lambda parents, _: self.child(networks(parents), rng=rng).flat(),
             generations=self.generations,
             confidence=self.confidence,
             rng=rng,
@@ -183,12 +180,7 @@ class Genomes(NamedTuple):
 
 
 def first_genomes(n: int, hidden: int, outputs: int, *, rng: torch.Generator) -> Genomes:
-    """Networks without hidden nodes, every input connected to every output.
-
-    >>> from mithridate.rng import rng
-    >>> first_genomes(2, 3, 1, rng=rng(0)).weights.count_nonzero().item()
-    8
-    """
+    """Networks without hidden nodes, every input connected to every output."""
     nodes, device = hidden + outputs, rng.device
     weights = torch.zeros((n, nodes, INPUTS + hidden), device=device)
     drawn = torch.rand((n, outputs, INPUTS), generator=rng, device=device)
@@ -235,11 +227,7 @@ def _places(shape: Shape) -> Tensor:
 
 
 def activate(total: Tensor, function: Tensor) -> Tensor:
-    """Each row of sums (N, P) through the function (N,) of its node.
-
-    >>> activate(torch.zeros(4, 1), torch.arange(4.0))[:, 0]
-    tensor([0.0000, 0.5000, 1.0000, 0.0000])
-    """
+    """Each row of sums (N, P) through the function (N,) of its node."""
     total = total.clamp(-1000, 1000)  # a chain of linear nodes must not reach infinity
     out = total.clone()
     sine, sigmoid, gaussian = ((function == index).nonzero()[:, 0] for index in range(3))
@@ -250,15 +238,7 @@ def activate(total: Tensor, function: Tensor) -> Tensor:
 
 
 def pick(allowed: Tensor, chance: float, *, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """With some chance, one of the allowed columns of each row.
-
-    Returns:
-        Rows that got one, and their columns.
-
-    >>> from mithridate.rng import rng
-    >>> pick(torch.tensor([[False, True], [False, False]]), 1.0, rng=rng(0))
-    (tensor([0]), tensor([1]))
-    """
+    """With some chance, one of the allowed columns of each row: the rows that got one, and it."""
     lots = torch.rand(allowed.shape, generator=rng, device=rng.device)
     column = lots.masked_fill(~allowed, -1.0).argmax(1)
     lucky = torch.rand(len(allowed), generator=rng, device=rng.device) < chance

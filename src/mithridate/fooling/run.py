@@ -75,7 +75,7 @@ def run_fooling(
     (tensor([0, 1]), True, 'done')
     """
     shape = _checked(model, shape)
-    found: Elites | None = None
+    elites: Elites | None = None
     evaluations: list[int] = []
     history: list[Tensor] = []
     status = "done"
@@ -84,21 +84,21 @@ def run_fooling(
         began = time.perf_counter()
         try:
             stream = random.child(rng, "fooling", device=model.device)
-            for found in method.search(model, shape, rng=stream):
+            for elites in method.search(model, shape, rng=stream):
                 evaluations.append(model.cost.queries - queries)
-                history.append(found.confidence.cpu())
+                history.append(elites.confidence.cpu())
                 if progress is not None:
                     least = float(history[-1].min())
                     progress(len(history), method.rounds, f"least confidence {least:.4f}")
         except KeyboardInterrupt:
-            if found is None:
+            if elites is None:
                 raise
             status = "interrupted"
         seconds = time.perf_counter() - began
         spent = model.cost.queries - queries, model.cost.gradients - gradients
-        if found is None:
+        if elites is None:
             raise RunError(f"{type(method).__name__} found nothing: a bug")
-        images = _certified(method, found.images, (model.classes, *shape))
+        images = _certified(method, elites.images, (model.classes, *shape))
         scores = sound(model.scores(images)).cpu()
     rounds = min(len(history), len(evaluations))
     return FoolingResult(
@@ -129,8 +129,8 @@ def _checked(model: Classifier, shape: Shape | None) -> Shape:
     try:
         sound(model.scores(torch.full((1, *shape), 0.5, device=model.device)))
     except RuntimeError as error:
-        told = str(error).partition("\n")[0]
-        raise InputError(f"the model cannot take images of shape {shape}: {told}") from error
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"the model cannot take images of shape {shape}: {reason}") from error
     return shape
 
 

@@ -34,9 +34,6 @@ class GanRecipe:
 
     Raises:
         InputError: a setting out of range.
-
-    >>> GanRecipe(steps=1, seed=0).penalty
-    10.0
     """
 
     steps: int

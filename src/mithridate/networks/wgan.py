@@ -53,9 +53,6 @@ class Generator(nn.Module):
 
     fc, relu, then transposed convolutions (5 x 5, stride 2) that double the plane up to the
     image, with relu between and a sigmoid at the end.
-
-    >>> Generator((1, 28, 28), latent=64)(torch.zeros(2, 64)).shape
-    torch.Size([2, 1, 28, 28])
     """
 
     def __init__(
@@ -96,9 +93,6 @@ class Critic(nn.Module):
 
     Convolutions (5 x 5, stride 2) down to a plane of at most 4 x 4, leaky relu (0.2), then one
     linear layer. No normalisation: the gradient penalty is of each image by itself.
-
-    >>> Critic((3, 32, 32), width=0.1)(torch.zeros(2, 3, 32, 32)).shape
-    torch.Size([2])
     """
 
     def __init__(self, image_shape: Shape, *, width: float = 1.0) -> None:
