@@ -90,3 +90,12 @@ def check_whole(
     if not isinstance(value, int) or isinstance(value, bool):
         raise InputError(f"{name} is a whole number, got {value!r}")
     check_number(name, value, low=low, high=high)
+
+
+def one_line(error: object, most: int = 160) -> str:
+    """What an error says, on one line of at most so many characters.
+
+    >>> one_line(ValueError("a line\\n  and another"))
+    'a line and another'
+    """
+    return " ".join(str(error).split())[:most]
