@@ -306,7 +306,6 @@ class Classifier:
 
 
 def _scaled(x: Tensor, to: Bounds) -> Tensor:
-    """Pixels in [0, 1] as the module wants them."""
     return x if to == (0.0, 1.0) else to.low + x * (to.high - to.low)
 
 

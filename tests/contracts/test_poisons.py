@@ -16,10 +16,14 @@ from mithridate.poisons import (
     BadNets,
     CleanLabel,
     CleanLabelGAN,
+    CraftedPoison,
     FeatureCollision,
+    Poison,
     StampedOnly,
+    Trigger,
     WaNet,
 )
+from mithridate.poisons.base import ImageShape
 from mithridate.poisons.triggers import (
     Blend,
     CornerPattern,
@@ -31,132 +35,140 @@ from mithridate.poisons.triggers import (
     Sinusoid,
     Warp,
 )
-from mithridate.testing import CraftedPoisonConformance, PoisonConformance, TriggerConformance
+from mithridate.testing import (
+    CraftedPoisonConformance,
+    PoisonConformance,
+    TriggerConformance,
+)
 from mithridate.testing.poisons import striped_surrogate
 
-Shape = tuple[int, int, int]
-Table = dict[str, Callable[[Shape], Any]]
-"""What is tested, and how it is made for images of a shape: "NAME C x H x W" has one of its own."""
+GREY, COLOUR = (1, 12, 12), (3, 12, 12)
+Cases = dict[str, tuple[ImageShape, Callable[[ImageShape], Any]]]
 
 
-def shape_of(case: str, usual: Shape = (1, 12, 12)) -> Shape:
-    """The shape that a case names, if it does."""
-    sizes = [int(word) for word in case.split() if word.isdecimal()]
-    return (sizes[0], sizes[1], sizes[2]) if sizes else usual
-
-
-def some_noise(shape: Shape) -> torch.Tensor:
-    return torch.rand(4, *shape, generator=torch.Generator())
-
-
-def patch(name: str) -> Callable[[Shape], Patch]:
-    return lambda shape: Patch.named(name, image_shape=shape)
-
-
-def anywhere(shape: Shape) -> RandomLocation:
+def off_the_object(shape: ImageShape) -> RandomLocation:
     return RandomLocation(patch=Patch.named("block-top-left", image_shape=shape))
 
 
-TRIGGERS: Table = {
-    "single pixel": lambda shape: SinglePixel(),
-    "patch": patch("r-bottom-left"),
-    "patch 3 x 32 x 32": patch("r-bottom-left"),
-    "flat mask 3 x 12 x 12": lambda shape: Patch(mask=torch.eye(12), value=0.5),
-    "inserted image": lambda shape: InsertedImage(
-        image=torch.full((3, 4), 0.7), top=-3, left=0, alpha=0.5
+def colliding(shape: ImageShape, **more: Any) -> FeatureCollision:
+    image = torch.full(shape, 0.6)
+    base = (int(striped_surrogate(shape).labels(image[None])) + 1) % 3
+    return FeatureCollision(base=base, image=image, count=2, watermark=0.1, steps=10, **more)
+
+
+TRIGGERS: Cases = {
+    "single pixel": (GREY, lambda _: SinglePixel()),
+    "patch": (GREY, lambda shape: Patch.named("r-bottom-left", image_shape=shape)),
+    "patch on colour": ((3, 32, 32), lambda s: Patch.named("r-bottom-left", image_shape=s)),
+    "flat mask on colour": (COLOUR, lambda _: Patch(mask=torch.eye(12), value=0.5)),
+    "inserted image": (
+        GREY,
+        lambda _: InsertedImage(image=torch.full((3, 4), 0.7), top=-3, left=0, alpha=0.5),
     ),
-    "random location": anywhere,
-    "random location 3 x 32 x 32": anywhere,
-    "multiply": lambda shape: Multiply(),
-    "blend": lambda shape: Blend(images=some_noise(shape)),
-    "convex blend": lambda shape: Blend(images=torch.full(shape, 0.95), additive=False, alpha=0.2),
-    "blend of noise": lambda shape: Blend(noise=3, additive=False, alpha=0.2),
-    "corner pattern": lambda shape: CornerPattern(corner="top-left", amplitude=32 / 255),
-    "all corners 3 x 10 x 12": lambda shape: CornerPattern(corner="all"),
-    "sinusoid": lambda shape: Sinusoid(frequency=2),
-    "warp": lambda shape: Warp(strength=2.0),
-    "warp 3 x 12 x 16": lambda shape: Warp(),
-    "noisy warp": lambda shape: Warp(noise=True),
+    "random location": (GREY, off_the_object),
+    "random location on colour": ((3, 32, 32), off_the_object),
+    "multiply": (GREY, lambda _: Multiply()),
+    "blend": (
+        GREY,
+        lambda shape: Blend(images=torch.rand(4, *shape, generator=torch.Generator())),
+    ),
+    "convex blend": (
+        GREY,
+        lambda shape: Blend(images=torch.full(shape, 0.95), additive=False, alpha=0.2),
+    ),
+    "blend of noise": (GREY, lambda _: Blend(noise=3, additive=False, alpha=0.2)),
+    "corner": (GREY, lambda _: CornerPattern(corner="top-left", amplitude=32 / 255)),
+    "four corners": ((3, 10, 12), lambda _: CornerPattern(corner="all")),
+    "sinusoid": (GREY, lambda _: Sinusoid(frequency=2)),
+    "warp": (GREY, lambda _: Warp(strength=2.0)),
+    "warp of colour": ((3, 12, 16), lambda _: Warp()),
+    "noisy warp": (GREY, lambda _: Warp(noise=True)),
 }
-POISONS: Table = {
-    "badnets": lambda shape: BadNets(trigger=SinglePixel(), target=0, source=2, count=3),
-    "every source": lambda shape: BadNets(trigger=Blend(), target=0, fraction=0.4),
-    "all to all": lambda shape: BadNets(trigger=SinglePixel(), all_to_all=True, count=7),
-    "append": lambda shape: BadNets(trigger=anywhere(shape), target=1, count=5, append=True),
-    "stamped only": lambda shape: StampedOnly(
-        trigger=Sinusoid(frequency=2), target=2, fraction=0.5
+POISONS: Cases = {
+    "badnets": (GREY, lambda _: BadNets(trigger=SinglePixel(), target=0, source=2, count=3)),
+    "every source": (GREY, lambda _: BadNets(trigger=Blend(), target=0, fraction=0.4)),
+    "all to all": (GREY, lambda _: BadNets(trigger=SinglePixel(), all_to_all=True, count=7)),
+    "appended": (
+        GREY,
+        lambda shape: BadNets(trigger=off_the_object(shape), target=1, count=5, append=True),
     ),
-    "generated": lambda shape: CleanLabelGAN(
-        trigger=CornerPattern(),
-        target=1,
-        count=4,
-        generator=WGAN(shape, latent=4, width=0.1),
-        steps=3,
+    "stamped only": (
+        GREY,
+        lambda _: StampedOnly(trigger=Sinusoid(frequency=2), target=2, fraction=0.5),
     ),
-    "wanet": lambda shape: WaNet(trigger=Warp(strength=2.0), target=0, count=4),
-    "wanet all to all": lambda shape: WaNet(
-        trigger=Warp(strength=2.0), all_to_all=True, count=4, cover=1.0
+    "generator": (
+        GREY,
+        lambda shape: CleanLabelGAN(
+            trigger=CornerPattern(),
+            target=1,
+            count=4,
+            generator=WGAN(shape, latent=4, width=0.1),
+            steps=3,
+        ),
     ),
+    "wanet": (GREY, lambda _: WaNet(trigger=Warp(strength=2.0), target=0, count=4)),
+    "wanet, all to all": (
+        GREY,
+        lambda _: WaNet(trigger=Warp(strength=2.0), all_to_all=True, count=4, cover=1.0),
+    ),
+}
+CRAFTED: Cases = {
+    "clean label": (
+        GREY,
+        lambda _: CleanLabel(trigger=CornerPattern(), target=1, count=4, eps=0.1, steps=3),
+    ),
+    "clean label in l2": (
+        COLOUR,
+        lambda _: CleanLabel(
+            trigger=CornerPattern(corner="all", amplitude=16 / 255),
+            target=0,
+            fraction=1.0,
+            eps=1.5,
+            norm=L2,
+            steps=3,
+        ),
+    ),
+    "adversarial": (GREY, lambda _: AdversarialPoisons(steps=3, fraction=0.5)),
+    "untargeted": (GREY, lambda _: AdversarialPoisons(steps=3, shift=None)),
+    "collision": (GREY, colliding),
+    "collision, appended": (GREY, lambda shape: colliding(shape, append=True)),
 }
 
 
-def clean_label_in_l2(shape: Shape) -> CleanLabel:
-    trigger = CornerPattern(corner="all", amplitude=16 / 255)
-    return CleanLabel(trigger=trigger, target=0, fraction=1.0, eps=1.5, norm=L2, steps=3)
+def choosing(cases: Cases):
+    """A fixture by which a suite runs once for each case."""
 
+    @pytest.fixture(autouse=True, params=cases)
+    def _choose(self, request):
+        self.image_shape, self.case = cases[request.param]
 
-def collision(append: bool) -> Callable[[Shape], FeatureCollision]:
-    def make(shape: Shape) -> FeatureCollision:
-        image = torch.full(shape, 0.6)
-        base = (int(striped_surrogate(shape).labels(image[None])) + 1) % 3
-        return FeatureCollision(
-            base=base, image=image, count=2, watermark=0.1, steps=10, append=append
-        )
-
-    return make
-
-
-CRAFTED: Table = {
-    "clean label": lambda shape: CleanLabel(
-        trigger=CornerPattern(), target=1, count=4, eps=0.1, steps=3
-    ),
-    "clean label in L2 3 x 12 x 12": clean_label_in_l2,
-    "adversarial": lambda shape: AdversarialPoisons(steps=3, fraction=0.5),
-    "untargeted": lambda shape: AdversarialPoisons(steps=3, shift=None),
-    "collision": collision(append=False),
-    "collision appended": collision(append=True),
-}
+    return _choose
 
 
 class TestTriggers(TriggerConformance):
-    @pytest.fixture(autouse=True, params=TRIGGERS)
-    def _choose(self, request: pytest.FixtureRequest) -> None:
-        self.image_shape = shape_of(request.param)  # type: ignore[misc]
-        self.make = lambda: TRIGGERS[request.param](self.image_shape)  # type: ignore[method-assign]
+    _choose = choosing(TRIGGERS)
 
-    def make(self) -> Any: ...
+    def make(self) -> Trigger:
+        return self.case(self.image_shape)
 
 
 class TestPoisons(PoisonConformance):
-    @pytest.fixture(autouse=True, params=POISONS)
-    def _choose(self, request: pytest.FixtureRequest) -> None:
-        self.make = lambda: POISONS[request.param](self.image_shape)  # type: ignore[method-assign]
+    _choose = choosing(POISONS)
 
-    def make(self) -> Any: ...
+    def make(self) -> Poison:
+        return self.case(self.image_shape)
 
 
 class TestCraftedPoisons(CraftedPoisonConformance):
-    @pytest.fixture(autouse=True, params=CRAFTED)
-    def _choose(self, request: pytest.FixtureRequest) -> None:
-        self.image_shape = shape_of(request.param)  # type: ignore[misc]
-        self.make = lambda: CRAFTED[request.param](self.image_shape)  # type: ignore[method-assign]
+    _choose = choosing(CRAFTED)
 
-    def make(self) -> Any: ...
+    def make(self) -> CraftedPoison:
+        return self.case(self.image_shape)
 
 
 @pytest.mark.parametrize(
-    ("kind", "table"), [("triggers", TRIGGERS), ("poisons", POISONS | CRAFTED)]
+    ("kind", "cases"), [("triggers", TRIGGERS), ("poisons", POISONS | CRAFTED)]
 )
-def test_every_registered_component_has_a_case(kind: str, table: Table) -> None:
-    made = {component.name_of(make(shape_of(case))) for case, make in table.items()}
-    assert made == set(component.TABLES[kind])
+def test_every_registered_component_has_a_suite(kind: str, cases: Cases) -> None:
+    tested = {component.name_of(make(shape)) for shape, make in cases.values()}
+    assert tested == set(component.TABLES[kind])

@@ -44,7 +44,7 @@ def test_an_audit_that_was_cut_short_has_no_verdict(presets):
     cells, _ = presets.audit_parts(suspicious=False)
     cells = [c for c in cells if c["matrix"] != "evasion"]
     idle = [c | {"status": "not run", "values": {}} for c in cells]
-    head = presets.study("audit", "mnist", status="incomplete")
+    head = presets.head("audit", "mnist", status="incomplete")
     head["matrices"] = [
         {"name": name, "title": "", "measure": "", "axes": {}}
         for name in {c["matrix"] for c in cells}

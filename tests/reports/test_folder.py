@@ -53,7 +53,7 @@ def test_images_and_arrays_come_for_the_cells_asked_for(folder, studies):
     assert set(found.arrays("badnets/0000", ["trigger"])) == {"trigger"}
     assert found.arrays("evasion/0000") == {}
     assert found.has_arrays("badnets/0001")
-    assert not found.has_arrays("badnets/0001", ["pair_maps_suspect"])
+    assert not found.has_arrays("badnets/0001", ["grid_clean"])
     assert np.isnan(found.arrays("badnets/0000")["trigger"]).any()
 
 

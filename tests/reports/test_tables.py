@@ -9,7 +9,7 @@ from mithridate.metrics import mean_over_seeds, wilson
 from mithridate.reports import bars, export, figures, tables, values
 from mithridate.reports.folder import read
 from mithridate.reports.schema import Cell, Column, Mean, Proportion
-from mithridate.reports.select import fits, groups, title_of, varying
+from mithridate.reports.select import chosen, fits, groups, title_of, varying
 from mithridate.reports.summary import over_seeds, pooled
 
 
@@ -25,6 +25,10 @@ def found(folder):
 
 def view(found, title):
     return next(view for view in found.study.views if view.title == title)
+
+
+def chart(found, one):
+    return bars.bars(one, found.study, chosen(found.cells, one))
 
 
 def table(found, title):
@@ -182,47 +186,43 @@ def test_labels_group_and_select():
 
 
 def test_bars_carry_intervals_and_what_was_not_run(found):
-    chart = bars.of_view(found.study, found.cells, view(found, "Accuracy left by attack"))
-    assert [heading for heading, _ in chart.groups] == ["eps 0.1", "eps 0.3", "eps 0.5"]
-    assert [[bar.label for bar in group] for _, group in chart.groups] == [
+    drawn = chart(found, view(found, "Accuracy left by attack"))
+    assert [heading for heading, _ in drawn.groups] == ["eps 0.1", "eps 0.3", "eps 0.5"]
+    assert [[bar.label for bar in group] for _, group in drawn.groups] == [
         ["FGSM", "I-FGSM", "PGD"]
     ] * 3
-    for _, group in chart.groups:
+    for _, group in drawn.groups:
         for bar in group:
             if bar.width is not None:
-                assert bar.low <= bar.start + bar.width <= bar.high
-    lost = chart.groups[2][1][2]
+                assert bar.whisker[0] <= bar.start + bar.width <= bar.whisker[1]
+    lost = drawn.groups[2][1][2]
     assert (lost.width, lost.text) == (None, "–")
     assert lost.small.startswith("failed")
-    assert [name for _, name in chart.key] == ["FGSM", "I-FGSM", "PGD"]
+    assert [name for _, name in drawn.key] == ["FGSM", "I-FGSM", "PGD"]
 
 
 def test_bars_coloured_by_a_number_say_of_what(found):
     one = view(found, "Accuracy left by attack").model_copy(
         update={"by": "attack", "series": "seed", "over": "", "where": {"eps": 0.1}}
     )
-    chart = bars.of_view(found.study, found.cells, one)
+    drawn = chart(found, one)
     seeds = ["seed 0", "seed 1", "seed 2"]
-    assert chart.key == list(enumerate(seeds))
-    assert chart.groups[0][0] == "FGSM"
-    assert [bar.label for bar in chart.groups[0][1]] == seeds
+    assert drawn.key == list(enumerate(seeds))
+    assert drawn.groups[0][0] == "FGSM"
+    assert [bar.label for bar in drawn.groups[0][1]] == seeds
 
 
 def test_bars_grow_from_zero_both_ways(found):
-    study = found.study
+    mean = Mean(value=1.0, low=0.5, high=1.5, n=9, sd=0.7)
     cells = [
         cell(a=label).model_copy(update={"matrix": "badnets", "values": {"v": value}})
-        for label, value in (("down", -2.0), ("up", 4.0), ("none", 0), ("mean", MEAN))
+        for label, value in (("down", -2.0), ("up", 4.0), ("none", 0), ("mean", mean))
     ]
     one = view(found, "Accuracy left by attack").model_copy(
         update={"matrix": "badnets", "value": "v", "by": "", "series": "", "over": ""}
     )
-    chart = bars.of_view(study, cells, one)
-    down, up, none, mean = (bar for _, group in chart.groups for bar in group)
+    drawn = bars.bars(one, found.study, cells)
+    down, up, none, middle = (bar for _, group in drawn.groups for bar in group)
     assert down.start == 0 or down.start + down.width == pytest.approx(up.start)
     assert none.width == 0
-    assert mean.low < mean.high
-    assert bars.of_view(study, [], one) is None
-
-
-MEAN = Mean(value=1.0, low=0.5, high=1.5, n=9, sd=0.7)
+    assert middle.whisker[0] < middle.whisker[1]

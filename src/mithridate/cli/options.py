@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -11,6 +12,8 @@ from mithridate.errors import InputError, unknown
 
 if TYPE_CHECKING:
     import torch
+
+    from mithridate.data import ImageSet
 
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Of every random choice.")]
 Device = Annotated[
@@ -23,6 +26,15 @@ Data = Annotated[
     typer.Option(
         "--data", metavar="DATA", help="digits, mnist, cifar10, a folder, or hf:org/name@revision."
     ),
+]
+OutFolder = Annotated[
+    Path, typer.Option("--out", metavar="DIR", help="The folder to write, empty or new.")
+]
+OutFile = Annotated[Path, typer.Option("--out", metavar="FILE", help="The checkpoint to write.")]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Default: 20 below 10,000 images, else 5.")]
+Surrogate = Annotated[
+    Path | None,
+    typer.Option(metavar="MODEL", help="A checkpoint, for poisons crafted against a model."),
 ]
 Settings = Annotated[
     list[str] | None,
@@ -55,6 +67,22 @@ def command_line() -> str:
     return shlex.join(["mithridate", *_words])
 
 
+def set_facts(train: ImageSet, test: ImageSet, data: str, seed: int) -> dict[str, Any]:
+    """What the manifest of a written set says of where it comes from."""
+    from mithridate import __version__
+
+    return {
+        "format": 1,
+        "mithridate": __version__,
+        "class_names": list(train.class_names),
+        "image_shape": list(train.image_shape),
+        "test_sha256": test.fingerprint(),
+        "seed": seed,
+        "source_data": {"name": data, "train_sha256": train.fingerprint()},
+        "command": command_line(),
+    }
+
+
 def pairs(items: Iterable[str] | None) -> dict[str, str]:
     """KEY=VALUE items as a dictionary, dashes in keys as underscores.
 
@@ -64,16 +92,16 @@ def pairs(items: Iterable[str] | None) -> dict[str, str]:
     >>> pairs(["step-size=2/255"])
     {'step_size': '2/255'}
     """
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for item in items or ():
         key, equals, value = item.partition("=")
         key = key.strip().replace("-", "_")
         if not equals or not key:
             raise InputError(f"--set takes KEY=VALUE, got {item!r}")
-        if key in found:
+        if key in values:
             raise InputError(f"--set {key} is given twice: leave one out")
-        found[key] = value
-    return found
+        values[key] = value
+    return values
 
 
 def deal(

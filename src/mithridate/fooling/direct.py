@@ -71,17 +71,12 @@ class Direct(FoolingMethod):
         return float(self.rate * 0.5 ** (generation // self.halve_every))
 
     def search(self, model: Classifier, shape: Shape, *, rng: torch.Generator) -> Iterator[Elites]:
-        first = torch.rand((self.population, *shape), generator=rng, device=rng.device)
-
-        def mutate(parents: Tensor, generation: int) -> Tensor:
-            return mutated(parents, self.rate_at(generation), self.eta, rng=rng)
-
         return map_elites(
             model,
             shape,
-            first,
+            torch.rand((self.population, *shape), generator=rng, device=rng.device),
             render=lambda genes: genes,
-            mutate=mutate,
+            mutate=lambda parents, k: mutated(parents, self.rate_at(k), self.eta, rng=rng),
             generations=self.generations,
             confidence=self.confidence,
             rng=rng,

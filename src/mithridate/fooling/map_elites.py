@@ -14,9 +14,6 @@ from mithridate.classifier import ScoreOracle
 from mithridate.errors import InputError
 from mithridate.fooling.base import Elites, Shape, enough, sound
 
-Render = Callable[[Tensor], Tensor]
-Mutate = Callable[[Tensor, int], Tensor]
-
 
 def imported() -> Any:
     """The archives of pyribs.
@@ -74,13 +71,13 @@ class Niches:
             self._archive.add_single(
                 genes[row].cpu().numpy(), score.numpy(), [k], image=images[row].cpu().numpy()
             )
-        cells = self._archive.data(["index", "solution", "image", "objective"])
-        order = np.argsort(cells["index"])
-        kept = [
-            torch.from_numpy(cells[name][order]).to(device)
+        content = self._archive.data(["index", "solution", "image", "objective"])
+        order = np.argsort(content["index"])
+        self.genes, images, confidence = (
+            torch.from_numpy(content[name][order]).to(device)
             for name in ("solution", "image", "objective")
-        ]
-        self.genes, self.elites = kept[0], Elites(kept[1], kept[2])
+        )
+        self.elites = Elites(images, confidence)
 
 
 def map_elites(
@@ -88,8 +85,8 @@ def map_elites(
     shape: Shape,
     first: Tensor,
     *,
-    render: Render,
-    mutate: Mutate,
+    render: Callable[[Tensor], Tensor],
+    mutate: Callable[[Tensor, int], Tensor],
     generations: int,
     confidence: float | None,
     rng: torch.Generator,

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from mithridate import component
 from mithridate.classifier import Classifier
-from mithridate.errors import CheckpointError, InputError, NothingAssessedError
-from mithridate.networks.base import create
-from mithridate.networks.storage import digest, read_tensors, sha256, write_tensors
+from mithridate.errors import CheckpointError, InputError, NothingAssessedError, one_line
+from mithridate.networks.base import create, move
+from mithridate.networks.storage import check_format, digest, read_tensors, sha256, write_tensors
 from mithridate.networks.torch_file import read_state_dict
 
 __all__ = ["fingerprint", "load", "save", "sha256"]
@@ -46,18 +46,17 @@ def save(model: Classifier, path: str | Path) -> None:
     ...     fingerprint(load(Path(folder) / "m.safetensors")) == fingerprint(model)
     True
     """
-    module = model.module
     header = {
         "kind": "model",
         "format": FORMAT,
-        "architecture": _architecture(module),
+        "architecture": _architecture(model.module),
         "bounds": list(model.input_range),
         "class_names": list(model.class_names),
         "image_shape": None if model.image_shape is None else list(model.image_shape),
         "outputs": model.outputs,
         "info": model.info,
     }
-    write_tensors(path, module.state_dict(), header)
+    write_tensors(path, model.module.state_dict(), header)
 
 
 def load(
@@ -71,8 +70,6 @@ def load(
     Nothing in a file is ever run: see `torch_file` for what is refused, and why.
 
     Args:
-        path: the file.
-        device: where the classifier shall be.
         network: the module that the weights belong to (a copy is filled), or the name of a
             registered network. Needed only where the file does not say: state dicts, and
             models whose module is not a registered network.
@@ -93,11 +90,7 @@ def load(
     else:
         module, about = _from_safetensors(place, network)
     _check_finite(place, module)
-    try:
-        module.to(device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0][:120]
-        raise InputError(f"device {str(device)!r} cannot be used ({reason}): use cpu") from None
+    move(module, device)
     try:
         return Classifier(module.eval(), **about)
     except InputError as error:
@@ -134,11 +127,7 @@ def _from_safetensors(place: Path, network: nn.Module | str | None) -> Parts:
             f"{place} is the checkpoint of a training run, not a model: "
             "resume that run with fit(..., checkpoint=...) and save its result"
         )
-    if header.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{place} has format {header.get('format')}, this version reads {FORMAT}: "
-            "load it with the version that wrote it"
-        )
+    check_format(place, header, FORMAT)
     try:
         low, high = header["bounds"]
         about = {
@@ -165,8 +154,12 @@ def _from_safetensors(place: Path, network: nn.Module | str | None) -> Parts:
                 f"{outputs} outputs; save the model again"
             )
         return module, about
+    if isinstance(network, nn.Module):
+        return _filled(place, copy.deepcopy(network).cpu(), tensors), about
+    if not about["image_shape"]:
+        raise CheckpointError(f"{place} does not name its image shape: pass a module")
     guess = {"image_shape": about["image_shape"], "classes": len(about["classes"])}
-    return _given(place, network, tensors, guess if about["image_shape"] else None), about
+    return _build(place, network, guess, tensors), about
 
 
 def _from_state_dict(place: Path, network: nn.Module | str | None) -> Parts:
@@ -176,7 +169,7 @@ def _from_state_dict(place: Path, network: nn.Module | str | None) -> Parts:
             f"{place} is a state dict, which names no architecture: pass network= a module, such "
             'as networks.create("resnet18", image_shape=(3, 32, 32), classes=10)'
         )
-    module = _given(place, network, tensors, None)
+    module = _filled(place, copy.deepcopy(network).cpu(), tensors)
     settings = getattr(module, "settings", {})
     # the last matrix has a row per class, unless the module says better
     matrices = [t for t in module.state_dict().values() if t.dim() == 2]
@@ -187,19 +180,9 @@ def _from_state_dict(place: Path, network: nn.Module | str | None) -> Parts:
     return module, {"classes": classes, "image_shape": tuple(shape) if shape else None}
 
 
-def _given(
-    place: Path,
-    network: nn.Module | str,
-    tensors: dict[str, Tensor],
-    arguments: dict[str, Any] | None,
-) -> nn.Module:
-    """A copy of the caller's network (or one of that name), filled."""
-    if isinstance(network, str):
-        if arguments is None:
-            raise CheckpointError(f"{place} does not name its image shape: pass a module")
-        return _build(place, network, arguments, tensors)
-    module = copy.deepcopy(network).cpu()
-    _fill(place, module, tensors)
+def _filled(place: Path, module: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
+    _compare(place, module, tensors)
+    module.load_state_dict(tensors)
     return module
 
 
@@ -211,14 +194,13 @@ def _build(place: Path, name: str, settings: Any, tensors: dict[str, Tensor]) ->
         arguments = {**settings, "image_shape": tuple(settings["image_shape"])}
         with torch.device("meta"):
             _compare(place, create(name, **arguments), tensors)
-        module = create(name, **arguments)
+        return _filled(place, create(name, **arguments), tensors)
     except CheckpointError:
         raise
     except (InputError, KeyError, TypeError, RuntimeError, OverflowError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{place}: its network cannot be built: {reason}") from None
-    _fill(place, module, tensors)
-    return module
+        raise CheckpointError(
+            f"{place}: its network cannot be built: {one_line(error, 200)}"
+        ) from None
 
 
 def _compare(place: Path, module: nn.Module, tensors: dict[str, Tensor]) -> None:
@@ -232,18 +214,13 @@ def _compare(place: Path, module: nn.Module, tensors: dict[str, Tensor]) -> None
                 f"tensors ({first!r}, ...): choose the network it was made with"
             )
     for name, tensor in own.items():
-        found = tensors[name]
-        same_kind = found.is_floating_point() == tensor.is_floating_point()
-        if found.shape != tensor.shape or found.is_complex() or not same_kind:
+        read = tensors[name]
+        same_kind = read.is_floating_point() == tensor.is_floating_point()
+        if read.shape != tensor.shape or read.is_complex() or not same_kind:
             raise CheckpointError(
-                f"{place} does not fit {type(module).__name__}: {name!r} is {found.dtype} "
-                f"{tuple(found.shape)}, expected {tensor.dtype} {tuple(tensor.shape)}"
+                f"{place} does not fit {type(module).__name__}: {name!r} is {read.dtype} "
+                f"{tuple(read.shape)}, expected {tensor.dtype} {tuple(tensor.shape)}"
             )
-
-
-def _fill(place: Path, module: nn.Module, tensors: dict[str, Tensor]) -> None:
-    _compare(place, module, tensors)
-    module.load_state_dict(tensors)
 
 
 def _check_finite(place: Path, module: nn.Module) -> None:

@@ -9,18 +9,11 @@ from torch import Tensor
 
 from mithridate.classifier import Classifier
 from mithridate.data import ImageSet
-from mithridate.errors import InputError
+from mithridate.errors import InputError, one_line
 
 
 def check_set(what: str, data: object) -> None:
-    """Refuse anything but an ImageSet.
-
-    >>> check_set("training", [1, 2])
-    Traceback (most recent call last):
-    ...
-    mithridate.errors.InputError: the training set is an ImageSet, got list: make one with \
-load_data or ImageSet(images, labels, class_names)
-    """
+    """Refuse anything but an ImageSet."""
     if not isinstance(data, ImageSet):
         raise InputError(
             f"the {what} set is an ImageSet, got {type(data).__name__}: "
@@ -38,11 +31,6 @@ def check_fits(model: Classifier, data: ImageSet, expected: Sequence[int] | None
 
     Raises:
         InputError: what differs, and how to create the network.
-
-    >>> from torch import nn
-    >>> data = ImageSet(torch.zeros(1, 1, 2, 2).byte(), [0], ["a", "b"])
-    >>> model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), classes=2)
-    >>> check_fits(model, data)
     """
     shape = tuple(data.image_shape)
     expected = expected or model.image_shape or shape
@@ -55,8 +43,7 @@ def check_fits(model: Classifier, data: ImageSet, expected: Sequence[int] | None
         with torch.no_grad(), model.frozen():
             out = model.module(torch.zeros((1, *shape), device=model.device))
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(f"the network does not take images {shape}: {reason}") from None
+        raise InputError(f"the network does not take images {shape}: {one_line(error)}") from None
     if not isinstance(out, Tensor) or out.dim() != 2 or out.shape[1] != data.classes:
         got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise InputError(

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mithridate.errors import CheckpointError
+from mithridate.errors import CheckpointError, one_line
 
 LIMIT = 4 * 2**30
 """Largest uncompressed size in bytes."""
@@ -68,54 +68,54 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         raise CheckpointError(f"cannot read {place}: {reason}")
     if place.stat().st_size > LIMIT:
         raise CheckpointError(f"{place} is larger than {LIMIT / 2**30:g} GiB: use safetensors")
-    content = place.read_bytes()
-    _look_through(place, content)
+    data = place.read_bytes()
+    _look_through(place, data)
     try:
-        found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # of a damaged file torch.load raises whatever comes
-        raise CheckpointError(f"{place} is refused by torch.load: {_line(error)}") from None
+        raise CheckpointError(f"{place} is refused by torch.load: {_reason(error)}") from None
     for key in ("state_dict", "model"):
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
-    if not isinstance(found, dict) or not all(isinstance(t, Tensor) for t in found.values()):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(t, Tensor) for t in content.values()):
         raise CheckpointError(
             f"{place} is no state dict (name -> tensor): write it with "
             "torch.save(module.state_dict(), path), or better as safetensors"
         )
-    return {str(name): tensor.detach() for name, tensor in found.items()}
+    return {str(name): tensor.detach() for name, tensor in content.items()}
 
 
-def _look_through(place: Path, content: bytes) -> None:
+def _look_through(place: Path, data: bytes) -> None:
     """Refuse everything but a plain, stored, consistent archive of tensors."""
     try:
-        if not zipfile.is_zipfile(io.BytesIO(content)):
+        if not zipfile.is_zipfile(io.BytesIO(data)):
             raise CheckpointError(
                 f"{place} is not a zip archive as torch.save writes: it is damaged, or a bare "
                 "pickle, which can run code and is never loaded; save the weights as safetensors"
             )
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()
             inside = {entry.filename.partition("/")[2]: entry for entry in entries}
             _check_kind(place, set(inside))
             if "data.pkl" not in inside or len(inside) != len(entries):
                 raise CheckpointError(f"{place} is no archive of torch.save: not one data.pkl")
-            _check_sizes(place, entries, len(content))
+            _check_sizes(place, entries, len(data))
             text = archive.read(inside["data.pkl"])
     except CheckpointError:
         raise
     except Exception as error:  # zipfile lets many kinds out of a damaged archive
-        raise CheckpointError(f"{place} is damaged ({_line(error)}): get it again") from None
+        raise CheckpointError(f"{place} is damaged ({_reason(error)}): get it again") from None
     try:
         _check_opcodes(place, text)
         _Inert(place, text, {name: entry.file_size for name, entry in inside.items()}).load()
     except CheckpointError:
         raise
     except Exception as error:  # a hostile pickle may raise anything; it is refused all the same
-        raise CheckpointError(f"{place}: its pickle is malformed ({_line(error)})") from None
+        raise CheckpointError(f"{place}: its pickle is malformed ({_reason(error)})") from None
 
 
-def _line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:120]
+def _reason(error: Exception) -> str:
+    return one_line(f"{type(error).__name__}: {error}", 120)
 
 
 def _check_kind(place: Path, names: set[str]) -> None:
@@ -172,7 +172,6 @@ class _Inert(pickle.Unpickler):
         self.place, self.sizes = place, sizes
 
     def find_class(self, module: str, name: str) -> Any:
-        """A stand-in for the few names of a state dict; any other is refused by name."""
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         if module == "torch" and name in ITEM:

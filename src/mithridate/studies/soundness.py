@@ -9,6 +9,7 @@ from mithridate.classifier import Classifier, Guarded
 from mithridate.data import ImageSet
 from mithridate.errors import InputError, NothingAssessedError
 from mithridate.networks.fitting import check_fits
+from mithridate.studies.parts import unguarded
 
 LOOK = 512
 """Images looked at."""
@@ -38,19 +39,20 @@ def check_model(
     ...
     mithridate.errors.InputError: m returns probabilities where logits are expected: wrap it ...
     """
-    if isinstance(model, Guarded):  # whoever checks is no attacker
-        model = model.model
+    model = unguarded(model)
+    classes = model.classes - (model.rejected is not None)
     if model.image_shape is not None and tuple(model.image_shape) != data.image_shape:
         raise InputError(
             f"{name} takes images {tuple(model.image_shape)}, {data.name} has {data.image_shape}: "
             "give the data that it was trained for"
         )
-    if model.classes != data.classes:
+    if classes != data.classes:
         raise InputError(
-            f"{name} has {model.classes} classes, {data.name} has {data.classes}: "
+            f"{name} has {classes} classes, {data.name} has {data.classes}: "
             "give the data that it was trained for"
         )
-    check_fits(model, data)
+    if model.rejected is None:
+        check_fits(model, data)
     count = min(LOOK, len(data))
     rows = torch.arange(count) * len(data) // count
     with torch.no_grad():

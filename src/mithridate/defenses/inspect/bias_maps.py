@@ -86,9 +86,6 @@ class BiasMaps(Inspector):
         "Logits by which the recovered pattern leads, beyond the clean models"
     )
     floor: ClassVar[float] = 0.1  # the statistic is in logits, of which a tenth is nothing
-    statistic: ClassVar[str] = (
-        "Logits by which the recovered pattern leads, beyond the clean models"
-    )
     aside: ClassVar[tuple[str, ...]] = ("untargeted", "grid", "grid_samples")
 
     probe: Probe = "data"

@@ -164,7 +164,7 @@ class Maker:
             size = sum(part.bytes for part in entry.files.values())
         else:
             product = unit.open(Path(), {}, self.opened)
-        if unit.shared:
+        if unit.shared():
             self.kept.put(unit.key, product, size)
         return product
 

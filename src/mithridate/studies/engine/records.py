@@ -190,7 +190,8 @@ def _described(plan: Plan, entries: Mapping[str, Entry]) -> dict[str, Any]:
         values = entry.values["values"]
         role = str(cell.labels.get("role", "model"))
         about = {key: values[key] for key in ("sha256", "architecture", "parameters")}
-        models.append({"role": role, "name": str(cell.settings["called"]), **about})
+        called = cell.settings.get("called") or cell.settings.get("model") or "trained here"
+        models.append({"role": role, "name": str(called), **about})
         data = data or {
             "name": values["data"],
             "n": values["images"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import heapq
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -56,8 +56,8 @@ def run(
 ) -> Ran:
     """Make every missing unit once all that it needs is there; Ctrl-C leaves the rest.
 
-    A unit that fails takes with it those that need it, and no others. Workers keep at most
-    as many units as they queue, in the plan's order: studies' first cells first.
+    A unit that fails takes with it those that need it, and no others. Units
+    begin in the plan's order, those that wait for one as soon as it is there: first cells first.
 
     Args:
         clock: counts the units down.
@@ -73,7 +73,7 @@ def run(
     workers.follow = lambda unit, part, parts, what: tell(unit, _share(part, parts, what))
     try:
         while line.ready or line.running:
-            while line.ready and line.running < workers.queue:
+            while line.ready and line.running < workers.most:
                 unit = line.next()
                 workers.submit(unit)
                 tell(unit)
@@ -92,37 +92,37 @@ class _Line:
     """Units that wait, those that may begin, and how many are done."""
 
     def __init__(self, missing: Sequence[Unit[Any]]) -> None:
-        self.units = missing
         self.todo = {unit.key: unit for unit in missing}
         self.waits = {key: _stored_parents(u) & self.todo.keys() for key, u in self.todo.items()}
         self.needed_by: dict[str, list[str]] = {}
         for key, parents in self.waits.items():
             for parent in parents:
                 self.needed_by.setdefault(parent, []).append(key)
-        self.place = {key: place for place, key in enumerate(self.todo)}
-        self.ready = [self.place[key] for key in self.todo if not self.waits[key]]
+        self.ready = deque(key for key in self.todo if not self.waits[key])
         self.running = self.done = 0
 
     def next(self) -> Unit[Any]:
-        """The first in the plan's order that may begin."""
+        """The first that may begin."""
         self.running += 1
-        return self.units[heapq.heappop(self.ready)]
+        return self.todo[self.ready.popleft()]
 
     def ended(self, key: str, ran: Ran) -> None:
         """A unit ended: those that waited for it may begin, or fail with it."""
         self.running -= 1
         self.done += 1
         failed, waiting = ran.failed.get(key), [key]
+        free: list[str] = []
         while waiting:  # on success once
             for child in self.needed_by.get(waiting.pop(), ()):
                 if failed is None:
                     self.waits[child].discard(key)
                     if not self.waits[child]:
-                        heapq.heappush(self.ready, self.place[child])
+                        free.append(child)
                 elif child not in ran.failed:
                     ran.failed[child] = failed
                     self.done += 1
                     waiting.append(child)
+        self.ready.extendleft(reversed(free))  # so that an interrupt leaves finished cells
 
 
 def _share(part: int, parts: int, what: str) -> str:

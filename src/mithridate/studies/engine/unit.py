@@ -71,9 +71,8 @@ class Unit(Generic[P]):
         """
         return dict(values)  # type: ignore[return-value]
 
-    @property
     def shared(self) -> bool:
-        """Whether several units may work on the same opened product."""
+        """Whether several units may work on one opened product: use leaves it as it is."""
         return True
 
     def needs(self) -> Needs:

@@ -46,11 +46,11 @@ class Workers(ABC):
     @property
     @abstractmethod
     def slots(self) -> int:
-        """Units that it makes at once."""
+        """Units that it makes at once; more may be submitted, and wait."""
 
     @property
-    def queue(self) -> int:
-        """Units that it is given at a time: some wait, so that no slot does."""
+    def most(self) -> int:
+        """Units to submit at a time, so that no slot is ever idle."""
         return 2 * self.slots
 
     @abstractmethod
@@ -79,7 +79,7 @@ class InProcess(Workers):
     1
     """
 
-    slots = queue = 1
+    slots = most = 1
 
     def __init__(self, root: Path, follow: Follow | None = None) -> None:
         self.root, self.follow = root.absolute(), follow

@@ -73,7 +73,7 @@ class Evasion(Measure):
         "median_l2": {"title": "Median L2", "note": "of the images that were fooled"},
         "mean_l2_by_channel": {
             "title": "Mean L2, channels added",
-            "note": "the documents' measure; equal to the plain one for grey images",
+            "note": "as Zhong et al. 2020 measure; equal to the plain one for grey images",
         },
         "mean_linf_by_channel": {"title": "Mean Linf, channels added", "note": "likewise"},
         "rejected": {

@@ -85,8 +85,7 @@ class Settings(Subject):
 
     def _like(self, missing: int) -> list[ModelUnit]:
         """Clean models of the architecture of a model file."""
-        suspect = self.subject()
-        assert isinstance(suspect, Checkpoint)
+        suspect = self.checkpoint()
         if not missing:
             return []
         model = suspect.loaded
@@ -140,7 +139,7 @@ class Inspection(Measure):
         }
         models = settings.clean_models()
         return Judged(
-            model=settings.subject(),
+            model=settings.bare(),
             clean=Calibrated(models=models, inspectors=(choice,), **common),
             inspectors=(choice,),
             poisoned=settings.poisoned(),

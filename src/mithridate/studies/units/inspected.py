@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from mithridate.classifier import Classifier
 from mithridate.component import Choice
-from mithridate.cost import Cost, Sizes, Work
+from mithridate.cost import Sizes, Work
 from mithridate.defenses.inspect import (
     CleanSide,
     Inspector,
@@ -50,14 +50,13 @@ class Maps(Unit[MapSet]):
         else:
             every = pairs(model.classes)
             maps = algorithm_two(model, images, every, eps=self.eps, steps=self.steps)
-        tensors = {"mean": maps.mean, "count": maps.count, "shift": maps.shift}
-        write_tensors(folder / FILE, tensors, {"kind": "maps"})
+        write_tensors(folder / FILE, dict(maps.tensors()), {"kind": "maps"})
         return {"queries": maps.cost.queries, "gradients": maps.cost.gradients}
 
     def open(self, folder: Path, values: Mapping[str, Any], get: Open) -> MapSet:
         """The maps, without what they cost; Algorithm II's have a row per pair, as `pairs`."""
         tensors, _ = read_tensors(folder / FILE)
-        return MapSet(**tensors, cost=Cost())
+        return MapSet.of(tensors)
 
     def work(self, sizes: Sizes) -> Work:
         """One gradient per probe, goal and step."""

@@ -7,9 +7,9 @@ import pytest
 import mithridate as mi
 from mithridate.errors import InputError
 from mithridate.networks.storage import read_tensors
-from mithridate.poisons.kills import retrain_last
+from mithridate.poisons.targeted import retrain_last
 from mithridate.rng import child, rng
-from mithridate.studies.measures.kills import Kills, drawn, some_images
+from mithridate.studies.measures.targeted import TargetedPoison, drawn, some_images
 from mithridate.training import predict
 
 POISON = {"name": "feature-collision", "beta": 0.01, "steps": 60}
@@ -17,25 +17,25 @@ FEW = {"trials": 4, "images": 300, "train": {"epochs": 10}}
 
 
 def test_trials_are_those_of_the_library(lab, unit_of):
-    unit = unit_of(Kills, poison=POISON, **FEW)
+    unit = unit_of(TargetedPoison, poison=POISON, **FEW)
     found = lab.values(unit)
-    model, (train, test) = (lab.open(unit.inputs[name]) for name in ("model", "data"))
+    model, (train, test) = (lab.open(one) for one in (unit.model, unit.data))
     random = child(rng(0), "kills")
     rows, bases = drawn(test, predict(model, test), 4, child(random, "trials"))
     assert (test.labels[rows] != bases).all()
-    kills = spared = 0
+    turned = spared = 0
     for number, (row, base) in enumerate(zip(rows.tolist(), bases.tolist(), strict=True)):
         own = child(random, "trial", str(number))
         images = some_images(train, 300, own)
         attack = mi.poisons.FeatureCollision(base=base, row=row, beta=0.01, steps=60).aim(test)
         made = attack.poison(images, surrogate=model, rng=own)
         x = test.batch([row])[0]
-        kills += int(retrain_last(model, made.images).labels(x)) == base
+        turned += int(retrain_last(model, made.images).labels(x)) == base
         spared += int(retrain_last(model, images).labels(x)) == base
-    assert (found["kills"]["k"], found["kills"]["n"]) == (kills, 4)
+    assert (found["targeted_success"]["k"], found["targeted_success"]["n"]) == (turned, 4)
     assert found["without"]["k"] == spared
     assert found["poisoned"] == 1
-    assert kills > spared
+    assert turned > spared
     shown, _ = read_tensors(lab.make(unit).folder / "pictures.safetensors")
     moved = (shown["examples_changed"] - shown["examples_clean"]).flatten(1)
     assert found["l2"]["value"] == pytest.approx(float(moved.norm(dim=1).mean()), rel=1e-4)
@@ -43,13 +43,13 @@ def test_trials_are_those_of_the_library(lab, unit_of):
 
 def test_all_layers(lab, unit_of):
     poison = {**POISON, "count": 5, "watermark": 0.3, "steps": 10}
-    unit = unit_of(Kills, poison=poison, retrain="all", again=1, **FEW)
+    unit = unit_of(TargetedPoison, poison=poison, retrain="all", again=1, **FEW)
     found = lab.values(unit)
     assert found["poisoned"] == 5
-    assert found["kills"]["n"] == 4
+    assert found["targeted_success"]["n"] == 4
     assert found["like_base"]["n"] == 20
-    assert unit.key != unit_of(Kills, poison=poison, retrain="all", again=2, **FEW).key
-    assert "epochs" not in unit_of(Kills, poison=poison, **FEW).spec
+    assert unit.key != unit_of(TargetedPoison, poison=poison, retrain="all", again=2, **FEW).key
+    assert unit_of(TargetedPoison, poison=poison, **FEW).epochs is None
 
 
 @pytest.mark.parametrize(
@@ -64,4 +64,4 @@ def test_all_layers(lab, unit_of):
 )
 def test_refusals(unit_of, poison, says):
     with pytest.raises(InputError, match=says):
-        unit_of(Kills, poison=poison)
+        unit_of(TargetedPoison, poison=poison)
