@@ -1,37 +1,14 @@
-import pytest
 import torch
 
 from mithridate import rng as random
 from mithridate.attacks.ddn import DDN
 from mithridate.attacks.run import run_attack
-from mithridate.errors import InputError
-from mithridate.goals import SourceToTarget, Targeted, Untargeted
-from mithridate.norms import L2
-from mithridate.testing.models import boundary_distance, linear_model
+from mithridate.goals import Untargeted
+from mithridate.testing.models import linear_model
 
 
 def images(n, shape=(1, 4, 4)):
     return 0.5 + 0.1 * (torch.rand((n, *shape), generator=random.rng(1)) - 0.5)
-
-
-@pytest.mark.parametrize("n", [1, 7, 64])
-@pytest.mark.parametrize("shape", [(1, 4, 4), (3, 5, 5)])
-def test_within_one_percent_of_the_optimum_on_a_linear_model(shape, n):
-    model, x = linear_model(shape), images(n, shape)
-    r = run_attack(DDN(steps=300), model, x, Untargeted(model.labels(x)), rng=random.rng(0))
-    assert bool(r.success.all())
-    best = boundary_distance(model, x, L2)
-    assert bool((r.l2 >= best * (1 - 1e-4)).all())
-    assert float((r.l2 / best).mean()) <= 1.01 or float((r.l2 - best).mean()) < 1e-3
-
-
-def test_goals_of_two_classes_agree():
-    model, x = linear_model(), images(16)
-    labels = model.labels(x)
-    goals = Untargeted(labels), Targeted(1 - labels), SourceToTarget(labels, 1 - labels)
-    sizes = [run_attack(DDN(), model, x, goal, rng=random.rng(0)).l2 for goal in goals]
-    torch.testing.assert_close(sizes[0], sizes[1])
-    torch.testing.assert_close(sizes[0], sizes[2])
 
 
 def test_the_radius_by_hand():
@@ -58,11 +35,3 @@ def test_unreachable_goal_gives_back_the_input():
     r = run_attack(attack, model, x, Untargeted(model.labels(x)), rng=random.rng(0))
     assert not bool(r.success.any())
     assert torch.equal(r.adversarials, x)
-
-
-@pytest.mark.parametrize(
-    "settings", [{"steps": 0}, {"gamma": 0}, {"gamma": 1}, {"step_size": 0}, {"radius": 0}]
-)
-def test_bad_settings(settings):
-    with pytest.raises(InputError):
-        DDN(**settings)

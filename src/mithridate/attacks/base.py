@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import cache
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import torch
 from torch import Tensor
@@ -18,7 +28,7 @@ from mithridate.cost import Sizes, Work
 from mithridate.doubts import Doubt
 from mithridate.errors import InputError, check_number
 from mithridate.goals import Goal
-from mithridate.norms import LINF, Norm
+from mithridate.norms import L2, LINF, Norm
 
 if TYPE_CHECKING:  # the runner certifies attacks, so it stands above them
     from mithridate.attacks.run import AttackResult
@@ -45,34 +55,97 @@ def crossed(goal: Goal, logits: Tensor, beyond: float = 0.0) -> Tensor:
     return goal.margin(logits) + beyond < -ROUNDING * logits.abs().amax(1)
 
 
-def where_needed(
-    model: Classifier,
-    x: Tensor,
-    goal: Goal,
-    search: Callable[[Classifier, Tensor, Goal], Tensor],
-) -> Tensor:
-    """What `search` finds for the rows that have not reached their goal; the others as they are.
+def per_row(values: Tensor) -> Tensor:
+    """(N,) shaped to go with images (N, C, H, W)."""
+    return values[:, None, None, None]
 
-    >>> from mithridate.goals import Untargeted
-    >>> model = Classifier(torch.nn.Flatten(), classes=2)
-    >>> x = torch.tensor([[[[0.9, 0.1]]], [[[0.1, 0.9]]]])
-    >>> where_needed(model, x, Untargeted([0, 0]), lambda model, x, goal: 1 - x).flatten(1)
-    tensor([[0.1000, 0.9000],
-            [0.1000, 0.9000]])
-    """
-    out = x.detach().clone()
-    with model.frozen():
-        rows = (~goal.reached(model.labels(out))).nonzero()[:, 0]
-        if len(rows):
-            with model.cost.on_rows(rows):
-                out[rows] = search(model, out[rows], goal[rows])
-    return out
+
+def pick(rows: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    """Images of `yes` in some rows, bool (N,), and of `no` in the others."""
+    return torch.where(per_row(rows), yes, no)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a number among the settings may be: in [low, high], or in (low, high]."""
+
+    low: float
+    high: float = float("inf")
+    open_low: bool = False
+
+    def check(self, name: str, value: float) -> None:
+        """Refuse another.
+
+        Raises:
+            InputError: it is outside, or no number.
+        """
+        check_number(name, value, low=self.low, high=self.high, open_low=self.open_low)
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """What a setting may be: one of some."""
+
+    options: tuple[Any, ...]
+
+    def check(self, name: str, value: object) -> None:
+        """Refuse another.
+
+        Raises:
+            InputError: it is none of them.
+        """
+        if value not in self.options:
+            known = ", ".join(map(str, self.options))
+            raise InputError(f"{name} is one of {known}, got {str(value)!r}")
+
+
+Near = Annotated[Norm, OneOf((L2, LINF))]
+"""A norm, L2 or LINF."""
+Count = Annotated[int, Limits(1)]
+"""A setting that is at least 1."""
+Natural = Annotated[int, Limits(0)]
+"""One that is at least 0."""
+Nonnegative = Annotated[float, Limits(0)]
+"""One that is at least 0."""
+Positive = Annotated[float, Limits(0, open_low=True)]
+"""One above 0."""
+Fraction = Annotated[float, Limits(0, 0.999, open_low=True)]
+"""One in (0, 1)."""
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    try:
+        return get_type_hints(cls, include_extras=True)
+    except NameError:  # a stranger's, imported for a type checker alone
+        return {}
 
 
 class Attack(Component, ABC):
-    """Proposes adversarial images. Stateless: fields are hyper-parameters."""
+    """Proposes adversarial images. Stateless: fields are hyper-parameters.
+
+    What a field may be, its annotation says: `steps: Count = 10`, `targets: Count | None = None`,
+    `norm: Near = L2`, or a `Literal` of words.
+
+    Attributes:
+        copies: numbers of 4 bytes that `perturb` holds at once for each value of an image, passes
+            of the model left aside; too many is safe.
+
+    Raises:
+        InputError: a setting is something else.
+    """
 
     about: ClassVar[About] = About(paper="")
+    copies: ClassVar[int] = 16
+
+    def __post_init__(self) -> None:
+        for name, hint in _hints(type(self)).items():
+            value, parts = getattr(self, name, None), get_args(hint)
+            for part in (hint, *parts):
+                if get_origin(part) is Annotated and not (value is None and type(None) in parts):
+                    part.__metadata__[0].check(name, value)
+            if get_origin(hint) is Literal:
+                OneOf(parts).check(name, value)
 
     @abstractmethod
     def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
@@ -120,16 +193,15 @@ class Attack(Component, ABC):
         return doubts
 
     def held(self, n: int, values: int) -> int:
-        """Numbers of 4 bytes that `perturb` holds at once, passes of the model left aside.
+        """Numbers of 4 bytes that `perturb` holds at once for n images.
 
-        By it `run_attack` chooses how many images a memory holds: too many is safe. An attack
-        that holds more than 16 images for each of its batch overrides it.
+        By it `run_attack` chooses how many images a memory holds. Overridden where it is not
+        `copies` of each.
 
         Args:
-            n: images in the batch.
             values: of an image, and of its logits.
         """
-        return 16 * n * values
+        return self.copies * n * values
 
 
 def _right(result: AttackResult, labels: Tensor) -> Tensor:
@@ -146,6 +218,7 @@ class BoundedAttack(Attack):
 
     def __post_init__(self) -> None:
         check_eps(self.eps, self.norm)
+        super().__post_init__()
 
     @classmethod
     def usual(cls, image_shape: tuple[int, int, int]) -> dict[str, Any]:
@@ -192,6 +265,23 @@ for 8 of 255 grey levels give 8/255
 
 class MinimalAttack(Attack):
     """Looks for the smallest step that reaches the goal."""
+
+
+class RowSearch(MinimalAttack):
+    """Searches for the rows that have not reached their goal; the others stay. Draws nothing."""
+
+    @abstractmethod
+    def search(self, model: Classifier, x: Tensor, goal: Goal) -> Tensor:
+        """Images near x (N, C, H, W), at least 1, none of which has reached its goal."""
+
+    def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
+        out = x.detach().clone()
+        with model.frozen():
+            rows = (~goal.reached(model.labels(out))).nonzero()[:, 0]
+            if len(rows):
+                with model.cost.on_rows(rows):
+                    out[rows] = self.search(model, out[rows], goal[rows])
+        return out
 
 
 def with_usual(
