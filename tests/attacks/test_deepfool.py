@@ -5,9 +5,8 @@ import torch
 
 import mithridate as mi
 from mithridate import rng as random
-from mithridate.attacks.deepfool import DeepFool, DynamicDeepFool, log_decay
+from mithridate.attacks.deepfool import DeepFool, DynamicDeepFool
 from mithridate.attacks.run import run_attack
-from mithridate.classifier import Classifier
 from mithridate.goals import Targeted, Untargeted
 from mithridate.testing.models import linear_model, linear_weights
 
@@ -44,15 +43,6 @@ def test_finished_rows_leave_the_batch():
     assert r.queries == 8 + 3 + 3  # first look, step, second look
 
 
-def test_margin_is_beyond_rounding():
-    model, x = linear_model(classes=4), images(64)
-    goal = Untargeted(model.labels(x))
-    attack = DeepFool(overshoot=0, candidates=None)
-    found = attack.perturb(model, x, goal, rng=random.rng(0))
-    alone = torch.stack([model.logits(row[None])[0] for row in found])
-    assert bool((goal.margin(alone) < 0).all())
-
-
 def test_fewer_candidates_cost_less_and_never_beat_all_by_much():
     model, x = linear_model(classes=10), images(64)
     goal = Untargeted(model.labels(x))
@@ -63,25 +53,14 @@ def test_fewer_candidates_cost_less_and_never_beat_all_by_much():
     assert float(runs[0].l2.mean()) >= float(runs[1].l2.mean()) * (1 - 1e-4)
 
 
-def test_a_flat_model_gives_back_a_try():
-    """No gradient, no way: the input comes back finite, and the caller reads failure."""
-    flat = torch.nn.Linear(16, 3)
-    torch.nn.init.zeros_(flat.weight)
-    model = Classifier(torch.nn.Sequential(torch.nn.Flatten(), flat), classes=3)
-    x = images(4)
-    r = run_attack(DeepFool(steps=3), model, x, Untargeted(model.labels(x)), rng=random.rng(0))
-    assert not bool(r.success.any())
-    assert torch.equal(r.adversarials, x)
-
-
 def test_the_overshoot_falls_logarithmically():
-    assert log_decay(0.3, 0, 50) == 0
-    assert log_decay(0.3, 1, 50) == 0.3
-    assert log_decay(0.3, 7, 49) == pytest.approx(0.15)  # ln 7 is half of ln 49
-    values = [log_decay(0.3, i, 50) for i in range(1, 50)]
+    by = DynamicDeepFool(overshoot=0.3, steps=50).lengthening
+    assert (by(0), by(1)) == (0, 0.3)
+    assert DynamicDeepFool(overshoot=0.3, steps=49).lengthening(7) == pytest.approx(0.15)  # 7 x 7
+    values = [by(i) for i in range(1, 50)]
     assert values == sorted(values, reverse=True)
     assert values[-1] == pytest.approx(0.3 * (1 - math.log(49) / math.log(50)))
-    assert log_decay(0.3, 0, 1) == 0
+    assert DynamicDeepFool(steps=1).lengthening(0) == 0
 
 
 def test_fewer_iterations_and_no_longer_than_deepfool():

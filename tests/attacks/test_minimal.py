@@ -108,3 +108,55 @@ def test_goals_of_two_classes_agree(attack):
     for other in (b, c):
         torch.testing.assert_close(other.adversarials, a.adversarials, rtol=0, atol=1e-4)
         assert torch.equal(other.success, a.success)
+
+
+@pytest.mark.parametrize(
+    "attack", [DeepFool(overshoot=0, candidates=None), FAB(steps=20), LBFGS(), DDN()], ids=str
+)
+def test_success_survives_another_batch(attack):
+    """The margin is beyond rounding."""
+    model, x = linear_model(classes=4), images(64)
+    goal = Untargeted(model.labels(x))
+    end = attack.perturb(model, x, goal, rng=random.rng(0))
+    alone = torch.stack([model.logits(row[None])[0] for row in end])
+    assert bool((goal.margin(alone) < 0).all())
+
+
+@pytest.mark.parametrize(
+    ("attack", "most"),
+    [
+        (DeepFool(steps=3), 3 * 2),
+        (FAB(steps=3), 3 * 2),
+        # A hinge that nothing can lower is at rest at once: two looks, a tenth of the steps apart.
+        (CarliniWagner(steps=100, search_steps=2), 2 * 20),
+    ],
+    ids=str,
+)
+def test_a_flat_model_gives_back_the_images(attack, most):
+    """No gradient, no way: the caller reads failure."""
+    model, x = linear_model(classes=3), images(4)
+    torch.nn.init.zeros_(model.module.get_submodule("1").weight)
+    r = run_attack(attack, model, x, Untargeted([0] * 4), rng=random.rng(0))
+    assert not bool(r.success.any())
+    assert torch.equal(r.adversarials, x)
+    assert r.gradients <= most * 4
+
+
+def test_the_radius_of_ddn_by_hand():
+    """On logits (z1, z2), x = (0.6, 0.5): one step of radius 1.05, past the line z1 = z2."""
+    model = linear_model((1, 1, 2))
+    with torch.no_grad():
+        model.module.get_submodule("1").weight.copy_(torch.eye(2))
+    x = torch.tensor([[[[0.52, 0.5]]]])
+    r = run_attack(DDN(steps=1, radius=0.1), model, x, Untargeted([0]), rng=random.rng(0))
+    side = 0.105 / 2**0.5
+    expected = torch.tensor([[[[0.52 - side, 0.5 + side]]]])
+    torch.testing.assert_close(r.adversarials, expected)
+
+
+def test_unreachable_goal_gives_back_the_input():
+    model, x = linear_model(), images(4) * 0 + 0.9
+    attack = DDN(steps=2, radius=1e-4)
+    r = run_attack(attack, model, x, Untargeted(model.labels(x)), rng=random.rng(0))
+    assert not bool(r.success.any())
+    assert torch.equal(r.adversarials, x)

@@ -10,7 +10,7 @@ import torch
 
 from mithridate import component
 from mithridate import rng as random
-from mithridate.attacks import AdversarialPatch, Attack, BoundedAttack, run_attack
+from mithridate.attacks import Attack, BoundedAttack, run_attack
 from mithridate.errors import InputError
 from mithridate.goals import SourceToTarget, Targeted, Untargeted
 from mithridate.norms import L0, L1, LINF
@@ -179,7 +179,7 @@ def test_settings_out_of_range_are_refused_by_name(name, wrong):
 
 def test_hints_that_only_a_type_checker_can_read_are_let_be():
     class Mine(Attack):
-        when: "datetime.date"  # noqa: F821, UP037
+        when: "datetime.date"  # noqa: F821
 
         def perturb(self, model, x, goal, *, rng):
             return x
@@ -283,10 +283,3 @@ def test_images_are_no_text(name, field):
     assert field not in component.settings(component.find("attacks", name))
     with pytest.raises(InputError, match=f"no setting of {name} named '{field}'"):
         component.create("attacks", name, {field: "x.png"})
-
-
-def test_a_patch_of_other_channels():
-    model, x = linear_model((3, 4, 4)), images(2, (3, 4, 4))
-    attack = AdversarialPatch(patch=torch.zeros(1, 4, 4))
-    with pytest.raises(InputError, match="a patch is 3 x S x S, got"):
-        run_attack(attack, model, x, Untargeted(model.labels(x)), rng=random.rng(0))

@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mithridate.attacks.base import Attack, Count, Limits, Positive
-from mithridate.attacks.context import Context
+from mithridate.attacks.base import Attack, Context, Count, Positive, limits
 from mithridate.classifier import Classifier
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
@@ -70,8 +69,8 @@ class AdversarialPatch(Attack):
     )
 
     scale_min: Positive = 0.3
-    scale_max: Annotated[float, Limits(0, 1)] = 0.5
-    rotation: Annotated[float, Limits(0, 180)] = 22.5
+    scale_max: Annotated[float, limits(0, 1)] = 0.5
+    rotation: Annotated[float, limits(0, 180)] = 22.5
     shape: Literal["circle", "square"] = "circle"
     steps: Count = 200
     step_size: Positive = 0.05

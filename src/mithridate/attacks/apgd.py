@@ -25,11 +25,7 @@ ENOUGH = 0.75
 
 
 def checkpoints(steps: int) -> list[int]:
-    """Iterations at which steps may be halved, w_1 < w_2 < ... (the paper's section 3).
-
-    >>> checkpoints(100)
-    [22, 41, 57, 70, 80, 87, 93, 99]
-    """
+    """Iterations at which steps may be halved, w_1 < w_2 < ... (the paper's section 3)."""
     before, share, marks = 0.0, 0.22, []
     while share < 1 + 1e-9:
         marks.append(math.ceil(share * steps - 1e-9))
@@ -82,12 +78,6 @@ class StepRule(_Rows):
 
         Such a row goes back to its best point. Condition 1: fewer than 3 of 4 steps lowered
         the loss. Condition 2: neither step size nor best loss changed since the last one.
-
-        >>> rule = StepRule.begin(1.0, torch.tensor([5.0, 5.0]))
-        >>> for loss in ([4.0, 6.0], [3.0, 4.0], [2.0, 5.0]):
-        ...     better = rule.see(torch.tensor(loss))
-        >>> rule.check(3), rule.step
-        (tensor([False,  True]), tensor([1.0000, 0.5000]))
         """
         stuck = ~self.halved & (self.best == self.best_before)
         self.halved = (self.falls < ENOUGH * length) | stuck

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mithridate.attacks.apgd import APGD
-from mithridate.attacks.base import Attack, BoundedAttack, Count, Limits, Near
+from mithridate.attacks.base import Attack, BoundedAttack, Count, Near, limits
 from mithridate.attacks.fab import FAB
 from mithridate.attacks.square import Square
 from mithridate.classifier import Classifier
@@ -67,7 +67,7 @@ class AutoAttack(BoundedAttack):
     norm: Near = LINF
     variant: Variant = "standard"
     steps: Count = 100
-    queries: Annotated[int, Limits(2)] = 5000
+    queries: Annotated[int, limits(2)] = 5000
     targets: Count = 9
 
     def cost(self, sizes: Sizes) -> Work:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from mithridate import component
-from mithridate.attacks.context import Context
 from mithridate.classifier import Classifier
 from mithridate.component import About, Component
 from mithridate.cost import Sizes, Work
+from mithridate.data import ImageSet, some_rows
 from mithridate.doubts import Doubt
 from mithridate.errors import InputError, check_number
 from mithridate.goals import Goal
@@ -37,6 +37,10 @@ SMALL = 1000
 """Queries per image below which a black-box attack is no judge."""
 ROUNDING = 1e-5
 """Share of the largest logit by which a margin must be negative to survive another batch."""
+STARTS = 30
+"""Training images from which a label-only attack with a target starts."""
+Check = Callable[[str, Any], None]
+"""Name and value of a setting -> an InputError where it is not what it may be."""
 
 
 def crossed(goal: Goal, logits: Tensor, beyond: float = 0.0) -> Tensor:
@@ -65,52 +69,28 @@ def pick(rows: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     return torch.where(per_row(rows), yes, no)
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What a number among the settings may be: in [low, high], or in (low, high]."""
-
-    low: float
-    high: float = float("inf")
-    open_low: bool = False
-
-    def check(self, name: str, value: float) -> None:
-        """Refuse another.
-
-        Raises:
-            InputError: it is outside, or no number.
-        """
-        check_number(name, value, low=self.low, high=self.high, open_low=self.open_low)
+def limits(low: float, high: float = float("inf"), *, open_low: bool = False) -> Check:
+    """For an annotation: the setting lies in [low, high], or in (low, high]."""
+    return partial(check_number, low=low, high=high, open_low=open_low)
 
 
-@dataclass(frozen=True)
-class OneOf:
-    """What a setting may be: one of some."""
-
-    options: tuple[Any, ...]
-
-    def check(self, name: str, value: object) -> None:
-        """Refuse another.
-
-        Raises:
-            InputError: it is none of them.
-        """
-        if value not in self.options:
-            known = ", ".join(map(str, self.options))
-            raise InputError(f"{name} is one of {known}, got {str(value)!r}")
+def one_of(*options: object) -> Check:
+    """For an annotation: the setting is one of these."""
+    return partial(_check_option, options=options)
 
 
-Near = Annotated[Norm, OneOf((L2, LINF))]
-"""A norm, L2 or LINF."""
-Count = Annotated[int, Limits(1)]
-"""A setting that is at least 1."""
-Natural = Annotated[int, Limits(0)]
-"""One that is at least 0."""
-Nonnegative = Annotated[float, Limits(0)]
-"""One that is at least 0."""
-Positive = Annotated[float, Limits(0, open_low=True)]
-"""One above 0."""
-Fraction = Annotated[float, Limits(0, 0.999, open_low=True)]
-"""One in (0, 1)."""
+def _check_option(name: str, value: object, *, options: tuple[object, ...]) -> None:
+    if value not in options:
+        known = ", ".join(map(str, options))
+        raise InputError(f"{name} is one of {known}, got {str(value)!r}")
+
+
+Near = Annotated[Norm, one_of(L2, LINF)]
+Count = Annotated[int, limits(1)]
+Natural = Annotated[int, limits(0)]
+Nonnegative = Annotated[float, limits(0)]
+Positive = Annotated[float, limits(0, open_low=True)]
+Fraction = Annotated[float, limits(0, 0.999, open_low=True)]
 
 
 @cache
@@ -119,6 +99,36 @@ def _hints(cls: type) -> dict[str, Any]:
         return get_type_hints(cls, include_extras=True)
     except NameError:  # a stranger's, imported for a type checker alone
         return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """The surroundings of a run, the same for all its attacks.
+
+    Attributes:
+        model: the model that the attacker looks at.
+        train: training images; none of them is attacked.
+        classes: how many.
+        goal: "untargeted" or "targeted".
+        target: the class of every image; None for none, or for one of the others each.
+        rng: the run's own generator; only its seed counts.
+    """
+
+    model: Classifier
+    train: ImageSet
+    classes: int
+    goal: str
+    target: int | None
+    rng: torch.Generator
+
+    def starts(self) -> Tensor:
+        """About `STARTS` training images (M, C, H, W) of the classes aimed at, in turn."""
+        rows, labels = some_rows(self.train, len(self.train), self.rng), self.train.labels
+        wanted = range(self.classes) if self.target is None else (self.target,)
+        each = max(1, STARTS // len(wanted))
+        chosen = [rows[labels[rows] == label][:each] for label in wanted]
+        rounds = [part[k : k + 1] for k in range(each) for part in chosen]
+        return self.train.batch(torch.cat(rounds))[0]
 
 
 class Attack(Component, ABC):
@@ -143,9 +153,9 @@ class Attack(Component, ABC):
             value, parts = getattr(self, name, None), get_args(hint)
             for part in (hint, *parts):
                 if get_origin(part) is Annotated and not (value is None and type(None) in parts):
-                    part.__metadata__[0].check(name, value)
+                    part.__metadata__[0](name, value)
             if get_origin(hint) is Literal:
-                OneOf(parts).check(name, value)
+                one_of(*parts)(name, value)
 
     @abstractmethod
     def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
@@ -225,7 +235,7 @@ class BoundedAttack(Attack):
         """An eps for attacks whose norm is LINF by default."""
         if cls.about.norms[:1] != (LINF.name,):
             return {}
-        return {"eps": 0.3 if grey(image_shape) else 8 / 255}
+        return {"eps": 0.3 if image_shape[0] == 1 else 8 / 255}
 
     def doubts(self, result: AttackResult, labels: Tensor) -> list[Doubt]:
         doubts, n = super().doubts(result, labels), len(labels)
@@ -234,15 +244,6 @@ class BoundedAttack(Attack):
             text = f"None of {n} images is left at eps {self.eps:.3g}: a smaller eps or a minimal "
             doubts.append(Doubt("nothing-left", f"{text}attack tells how much less would do."))
         return doubts
-
-
-def grey(image_shape: tuple[int, int, int]) -> bool:
-    """Whether images (C, H, W) have one channel.
-
-    >>> grey((1, 28, 28))
-    True
-    """
-    return image_shape[0] == 1
 
 
 def check_eps(eps: float, norm: Norm) -> None:

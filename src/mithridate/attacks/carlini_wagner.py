@@ -18,11 +18,12 @@ from mithridate.attacks.base import (
     crossed,
     per_row,
 )
+from mithridate.attacks.losses import OfGoal
 from mithridate.classifier import Classifier
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
 from mithridate.errors import check_number
-from mithridate.goals import Goal, Rows
+from mithridate.goals import Goal
 from mithridate.norms import L2, LINF, Norm
 
 INSIDE = 0.999
@@ -35,17 +36,13 @@ Penalty = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class Hinge:
+class Hinge(OfGoal):
     """f of section V: the margin still missing to the goal and `confidence` beyond, or 0."""
 
-    goal: Goal
     confidence: float
 
     def loss(self, logits: Tensor) -> Tensor:
         return (self.goal.margin(logits) + self.confidence).clamp(min=0)
-
-    def __getitem__(self, rows: Rows) -> Hinge:
-        return Hinge(self.goal[rows], self.confidence)
 
 
 def squared(delta: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mithridate import rng as random
-from mithridate.attacks.base import Attack, MinimalAttack, per_row
-from mithridate.attacks.context import Context
+from mithridate.attacks.base import Attack, Context, MinimalAttack, per_row
 from mithridate.classifier import Oracle
 from mithridate.errors import InputError
 from mithridate.goals import Goal
@@ -253,9 +252,6 @@ def directions(count: int, x: Tensor, rng: torch.Generator, *, smooth: float = 1
 
     Gradients of image classifiers are smooth, so that the second part finds more of them; the
     first keeps every direction possible.
-
-    >>> directions(2, torch.zeros(1, 3, 5, 4), random.rng(0)).shape
-    torch.Size([2, 3, 5, 4])
     """
     channels, height, width = x.shape[1:]
     half = (count, channels, -(-height // 2), -(-width // 2))

@@ -167,15 +167,6 @@ class DeepFool(Crossing):
         return self.overshoot
 
 
-def log_decay(start: float, i: int, steps: int) -> float:
-    """Overshoot of iteration i of `steps`: 0 for the first, then start * (1 - ln i / ln steps).
-
-    >>> [round(log_decay(0.25, i, 50), 3) for i in (0, 1, 2, 7, 49)]
-    [0.0, 0.25, 0.206, 0.126, 0.001]
-    """
-    return 0.0 if i == 0 else start * (1 - math.log(i) / math.log(max(steps, 2)))
-
-
 @dataclass(frozen=True, kw_only=True)
 class DynamicDeepFool(Crossing):
     """DeepFool whose step i is lengthened by start * (1 - ln i / ln steps), i counted from 0.
@@ -218,4 +209,5 @@ class DynamicDeepFool(Crossing):
     overshoot: Nonnegative = 0.1
 
     def lengthening(self, i: int) -> float:
-        return log_decay(self.overshoot, i, self.steps)
+        fall = math.log(i) / math.log(max(self.steps, 2)) if i else 1.0
+        return self.overshoot * (1 - fall)

@@ -14,8 +14,8 @@ from mithridate.attacks.base import (
     Count,
     MinimalAttack,
     Nonnegative,
-    OneOf,
     crossed,
+    one_of,
     per_row,
     pick,
 )
@@ -163,7 +163,7 @@ class FAB(MinimalAttack):
     )
 
     copies: ClassVar[int] = 24
-    norm: Annotated[Norm, OneOf((L1, L2, LINF))] = L2
+    norm: Annotated[Norm, one_of(L1, L2, LINF)] = L2
     steps: Count = 100
     restarts: Count = 1
     targets: Count | None = None
@@ -185,7 +185,10 @@ class FAB(MinimalAttack):
             size = x.new_full((len(x),), float("inf"))
             for restart in range(self.restarts):
                 for pair in self._pairs(goal, logits):
-                    start = self._start(x, size, rng) if restart else x
+                    start = x
+                    if restart:
+                        radius = per_row(size.clamp(max=RADIUS[self.norm])) / 2
+                        start = (x + radius * self.norm.sample(x, 1.0, rng)).clamp_(0, 1)
                     if len(left) == 0:
                         break
                     with model.cost.on_rows(left):
@@ -205,10 +208,6 @@ class FAB(MinimalAttack):
         if self.targets is None or not isinstance(goal, Untargeted):
             return [None]
         return rivalries(goal, logits, self.targets)
-
-    def _start(self, x: Tensor, size: Tensor, rng: torch.Generator) -> Tensor:
-        radius = per_row(size.clamp(max=RADIUS[self.norm])) / 2
-        return (x + radius * self.norm.sample(x, 1.0, rng)).clamp_(0, 1)
 
     def run(
         self, model: Classifier, x: Tensor, goal: Goal, pair: Goal | None, start: Tensor

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mithridate.attacks.base import BoundedAttack, Count, Positive, grey
+from mithridate.attacks.base import BoundedAttack, Count, Positive
 from mithridate.classifier import Classifier
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
@@ -139,7 +139,7 @@ class IterativeFGSM(BoundedAttack):
 
     @classmethod
     def usual(cls, image_shape: tuple[int, int, int]) -> dict[str, Any]:
-        return super().usual(image_shape) | {"step_size": 0.05 if grey(image_shape) else 2 / 255}
+        return super().usual(image_shape) | {"step_size": 0.05 if image_shape[0] == 1 else 2 / 255}
 
     def cost(self, sizes: Sizes) -> Work:
         return Work(gradients=sizes.test * self.count)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mithridate import rng as random
-from mithridate.attacks.base import Count, Limits, Natural, Near, per_row
+from mithridate.attacks.base import Count, Natural, Near, limits, per_row
 from mithridate.attacks.decision import (
     CHUNK,
     DecisionAttack,
@@ -94,10 +94,10 @@ class HopSkipJump(DecisionAttack):
     tolerance = 0.002
     norm: Near = L2
     max_iter: Natural = 64
-    init_eval: Annotated[int, Limits(_FEWEST)] = 100
-    max_eval: Annotated[int, Limits(_FEWEST)] = 1000
+    init_eval: Annotated[int, limits(_FEWEST)] = 100
+    max_eval: Annotated[int, limits(_FEWEST)] = 1000
     budget: Count | None = None
-    momentum: Annotated[float, Limits(0, 0.999)] = 0.7
+    momentum: Annotated[float, limits(0, 0.999)] = 0.7
     init_trials: Natural = 100
     starts: Tensor | None = field(default=None, repr=False, compare=False, metadata={"text": False})
 
@@ -110,7 +110,9 @@ class HopSkipJump(DecisionAttack):
         return Work(forwards=sizes.test * queries)
 
     def held(self, n: int, values: int) -> int:
-        return (16 * n + 7 * _in_flight(n, self.max_eval, values)) * values
+        piece = _piece(self.max_eval, values)
+        in_flight = min(n * piece, max(_flying(values), piece))
+        return (16 * n + 7 * in_flight) * values
 
     def walk(self, line: Line, rows: Tensor, rng: torch.Generator) -> Iterator[None]:
         x = line.x
@@ -178,7 +180,8 @@ class HopSkipJump(DecisionAttack):
         shaped = probes[None]
         if self.norm is L2:
             shaped = probes * importance(delta)[:, None]
-            shaped -= _dot(shaped, along)[:, :, None, None, None] * along[:, None]
+            dot = torch.einsum("nbchw,nchw->nb", shaped, along)
+            shaped -= dot[:, :, None, None, None] * along[:, None]
         length = shaped.flatten(2).norm(dim=2).clamp(min=1e-12)[:, :, None, None, None]
         return (reach * shaped).div_(length)
 
@@ -207,11 +210,6 @@ class HopSkipJump(DecisionAttack):
         return (0.7 * normal / per_row(mean)).clamp(-1, 1)
 
 
-def _dot(many: Tensor, one: Tensor) -> Tensor:
-    """(N, B, C, H, W) . (N, C, H, W) -> (N, B)."""
-    return torch.einsum("nbchw,nchw->nb", many, one)
-
-
 class Probes:
     """Random directions around images of one shape, the same at every pass over them.
 
@@ -225,10 +223,6 @@ class Probes:
         rng: only its seed counts.
         names: of the children of `rng` that the blocks are drawn from.
         smooth: as for `directions`.
-
-    >>> probes = Probes(5, torch.zeros(1, 1, 4, 4), random.rng(0), "probes")
-    >>> [piece.shape for piece in probes]
-    [torch.Size([5, 1, 4, 4])]
     """
 
     def __init__(
@@ -270,9 +264,3 @@ def _piece(count: int, values: int) -> int:
 def _flying(values: int) -> int:
     """Images of so many values that are in flight at once, where a piece is no larger."""
     return min(CHUNK, _fitting(FLIGHT, values))
-
-
-def _in_flight(n: int, count: int, values: int) -> int:
-    """Images in flight at once at most, for n rows of `count` probes each."""
-    piece = _piece(count, values)
-    return min(n * piece, max(_flying(values), piece))

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from mithridate.attacks.base import Limits, MinimalAttack, crossed
+from mithridate.attacks.base import MinimalAttack, crossed, limits
 from mithridate.classifier import Classifier
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
@@ -99,9 +99,9 @@ class JSMA(MinimalAttack):
         nist=("022",),
     )
 
-    theta: Annotated[float, Limits(-1, 1)] = 1.0
-    gamma: Annotated[float, Limits(0, 1, open_low=True)] = 0.145
-    candidates: Annotated[int, Limits(2)] | None = 64
+    theta: Annotated[float, limits(-1, 1)] = 1.0
+    gamma: Annotated[float, limits(0, 1, open_low=True)] = 0.145
+    candidates: Annotated[int, limits(2)] | None = 64
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from mithridate.attacks.base import Count, Positive, RowSearch, crossed
+from mithridate.attacks.losses import OfGoal
 from mithridate.classifier import Classifier
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
-from mithridate.goals import Goal, Rows
+from mithridate.goals import Goal
 
 SUFFICIENT = 1e-4
 """Share of the decrease that the slope promises which a step must keep (Armijo)."""
@@ -20,17 +21,11 @@ STALLED = 1e-5
 """Relative decrease below which a row is taken as minimised."""
 
 
-@dataclass(frozen=True)
-class Pull:
+class Pull(OfGoal):
     """ln(1 + exp(margin)): the cross-entropy between the two classes that contend."""
-
-    goal: Goal
 
     def loss(self, logits: Tensor) -> Tensor:
         return torch.nn.functional.softplus(self.goal.margin(logits))
-
-    def __getitem__(self, rows: Rows) -> Pull:
-        return Pull(self.goal[rows])
 
 
 def newton_step(gradient: Tensor, moves: Tensor, turns: Tensor, scale: Tensor) -> Tensor:

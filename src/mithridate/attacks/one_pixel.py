@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mithridate import rng as random
-from mithridate.attacks.base import Count, Limits, Natural
+from mithridate.attacks.base import Count, Natural, limits
 from mithridate.attacks.decision import CHUNK, Progress, StepwiseAttack
 from mithridate.classifier import ScoreOracle
 from mithridate.component import About
@@ -61,9 +61,9 @@ class OnePixel(StepwiseAttack):
     )
 
     pixels: Count = 1
-    population: Annotated[int, Limits(4)] = 400
+    population: Annotated[int, limits(4)] = 400
     generations: Natural = 100
-    weight: Annotated[float, Limits(0, 2, open_low=True)] = 0.5
+    weight: Annotated[float, limits(0, 2, open_low=True)] = 0.5
 
     @classmethod
     def usual(cls, image_shape: tuple[int, int, int]) -> dict[str, Any]:
@@ -130,10 +130,6 @@ def generation(
 
     Returns:
         Genes and costs, no cost larger than before.
-
-    >>> genes, cost = torch.rand((1, 8, 1, 3), generator=random.rng(0)), torch.ones(1, 8)
-    >>> generation(genes, cost, lambda g: g.sum((2, 3)), 0.5, random.rng(0))[1].max().item()
-    1.0
     """
     keys = torch.rand((genes.shape[1],) * 2, generator=rng, device=rng.device)
     # A candidate sorts last in its own row: it is not among its three parents.
@@ -146,12 +142,7 @@ def generation(
 
 
 def paint(x: Tensor, genes: Tensor) -> Tensor:
-    """Images (N, C, H, W) with the pixels of (N, P, d, 2 + C) set: (N, P, C, H, W).
-
-    >>> paint(torch.zeros(1, 1, 2, 2), torch.tensor([[[[0.9, 0.1, 1.0]]]]))[0, 0, 0]
-    tensor([[0., 0.],
-            [1., 0.]])
-    """
+    """Images (N, C, H, W) with the pixels of (N, P, d, 2 + C) set: (N, P, C, H, W)."""
     height, width = x.shape[2:]
     flat = x.flatten(2)[:, None].repeat(1, genes.shape[1], 1, 1)
     row = (genes[..., 0] * height).long().clamp(max=height - 1)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mithridate.attacks.base import BoundedAttack, Count, Positive, grey, pick
+from mithridate.attacks.base import BoundedAttack, Count, Positive, pick
 from mithridate.attacks.fast_gradient import descend
 from mithridate.classifier import Classifier
 from mithridate.component import About
@@ -70,7 +70,7 @@ class PGD(BoundedAttack):
 
     @classmethod
     def usual(cls, image_shape: tuple[int, int, int]) -> dict[str, Any]:
-        step_size, steps = (0.01, 40) if grey(image_shape) else (2 / 255, 20)
+        step_size, steps = (0.01, 40) if image_shape[0] == 1 else (2 / 255, 20)
         return super().usual(image_shape) | {"step_size": step_size, "steps": steps}
 
     def cost(self, sizes: Sizes) -> Work:

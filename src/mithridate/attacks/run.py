@@ -1,4 +1,4 @@
-"""Runs an attack in batches and certifies what it returns: bounds, budget, success."""
+"""Runs an attack in batches, certifies bounds, budget and success, and doubts the figures."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from mithridate.attacks.base import Attack, BoundedAttack
-from mithridate.attacks.batches import Batches, batches
+from mithridate.attacks.batches import Batches
 from mithridate.classifier import Classifier, Guarded, check_images
+from mithridate.doubts import Doubt
 from mithridate.errors import (
     InputError,
     MithridateError,
@@ -26,6 +27,8 @@ from mithridate.goals import Goal
 from mithridate.norms import L0, L1, L2, LINF
 from mithridate.rng import child
 
+FEW = 100
+"""Images below which a rate is doubted."""
 REFUSED = "stopped: refused"
 
 log = logging.getLogger(__name__)
@@ -138,19 +141,17 @@ def run_attack(
     if batch_size is not None:
         check_number("batch_size", batch_size, low=1)
     judge, asked = _white(model), model.attacker() if through is None else through
-    seen, pace = _white(asked), judge.compute_batch
+    seen = _white(asked)
+    paces = judge.compute_batch, seen.compute_batch
     _check_view(attack, judge, asked)
     x = _checked(judge, x, goal)
     if seen is not judge:
         _checked(seen, x, goal)
     if batch_size is None and isinstance(asked, Guarded):
         batch_size = 1
-    with (
-        judge.frozen(),
-        seen.frozen(),
-        batches(attack, seen, x, size=batch_size, memory=memory) as batch,
-    ):
+    with judge.frozen(), seen.frozen():
         try:
+            batch = Batches(attack, seen, x, size=batch_size, memory=memory)
             run = _Run(attack, judge, asked, x, goal.avoiding(judge.rejected), rng, batch)
             for rows in batch.over(len(x), run.work):
                 if run.status != "done":
@@ -158,7 +159,7 @@ def run_attack(
                 if progress is not None:
                     progress(rows.stop, len(x))
         finally:
-            judge.compute_batch = pace
+            judge.compute_batch, seen.compute_batch = paces
     return run.result()
 
 
@@ -361,3 +362,51 @@ def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+def doubts_of(
+    attack: Attack, result: AttackResult, labels: Tensor, reached: int | None = None
+) -> list[Doubt]:
+    """What to doubt of the rates, and what the attack's own settings make of them.
+
+    Args:
+        attack: as it ran, prepared.
+        labels: true classes of all the images, (N,).
+        reached: where the attack did not end, the images that the rates are over, the first so
+            many; None where the others count as not fooled.
+
+    >>> from mithridate.attacks.fast_gradient import FGSM
+    >>> from mithridate.goals import Untargeted
+    >>> from mithridate.rng import rng
+    >>> model = Classifier(torch.nn.Flatten(), classes=2)
+    >>> x, y = torch.tensor([[[[0.6, 0.5]]]]), torch.tensor([0])
+    >>> attack = FGSM(eps=0.1)
+    >>> result = run_attack(attack, model, x, Untargeted(y), rng=rng(0))
+    >>> [doubt.id for doubt in doubts_of(attack, result, y)]
+    ['few-images', 'nothing-left']
+    """
+    if result.status == "done":
+        reached = None
+    doubts = rate_doubts(len(labels), result.status, reached=reached)
+    return doubts + attack.doubts(result, labels[:reached])
+
+
+def rate_doubts(images: int, status: str, *, reached: int | None = None) -> list[Doubt]:
+    """What to doubt of a rate over so many images, after an attack that ended so.
+
+    Args:
+        reached: the images that the rate is over, where the others were left out of it.
+
+    >>> [doubt.text for doubt in rate_doubts(6, "interrupted", reached=4)][0]
+    'interrupted: 4 of 6 images were reached, the rates are over those.'
+    """
+    doubts, counted = [], images if reached is None else reached
+    if status != "done":
+        what = "images not reached count as not fooled."
+        if reached is not None:
+            rest = "the rates are over those" if reached else "so there are no rates"
+            what = f"{reached} of {images} images were reached, {rest}."
+        doubts.append(Doubt("stopped-early", f"{status}: {what}"))
+    if 0 < counted < FEW:
+        doubts.append(Doubt("few-images", f"Only {counted} images: the interval is wide."))
+    return doubts

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mithridate.attacks.base import BoundedAttack, Limits, Near, per_row, pick
+from mithridate.attacks.base import BoundedAttack, Near, limits, per_row, pick
 from mithridate.classifier import Classifier
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
@@ -25,11 +25,7 @@ SMALLEST = 1e-38
 
 
 def share(p: float, query: int, queries: int) -> float:
-    """Share of the pixels in a square at some query; `p` at first.
-
-    >>> [share(0.8, i, 10_000) for i in (1, 11, 51, 10_000)]
-    [0.8, 0.4, 0.2, 0.0015625]
-    """
+    """Share of the pixels in a square at some query; `p` at first."""
     at = int(query / queries * 10_000)
     return float(p / 2 ** sum(at > mark for mark in HALVINGS))
 
@@ -91,11 +87,7 @@ def _bump(best: Tensor, x: Tensor, eps: float, part: float, draws: Draws) -> Ten
 
 
 def bumps(side: int) -> Tensor:
-    """Two pyramids of opposite sign, one above the other (the paper's eta): (side, side), norm 1.
-
-    >>> bumps(3)[:, 1].sign()
-    tensor([ 1., -1., -1.])
-    """
+    """The paper's eta: two pyramids of opposite sign, one over the other; (side, side), norm 1."""
 
     def pyramid(height: int, width: int) -> Tensor:
         row = (torch.arange(height) - height // 2).abs()[:, None]
@@ -166,8 +158,8 @@ class Square(BoundedAttack):
     )
 
     norm: Near = LINF
-    queries: Annotated[int, Limits(2)] = 5000
-    p: Annotated[float, Limits(0, 1, open_low=True)] = 0.8
+    queries: Annotated[int, limits(2)] = 5000
+    p: Annotated[float, limits(0, 1, open_low=True)] = 0.8
 
     @classmethod
     def usual(cls, image_shape: tuple[int, int, int]) -> dict[str, Any]:
