@@ -7,6 +7,7 @@ import torch
 
 from mithridate import rng as random
 from mithridate.attacks import APGD, DDN, PGD, run_attack
+from mithridate.errors import InputError
 from mithridate.goals import Targeted, Untargeted
 from mithridate.norms import L2, LINF
 from mithridate.testing.models import linear_model, linear_weights
@@ -103,3 +104,8 @@ def test_without_random_start_begins_at_x():
     attack = PGD(eps=0.2, steps=1, step_size=0.05, random_start=False)
     found = attack.perturb(model, x, goal, rng=random.rng(0))
     torch.testing.assert_close(LINF.distance(found, x), torch.full((16,), 0.05))
+
+
+def test_restarts_from_one_point_are_refused():
+    with pytest.raises(InputError, match="2 restarts from the same point give the same images"):
+        PGD(eps=0.1, steps=2, step_size=0.1, restarts=2, random_start=False)

@@ -126,10 +126,7 @@ def test_no_budget_gives_the_input_back(name):
 BAD = {
     "fgsm": [{"eps": -1}],
     "iterative-fgsm": [{"step_size": 0}, {"steps": 0}],
-    "pgd": [
-        {"steps": 0}, {"steps": None}, {"step_size": 0}, {"restarts": 0},
-        {"restarts": 2, "random_start": False},
-    ],
+    "pgd": [{"steps": 0}, {"steps": None}, {"step_size": 0}, {"restarts": 0}],
     "deepfool": [{"steps": 0}, {"overshoot": -0.1}, {"candidates": 0}, {"norm": L0}],
     "dynamic-deepfool": [{"steps": 0}, {"overshoot": -0.1}, {"candidates": 0}, {"norm": L1}],
     "ddn": [{"steps": 0}, {"gamma": 0}, {"gamma": 1}, {"step_size": 0}, {"radius": 0}],
