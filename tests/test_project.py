@@ -143,8 +143,8 @@ def test_installs_pass_the_constraints() -> None:
 def test_links_between_files_lead_somewhere(path: Path) -> None:
     for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", path.read_text()):
         if "://" not in link and not link.startswith("mailto:"):
-            if link == "api/index.md":  # written by docs/conf.py when the pages are built
-                continue
+            if re.fullmatch(r"api/\w+\.md", link):  # docs/conf.py writes a page a floor
+                link = f"../../src/mithridate/{link[4:-3].replace('index', '')}"
             assert (path.parent / link).exists(), f"{path.name} links to {link}"
 
 

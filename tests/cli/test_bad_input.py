@@ -6,7 +6,6 @@ import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from PIL import Image
 from torch import nn
 
 import mithridate as mi
-from mithridate.cli.main import main
 from mithridate.networks.digits_cnn import DigitsCNN
 from mithridate.studies import presets
 from mithridate.studies.soundness import check_model
@@ -24,26 +22,7 @@ SHAPE = (1, 8, 8)
 NAMES = [str(i) for i in range(10)]
 
 
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def call(capsys, monkeypatch, tmp_path) -> Callable[..., Done]:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MITHRIDATE_CACHE", str(tmp_path / "cache"))
-
-    def run(*words: object) -> Done:
-        capsys.readouterr()
-        code = main([str(word) for word in words])
-        return Done(code, *capsys.readouterr())
-
-    return run
-
-
-def says(done: Done, code: int, *words: str) -> None:
+def says(done, code: int, *words: str) -> None:
     """The exit code, and one line of explanation that holds these words."""
     lines = done.err.splitlines()
     assert done.code == code, done.err
@@ -72,6 +51,11 @@ def untrained(name: str = "digits-cnn", classes: int = 10, **settings: object) -
 def model(tmp_path) -> Path:
     mi.save(untrained(), tmp_path / "m.safetensors")
     return tmp_path / "m.safetensors"
+
+
+@pytest.fixture
+def cache(tmp_path) -> Path:
+    return tmp_path / "cache"
 
 
 def pictures(folder: Path, counts: dict[str, int], side: int = 8) -> Path:
