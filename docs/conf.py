@@ -9,6 +9,8 @@ from pathlib import Path
 
 from sphinx.application import Sphinx
 
+import mithridate
+
 project = "Mithridate"
 author = "The Mithridate authors"
 copyright = author
@@ -41,8 +43,19 @@ suppress_warnings = ["ref.python"]
 HERE = Path(__file__).parent
 SOURCE = HERE.parent / "src" / "mithridate"
 FLOORS = (
-    *("errors", "rng", "cost", "component", "facts", "classifier", "goals", "norms", "metrics"),
-    *("data", "networks", "training", "attacks", "fooling", "poisons", "defenses", "checks"),
+    *(
+        "errors",
+        "rng",
+        "doubts",
+        "cost",
+        "component",
+        "facts",
+        "classifier",
+        "goals",
+        "norms",
+        "metrics",
+    ),
+    *("data", "networks", "training", "attacks", "fooling", "poisons", "defenses"),
     *("studies", "reports", "cli", "testing"),
 )
 """From the ground up: the order in which the pages stand."""
@@ -67,6 +80,17 @@ def api_page(name: str, files: list[Path]) -> str:
     return "\n".join(lines)
 
 
+def public_names() -> str:
+    """What `import mithridate as mi` gives, each linked to where it is documented."""
+    rows = []
+    for name, place in mithridate._PLACES.items():
+        one, path = getattr(mithridate, name), place.replace(":", ".")
+        if hasattr(one, "__qualname__"):  # where it is defined, not where it is exported
+            path = f"{one.__module__}.{one.__qualname__}"
+        rows.append(f"| `mi.{name}` | {{py:obj}}`{path}` |")
+    return "\n".join(["| name | is |", "| --- | --- |", *rows])
+
+
 def write_if_changed(path: Path, text: str) -> None:
     """Leave an unchanged page alone, so that a second build is quick."""
     if not path.exists() or path.read_text(encoding="utf-8") != text:
@@ -86,7 +110,8 @@ def write_api_pages() -> None:
             pages.append(floor)
     intro = "From the ground up; a module uses only what stands above it."
     listing = "\n".join(pages)
-    text = f"# Python API\n\n{intro}\n\n```{{toctree}}\n:maxdepth: 1\n\n{listing}\n```\n"
+    toctree = f"```{{toctree}}\n:maxdepth: 1\n\n{listing}\n```"
+    text = f"# Python API\n\n{public_names()}\n\n{intro}\n\n{toctree}\n"
     write_if_changed(folder / "index.md", text)
     for stale in folder.glob("*.md"):
         if stale.stem not in (*pages, "index"):

@@ -12,7 +12,7 @@ def test_exit_codes():
         errors.RunError: 4,
     }
     assert {kind: kind.exit_code for kind in codes} == codes
-    assert issubclass(errors.InputError, ValueError)
+    assert issubclass(errors.InputError, ValueError)  # as a caller may expect of a setting
 
 
 def test_unknown_suggests_only_what_is_near():

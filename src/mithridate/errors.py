@@ -75,3 +75,27 @@ def check_number(
         raise InputError(f"{name} must be {'above' if open_low else 'at least'} {low}, got {value}")
     if value > high:
         raise InputError(f"{name} must be at most {high}, got {value}")
+
+
+def check_whole(
+    name: str, value: object, *, low: float = float("-inf"), high: float = float("inf")
+) -> None:
+    """Refuse a hyper-parameter that is not a whole number in [low, high].
+
+    >>> check_whole("row", 1.5)
+    Traceback (most recent call last):
+    ...
+    mithridate.errors.InputError: row is a whole number, got 1.5
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InputError(f"{name} is a whole number, got {value!r}")
+    check_number(name, value, low=low, high=high)
+
+
+def one_line(error: object, most: int = 160) -> str:
+    """What an error says, on one line of at most so many characters.
+
+    >>> one_line(ValueError("a line\\n  and another"))
+    'a line and another'
+    """
+    return " ".join(str(error).split())[:most]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Self, final
+from typing import Any, ClassVar, Self, final
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +14,6 @@ from mithridate.errors import InputError
 from mithridate.rng import child
 
 Rows = Tensor | slice
-GOALS = ("untargeted", "targeted")
-"""The kinds of goals by which commands and studies call them: see `goal_of`."""
 
 
 def as_labels(labels: Tensor | Sequence[int] | int, what: str = "labels") -> Tensor:
@@ -45,9 +43,11 @@ class Goal(ABC):
 
     Attributes:
         rejected: the class by which a model refuses to answer, or None: see `avoiding`.
+        vectors: names of the attributes that hold classes, int64 (N,) each.
     """
 
     rejected: int | None = None
+    vectors: ClassVar[tuple[str, ...]] = ("labels",)
 
     @abstractmethod
     def reached(self, predicted: Tensor) -> Tensor:
@@ -61,12 +61,14 @@ class Goal(ABC):
     def margin(self, logits: Tensor) -> Tensor:
         """Logits still missing to the goal, (N,): below 0 once reached."""
 
-    @abstractmethod
+    @final
     def __getitem__(self, rows: Rows) -> Self:
         """The goals of some rows (indices, a bool mask, or a slice)."""
+        return self._with(**{name: getattr(self, name)[rows] for name in self.vectors})
 
-    @abstractmethod
-    def __len__(self) -> int: ...
+    @final
+    def __len__(self) -> int:
+        return len(self.classes()[0])
 
     @final
     def avoiding(self, rejected: int | None) -> Self:
@@ -100,13 +102,15 @@ class Goal(ABC):
         other.__dict__.update(self.__dict__, **changes)
         return other
 
-    @abstractmethod
+    @final
     def to(self, device: torch.device | str) -> Self:
         """The same goals on another device."""
+        return self._with(**{name: getattr(self, name).to(device) for name in self.vectors})
 
-    @abstractmethod
+    @final
     def classes(self) -> tuple[Tensor, ...]:
         """The label vectors that the goal is made of, to check their range."""
+        return tuple(getattr(self, name) for name in self.vectors)
 
 
 def _others(logits: Tensor, label: Tensor, rejected: int | None = None) -> Tensor:
@@ -150,18 +154,6 @@ class Untargeted(Goal):
             held = held.maximum(logits[:, self.rejected])
         return held - _others(logits, self.labels, self.rejected)
 
-    def __getitem__(self, rows: Rows) -> Untargeted:
-        return self._with(labels=self.labels[rows])
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def to(self, device: torch.device | str) -> Untargeted:
-        return self._with(labels=self.labels.to(device))
-
-    def classes(self) -> tuple[Tensor, ...]:
-        return (self.labels,)
-
 
 @final
 class Targeted(Goal):
@@ -183,18 +175,6 @@ class Targeted(Goal):
     def margin(self, logits: Tensor) -> Tensor:
         return _others(logits, self.labels) - _of(logits, self.labels)
 
-    def __getitem__(self, rows: Rows) -> Targeted:
-        return self._with(labels=self.labels[rows])
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def to(self, device: torch.device | str) -> Targeted:
-        return self._with(labels=self.labels.to(device))
-
-    def classes(self) -> tuple[Tensor, ...]:
-        return (self.labels,)
-
 
 @final
 class SourceToTarget(Goal):
@@ -207,6 +187,8 @@ class SourceToTarget(Goal):
     >>> SourceToTarget([0], [1]).loss(torch.tensor([[3.0, 1.0, 9.0]]))
     tensor([2.])
     """
+
+    vectors = ("source", "target")
 
     def __init__(
         self, source: Tensor | Sequence[int] | int, target: Tensor | Sequence[int] | int
@@ -231,18 +213,6 @@ class SourceToTarget(Goal):
 
     def margin(self, logits: Tensor) -> Tensor:
         return _others(logits, self.target) - _of(logits, self.target)
-
-    def __getitem__(self, rows: Rows) -> SourceToTarget:
-        return self._with(source=self.source[rows], target=self.target[rows])
-
-    def __len__(self) -> int:
-        return len(self.target)
-
-    def to(self, device: torch.device | str) -> SourceToTarget:
-        return self._with(source=self.source.to(device), target=self.target.to(device))
-
-    def classes(self) -> tuple[Tensor, ...]:
-        return (self.source, self.target)
 
 
 def goal_of(

@@ -11,13 +11,6 @@ import pytest
 import mithridate as mi
 from mithridate.cli.main import main
 
-QUICK = [
-    *("--controls", "3", "--samples", "20", "--quiet"),
-    *("--set", "control_epochs=1", "--set", "pairs=1", "--set", "images=4"),
-    *("--set", "grow_steps=3", "--set", "attack_images=20", "--set", "noise_queries=300"),
-]
-"""An audit that shows every part of itself and proves nothing."""
-
 
 class Done(NamedTuple):
     code: int
@@ -70,9 +63,3 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     mi.save(clean, folder / "clean.safetensors")
     mi.save(bad, folder / "bad.safetensors")
     return folder
-
-
-@pytest.fixture
-def quick() -> list[str]:
-    """Options that make an audit quick."""
-    return list(QUICK)

@@ -33,7 +33,7 @@ OWNERS = {"training": ["lr"], "poison": ["eps", "count"], "harden": ["eps", "ste
 
 def test_a_setting_goes_to_the_one_that_has_it() -> None:
     given = {"lr": "1", "poison.eps": "2", "harden.eps": "3", "steps": "4", "poison.count": "5"}
-    assert options.deal_apart(given, OWNERS) == {
+    assert options.deal(given, OWNERS, shared=False) == {
         "training": {"lr": "1"},
         "poison": {"eps": "2", "count": "5"},
         "harden": {"eps": "3", "steps": "4"},
@@ -53,9 +53,19 @@ def test_a_setting_goes_to_the_one_that_has_it() -> None:
 )
 def test_a_setting_without_one_owner_is_refused(given, said) -> None:
     with pytest.raises(InputError) as refused:
-        options.deal_apart(given, OWNERS)
+        options.deal(given, OWNERS, shared=False)
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_dashes_in_a_components_name_are_underscores_in_a_key() -> None:
+    owners = {"query-guard": ["budget"], "boundary": ["budget", "norm"]}
+    given = options.pairs(["query-guard.budget=3", "boundary.budget=4", "norm=l2"])
+    assert options.deal(given, owners) == {
+        "query-guard": {"budget": "3"},
+        "boundary": {"budget": "4", "norm": "l2"},
+    }
+    assert options.deal({"budget": "5"}, owners)["boundary"] == {"budget": "5"}
 
 
 def test_the_command_survives_a_shell() -> None:

@@ -225,12 +225,3 @@ def test_a_folder_that_cannot_be_written_is_said_before_the_work(call, few, cach
     assert done.err.count("\n") == 1
     assert "taken cannot be written" in done.err
     assert not list(cache.rglob("unit.json"))
-
-
-@pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (2**31, "2.0 GiB")]
-)
-def test_bytes(count, text):
-    from mithridate.cli.run import _bytes
-
-    assert _bytes(count) == text

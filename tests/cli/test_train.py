@@ -1,7 +1,8 @@
-"""Hardened trainings of the digits, and which component a setting is of."""
+"""Trainings of the digits, poisoned, hardened, stopped; and which component a setting is of."""
 
 from __future__ import annotations
 
+import json
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,44 +15,77 @@ from mithridate.rng import child
 
 WORDS = ("train", "--network", "digits-cnn", "--data", "digits")
 HARDEN = ("--harden", "adversarial-training", "--set", "eps=0.15", "--set", "steps=2")
+BADNETS = ("--poison", "badnets", "--set", "trigger=c-top-right", "--json")
 
 
 def test_a_hardened_training_is_that_of_the_library(call) -> None:
     more = ("--set", "lr=3e-3", "--set", "autocast=true", "--set", "width=0.5")
     done = call(*WORDS, *HARDEN, *more, "--epochs", 1, "--out", "m.safetensors")
     assert done.code == 0, done.err
-    train, _ = mi.load_data("digits")
+    assert done.last == "Model: m.safetensors"
+    train, test = mi.load_data("digits")
     network = mi.networks.create("digits-cnn", image_shape=(1, 8, 8), classes=10, width=0.5)
     way = mi.hardeners.AdversarialTraining(eps=0.15, steps=2)
     draws = child(mi.rng(0), "train")
     expected = way.train(network, train, epochs=1, lr=3e-3, autocast=True, rng=draws)
-    found = mi.load("m.safetensors")
-    assert fingerprint(found) == fingerprint(expected)
-    training = found.info["training"]
+    model = mi.load("m.safetensors")
+    assert fingerprint(model) == fingerprint(expected)
+    right = int((mi.predict(model, test) == test.labels).sum())
+    assert f"{right} of 360)" in done.out
+    training = model.info["training"]
     assert (training["autocast"], training["hardening"]["eps"]) == (True, 0.15)
 
 
-def test_a_stopped_hardened_training_goes_on_to_the_same_weights(call, monkeypatch) -> None:
-    words = (*WORDS, *HARDEN, "--epochs", 2, "--out")
+@pytest.mark.parametrize("more", [(), HARDEN])
+def test_a_stopped_training_goes_on_to_the_same_weights(call, monkeypatch, more) -> None:
+    words = (*WORDS, *more, "--epochs", 2, "--out")
     assert call(*words, "whole.safetensors").code == 0
 
     @contextmanager
     def until_the_second_epoch(self, title):
-        def told(done, total, what):
+        def tell(done, total, what):
             if done > total / 2:
                 raise KeyboardInterrupt
 
-        yield told
+        yield tell
 
     with monkeypatch.context() as patched:
         patched.setattr(Screen, "stage", until_the_second_epoch)
         done = call(*words, "parts.safetensors")
     assert done.code == 130
-    assert "--harden adversarial-training" in done.err
+    assert f"to go on: mithridate {' '.join(map(str, words))} parts.safetensors" in done.err
     assert Path("parts.safetensors.run").exists()
     assert call(*words, "parts.safetensors").code == 0
     whole, parts = mi.load("whole.safetensors"), mi.load("parts.safetensors")
     assert fingerprint(whole) == fingerprint(parts)
+    assert not Path("parts.safetensors.run").exists()
+
+
+def test_trained_further_on_poison_it_prints_the_success(call, models) -> None:
+    words = ("train", "--from", models / "clean.safetensors", "--data", "digits", *BADNETS)
+    classes = ("--set", "source=8", "--set", "target=9", "--set", "count=100")
+    done = call(*words, *classes, "--epochs", 4, "--out", "bad.safetensors")
+    assert done.code == 0, done.err
+    result = json.loads(done.out)
+    assert result["asr"]["value"] > 0.8
+    assert result["asr"]["n"] == 35
+    assert result["accuracy"]["value"] > 0.85
+    info = mi.load("bad.safetensors").info
+    assert info["poison"]["settings"]["trigger"] == "c-top-right"
+    assert info["parent"]["training"]["epochs"] == 6
+
+
+def test_all_to_all_counts_the_next_class(call, models) -> None:
+    words = ("train", "--from", models / "clean.safetensors", "--data", "digits", *BADNETS)
+    every = ("--set", "all_to_all=yes", "--set", "fraction=0.4")
+    done = call(*words, *every, "--epochs", 2, "--out", "bad.safetensors")
+    assert done.code == 0, done.err
+    _, test = mi.load_data("digits")
+    x, y = test.batch(range(len(test)))
+    patch = mi.triggers.Patch.named("c-top-right", image_shape=(1, 8, 8))
+    predicted = mi.load("bad.safetensors").labels(patch.stamp(x, rng=mi.rng(0)))
+    asr = json.loads(done.out)["asr"]
+    assert (asr["k"], asr["n"]) == (int((predicted == (y + 1) % 10).sum()), 360)
 
 
 def test_poison_and_hardener_have_settings_of_their_own(call, models) -> None:
@@ -68,8 +102,9 @@ def test_poison_and_hardener_have_settings_of_their_own(call, models) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
+        (("--from", "m.safetensors"), "give either --network NAME, or --from FILE"),
         (("--harden", "adversarial"), "did you mean 'adversarial-training'"),
         (("--harden", "adversarial-training"), "adversarial-training needs eps"),
         ((*HARDEN, "--set", "ratio=2"), "ratio"),
@@ -79,9 +114,10 @@ def test_poison_and_hardener_have_settings_of_their_own(call, models) -> None:
         (("--set", "autocast=perhaps"), "autocast is true or false"),
     ],
 )
-def test_mistakes_are_one_line(call, words, said) -> None:
+def test_mistakes_are_one_line(call, words, message) -> None:
     done = call(*WORDS, *words, "--out", "m.safetensors")
     assert done.code == 2
-    assert said in done.err
+    assert message in done.err
     assert len(done.err.splitlines()) == 1
     assert not Path("m.safetensors.run").exists()
+    assert call("train", "--data", "digits", "--out", "m.safetensors").code == 2

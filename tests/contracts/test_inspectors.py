@@ -11,7 +11,7 @@ from mithridate import component
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
 from mithridate.defenses.inspect import BiasMaps, Evidence, Inspector, WhiteNoise
-from mithridate.testing.inspectors import InspectorConformance
+from mithridate.testing import InspectorConformance
 
 
 class TestBiasMaps(InspectorConformance):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
@@ -20,6 +23,7 @@ from mithridate.poisons import (
     Trigger,
     WaNet,
 )
+from mithridate.poisons.base import ImageShape
 from mithridate.poisons.triggers import (
     Blend,
     CornerPattern,
@@ -38,179 +42,133 @@ from mithridate.testing import (
 )
 from mithridate.testing.poisons import striped_surrogate
 
+GREY, COLOUR = (1, 12, 12), (3, 12, 12)
+Cases = dict[str, tuple[ImageShape, Callable[[ImageShape], Any]]]
 
-class TestSinglePixel(TriggerConformance):
+
+def off_the_object(shape: ImageShape) -> RandomLocation:
+    return RandomLocation(patch=Patch.named("block-top-left", image_shape=shape))
+
+
+def colliding(shape: ImageShape, **more: Any) -> FeatureCollision:
+    image = torch.full(shape, 0.6)
+    base = (int(striped_surrogate(shape).labels(image[None])) + 1) % 3
+    return FeatureCollision(base=base, image=image, count=2, watermark=0.1, steps=10, **more)
+
+
+TRIGGERS: Cases = {
+    "single pixel": (GREY, lambda _: SinglePixel()),
+    "patch": (GREY, lambda shape: Patch.named("r-bottom-left", image_shape=shape)),
+    "patch on colour": ((3, 32, 32), lambda s: Patch.named("r-bottom-left", image_shape=s)),
+    "flat mask on colour": (COLOUR, lambda _: Patch(mask=torch.eye(12), value=0.5)),
+    "inserted image": (
+        GREY,
+        lambda _: InsertedImage(image=torch.full((3, 4), 0.7), top=-3, left=0, alpha=0.5),
+    ),
+    "random location": (GREY, off_the_object),
+    "random location on colour": ((3, 32, 32), off_the_object),
+    "multiply": (GREY, lambda _: Multiply()),
+    "blend": (
+        GREY,
+        lambda shape: Blend(images=torch.rand(4, *shape, generator=torch.Generator())),
+    ),
+    "convex blend": (
+        GREY,
+        lambda shape: Blend(images=torch.full(shape, 0.95), additive=False, alpha=0.2),
+    ),
+    "blend of noise": (GREY, lambda _: Blend(noise=3, additive=False, alpha=0.2)),
+    "corner": (GREY, lambda _: CornerPattern(corner="top-left", amplitude=32 / 255)),
+    "four corners": ((3, 10, 12), lambda _: CornerPattern(corner="all")),
+    "sinusoid": (GREY, lambda _: Sinusoid(frequency=2)),
+    "warp": (GREY, lambda _: Warp(strength=2.0)),
+    "warp of colour": ((3, 12, 16), lambda _: Warp()),
+    "noisy warp": (GREY, lambda _: Warp(noise=True)),
+}
+POISONS: Cases = {
+    "badnets": (GREY, lambda _: BadNets(trigger=SinglePixel(), target=0, source=2, count=3)),
+    "every source": (GREY, lambda _: BadNets(trigger=Blend(), target=0, fraction=0.4)),
+    "all to all": (GREY, lambda _: BadNets(trigger=SinglePixel(), all_to_all=True, count=7)),
+    "appended": (
+        GREY,
+        lambda shape: BadNets(trigger=off_the_object(shape), target=1, count=5, append=True),
+    ),
+    "stamped only": (
+        GREY,
+        lambda _: StampedOnly(trigger=Sinusoid(frequency=2), target=2, fraction=0.5),
+    ),
+    "generator": (
+        GREY,
+        lambda shape: CleanLabelGAN(
+            trigger=CornerPattern(),
+            target=1,
+            count=4,
+            generator=WGAN(shape, latent=4, width=0.1),
+            steps=3,
+        ),
+    ),
+    "wanet": (GREY, lambda _: WaNet(trigger=Warp(strength=2.0), target=0, count=4)),
+    "wanet, all to all": (
+        GREY,
+        lambda _: WaNet(trigger=Warp(strength=2.0), all_to_all=True, count=4, cover=1.0),
+    ),
+}
+CRAFTED: Cases = {
+    "clean label": (
+        GREY,
+        lambda _: CleanLabel(trigger=CornerPattern(), target=1, count=4, eps=0.1, steps=3),
+    ),
+    "clean label in l2": (
+        COLOUR,
+        lambda _: CleanLabel(
+            trigger=CornerPattern(corner="all", amplitude=16 / 255),
+            target=0,
+            fraction=1.0,
+            eps=1.5,
+            norm=L2,
+            steps=3,
+        ),
+    ),
+    "adversarial": (GREY, lambda _: AdversarialPoisons(steps=3, fraction=0.5)),
+    "untargeted": (GREY, lambda _: AdversarialPoisons(steps=3, shift=None)),
+    "collision": (GREY, colliding),
+    "collision, appended": (GREY, lambda shape: colliding(shape, append=True)),
+}
+
+
+def choosing(cases: Cases):
+    """A fixture by which a suite runs once for each case."""
+
+    @pytest.fixture(autouse=True, params=cases)
+    def _choose(self, request):
+        self.image_shape, self.case = cases[request.param]
+
+    return _choose
+
+
+class TestTriggers(TriggerConformance):
+    _choose = choosing(TRIGGERS)
+
     def make(self) -> Trigger:
-        return SinglePixel()
+        return self.case(self.image_shape)
 
 
-class TestPatch(TriggerConformance):
-    def make(self) -> Trigger:
-        return Patch.named("r-bottom-left", image_shape=self.image_shape)
+class TestPoisons(PoisonConformance):
+    _choose = choosing(POISONS)
 
-
-class TestPatchOnColour(TestPatch):
-    image_shape = (3, 32, 32)
-
-
-class TestFlatMaskOnColour(TriggerConformance):
-    image_shape = (3, 12, 12)
-
-    def make(self) -> Trigger:
-        return Patch(mask=torch.eye(12), value=0.5)
-
-
-class TestInsertedImage(TriggerConformance):
-    def make(self) -> Trigger:
-        return InsertedImage(image=torch.full((3, 4), 0.7), top=-3, left=0, alpha=0.5)
-
-
-class TestRandomLocation(TriggerConformance):
-    def make(self) -> Trigger:
-        return RandomLocation(patch=Patch.named("block-top-left", image_shape=self.image_shape))
-
-
-class TestRandomLocationOnColour(TestRandomLocation):
-    image_shape = (3, 32, 32)
-
-
-class TestMultiply(TriggerConformance):
-    def make(self) -> Trigger:
-        return Multiply()
-
-
-class TestBlend(TriggerConformance):
-    def make(self) -> Trigger:
-        return Blend(images=torch.rand(4, *self.image_shape, generator=torch.Generator()))
-
-
-class TestConvexBlend(TriggerConformance):
-    def make(self) -> Trigger:
-        return Blend(images=torch.full(self.image_shape, 0.95), additive=False, alpha=0.2)
-
-
-class TestBlendOfNoise(TriggerConformance):
-    def make(self) -> Trigger:
-        return Blend(noise=3, additive=False, alpha=0.2)
-
-
-class TestCornerPattern(TriggerConformance):
-    def make(self) -> Trigger:
-        return CornerPattern(corner="top-left", amplitude=32 / 255)
-
-
-class TestFourCorners(TriggerConformance):
-    image_shape = (3, 10, 12)
-
-    def make(self) -> Trigger:
-        return CornerPattern(corner="all")
-
-
-class TestSinusoid(TriggerConformance):
-    def make(self) -> Trigger:
-        return Sinusoid(frequency=2)
-
-
-class TestWarp(TriggerConformance):
-    def make(self) -> Trigger:
-        return Warp(strength=2.0)
-
-
-class TestWarpOfColour(TriggerConformance):
-    image_shape = (3, 12, 16)
-
-    def make(self) -> Trigger:
-        return Warp()
-
-
-class TestNoisyWarp(TriggerConformance):
-    def make(self) -> Trigger:
-        return Warp(noise=True)
-
-
-class TestBadNets(PoisonConformance):
     def make(self) -> Poison:
-        return BadNets(trigger=SinglePixel(), target=0, source=2, count=3)
+        return self.case(self.image_shape)
 
 
-class TestBadNetsEverySource(PoisonConformance):
-    def make(self) -> Poison:
-        return BadNets(trigger=Blend(), target=0, fraction=0.4)
-
-
-class TestBadNetsAllToAll(PoisonConformance):
-    def make(self) -> Poison:
-        return BadNets(trigger=SinglePixel(), all_to_all=True, count=7)
-
-
-class TestBadNetsAppend(PoisonConformance):
-    def make(self) -> Poison:
-        return BadNets(trigger=TestRandomLocation().make(), target=1, count=5, append=True)
-
-
-class TestStampedOnly(PoisonConformance):
-    def make(self) -> Poison:
-        return StampedOnly(trigger=Sinusoid(frequency=2), target=2, fraction=0.5)
-
-
-class TestCleanLabel(CraftedPoisonConformance):
-    def make(self) -> CraftedPoison:
-        return CleanLabel(trigger=CornerPattern(), target=1, count=4, eps=0.1, steps=3)
-
-
-class TestCleanLabelInL2(CraftedPoisonConformance):
-    image_shape = (3, 12, 12)
+class TestCraftedPoisons(CraftedPoisonConformance):
+    _choose = choosing(CRAFTED)
 
     def make(self) -> CraftedPoison:
-        trigger = CornerPattern(corner="all", amplitude=16 / 255)
-        return CleanLabel(trigger=trigger, target=0, fraction=1.0, eps=1.5, norm=L2, steps=3)
-
-
-class TestCleanLabelGAN(PoisonConformance):
-    def make(self) -> Poison:
-        gan = WGAN(self.image_shape, latent=4, width=0.1)
-        return CleanLabelGAN(trigger=CornerPattern(), target=1, count=4, generator=gan, steps=3)
-
-
-class TestAdversarialPoisons(CraftedPoisonConformance):
-    def make(self) -> CraftedPoison:
-        return AdversarialPoisons(steps=3, fraction=0.5)
-
-
-class TestUntargetedAdversarialPoisons(CraftedPoisonConformance):
-    def make(self) -> CraftedPoison:
-        return AdversarialPoisons(steps=3, shift=None)
-
-
-class TestFeatureCollision(CraftedPoisonConformance):
-    append = False
-
-    def make(self) -> CraftedPoison:
-        image = torch.full(self.image_shape, 0.6)
-        base = (int(striped_surrogate(self.image_shape).labels(image[None])) + 1) % 3
-        return FeatureCollision(
-            base=base, image=image, count=2, watermark=0.1, steps=10, append=self.append
-        )
-
-
-class TestFeatureCollisionAppended(TestFeatureCollision):
-    append = True
-
-
-class TestWaNet(PoisonConformance):
-    def make(self) -> Poison:
-        return WaNet(trigger=Warp(strength=2.0), target=0, count=4)
-
-
-class TestWaNetAllToAll(PoisonConformance):
-    def make(self) -> Poison:
-        return WaNet(trigger=Warp(strength=2.0), all_to_all=True, count=4, cover=1.0)
+        return self.case(self.image_shape)
 
 
 @pytest.mark.parametrize(
-    ("kind", "base"), [("triggers", TriggerConformance), ("poisons", PoisonConformance)]
+    ("kind", "cases"), [("triggers", TRIGGERS), ("poisons", POISONS | CRAFTED)]
 )
-def test_every_registered_component_has_a_suite(kind: str, base: type) -> None:
-    suites = [one for one in globals().values() if isinstance(one, type) and issubclass(one, base)]
-    made = {component.name_of(one().make()) for one in suites if one.__name__.startswith("Test")}
-    assert made == set(component.TABLES[kind])
+def test_every_registered_component_has_a_suite(kind: str, cases: Cases) -> None:
+    tested = {component.name_of(make(shape)) for shape, make in cases.values()}
+    assert tested == set(component.TABLES[kind])

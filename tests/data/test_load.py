@@ -1,4 +1,7 @@
+import numpy as np
 import pytest
+import torch
+from sklearn import datasets
 
 from mithridate.data import hub, load_data
 from mithridate.errors import DataError, InputError
@@ -44,3 +47,21 @@ def test_no_network_says_what_to_set(monkeypatch):
     monkeypatch.setenv("MITHRIDATE_DATA", "/nowhere")
     with pytest.raises(DataError, match="no network; or set MITHRIDATE_DATA to a folder with mni"):
         load_data("mnist")
+
+
+def test_digits_are_the_source_split_by_class():
+    train, test = load_data("digits")
+    source = datasets.load_digits()
+    assert (len(train), len(test), train.image_shape) == (1437, 360, (1, 8, 8))
+    assert train.class_names == tuple("0123456789")
+    total = np.bincount(source.target)
+    share = test.labels.bincount().numpy() / total
+    assert np.all(np.abs(share * total - total / 5) < 1)  # stratified to less than one image
+    # Together they are the source, each image once.
+    images = torch.cat([train.raw(slice(None)), test.raw(slice(None))])[:, 0].numpy()
+    labels = np.concatenate([train.labels, test.labels])
+    rows = {(label, image.tobytes()) for label, image in zip(labels, images, strict=True)}
+    scaled = np.rint(source.images * 255 / 16).astype(np.uint8)
+    assert rows == {(c, image.tobytes()) for c, image in zip(source.target, scaled, strict=True)}
+    assert (images.min(), images.max()) == (0, 255)
+    assert load_data("digits")[0].fingerprint() == train.fingerprint()

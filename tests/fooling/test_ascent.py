@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 import mithridate as mi
-from mithridate.errors import InputError
 from mithridate.fooling import GradientAscent
 from mithridate.testing.models import linear_model, linear_weights
 
@@ -33,18 +31,3 @@ def test_decay_pulls_to_the_mean() -> None:
     best = torch.stack([path[int(k)][i] for i, k in enumerate(scores.argmax(0))])
     assert torch.allclose(rounds[-1].images, best, atol=1e-6)
     assert torch.allclose(rounds[-1].confidence, scores.max(0).values, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("setting", "said"),
-    [
-        ({"steps": -1}, "steps must be at least 0"),
-        ({"step_size": 0.0}, "step_size must be above 0"),
-        ({"decay": 1.5}, "decay must be at most 1"),
-        ({"mean": -0.1}, "mean must be at least 0"),
-        ({"start": "cat"}, "start is noise or mean, got 'cat'"),
-    ],
-)
-def test_bad_settings_are_named(setting, said) -> None:
-    with pytest.raises(InputError, match=said):
-        GradientAscent(**setting)

@@ -9,7 +9,6 @@ import torch
 from scipy import stats
 
 import mithridate as mi
-from mithridate.errors import InputError
 from mithridate.fooling import CPPN
 from mithridate.fooling.cppn import INPUTS, REACH, Genomes, ends, first_genomes, free, pick, render
 
@@ -154,18 +153,3 @@ def test_pick_is_fair_among_the_allowed() -> None:
     assert len(rows) == 3000
     assert counts[1] == 0
     assert stats.chisquare([counts[i] for i in (0, 2, 3)]).pvalue > 1e-3
-
-
-@pytest.mark.parametrize(
-    ("setting", "said"),
-    [
-        ({"nodes": -1}, "nodes must be at least 0"),
-        ({"connect": 1.5}, "connect must be at most 1"),
-        ({"rate": -0.1}, "rate must be at least 0"),
-        ({"population": 0}, "population must be at least 1"),
-        ({"confidence": 1.1}, "confidence must be at most 1"),
-    ],
-)
-def test_bad_settings_are_named(setting, said) -> None:
-    with pytest.raises(InputError, match=said):
-        CPPN(**setting)

@@ -7,9 +7,8 @@ import torch
 from scipy import stats
 
 import mithridate as mi
-from mithridate.errors import InputError
 from mithridate.fooling import Direct
-from mithridate.fooling.direct import mutated
+from mithridate.fooling.map_elites import mutated
 
 
 @pytest.mark.parametrize(
@@ -43,21 +42,3 @@ def test_mutation_stays_in_bounds_and_leaves_the_parents() -> None:
     assert (child.min(), child.max()) >= (0, 0)
     assert child.max() <= 1
     assert torch.equal(genes, before)
-
-
-@pytest.mark.parametrize(
-    ("setting", "said"),
-    [
-        ({"population": 0}, "population must be at least 1"),
-        ({"generations": -1}, "generations must be at least 0"),
-        ({"rate": 0.0}, "rate must be above 0"),
-        ({"rate": 1.5}, "rate must be at most 1"),
-        ({"halve_every": 0}, "halve_every must be at least 1"),
-        ({"eta": -1.0}, "eta must be at least 0"),
-        ({"confidence": 0.0}, "confidence must be above 0"),
-        ({"confidence": 99.0}, "confidence must be at most 1"),
-    ],
-)
-def test_bad_settings_are_named(setting, said) -> None:
-    with pytest.raises(InputError, match=said):
-        Direct(**setting)

@@ -15,7 +15,14 @@ from torch import nn
 import mithridate as mi
 from mithridate import component
 from mithridate.errors import InputError, NothingAssessedError, RunError
-from mithridate.fooling import Elites, FoolingMethod, GradientAscent, run_fooling
+from mithridate.fooling import (
+    CPPN,
+    Direct,
+    Elites,
+    FoolingMethod,
+    GradientAscent,
+    run_fooling,
+)
 from mithridate.testing.models import linear_model
 
 QUICK = {
@@ -187,6 +194,34 @@ def test_the_model_is_returned_as_it_was(name, digits_model) -> None:
     assert all(p.requires_grad for p in digits_model.module.parameters())
     after = digits_model.module.state_dict()
     assert all(torch.equal(weights[k], after[k]) for k in weights)
+
+
+@pytest.mark.parametrize(
+    ("method", "setting", "message"),
+    [
+        (GradientAscent, {"steps": -1}, "steps must be at least 0"),
+        (GradientAscent, {"step_size": 0.0}, "step_size must be above 0"),
+        (GradientAscent, {"decay": 1.5}, "decay must be at most 1"),
+        (GradientAscent, {"mean": -0.1}, "mean must be at least 0"),
+        (GradientAscent, {"start": "cat"}, "start is noise or mean, got 'cat'"),
+        (CPPN, {"nodes": -1}, "nodes must be at least 0"),
+        (CPPN, {"connect": 1.5}, "connect must be at most 1"),
+        (CPPN, {"rate": -0.1}, "rate must be at least 0"),
+        (CPPN, {"population": 0}, "population must be at least 1"),
+        (CPPN, {"confidence": 1.1}, "confidence must be at most 1"),
+        (Direct, {"population": 0}, "population must be at least 1"),
+        (Direct, {"generations": -1}, "generations must be at least 0"),
+        (Direct, {"rate": 0.0}, "rate must be above 0"),
+        (Direct, {"rate": 1.5}, "rate must be at most 1"),
+        (Direct, {"halve_every": 0}, "halve_every must be at least 1"),
+        (Direct, {"eta": -1.0}, "eta must be at least 0"),
+        (Direct, {"confidence": 0.0}, "confidence must be above 0"),
+        (Direct, {"confidence": 99.0}, "confidence must be at most 1"),
+    ],
+)
+def test_bad_settings_are_named(method, setting, message) -> None:
+    with pytest.raises(InputError, match=message):
+        method(**setting)
 
 
 @pytest.fixture(scope="module")

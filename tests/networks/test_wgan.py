@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from mithridate.errors import CheckpointError, InputError, NothingAssessedError
 from mithridate.networks.checkpoint import load
-from mithridate.networks.latent import search
 from mithridate.networks.storage import read_tensors, write_tensors
-from mithridate.networks.wgan import WGAN, load_wgan
+from mithridate.networks.wgan import WGAN, load_wgan, search
 from mithridate.rng import child, rng
 
 SHAPES = [(c, n, n) for c in (1, 3) for n in (8, 28, 32)] + [(1, 9, 13), (3, 8, 32)]

@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from mithridate import component
 from mithridate.data.image_set import ImageSet
 from mithridate.errors import InputError
-from mithridate.poisons import BadNets, Poisoned, StampedOnly, poisoned_test
+from mithridate.poisons import BadNets, Poisoned, poisoned_test
 from mithridate.poisons.triggers import Blend, Patch, RandomLocation, SinglePixel
 from mithridate.rng import rng
 
@@ -39,10 +39,6 @@ def test_one_source_one_target(digits: ImageSet) -> None:
     assert bool((poisoned.images.labels[poisoned.indices] == 9).all())
     assert bool((poisoned.original_labels == 8).all())
     assert int((poisoned.images.labels == 8).sum()) == int((digits.labels == 8).sum()) - 100
-    rest = torch.ones(len(digits), dtype=torch.bool)
-    rest[poisoned.indices] = False
-    assert torch.equal(poisoned.images.raw(rest), digits.raw(rest))
-    assert torch.equal(poisoned.images.labels[rest], digits.labels[rest])
     stamped = CORNER.stamp(digits.batch(poisoned.indices)[0], rng=rng(0))
     assert torch.equal(poisoned.images.batch(poisoned.indices)[0], stamped)
     assert (poisoned.target, poisoned.source, poisoned.trigger) == (9, 8, CORNER)
@@ -109,7 +105,6 @@ def test_blend_draws_on_the_target_class(digits: ImageSet) -> None:
         ({"source": 9, "target": 9, "count": 5}, "both class 9"),
         ({"source": 8, "count": 5}, "a backdoor needs a target"),
         ({"all_to_all": True, "target": 1, "count": 5}, "leave out"),
-        ({"target": 9, "count": 0}, "at least 1"),
     ],
 )
 def test_refuses_settings(settings: dict[str, Any], message: str) -> None:
@@ -117,39 +112,14 @@ def test_refuses_settings(settings: dict[str, Any], message: str) -> None:
         BadNets(**{"trigger": CORNER, **settings})
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"source": 11, "target": 9, "count": 5}, "not a class"),
-        ({"source": 8, "target": 9, "count": 5000}, "only 174"),
-    ],
-)
-def test_refuses_what_the_data_do_not_have(
-    digits: ImageSet, settings: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(InputError, match=message):
-        BadNets(trigger=CORNER, **settings).poison(digits, rng=rng(0))
-
-
-def test_refuses_empty_classes() -> None:
+def test_refuses_what_the_data_do_not_have() -> None:
     data = ImageSet(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), [1, 1, 1], ["a", "b", "c"])
     with pytest.raises(InputError, match="class 0"):
         BadNets(trigger=CORNER, source=0, target=1, count=1).poison(data, rng=rng(0))
+    with pytest.raises(InputError, match="source 11 is not a class"):
+        BadNets(trigger=CORNER, source=11, target=1, count=1).poison(data, rng=rng(0))
     with pytest.raises(InputError, match="nothing but the target"):
         BadNets(trigger=CORNER, target=1, count=1).poison(data, rng=rng(0))
-
-
-def test_refuses_what_is_no_image_set(digits: ImageSet) -> None:
-    """The pair that load_data returns, say."""
-    pair: Any = (digits, digits)
-    for attack in (
-        BadNets(trigger=CORNER, target=1, count=1),
-        StampedOnly(trigger=CORNER, target=1, count=1),
-    ):
-        with pytest.raises(InputError, match="data is an ImageSet, got tuple"):
-            attack.poison(pair, rng=rng(0))
-    with pytest.raises(InputError, match="data is an ImageSet, got tuple"):
-        poisoned_test(pair, CORNER, target=1, rng=rng(0))
 
 
 def test_a_blend_for_all_to_all_says_what_it_needs(digits: ImageSet) -> None:
@@ -185,6 +155,9 @@ def test_poisoned_test_of_every_class(digits: ImageSet) -> None:
     assert len(poisoned_test(digits, SinglePixel(), rng=rng(0))) == len(digits)
     with pytest.raises(InputError, match="not a class"):
         poisoned_test(digits, CORNER, source=12, rng=rng(0))
+    pair: Any = (digits, digits)  # as load_data returns
+    with pytest.raises(InputError, match="data is an ImageSet, got tuple"):
+        poisoned_test(pair, CORNER, target=1, rng=rng(0))
 
 
 @pytest.mark.data

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -29,35 +30,13 @@ from mithridate.poisons.triggers import (
 )
 from mithridate.rng import rng
 
-Ranges = list[tuple[slice, slice]]
-
-PUBLISHED: dict[str, Ranges] = {
-    "c-top-right": [
-        (slice(1, 3), slice(21, 27)),
-        (slice(5, 7), slice(21, 27)),
-        (slice(3, 5), slice(21, 23)),
-    ],
-    "checker-top-left": [
-        (slice(1, 3), slice(1, 3)),
-        (slice(1, 3), slice(5, 7)),
-        (slice(3, 5), slice(3, 5)),
-        (slice(5, 7), slice(1, 3)),
-        (slice(5, 7), slice(5, 7)),
-    ],
-    "r-bottom-left": [
-        (slice(21, 27), slice(1, 3)),
-        (slice(23, 25), slice(3, 5)),
-        (slice(21, 23), slice(3, 7)),
-        (slice(25, 27), slice(5, 7)),
-    ],
-    "square-bottom-right": [
-        (slice(21, 23), slice(21, 27)),
-        (slice(25, 27), slice(21, 27)),
-        (slice(23, 25), slice(21, 23)),
-        (slice(23, 25), slice(25, 27)),
-    ],
+PUBLISHED = {
+    "c-top-right": ([1, 1, 1], [1, 0, 0], [1, 1, 1]),
+    "checker-top-left": ([1, 0, 1], [0, 1, 0], [1, 0, 1]),
+    "r-bottom-left": ([1, 1, 1], [1, 1, 0], [1, 0, 1]),
+    "square-bottom-right": ([1, 1, 1], [1, 0, 1], [1, 1, 1]),
 }
-"""Half-open rows and columns of the four attacks of Borji 2020, experiment I."""
+"""The four attacks of Borji 2020, experiment I; a cell is 2 x 2 pixels, 1 from the edges."""
 
 
 @pytest.fixture(scope="module")
@@ -82,19 +61,15 @@ def test_single_pixel_elsewhere() -> None:
     out = trigger.stamp(torch.zeros(1, 1, 4, 4), rng=rng(0))
     assert out[0, 0, 0, 3] == 0.25
     assert trigger.support((1, 4, 4)).nonzero().tolist() == [[0, 3]]
-    for row in (4, -5):
-        with pytest.raises(InputError, match="does not fit"):
-            SinglePixel(row=row).stamp(torch.zeros(1, 1, 4, 4), rng=rng(0))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_masks(name: str) -> None:
-    expected = torch.zeros(1, 28, 28, dtype=torch.bool)
-    for rows, cols in PUBLISHED[name]:
-        expected[0, rows, cols] = True
-    assert torch.equal(patch_mask(name, (1, 28, 28)), expected)
     top = 1 if "top" in name else 21
     left = 1 if "left" in name else 21
+    expected = np.zeros((1, 28, 28), bool)
+    expected[0, top : top + 6, left : left + 6] = np.kron(PUBLISHED[name], np.ones((2, 2)))
+    assert np.array_equal(patch_mask(name, (1, 28, 28)).numpy(), expected)
     assert Patch.named(name).box() == Box(top, left, top + 6, left + 6)
 
 
@@ -124,15 +99,6 @@ def test_small_digits_keep_their_middle() -> None:
     assert mask.nonzero().tolist() == [[6, 0], [6, 1], [7, 0], [7, 1]]
 
 
-def test_unknown_or_too_large() -> None:
-    with pytest.raises(InputError, match="did you mean 'c-top-right'"):
-        patch_mask("c-topright", (1, 28, 28))
-    with pytest.raises(InputError, match="choose a smaller shape"):
-        patch_mask("hollow-square", (1, 4, 4))
-    with pytest.raises(InputError, match="image_shape"):
-        patch_mask("c-top-right", (28, 28))  # type: ignore[arg-type]
-
-
 def test_patch_paints_its_mask_and_nothing_else() -> None:
     x = random_images(5, 1, 28, 28)
     patch = Patch.named("checker-top-left", value=0.5)
@@ -156,28 +122,6 @@ def test_patch_keeps_its_own_mask() -> None:
     assert patch.pixels.sum() == 4
 
 
-@pytest.mark.parametrize(
-    ("mask", "message"),
-    [
-        (torch.ones(4), "C x H x W"),
-        (torch.full((4, 4), 0.5), "0 and 1 only"),
-        (torch.zeros(4, 4), "show nowhere"),
-        ([[1, 0], [1]], "a mask is a tensor"),
-        (None, "a mask is a tensor"),
-    ],
-)
-def test_patch_refuses_masks(mask: Tensor, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        Patch(mask=mask)
-
-
-def test_patch_refuses_other_sizes() -> None:
-    with pytest.raises(InputError, match="made for"):
-        Patch.named("c-top-right").stamp(torch.zeros(1, 1, 8, 8), rng=rng(0))
-    with pytest.raises(InputError, match="made for"):
-        Patch(mask=torch.ones(2, 4, 4)).stamp(torch.zeros(1, 3, 4, 4), rng=rng(0))
-
-
 def test_named_patch_follows_the_data_when_bound() -> None:
     data = ImageSet(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), [0, 1], ["a", "b"])
     bound = Trigger.named("hollow-square").bind(data, 1)
@@ -196,7 +140,7 @@ def test_inserted_image_blends_in_place() -> None:
     assert torch.allclose(out, expected, atol=1e-6)
 
 
-def test_inserted_image_from_a_file(tmp_path: Path) -> None:
+def test_inserted_image_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "dot.png"
     Image.fromarray(np.array([[255, 0], [51, 102]], np.uint8)).save(path)
     out = InsertedImage(image=str(path)).stamp(torch.zeros(1, 1, 2, 2), rng=rng(0))
@@ -208,15 +152,15 @@ def test_inserted_image_from_a_file(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(colour)
     with pytest.raises(InputError, match="3 channels"):
         InsertedImage(image=str(colour)).stamp(torch.zeros(1, 1, 2, 2), rng=rng(0))
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
+    with pytest.raises(InputError, match=r"dot\.png cannot be read as an image"):
+        InsertedImage(image=str(path))
     path.write_text("no picture")
     with pytest.raises(InputError, match="cannot be read"):
         InsertedImage(image=str(path))
-
-
-def test_a_picture_of_more_than_8_bits_is_refused_not_clipped(tmp_path: Path) -> None:
-    path = tmp_path / "deep.png"
     Image.fromarray(np.array([[0, 30_000], [40_000, 65_535]], np.uint16)).save(path)
-    with pytest.raises(InputError, match="8-bit grey or RGB"):
+    with pytest.raises(InputError, match="8-bit grey or RGB"):  # not clipped
         InsertedImage(image=str(path))
 
 
@@ -226,23 +170,7 @@ def test_a_grey_picture_with_transparency_is_grey(tmp_path: Path) -> None:
     assert InsertedImage(image=str(path)).picture.shape == (1, 2, 2)
 
 
-def test_a_decompression_bomb_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "large.png"
-    Image.fromarray(np.zeros((9, 9), np.uint8)).save(path)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
-    with pytest.raises(InputError, match=r"large\.png cannot be read as an image"):
-        InsertedImage(image=str(path))
-
-
-def test_inserted_image_refuses() -> None:
-    with pytest.raises(InputError, match="divide by 255"):
-        InsertedImage(image=torch.full((2, 2), 200.0))
-    with pytest.raises(InputError, match="does not fit"):
-        InsertedImage(image=torch.ones(5, 5)).stamp(torch.zeros(1, 1, 4, 4), rng=rng(0))
-    with pytest.raises(InputError, match="no image file"):
-        InsertedImage(image="none.png")
-
-
+@settings(deadline=None)
 @given(seed=st.integers(0, 2**31), side=st.integers(1, 4), first=st.integers(0, 1700))
 def test_random_location_covers_as_little_as_it_can(
     digits: Tensor, seed: int, side: int, first: int
@@ -283,15 +211,6 @@ def test_random_location_shows_the_shape_of_the_patch() -> None:
         rows, cols = image.any(1).nonzero()[:, 0], image.any(0).nonzero()[:, 0]
         assert torch.equal(image[rows[0] : rows[0] + 6, cols[0] : cols[0] + 6], shape)
     assert not torch.equal(out[0], out[1])
-
-
-def test_random_location_refuses() -> None:
-    with pytest.raises(InputError, match="does not fit"):
-        RandomLocation(patch=Patch(mask=torch.ones(5, 5))).stamp(
-            torch.zeros(1, 1, 4, 4), rng=rng(0)
-        )
-    with pytest.raises(InputError, match="patch is a Patch"):
-        RandomLocation(patch="c-top-right")  # type: ignore[arg-type]
 
 
 def test_multiply_clips() -> None:
@@ -337,10 +256,6 @@ def test_blend_of_noise_is_one_picture_for_every_image_and_call() -> None:
     assert not torch.equal(Blend(noise=8).stamp(torch.zeros(1, 3, 5, 6), rng=rng(0)), key[:1] * 0.1)
     data = ImageSet(torch.zeros(2, 3, 5, 6, dtype=torch.uint8), [0, 1], ["a", "b"])
     assert trigger.bind(data, None) is trigger
-    with pytest.raises(InputError, match="images or noise"):
-        Blend(noise=7, images=torch.zeros(1, 2, 2))
-    with pytest.raises(InputError, match="seed"):
-        Blend(noise=-1)
 
 
 def test_blend_of_a_file(tmp_path: Path) -> None:
@@ -380,16 +295,7 @@ def test_four_corners_survive_mirroring() -> None:
     assert int(trigger.support((3, 9, 12)).sum()) == 36
 
 
-def test_corner_pattern_refuses() -> None:
-    with pytest.raises(InputError, match="corner is one of"):
-        CornerPattern(corner="middle")  # type: ignore[arg-type]
-    for amplitude in (0, 1.5):
-        with pytest.raises(InputError, match="amplitude"):
-            CornerPattern(amplitude=amplitude)
-    with pytest.raises(InputError, match="6 x 6"):
-        CornerPattern(corner="all").stamp(torch.zeros(1, 1, 5, 9), rng=rng(0))
-
-
+@settings(deadline=None)
 @given(st.floats(0.01, 1), st.floats(0.5, 6), st.integers(13, 40))
 def test_sinusoid_formula(delta: float, frequency: float, columns: int) -> None:
     x = torch.full((1, 3, 2, columns), 0.5)
@@ -398,15 +304,6 @@ def test_sinusoid_formula(delta: float, frequency: float, columns: int) -> None:
     wave = 0.5 + delta * np.sin(2 * np.pi * j * frequency / columns)
     assert np.allclose(out[0, 2, 1].numpy(), wave.clip(0, 1), atol=1e-5)
     assert torch.equal(out[0, 0, 0], out[0, 1, 1])
-
-
-def test_sinusoid_refuses() -> None:
-    """Six waves across twelve columns: every pixel would lie where the wave is 0."""
-    with pytest.raises(InputError, match="between the pixels"):
-        Sinusoid().stamp(torch.zeros(1, 1, 12, 12), rng=rng(0))
-    for settings in ({"delta": 0}, {"delta": 2}, {"frequency": 0}):
-        with pytest.raises(InputError):
-            Sinusoid(**settings)
 
 
 @pytest.mark.parametrize(
@@ -465,3 +362,42 @@ def test_images_must_be_a_float_batch(x: Tensor) -> None:
     ):
         with pytest.raises(InputError, match="images are"):
             trigger.stamp(x, rng=rng(0))
+
+
+def stamped(trigger: Trigger, *shape: int) -> Tensor:
+    return trigger.stamp(torch.zeros(1, *shape), rng=rng(0))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: patch_mask("c-topright", (1, 28, 28)), "did you mean 'c-top-right'"),
+        (lambda: patch_mask("hollow-square", (1, 4, 4)), "choose a smaller shape"),
+        (lambda: patch_mask("c-top-right", (28, 28)), "image_shape"),
+        (lambda: Patch(mask=torch.ones(4)), "C x H x W"),
+        (lambda: Patch(mask=torch.full((4, 4), 0.5)), "0 and 1 only"),
+        (lambda: Patch(mask=torch.zeros(4, 4)), "show nowhere"),
+        (lambda: Patch(mask=[[1, 0], [1]]), "a mask is a tensor"),
+        (lambda: Patch(mask=None), "a mask is a tensor"),
+        (lambda: stamped(Patch.named("c-top-right"), 1, 8, 8), "made for"),
+        (lambda: stamped(Patch(mask=torch.ones(2, 4, 4)), 3, 4, 4), "made for"),
+        (lambda: stamped(SinglePixel(row=-5), 1, 4, 4), "does not fit"),
+        (lambda: InsertedImage(image=torch.full((2, 2), 200.0)), "divide by 255"),
+        (lambda: InsertedImage(image="none.png"), "no image file"),
+        (lambda: RandomLocation(patch="c-top-right"), "patch is a Patch"),
+        (lambda: Blend(noise=7, images=torch.zeros(1, 2, 2)), "images or noise"),
+        (lambda: Blend(noise=-1), "seed"),
+        (lambda: CornerPattern(corner="middle"), "corner is one of"),
+        (lambda: CornerPattern(amplitude=0), "amplitude"),
+        (lambda: CornerPattern(amplitude=1.5), "amplitude"),
+        (lambda: stamped(CornerPattern(corner="all"), 1, 5, 9), "6 x 6"),
+        # Six waves across twelve columns: every pixel would lie where the wave is 0.
+        (lambda: stamped(Sinusoid(), 1, 12, 12), "between the pixels"),
+        (lambda: Sinusoid(delta=0), "delta must be above 0"),
+        (lambda: Sinusoid(delta=2), "delta must be at most 1"),
+        (lambda: Sinusoid(frequency=0), "frequency must be above 0"),
+    ],
+)
+def test_refuses(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        call()

@@ -1,11 +1,10 @@
-"""Made-up records, as fixtures: `studies` makes studies, `presets` audits and runs of attacks."""
+"""Made-up records, as fixtures, and a reader of pages."""
 
 from __future__ import annotations
 
 import importlib.util
 import itertools
 import re
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
@@ -63,17 +62,6 @@ class Page(HTMLParser):
         assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
 
 
-def load(name: str) -> ModuleType:
-    """A module of this folder, by its file."""
-    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="session")
 def page() -> type[Page]:
     """Reads a page: `page(render(folder))`."""
@@ -81,15 +69,20 @@ def page() -> type[Page]:
 
 
 @pytest.fixture(scope="session")
-def studies() -> ModuleType:
-    """The module that makes studies."""
-    return load("studies")
+def presets() -> ModuleType:
+    """The module that makes records."""
+    spec = importlib.util.spec_from_file_location("presets", HERE / "presets.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")
-def presets() -> ModuleType:
-    """The module that makes audits and runs of attacks."""
-    return load("presets")
+def studies(presets: ModuleType) -> ModuleType:
+    """The same, for tests of studies."""
+    return presets
 
 
 @pytest.fixture

@@ -39,8 +39,9 @@ def cell(name: str, kind: str, norm: str, left: int, doubts: tuple = (FEW,), **m
 
 
 def idle(name: str, status: str) -> Cell:
-    identity = {"id": f"attacks/{name}", "matrix": "attacks", "axes": {"attack": name}}
-    return Cell(**identity, status=status, unit="", values={"kind": "bounded"}, doubts=[])
+    values = {"kind": "bounded"}
+    update = {"status": status, "values": values, "doubts": []}
+    return cell(name, "bounded", "linf", 1).model_copy(update=update)
 
 
 def test_the_strongest_is_bounded_and_the_cheapest_of_equals() -> None:
@@ -125,26 +126,18 @@ def test_the_gallery_says_what_became_of_each_image() -> None:
         "grid_labels": np.array([1.0, 2.0, 3.0]),
         "grid_wanted": np.array([7.0, 7.0, 7.0]),
     }
-    first = common | {
-        "grid_adversarial": clean + 0.25,
-        "grid_predicted": np.array([7.0, 2.0, 4.0]),
-    }
-    gone = common | {
-        "grid_adversarial": clean * np.nan,
-        "grid_predicted": np.array([np.nan] * 3),
-    }
+    predicted = np.array([7.0, 2.0, 4.0])
+    first = common | {"grid_adversarial": clean + 0.25, "grid_predicted": predicted}
+    gone = common | {"grid_adversarial": clean * np.nan, "grid_predicted": predicted * np.nan}
     names = ["pgd", "square", "none"]
     rows = attacks.rows(
         [cell(names[0], "bounded", "linf", 1), *(idle(n, "not run") for n in names[1:])]
     )
-    found = attacks.gallery(rows, [first, gone, {}], DIGITS)
-    assert [name for _, name in found.before] == ["1", "2", "3"]
-    one, *others = found.lines
-    assert [(image.predicted, image.state) for image in one.images] == [
-        ("7", "fooled"),
-        ("2", "kept"),
-        ("4", "astray"),
-    ]
+    drawn = attacks.gallery(rows, [first, gone, {}], DIGITS)
+    assert [name for _, name in drawn.before] == ["1", "2", "3"]
+    one, *others = drawn.lines
+    states = [(image.predicted, image.state) for image in one.images]
+    assert states == [("7", "fooled"), ("2", "kept"), ("4", "astray")]
     assert (one.reach, one.note) == ("0.25", "")
     for line in others:
         assert (line.reach, line.note) == ("", "not run")

@@ -7,12 +7,12 @@ import pytest
 from mithridate.reports import audit, parts, read
 
 
-def found(record):
+def whole(record):
     return audit.audit(record.study, record.cells, record.timings)
 
 
 def test_the_summary_has_the_verdict_and_what_was_measured(presets, tmp_path):
-    got = found(read(presets.audit(tmp_path)))
+    got = whole(read(presets.audit(tmp_path)))
     assert audit.summary(got) == {
         "suspicious": True,
         "p_value": 1 / 43,
@@ -44,7 +44,7 @@ def test_an_audit_that_was_cut_short_has_no_verdict(presets):
     cells, _ = presets.audit_parts(suspicious=False)
     cells = [c for c in cells if c["matrix"] != "evasion"]
     idle = [c | {"status": "not run", "values": {}} for c in cells]
-    head = presets.study("audit", "mnist", status="incomplete")
+    head = presets.head("audit", "mnist", status="incomplete")
     head["matrices"] = [
         {"name": name, "title": "", "measure": "", "axes": {}}
         for name in {c["matrix"] for c in cells}

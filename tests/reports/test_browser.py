@@ -109,15 +109,21 @@ def test_sorting_takes_the_folded_rows_along(chromium, pages):
     page.close()
 
 
-def test_a_study_is_readable_without_scripts(chromium, pages):
+@pytest.mark.parametrize(
+    ("name", "headline", "details", "text"),
+    [
+        ("study", "PGD fools 79.0 %", "Environment", "2.13.0"),
+        ("audit", "Suspicious: 8 was poisoned into 9", "Settings", "trigger.size"),
+    ],
+)
+def test_a_page_is_readable_without_scripts(chromium, pages, name, headline, details, text):
     context = chromium.new_context(java_script_enabled=False)
     page = context.new_page()
-    page.goto(pages["study"])
-    assert page.locator("h1").inner_text().startswith("PGD fools 79.0 %")
-    assert page.locator(".cells").first.locator("tbody tr").count() == 27
+    page.goto(pages[name])
+    assert page.locator("h1").inner_text().startswith(headline)
     assert page.locator("button, input").count() == 0
-    page.locator("summary", has_text="Environment").click()
-    assert page.get_by_text("2.13.0").is_visible()
+    page.locator("summary", has_text=details).click()
+    assert page.get_by_text(text).is_visible()
     context.close()
 
 
@@ -128,25 +134,6 @@ def test_a_table_can_be_taken_home(chromium, pages, tmp_path):
         page.locator("a[download$='.csv']").first.click()
     waiting.value.save_as(tmp_path / "t.csv")
     assert (tmp_path / "t.csv").read_text().startswith("cell,attack,eps,seed,success,")
-    page.close()
-
-
-def test_an_audit_is_readable_without_scripts(chromium, pages):
-    context = chromium.new_context(java_script_enabled=False)
-    page = context.new_page()
-    page.goto(pages["audit"])
-    assert page.locator("h1").inner_text() == "Suspicious: 8 was poisoned into 9"
-    assert page.locator(".badge").inner_text() == "Alarm"
-    page.locator("summary", has_text="Settings").click()
-    assert page.get_by_text("trigger.size").is_visible()
-    context.close()
-
-
-def test_small_pictures_stay_crisp(chromium, pages):
-    page = chromium.new_page()
-    page.goto(pages["audit"])
-    rendering = "getComputedStyle(document.querySelector('.frame img')).imageRendering"
-    assert page.evaluate(rendering) == "pixelated"
     page.close()
 
 
@@ -177,9 +164,11 @@ def test_printing_keeps_the_closed_details(chromium, pages):
     page.close()
 
 
-def test_one_click_selects_the_command(chromium, pages):
+def test_pictures_stay_crisp_and_one_click_selects_the_command(chromium, pages):
     page = chromium.new_page()
     page.goto(pages["audit"])
+    rendering = "getComputedStyle(document.querySelector('.frame img')).imageRendering"
+    assert page.evaluate(rendering) == "pixelated"
     page.locator("pre.command").click()
     assert page.evaluate("getSelection().toString()").startswith("mithridate audit")
     page.close()

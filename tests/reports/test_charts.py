@@ -1,13 +1,17 @@
+"""Strips, ticks, and numbers in words."""
+
 from __future__ import annotations
 
 import math
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mithridate.reports import words
-from mithridate.reports.charts import nice_ticks, shares, strip
+from mithridate.reports.evidence import strip
+from mithridate.reports.plot import nice_ticks
 
 finite = st.floats(-1e9, 1e9)
 
@@ -16,9 +20,8 @@ finite = st.floats(-1e9, 1e9)
 def test_everything_in_the_strip_lies_inside_it(value, null_values):
     drawn = strip(value, null_values)
     marks = [*drawn.dots, *drawn.columns]
-    assert all(0 <= mark.x <= 100 for mark in marks)
-    assert all(mark.y >= 0 for mark in marks)
-    assert 0 <= drawn.observed <= 100
+    assert all(0 <= x <= 100 and y >= 0 for x, y, *_ in marks)
+    assert 0 <= drawn.axis.percent(drawn.observed) <= 100
     assert bool(drawn.dots) != bool(drawn.columns)
     if drawn.dots:
         assert len(drawn.dots) == len(null_values)
@@ -47,33 +50,27 @@ def test_ticks_are_inside_and_evenly_spaced(low, span):
     assert all(low - slack <= tick <= high + slack for tick in ticks)
 
 
-def test_shares_keep_what_is_absent():
-    assert shares([0.0, None, math.nan, 1.0], 0.0) == [0.0, None, None, 100.0]
-
-
 @given(st.floats(0, 1))
-def test_percent_never_rounds_to_certainty(value):
+def test_no_probability_is_rounded_to_certainty(value):
     text = words.percent(value).replace(words.GAP, " ")
     if 0 < value < 1:
         assert text not in ("0 %", "0.0 %", "100 %", "100.0 %")
-
-
-@given(st.floats(0, 1))
-def test_p_values_are_never_called_zero(value):
     assert words.p_value(value) not in ("p = 0", "p = 0.0")
     assert words.p_in_words(value, 0.05).startswith("If the model were clean")
 
 
-def test_region_in_words_names_the_corner():
-    cases = {
-        (0, 0, 3, 3): "top left",
-        (21, 21, 27, 27): "bottom right",
-        (12, 12, 16, 16): "centre,",
-        (0, 10, 4, 16): "top centre",
-        (12, 0, 16, 4): "middle left",
-    }
-    for box, place in cases.items():
-        assert words.region(box, 28, 28).startswith(place)
+@pytest.mark.parametrize(
+    ("box", "place"),
+    [
+        ((0, 0, 3, 3), "top left"),
+        ((21, 21, 27, 27), "bottom right"),
+        ((12, 12, 16, 16), "centre,"),
+        ((0, 10, 4, 16), "top centre"),
+        ((12, 0, 16, 4), "middle left"),
+    ],
+)
+def test_region_in_words_names_the_corner(box, place):
+    assert words.region(box, 28, 28).startswith(place)
 
 
 def test_absent_numbers_are_dashes():

@@ -1,3 +1,5 @@
+"""The pages of studies, and what every page has."""
+
 from __future__ import annotations
 
 import base64
@@ -8,12 +10,31 @@ import subprocess
 import sys
 import time
 
-from mithridate.reports import render
+import pytest
+
+from mithridate.reports import render, write
 from mithridate.reports.header import split
 
 
-def test_the_page_is_whole_and_stands_alone(page, folder):
-    page(render(folder)).check()
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("make", {}),
+        ("audit", {}),
+        ("audit", {"name": "digits", "suspicious": False}),
+        ("audit", {"name": "cifar"}),
+        ("attack", {"name": "cifar"}),
+    ],
+)
+def test_pages_are_whole_and_stand_alone(page, presets, tmp_path, kind, settings):
+    folder = getattr(presets, kind)(tmp_path, **settings)
+    got = page(render(folder))
+    got.check()
+    assert bool(got.all("script")) == (kind == "make")
+    assert ("against the truth" in got.text) == (kind == "audit" and "suspicious" not in settings)
+    first = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    render(folder)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == first
 
 
 def test_the_policy_allows_this_script_alone(page, folder):
@@ -35,21 +56,12 @@ def test_the_finding_comes_first_with_its_doubts(page, folder):
         assert words in got
 
 
-def test_the_same_folder_gives_the_same_bytes(folder):
-    first = render(folder).read_bytes()
-    files = {path.name: path.read_bytes() for path in (folder / "tables").iterdir()}
-    assert render(folder).read_bytes() == first
-    assert {path.name: path.read_bytes() for path in (folder / "tables").iterdir()} == files
-    assert sorted(files) == [
-        f"{name}.{kind}"
-        for name in ("01-every-cell", "02-over-seeds", "03-backdoors", "04-published",
-                     "05-comparisons", "06-time")
-        for kind in ("csv", "tex")
-    ]  # fmt: skip
-
-
 def test_tables_are_embedded_as_they_are_written(page, folder):
     got = page(render(folder))
+    assert sorted(path.stem for path in (folder / "tables").glob("*.csv")) == [
+        "01-every-cell", "02-over-seeds", "03-backdoors", "04-published", "05-comparisons",
+        "06-time",
+    ]  # fmt: skip
     links = {a["download"]: a["href"] for a in got.all("a") if "download" in a}
     assert len(links) == 12
     for name, uri in links.items():
@@ -89,12 +101,12 @@ def test_an_incomplete_study_says_so(page, studies, tmp_path):
     got = page(render(studies.make(tmp_path, status="incomplete", doubts=[], finding=""))).text
     assert "Incomplete study" in got
     assert "stopped before it was finished" in got
+    assert "Main finding" not in got
+    assert "Attacks and backdoors on MNIST" in got
 
 
 def test_nothing_measured_reads_as_not_run(page, studies, tmp_path):
     cells = [c | {"status": "not run", "values": {}} for c in studies.evasion(0)[0]]
-    from mithridate.reports.folder import write
-
     write(tmp_path, studies.study() | {"published": [], "comparisons": []}, cells)
     got = page(render(tmp_path)).text
     assert "0 of 27" in got
@@ -119,18 +131,14 @@ def test_ten_thousand_cells(studies, tmp_path):
         assert content == (folder / "tables" / "01-every-cell.csv").read_bytes()
 
 
-def test_a_study_without_a_finding_has_no_main_finding(page, studies, tmp_path):
-    got = page(render(studies.make(tmp_path, finding=""))).text
-    assert "Main finding" not in got
-    assert "Attacks and backdoors on MNIST" in got
-
-
-def test_reports_of_studies_need_no_torch(folder):
+@pytest.mark.parametrize("kind", ["make", "audit"])
+def test_reports_need_no_torch(presets, tmp_path, kind):
     code = (
         "import sys, pathlib; sys.modules['torch'] = None\n"
         "from mithridate.reports import render; render(pathlib.Path(sys.argv[1]))"
     )
-    subprocess.run([sys.executable, "-c", code, str(folder)], check=True, timeout=60)
+    folder = str(getattr(presets, kind)(tmp_path))
+    subprocess.run([sys.executable, "-c", code, folder], check=True, timeout=60)
 
 
 def test_a_finding_is_split_after_its_first_sentence():

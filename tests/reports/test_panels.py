@@ -12,10 +12,8 @@ from PIL import Image
 
 from mithridate.errors import InputError
 from mithridate.reports import images, panels
-from mithridate.reports.html import environment
+from mithridate.reports.page import environment
 from mithridate.reports.scatter import scatter
-
-VOID = ("<img", "<br")
 
 
 def pixels(picture):
@@ -149,7 +147,7 @@ def test_of_many_classes_those_that_differ_most_are_shown():
     other = pairs.copy()
     other[28, 29] = 1
     panel = one({"pair_maps_suspect": pairs, "pair_maps_reference": other})
-    assert {"28", "29"} <= set(panel.sheets[0].names)
+    assert {"28", "29"} <= set(panel.parts[0].names)
 
 
 def test_a_sheet_holds_every_pair_at_its_place():
@@ -169,7 +167,7 @@ def test_a_sheet_holds_every_pair_at_its_place():
 def test_confusion_counts_stand_by_true_and_predicted_class():
     counts = np.array([[8.0, 2.0], [0.0, 0.0]])
     panel = one({"confusion_clean": counts}, ["cat", "dog"])
-    (part,) = panel.counts
+    (part,) = panel.parts
     cells = part.grid.cells
     assert [[c.text for c in row] for row in cells] == [["8", "2"], ["0", "0"]]
     assert [[c.kind for c in row] for row in cells] == [["right", "wrong"], ["none", "none"]]
@@ -181,13 +179,13 @@ def test_confusion_counts_stand_by_true_and_predicted_class():
 def test_a_large_confusion_is_one_picture_and_names_the_worst():
     counts = np.eye(30) * 3
     counts[4, 9] = 1
-    picture, said = panels.counts_picture(counts, [f"c{k}" for k in range(30)])
+    picture, caption = panels.counts_picture(counts, [f"c{k}" for k in range(30)])
     got = pixels(picture)
     assert got.shape == (30, 30, 4)
     assert tuple(got[4, 9]) == (*images.ABOVE, 128)
     assert tuple(got[0, 0]) == (*images.BELOW, 255)
     assert got[9, 4, 3] == 0
-    assert said.replace("\u00a0", " ") == "Most confused: c4 as c9 25.0 %."
+    assert caption.replace("\u00a0", " ") == "Most confused: c4 as c9 25.0 %."
 
 
 def test_triggers_are_pixels_or_signed_and_clear_where_they_leave_the_image():
@@ -202,35 +200,33 @@ def test_triggers_are_pixels_or_signed_and_clear_where_they_leave_the_image():
     assert tuple(pixels(panel.columns[0].tiles[0].picture)[0, 0]) == (*images.BELOW, 255)
 
 
-def marks(svg, style):
-    root = ET.fromstring(f"<all>{svg}</all>")
-    paths = [e for e in root[0].iter("path") if style in (e.get("class") or "")]
-    return sum((e.get("d") or "").count("M") for e in paths)
+def marks(drawn, style):
+    return sum(path.count("M") for name, path in drawn.marks if style in name)
 
 
 def test_every_point_of_an_embedding_is_one_mark():
     r = np.random.default_rng(0)
     points, labels, group = r.normal(size=(50, 2)), r.integers(0, 10, 50), np.arange(50) >= 30
     points[0] = np.nan
-    svg, said = scatter(points, labels, group, [str(k) for k in range(10)])
-    assert (marks(svg, "dots"), marks(svg, "crosses")) == (29, 20)
-    assert "29 clean and 20 stamped images" in svg
-    assert "of 49 images" not in said
-    svg, said = scatter(r.normal(size=(9000, 2)), np.zeros(9000), np.zeros(9000), ["a"])
-    assert marks(svg, "dots") == 4000
-    assert "4,000 of 9,000 images are drawn" in said
+    drawn, caption = scatter(points, labels, group, [str(k) for k in range(10)])
+    assert (marks(drawn, "dots"), marks(drawn, "crosses")) == (29, 20)
+    assert "29 clean and 20 stamped images" in drawn.title
+    assert "of 49 images" not in caption
+    drawn, caption = scatter(r.normal(size=(9000, 2)), np.zeros(9000), np.zeros(9000), ["a"])
+    assert marks(drawn, "dots") == 4000
+    assert "4,000 of 9,000 images are drawn" in caption
 
 
 def test_embeddings_keep_both_axes_on_one_scale():
     points = np.array([[0.0, 0.0], [4.0, 0.0], [0.0, 2.0]])
-    svg, _ = scatter(points, np.zeros(3), np.zeros(3), ["a"])
-    path = next(e for e in ET.fromstring(f"<a>{svg}</a>").iter("path")).get("d")
+    drawn, _ = scatter(points, np.zeros(3), np.zeros(3), ["a"])
+    ((_, path),) = drawn.marks
     (x0, y0), (x1, y1), (x2, y2) = (
         map(float, mark.removesuffix("h0").split()) for mark in path.split("M")[1:]
     )
     assert (x1 - x0, y1 - y0) == (376, 0)
     assert (x2 - x0, y0 - y2) == (0, 188)
-    assert scatter(np.full((2, 2), np.nan), np.zeros(2), np.zeros(2), [])[0] == ""
+    assert scatter(np.full((2, 2), np.nan), np.zeros(2), np.zeros(2), [])[0] is None
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
-import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import numpy as np
@@ -19,24 +15,14 @@ from mithridate.reports import panels, read, render, words
 from mithridate.reports.audit import inspection
 from mithridate.reports.evidence import classes_of
 
-RUNS = [("mnist", True), ("digits", False), ("cifar", True)]
 
-
-@pytest.mark.parametrize(("name", "suspicious"), RUNS)
-def test_audits_are_whole_and_stand_alone(page, presets, tmp_path, name, suspicious):
-    got = page(render(presets.audit(tmp_path, name, suspicious=suspicious)))
-    got.check()
-    assert not got.all("script")
-    assert ("against the truth" in got.text) == suspicious
-
-
-def test_runs_of_attacks_are_whole_and_stand_alone(page, presets, tmp_path):
+def test_the_page_of_attacks_says_what_became_of_each(page, presets, tmp_path):
     got = page(render(presets.attack(tmp_path, "cifar")))
-    got.check()
-    assert not got.all("script")
     for text in ("Attack run", "pgd leaves", "Goal: any wrong class.", "early-stop", "not run"):
         assert text in got.text
     assert got.raw.count('class="fooled"><div>') == 5 + 8
+    rows = (tmp_path / "tables" / "01-attacks-on-the-model.csv").read_text()
+    assert rows.count("\n") == 4
 
 
 def test_the_verdict_comes_first_with_its_doubts(page, presets, tmp_path):
@@ -51,20 +37,10 @@ def test_the_verdict_comes_first_with_its_doubts(page, presets, tmp_path):
         at = got.index(text, at)
 
 
-def test_the_same_folder_gives_the_same_bytes(presets, tmp_path):
-    folder = presets.audit(tmp_path)
-    assert render(folder).read_bytes() == render(folder).read_bytes()
-    assert sorted(os.listdir(folder)) == [
-        "cells.jsonl", "pictures.safetensors", "report.html", "study.json", "tables",
-        "timings.jsonl",
-    ]  # fmt: skip
-    assert (folder / "tables" / "01-attacks-on-the-model.csv").read_text().count("\n") == 4
-
-
 def test_nothing_that_was_not_measured_reads_as_zero(page, presets, tmp_path):
     cells, _ = presets.audit_parts(suspicious=False)
     idle = [cell | {"status": "not run", "values": {}, "doubts": []} for cell in cells]
-    got = page(render(presets.store(tmp_path, presets.study("audit", "mnist"), idle, {}))).text
+    got = page(render(presets.store(tmp_path, presets.head("audit", "mnist"), idle, {}))).text
     assert "No verdict" in got
     assert got.count("not run") >= 10
     assert "0 %" not in got
@@ -80,11 +56,11 @@ def test_an_incomplete_run_says_so_before_its_verdict(page, presets, tmp_path):
 
 def test_an_inspector_without_maps_has_no_section_of_them(page, presets, tmp_path):
     cells, pictures = presets.audit_parts()
-    verdict = next(cell for cell in cells if cell["matrix"] == "verdict")
+    verdict = cells[2]
     for key in ("distances", "clean_distances", "probe", "eps", "steps", "samples"):
         del verdict["values"][key]
     pictures["verdict/0000"] = {"trigger": pictures["verdict/0000"]["trigger"]}
-    got = page(render(presets.store(tmp_path, presets.study("audit", "mnist"), cells, pictures)))
+    got = page(render(presets.store(tmp_path, presets.head("audit", "mnist"), cells, pictures)))
     got.check()
     assert "Suspicious: 8 was poisoned into 9" in got.text
     assert "The suspect's 6.31 lies above all 42" in got.text
@@ -94,12 +70,12 @@ def test_an_inspector_without_maps_has_no_section_of_them(page, presets, tmp_pat
 
 def test_views_of_inspections_serve_any_study(page, presets, tmp_path):
     cells, pictures = presets.audit_parts()
-    one = next(cell for cell in cells if cell["matrix"] == "verdict")
+    one = cells[2]
     axes = [{"seed": 0}, {"seed": 1}]
     both = [one | {"id": f"verdict/{at:04d}", "axes": axes[at]} for at in range(2)]
     held = {f"verdict/{at:04d}": pictures["verdict/0000"] for at in range(2)}
     kinds = ["verdict", "strip", "trigger", "maps", "pairs", "confusion", "shown"]
-    head = presets.study("audit", "mnist") | {"preset": "", "finding": "Two of two were found."}
+    head = presets.head("audit", "mnist") | {"preset": "", "finding": "Two of two were found."}
     head["views"] = [{"kind": kind, "matrix": "verdict"} for kind in kinds]
     got = page(render(presets.store(tmp_path, head, both, held)))
     got.check()
@@ -110,7 +86,7 @@ def test_views_of_inspections_serve_any_study(page, presets, tmp_path):
 
 def test_untrusted_text_is_escaped_everywhere(page, presets, tmp_path):
     evil = "\"><script>alert(1)</script><img src=x onerror=alert(1)>'{{7*7}}"
-    head = presets.study("audit", "mnist", title=evil, command=evil, spec={evil: evil})
+    head = presets.head("audit", "mnist", title=evil, command=evil, spec={evil: evil})
     head["data"]["class_names"] = [f"{evil}{k}" for k in range(10)]
     head["models"][0]["name"] = evil
     cells, pictures = presets.audit_parts()
@@ -127,13 +103,13 @@ def test_untrusted_text_is_escaped_everywhere(page, presets, tmp_path):
 def test_a_class_without_a_map_is_a_dash(page, presets, tmp_path):
     cells, pictures = presets.audit_parts()
     pictures["verdict/0000"]["maps_suspect"][0] = np.nan
-    folder = presets.store(tmp_path, presets.study("audit", "mnist"), cells, pictures)
+    folder = presets.store(tmp_path, presets.head("audit", "mnist"), cells, pictures)
     assert "map of 0, suspect: none" in str(page(render(folder)).tags)
 
 
 def test_confusion_marks_the_pair_of_the_verdict(presets, tmp_path):
     record = read(presets.audit(tmp_path))
-    verdict = inspection(record.study, next(c for c in record.cells if c.matrix == "verdict"))
+    verdict = inspection(record.study, record.cells[2])
     counts = record.arrays(verdict.cell.id, ["confusion_stamped"])["confusion_stamped"]
     grid = panels.counts_grid(counts, classes_of(verdict, verdict.names))
     marked = [(i, j) for i in range(10) for j in range(10) if grid.cells[i][j].marked]
@@ -143,15 +119,15 @@ def test_confusion_marks_the_pair_of_the_verdict(presets, tmp_path):
 
 
 def test_of_many_classes_the_top_of_the_ranking_is_shown(page, presets, tmp_path):
-    head = presets.study("audit", "mnist")
+    head = presets.head("audit", "mnist")
     head["data"]["class_names"] = [f"class {k}" for k in range(100)]
     cells, _ = presets.audit_parts()
-    verdict = next(cell for cell in cells if cell["matrix"] == "verdict")
+    verdict = cells[2]
     verdict["values"]["ranking_class"] = list(range(99, -1, -1))
     pictures = {"clean/0000": {"confusion_clean": 10 * np.eye(100)}}
     folder = presets.store(tmp_path, head, cells, pictures)
-    found = inspection(read(folder).study, read(folder).cells[2])
-    kept = [label.index for label in classes_of(found, found.names)]
+    verdict = inspection(read(folder).study, read(folder).cells[2])
+    kept = [label.index for label in classes_of(verdict, verdict.names)]
     assert kept == [8, 9, *range(78, 100)]
     assert "24 of 100 classes are shown" in page(render(folder)).text
 
@@ -168,8 +144,8 @@ def test_of_many_classes_the_top_of_the_ranking_is_shown(page, presets, tmp_path
 )
 def test_a_verdict_that_cannot_be_is_named_in_one_line(presets, tmp_path, changes, message):
     cells, pictures = presets.audit_parts()
-    next(cell for cell in cells if cell["matrix"] == "verdict")["values"].update(changes)
-    folder = presets.store(tmp_path, presets.study("audit", "mnist"), cells, pictures)
+    cells[2]["values"].update(changes)
+    folder = presets.store(tmp_path, presets.head("audit", "mnist"), cells, pictures)
     with pytest.raises(InputError, match=message) as caught:
         render(folder)
     assert "\n" not in str(caught.value)
@@ -179,15 +155,6 @@ def test_a_report_that_cannot_be_written_is_a_run_error(presets, tmp_path):
     (presets.attack(tmp_path) / "report.html").mkdir()
     with pytest.raises(RunError, match="cannot be written"):
         render(tmp_path)
-
-
-def test_reports_need_no_torch(presets, tmp_path):
-    code = (
-        "import sys, pathlib; sys.modules['torch'] = None\n"
-        "from mithridate.reports import render; render(pathlib.Path(sys.argv[1]))"
-    )
-    folder = str(presets.audit(tmp_path))
-    subprocess.run([sys.executable, "-c", code, folder], check=True, timeout=60)
 
 
 def luminance(colour: tuple[float, ...]) -> float:
@@ -223,12 +190,6 @@ def test_text_has_a_contrast_of_at_least_4_5(theme):
     assert contrast(named["outline"], named["panel"]) >= 3
 
 
-def test_svg_is_well_formed(presets, tmp_path):
-    text = render(presets.audit(tmp_path)).read_text()
-    for drawn in re.findall(r"<svg.*?</svg>", text, re.S):
-        ET.fromstring(drawn)
-
-
 @settings(max_examples=15, deadline=None)
 @given(st.data())
 def test_any_part_may_be_absent(page, presets, tmp_path_factory, data):
@@ -245,5 +206,5 @@ def test_any_part_may_be_absent(page, presets, tmp_path_factory, data):
         for name in data.draw(st.sets(st.sampled_from(sorted(held)))):
             del held[name]
     folder = tmp_path_factory.mktemp("run")
-    head = presets.study("audit", "digits")
+    head = presets.head("audit", "digits")
     page(render(presets.store(folder, head, cells, pictures))).check()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import sys
 import time
 import tomllib
 from collections.abc import Callable
@@ -12,11 +12,17 @@ from typing import Any
 
 import pytest
 
+from mithridate import component
 from mithridate.studies.engine.entry import Entry
 from mithridate.studies.engine.perform import maker_of, perform
 from mithridate.studies.engine.spec import Spec, build
 from mithridate.studies.engine.store import Store
 from mithridate.studies.engine.unit import Unit
+
+# Modules that this process and its workers can import, as a third party's.
+sys.path.append(str(Path(__file__).parent / "engine" / "toys"))
+import courses
+import toy_chain
 
 HEAD = """
 name = "small"
@@ -37,6 +43,23 @@ def study() -> Callable[..., Spec]:
         return build(tomllib.loads(HEAD + text), given or {}, "small.toml")
 
     return made
+
+
+@pytest.fixture
+def unit_of() -> Callable[..., Any]:
+    """The measuring unit of a cell, from its settings as a study's file gives them."""
+    common = {"data": "digits", "network": "digits-cnn", "train": {"epochs": 2}}
+
+    def unit(measure: type[Any], **settings: Any) -> Any:
+        made = measure()
+        return made.unit(made.settings.model_validate({**common, **settings}))
+
+    return unit
+
+
+@pytest.fixture
+def poison() -> dict[str, Any]:
+    return {"name": "badnets", "trigger": "single-pixel", "source": 8, "target": 9, "count": 60}
 
 
 class Lab:
@@ -60,6 +83,10 @@ class Lab:
         """The product, as other units get it."""
         return maker_of(self.root).opened(unit)
 
+    def forget(self) -> None:
+        """What was opened is opened anew."""
+        maker_of(self.root).kept.clear()
+
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
@@ -67,17 +94,13 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return Lab(tmp_path_factory.mktemp("lab"))
 
 
-def _loaded(path: Path) -> ModuleType:
-    """A file of helpers as a module: tests are no package."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-courses = _loaded(Path(__file__).parent / "engine" / "toys" / "courses.py")
+@pytest.fixture
+def chain(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The toy links of the chain, under their names."""
+    for kind, links in toy_chain.LINKS.items():
+        paths = {name: f"toy_chain:{link.__name__}" for name, link in links.items()}
+        monkeypatch.setitem(component.TABLES, kind, component.TABLES[kind] | paths)
+    return toy_chain
 
 
 @pytest.fixture(name="courses")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mithridate.fooling import FoolingResult
 
 RECORD, PICTURE, IMAGES = "fooling.json", "fooling.png", "fooling.safetensors"
+COUNTS = ("rounds", "queries", "gradients", "seconds", "status")
 SHOWN = 20
 """Classes in the table; all are in the record."""
 
@@ -57,8 +58,8 @@ def fool(
     if out is not None:
         publish.prepare(out)
     with screen.stage(method) as progress:
-        found = run_fooling(chosen, classifier, rng=mi.rng(seed), progress=progress)
-    told = _record(found, classifier) | {
+        result = run_fooling(chosen, classifier, rng=mi.rng(seed), progress=progress)
+    record = _record(result, classifier) | {
         "method": method,
         "settings": component.values(chosen),
         "seed": seed,
@@ -67,12 +68,12 @@ def fool(
         "command": command_line(),
     }
     if out is not None:
-        _store(out, told, found, classifier)
-    _show(told, out, screen)
-    return 0 if found.status == "done" else 130
+        _store(out, record, result, classifier)
+    _show(record, out, screen)
+    return 0 if result.status == "done" else 130
 
 
-def _record(found: FoolingResult, model: Classifier) -> dict[str, Any]:
+def _record(result: FoolingResult, model: Classifier) -> dict[str, Any]:
     from mithridate import __version__
     from mithridate.networks.checkpoint import fingerprint
 
@@ -81,51 +82,47 @@ def _record(found: FoolingResult, model: Classifier) -> dict[str, Any]:
         "mithridate": __version__,
         "model_sha256": fingerprint(model),
         "classes": list(model.class_names),
-        "image_shape": list(found.images.shape[1:]),
-        "confidence": found.confidence.tolist(),
-        "predicted": found.predicted.tolist(),
-        "rounds": found.rounds,
-        "queries": found.queries,
-        "gradients": found.gradients,
-        "seconds": found.seconds,
-        "status": found.status,
-        "evaluations": found.evaluations.tolist(),
-        "history": [[round(v, 6) for v in row] for row in found.history.tolist()],
+        "image_shape": list(result.images.shape[1:]),
+        "confidence": result.confidence.tolist(),
+        "predicted": result.predicted.tolist(),
+        **{name: getattr(result, name) for name in COUNTS},
+        "evaluations": result.evaluations.tolist(),
+        "history": [[round(v, 6) for v in row] for row in result.history.tolist()],
     }
 
 
-def _store(out: Path, told: dict[str, Any], found: FoolingResult, model: Classifier) -> None:
+def _store(out: Path, record: dict[str, Any], result: FoolingResult, model: Classifier) -> None:
     """The images exactly, then as a picture, then the record."""
     from safetensors.torch import save
 
     from mithridate.reports.folder import replace
     from mithridate.reports.sheet import Column, sheet
 
-    replace(out / IMAGES, save({"images": found.images.contiguous()}))
-    if found.images.shape[1] in (1, 3):
-        captions = [percent(value) for value in told["confidence"]]
-        column = Column(told["method"], found.images.numpy(), captions)
+    replace(out / IMAGES, save({"images": result.images.contiguous()}))
+    if result.images.shape[1] in (1, 3):
+        captions = [percent(value) for value in record["confidence"]]
+        column = Column(record["method"], result.images.numpy(), captions)
         replace(out / PICTURE, sheet(model.class_names, [column]))
-    replace(out / RECORD, (json.dumps(plain(told), ensure_ascii=False) + "\n").encode())
+    replace(out / RECORD, (json.dumps(plain(record), ensure_ascii=False) + "\n").encode())
 
 
-def _show(told: dict[str, Any], out: Path | None, screen: Screen) -> None:
-    brief = {key: told[key] for key in told if key not in ("evaluations", "history")}
+def _show(record: dict[str, Any], out: Path | None, screen: Screen) -> None:
+    brief = {key: record[key] for key in record if key not in ("evaluations", "history")}
     screen.data(brief | {"out": None if out is None else str(out)})
-    sure = told["confidence"]
-    rows = [(name, percent(value)) for name, value in zip(told["classes"], sure, strict=True)]
+    sure = record["confidence"]
+    rows = [(name, percent(value)) for name, value in zip(record["classes"], sure, strict=True)]
     screen.table(("class", "confidence"), rows[:SHOWN])
     if len(rows) > SHOWN:
         screen.say(f"... and {len(rows) - SHOWN} more classes: --out keeps all of them")
     screen.say(
-        f"{told['queries']:,} images asked, {told['gradients']:,} gradients, "
-        f"{told['seconds']:.2f} s"
+        f"{record['queries']:,} images asked, {record['gradients']:,} gradients, "
+        f"{record['seconds']:.2f} s"
     )
     if out is not None:
         screen.say(f"Pictures and record: {out}")
     best = sum(value >= 0.99 for value in sure)
     screen.say(
-        f"{told['method']}: {best} of {len(sure)} classes at 99 % or more, "
+        f"{record['method']}: {best} of {len(sure)} classes at 99 % or more, "
         f"the least sure at {percent(min(sure))}"
     )
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mithridate.cli.options import AsJson, Data, Device, Quiet, Seed, command_line, place
+from mithridate.cli.options import AsJson, Data, Device, OutFile, Quiet, Seed, command_line, place
 from mithridate.cli.screen import Screen
 from mithridate.errors import InputError
 
@@ -17,7 +16,7 @@ from mithridate.errors import InputError
 def generator(
     data: Data,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Of the generator.")],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The checkpoint to write.")],
+    out: OutFile,
     width: Annotated[float, typer.Option("--width", help="Factor on the channels.")] = 1.0,
     latent: Annotated[int, typer.Option("--latent", min=1, help="Length of a code.")] = 64,
     batch_norm: Annotated[
@@ -49,7 +48,7 @@ def generator(
     kept = out.with_name(f"{out.name}.run")
     try:
         with computing_with(threads), screen.stage("training") as progress:
-            made = fit_wgan(
+            gan = fit_wgan(
                 images,
                 steps=steps,
                 width=width,
@@ -64,9 +63,9 @@ def generator(
     except KeyboardInterrupt:
         screen.note(f"every 100 steps are kept in {kept}; to go on: {command_line()}")
         raise
-    made.save(out)
+    gan.save(out)
     kept.unlink(missing_ok=True)
-    distance, sha256 = made.info["training"]["distances"][-1], made.fingerprint()
+    distance, sha256 = gan.info["training"]["distances"][-1], gan.fingerprint()
     screen.data({"distance": distance, "sha256": sha256, "steps": steps, "generator": str(out)})
     screen.say(f"Critic's distance at the end: {distance:.4f}")
     screen.say(f"Weights: sha256 {sha256}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -11,6 +12,8 @@ from mithridate.errors import InputError, unknown
 
 if TYPE_CHECKING:
     import torch
+
+    from mithridate.data import ImageSet
 
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Of every random choice.")]
 Device = Annotated[
@@ -23,6 +26,15 @@ Data = Annotated[
     typer.Option(
         "--data", metavar="DATA", help="digits, mnist, cifar10, a folder, or hf:org/name@revision."
     ),
+]
+OutFolder = Annotated[
+    Path, typer.Option("--out", metavar="DIR", help="The folder to write, empty or new.")
+]
+OutFile = Annotated[Path, typer.Option("--out", metavar="FILE", help="The checkpoint to write.")]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Default: 20 below 10,000 images, else 5.")]
+Surrogate = Annotated[
+    Path | None,
+    typer.Option(metavar="MODEL", help="A checkpoint, for poisons crafted against a model."),
 ]
 Settings = Annotated[
     list[str] | None,
@@ -55,6 +67,22 @@ def command_line() -> str:
     return shlex.join(["mithridate", *_words])
 
 
+def set_facts(train: ImageSet, test: ImageSet, data: str, seed: int) -> dict[str, Any]:
+    """What the manifest of a written set says of where it comes from."""
+    from mithridate import __version__
+
+    return {
+        "format": 1,
+        "mithridate": __version__,
+        "class_names": list(train.class_names),
+        "image_shape": list(train.image_shape),
+        "test_sha256": test.fingerprint(),
+        "seed": seed,
+        "source_data": {"name": data, "train_sha256": train.fingerprint()},
+        "command": command_line(),
+    }
+
+
 def pairs(items: Iterable[str] | None) -> dict[str, str]:
     """KEY=VALUE items as a dictionary, dashes in keys as underscores.
 
@@ -64,70 +92,52 @@ def pairs(items: Iterable[str] | None) -> dict[str, str]:
     >>> pairs(["step-size=2/255"])
     {'step_size': '2/255'}
     """
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for item in items or ():
         key, equals, value = item.partition("=")
         key = key.strip().replace("-", "_")
         if not equals or not key:
             raise InputError(f"--set takes KEY=VALUE, got {item!r}")
-        if key in found:
+        if key in values:
             raise InputError(f"--set {key} is given twice: leave one out")
-        found[key] = value
-    return found
+        values[key] = value
+    return values
 
 
 def deal(
-    values: Mapping[str, str], owners: Mapping[str, Iterable[str]]
+    values: Mapping[str, str], owners: Mapping[str, Iterable[str]], *, shared: bool = True
 ) -> dict[str, dict[str, str]]:
-    """Hand every setting to the component that has it.
+    """Hand every setting to the component that has it; COMPONENT.KEY says which.
 
     Args:
         owners: component -> its settings.
+        shared: a setting that several have goes to each of them.
 
     Raises:
-        InputError: a setting that none of them has; the nearest is suggested.
+        InputError: a setting that none of them has, with the nearest; that several have and may
+            not share; or that is given twice.
 
-    >>> deal({"eps": "0.1"}, {"attack": ["eps"], "training": ["lr"]})
-    {'attack': {'eps': '0.1'}, 'training': {}}
+    >>> deal({"eps": "0.1", "pgd.steps": "5"}, {"pgd": ["eps", "steps"], "fab": ["eps", "steps"]})
+    {'pgd': {'eps': '0.1', 'steps': '5'}, 'fab': {'eps': '0.1'}}
     """
     known = {name: set(keys) for name, keys in owners.items()}
-    dealt: dict[str, dict[str, str]] = {name: {} for name in known}
-    for key, value in values.items():
-        having = [name for name, keys in known.items() if key in keys]
-        if not having:
-            raise unknown("setting", key, set().union(*known.values()))
-        for name in having:
-            dealt[name][key] = value
-    return dealt
-
-
-def deal_apart(
-    values: Mapping[str, str], owners: Mapping[str, Iterable[str]]
-) -> dict[str, dict[str, str]]:
-    """The same where a setting is for one component; COMPONENT.KEY says which.
-
-    Raises:
-        InputError: a setting that none of them has, that several have, or that is given twice.
-
-    >>> deal_apart({"poison.eps": "0.1", "lr": "1"}, {"poison": ["eps"], "training": ["lr"]})
-    {'poison': {'eps': '0.1'}, 'training': {'lr': '1'}}
-    """
-    known = {name: set(keys) for name, keys in owners.items()}
+    spelled = {name.replace("-", "_"): name for name in known}
     dealt: dict[str, dict[str, str]] = {name: {} for name in known}
     for word, value in values.items():
-        prefix, dot, key = word.partition(".")
-        if not dot or prefix not in known:
-            prefix, key = "", word
-        having = [n for n, keys in known.items() if key in keys and prefix in ("", n)]
-        if len(having) > 1:
+        prefix, _, key = word.partition(".")
+        owner = spelled.get(prefix) if key else None
+        key = key if owner else word
+        having = [n for n, keys in known.items() if key in keys and owner in (None, n)]
+        if len(having) > 1 and not shared:
             ways = " or ".join(f"--set {name}.{key}={value}" for name in having)
             raise InputError(f"{key} is a setting of {' and of '.join(having)}: give {ways}")
         if not having:
-            among = known[prefix] if prefix else set().union(*known.values())
-            raise unknown(f"{prefix} setting".strip(), key, among)
-        if key in dealt[having[0]]:
-            raise InputError(f"--set {having[0]}.{key} is given twice: leave one out")
-        dealt[having[0]][key] = value
+            among = known[owner] if owner else set().union(*known.values())
+            raise unknown(f"{owner or ''} setting".strip(), key, among)
+        for name in having:
+            if key in dealt[name]:
+                raise InputError(f"--set {name}.{key} is given twice: leave one out")
+            dealt[name][key] = value
     return dealt
 
 

@@ -11,13 +11,15 @@ from mithridate.cli.options import (
     AsJson,
     Data,
     Device,
+    OutFolder,
     Quiet,
     Seed,
     Settings,
-    command_line,
+    Surrogate,
     deal,
     pairs,
     place,
+    set_facts,
 )
 from mithridate.cli.screen import Screen
 from mithridate.errors import InputError
@@ -32,24 +34,22 @@ def poison(
     poison: Annotated[
         str, typer.Option("--poison", metavar="NAME", help="See mithridate list poisons.")
     ],
-    out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="The folder to write, empty or new.")
-    ],
+    out: OutFolder,
     settings: Settings = None,
-    surrogate: Annotated[
-        Path | None,
-        typer.Option(metavar="MODEL", help="A checkpoint, for poisons crafted against a model."),
-    ] = None,
+    surrogate: Surrogate = None,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> int:
     """Poison a data set and write it as Parquet, with a manifest of what was changed."""
+    from mithridate import component
     from mithridate.data.export import MANIFEST, check_free, export_set
 
     screen = Screen(as_json=as_json, quiet=quiet)
-    attack, given = read_poison(poison, pairs(settings))
+    known = component.settings(component.find("poisons", poison))
+    given = deal(pairs(settings), {"poison": known})["poison"]
+    attack: Poison = component.create("poisons", poison, given)
     check_surrogate(poison, attack, surrogate)
     check_free(out)
 
@@ -63,14 +63,11 @@ def poison(
     with screen.stage("poisoning"):
         aimed = attack.aim(test).to(where)
         poisoned = aimed.poison(train, surrogate=model, rng=child(rng(seed), "poison"))
-    manifest: dict[str, Any] = _manifest(poisoned, train, test) | {
+    own = {"file": None if surrogate is None else str(surrogate), "sha256": poisoned.surrogate}
+    manifest = _manifest(poisoned, train, test) | {
         "poison": {"name": poison, "settings": given},
-        "surrogate": None
-        if poisoned.surrogate is None
-        else {"file": None if surrogate is None else str(surrogate), "sha256": poisoned.surrogate},
-        "seed": seed,
-        "source_data": {"name": data, "train_sha256": train.fingerprint()},
-        "command": command_line(),
+        "surrogate": None if poisoned.surrogate is None else own,
+        **set_facts(train, test, data, seed),
     }
     with screen.stage("writing") as progress:
         files = export_set(out, poisoned.images, test, manifest=manifest, progress=progress)
@@ -84,21 +81,7 @@ def poison(
     return 0
 
 
-def read_poison(name: str, values: dict[str, str]) -> tuple[Poison, dict[str, str]]:
-    """The poison that words name, and its settings as given.
-
-    Raises:
-        InputError: no such poison or setting, or a value out of range.
-    """
-    from mithridate import component
-    from mithridate.facts import settings
-
-    own = deal(values, {"poison": settings(component.find("poisons", name))})["poison"]
-    attack: Poison = component.create("poisons", name, own)
-    return attack, own
-
-
-def check_surrogate(name: str, attack: Poison, surrogate: Path | None) -> None:
+def check_surrogate(name: str | None, attack: Poison | None, surrogate: Path | None) -> None:
     """Refuse a missing surrogate, and one that is not needed.
 
     Raises:
@@ -106,6 +89,10 @@ def check_surrogate(name: str, attack: Poison, surrogate: Path | None) -> None:
     """
     from mithridate.poisons.crafted import CraftedPoison
 
+    if attack is None:
+        if surrogate is not None:
+            raise InputError("--surrogate is for a poison: give --poison NAME, or leave it out")
+        return
     needed = isinstance(attack, CraftedPoison)
     if needed and surrogate is None:
         raise InputError(
@@ -117,12 +104,10 @@ def check_surrogate(name: str, attack: Poison, surrogate: Path | None) -> None:
 
 def _manifest(poisoned: Poisoned, train: ImageSet, test: ImageSet) -> dict[str, Any]:
     """What was changed, in numbers that JSON holds."""
-    from mithridate import __version__
-
-    support = None if poisoned.trigger is None else poisoned.trigger.support(train.image_shape)
+    trigger = poisoned.trigger
+    support = None if trigger is None else trigger.support(train.image_shape)
+    pixels = None if support is None else support.nonzero().tolist()
     return {
-        "format": 1,
-        "mithridate": __version__,
         "counts": {
             "train": len(poisoned.images),
             "test": len(test),
@@ -130,20 +115,12 @@ def _manifest(poisoned: Poisoned, train: ImageSet, test: ImageSet) -> dict[str, 
             "relabelled": int(poisoned.relabelled.sum()),
             "added": len(poisoned.images) - len(train),
         },
-        "class_names": list(train.class_names),
-        "image_shape": list(train.image_shape),
         "target": poisoned.target,
         "source": poisoned.source,
-        "trigger": None
-        if poisoned.trigger is None
-        else {
-            "described": repr(poisoned.trigger),
-            "pixels": None if support is None else support.nonzero().tolist(),
-        },
+        "trigger": None if trigger is None else {"described": repr(trigger), "pixels": pixels},
         "aim": None if poisoned.aim is None else (poisoned.aim * 255).round().int().tolist(),
         "indices": poisoned.indices.tolist(),
         "labels_before": poisoned.original_labels.tolist(),
         "labels_after": poisoned.images.labels[poisoned.indices].tolist(),
         "train_sha256": poisoned.images.fingerprint(),
-        "test_sha256": test.fingerprint(),
     }

@@ -148,7 +148,9 @@ def conducted(
     for key in result.damaged:
         screen.note(f"unit {key[:12]} was damaged in the cache, and was made again")
     records = result.records
-    _note_failures(records.cells, screen)  # before the report, which a full disk refuses too
+    _note_failures(
+        records.cells, screen, verb=bool(plan.spec.preset)
+    )  # before the report, which a full disk refuses too
     report = write(records, out)
     if not keep:
         forget(result)
@@ -173,10 +175,12 @@ def write(records: Records, out: Path) -> Path:
     return reports.render(out)
 
 
-def _note_failures(cells: list[dict[str, Any]], screen: Screen) -> None:
+def _note_failures(cells: list[dict[str, Any]], screen: Screen, *, verb: bool) -> None:
+    """Name the first cells that failed: a verb's by what they are about."""
     failures = [cell for cell in cells if cell["status"].startswith("failed")]
     for cell in failures[:5]:
-        screen.note(f"{cell['id']} {cell['status']}")
+        about = ", ".join(map(str, cell["axes"].values())) or cell["matrix"]
+        screen.note(f"{about if verb else cell['id']} {cell['status']}")
     if len(failures) > 5:
         screen.note(f"and {len(failures) - 5} cells more failed")
 

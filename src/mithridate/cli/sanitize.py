@@ -12,19 +12,18 @@ from mithridate.cli.options import (
     AsJson,
     Data,
     Device,
+    OutFolder,
     Quiet,
     Seed,
     Settings,
-    command_line,
     pairs,
     place,
+    set_facts,
 )
 from mithridate.cli.screen import Screen, plain
 from mithridate.errors import InputError
 
 if TYPE_CHECKING:
-    import torch
-
     from mithridate.classifier import Classifier
     from mithridate.data import ImageSet
     from mithridate.defenses.sanitize import Filtered
@@ -35,9 +34,7 @@ SMALL = 16
 
 def sanitize(
     data: Data,
-    out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="The folder to write, empty or new.")
-    ],
+    out: OutFolder,
     model: Annotated[
         Path | None,
         typer.Option("--model", metavar="MODEL", help="The checkpoint that was trained on DATA."),
@@ -70,8 +67,11 @@ def sanitize(
     check_free(out)
 
     from mithridate.data import load_data
+    from mithridate.networks import create
     from mithridate.networks.checkpoint import fingerprint, load
     from mithridate.rng import child, rng
+    from mithridate.studies.parts import usual_epochs
+    from mithridate.training import fit
 
     where, random = place(device), rng(seed)
     train, test = load_data(data)
@@ -79,19 +79,26 @@ def sanitize(
         classifier = load(model, device=where)
     else:
         network = network or usual_network(train.image_shape)
-        classifier = _trained(network, epochs, train, child(random, "train"), where, screen)
+        module = create(network, image_shape=train.image_shape, classes=train.classes)
+        with screen.stage("training") as progress:  # what `mithridate train` does
+            classifier = fit(
+                module,
+                train,
+                epochs=epochs or usual_epochs(len(train)),
+                rng=child(random, "train"),
+                device=where,
+                progress=progress,
+            )
     with screen.stage("filtering"):
         filtered = filter_.filter(classifier, train, rng=child(random, "sanitize"))
-    manifest = _manifest(filtered, train, test, classifier) | {
+    manifest = _manifest(filtered, train, len(test), classifier) | {
         "sanitizer": {"name": sanitizer, "settings": component.values(filter_)},
         "model": {
             "file": None if model is None else str(model),
             "network": network,
             "sha256": fingerprint(classifier),
         },
-        "seed": seed,
-        "source_data": {"name": data, "train_sha256": train.fingerprint()},
-        "command": command_line(),
+        **set_facts(train, test, data, seed),
     }
     _show(manifest, screen)
     if not bool(filtered.keep.any()):
@@ -123,69 +130,21 @@ def usual_network(image_shape: tuple[int, int, int]) -> str:
     return "borji-cnn" if channels == 1 else "cifar-cnn"
 
 
-def _trained(
-    network: str,
-    epochs: int | None,
-    data: ImageSet,
-    rng: torch.Generator,
-    where: torch.device,
-    screen: Screen,
-) -> Classifier:
-    """The model that `mithridate train` makes with the same network, epochs and seed."""
-    from mithridate.networks import create
-    from mithridate.studies.parts import usual_epochs
-    from mithridate.training import fit
-
-    module = create(network, image_shape=data.image_shape, classes=data.classes)
-    with screen.stage("training") as progress:
-        return fit(
-            module,
-            data,
-            epochs=epochs or usual_epochs(len(data)),
-            rng=rng,
-            device=where,
-            progress=progress,
-        )
-
-
 def _manifest(
-    filtered: Filtered, train: ImageSet, test: ImageSet, model: Classifier
+    filtered: Filtered, train: ImageSet, tested: int, model: Classifier
 ) -> dict[str, Any]:
-    """What was dropped, in numbers that JSON holds."""
-    from mithridate import __version__
+    """What was dropped, in numbers that JSON holds; of each class, where its scores were cut."""
+    from mithridate.doubts import Doubt
 
-    rows = filtered.dropped
-    return {
-        "format": 1,
-        "mithridate": __version__,
-        "counts": {
-            "train": len(train),
-            "kept": len(train) - len(rows),
-            "dropped": len(rows),
-            "test": len(test),
-        },
-        "class_names": list(train.class_names),
-        "image_shape": list(train.image_shape),
-        "classes": _classes(filtered, train),
-        "doubts": [
-            {"id": doubt.id, "text": doubt.text}
-            for doubt in (*filtered.doubts, *_other_set(model, train))
-        ],
-        "indices": rows.tolist(),
-        "labels": train.labels[rows].tolist(),
-        "scores": filtered.score[rows].tolist(),
-        "cost": {"queries": filtered.cost.queries, "gradients": filtered.cost.gradients},
-        "test_sha256": test.fingerprint(),
-    }
-
-
-def _classes(filtered: Filtered, train: ImageSet) -> list[dict[str, Any]]:
-    """The notes; with them between which scores the class was cut."""
-    rows = []
+    rows, doubts, classes = filtered.dropped, list(filtered.doubts), []
+    training = model.info.get("training", {})
+    if training.get("data_sha256") not in (None, train.fingerprint()):
+        text = f"trained on {training.get('data', 'another set')}, not on {train.name}"
+        doubts.append(Doubt("other-training-set", f"the model was {text}"))
     for note in filtered.classes:
         own = train.labels == note.label
         kept, dropped = filtered.score[own & filtered.keep], filtered.score[own & ~filtered.keep]
-        rows.append(
+        classes.append(
             {
                 "name": train.class_names[note.label],
                 **dataclasses.asdict(note),
@@ -193,18 +152,20 @@ def _classes(filtered: Filtered, train: ImageSet) -> list[dict[str, Any]]:
                 "lowest_dropped": float(dropped.min()) if len(dropped) else None,
             }
         )
-    return rows
-
-
-def _other_set(model: Classifier, train: ImageSet) -> list[Any]:
-    """A doubt where the model says that it was trained on something else."""
-    from mithridate.doubts import Doubt
-
-    training = model.info.get("training", {})
-    if training.get("data_sha256") in (None, train.fingerprint()):
-        return []
-    text = f"the model was trained on {training.get('data', 'another set')}, not on {train.name}"
-    return [Doubt("other-training-set", text)]
+    return {
+        "counts": {
+            "train": len(train),
+            "kept": len(train) - len(rows),
+            "dropped": len(rows),
+            "test": tested,
+        },
+        "classes": classes,
+        "doubts": [{"id": doubt.id, "text": doubt.text} for doubt in doubts],
+        "indices": rows.tolist(),
+        "labels": train.labels[rows].tolist(),
+        "scores": filtered.score[rows].tolist(),
+        "cost": {"queries": filtered.cost.queries, "gradients": filtered.cost.gradients},
+    }
 
 
 def _show(manifest: dict[str, Any], screen: Screen) -> None:

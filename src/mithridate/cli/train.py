@@ -11,14 +11,18 @@ from mithridate.cli.options import (
     AsJson,
     Data,
     Device,
+    Epochs,
+    OutFile,
     Quiet,
     Seed,
+    Surrogate,
     command_line,
-    deal_apart,
+    deal,
     pairs,
     parsed,
     place,
 )
+from mithridate.cli.poison import check_surrogate
 from mithridate.cli.screen import Screen, share
 from mithridate.errors import InputError
 
@@ -27,8 +31,7 @@ if TYPE_CHECKING:
 
     from mithridate.classifier import Classifier
     from mithridate.data import ImageSet
-    from mithridate.defenses.harden import Hardener
-    from mithridate.poisons import Poison, Poisoned
+    from mithridate.poisons import Poisoned
 
 TRAINING = (
     "optimizer", "lr", "momentum", "weight_decay", "schedule", "batch_size", "augment", "autocast",
@@ -47,7 +50,7 @@ TrainSettings = Annotated[
 
 def train(
     data: Data,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The checkpoint to write.")],
+    out: OutFile,
     network: Annotated[
         str | None, typer.Option("--network", metavar="NAME", help="See mithridate list networks.")
     ] = None,
@@ -61,28 +64,27 @@ def train(
         str | None, typer.Option("--harden", metavar="NAME", help="See mithridate list hardeners.")
     ] = None,
     settings: TrainSettings = None,
-    surrogate: Annotated[
-        Path | None,
-        typer.Option(metavar="MODEL", help="A checkpoint, for poisons crafted against a model."),
-    ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="Default: 20 below 10,000 images, else 5.")
-    ] = None,
+    surrogate: Surrogate = None,
+    epochs: Epochs = None,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> int:
     """Train a network on a data set, poisoned and hardened on request."""
+    from mithridate import component
+
     screen = Screen(as_json=as_json, quiet=quiet)
     if (network is None) == (start is None):
         raise InputError(
             "what to train: give either --network NAME, or --from FILE to train that one further"
         )
     dealt = _dealt(pairs(settings), network=network, poison=poison, harden=harden)
-    way = _hardener(harden, dealt["harden"])
-    attack = _poison(poison, dealt["poison"])
-    _check(poison, attack, surrogate)
+    way = None if harden is None else component.create("hardeners", harden, dealt["harden"])
+    attack = None if poison is None else component.create("poisons", poison, dealt["poison"])
+    check_surrogate(poison, attack, surrogate)
+
+    from typing import get_type_hints
 
     from mithridate.data import load_data
     from mithridate.networks.checkpoint import load, save
@@ -110,7 +112,7 @@ def train(
                 device=where,
                 checkpoint=kept,
                 progress=progress,
-                **_training(dealt["training"]),
+                **parsed(dealt["training"], get_type_hints(fit), "training"),
             )
     except KeyboardInterrupt:
         screen.note(f"finished epochs are in {kept}; to go on: {command_line()}")
@@ -121,7 +123,12 @@ def train(
             trained.info["poison"]["surrogate"] = poisoned.surrogate
     save(trained, out)
     kept.unlink(missing_ok=True)
-    _show(_measured(trained, test, poisoned, random), out, screen)
+    result = _measured(trained, test, poisoned, random)
+    screen.data(result | {"model": str(out)})
+    screen.say(f"Clean accuracy: {share(result['accuracy'])}")
+    if result["asr"] is not None:
+        screen.say(f"Attack success: {share(result['asr'])}, {result['poisoned']} images poisoned")
+    screen.say(f"Model: {out}")
     return 0
 
 
@@ -139,35 +146,7 @@ def _dealt(values: dict[str, str], **names: str | None) -> dict[str, dict[str, s
         role = word.partition(".")[0]
         if role != word and names.get(role, "") is None:
             raise InputError(f"--set {word}: without --{role} NAME there is nothing to set")
-    return deal_apart(values, {"training": TRAINING, **own})
-
-
-def _poison(name: str | None, values: dict[str, str]) -> Poison | None:
-    from mithridate import component
-
-    if name is None:
-        return None
-    made: Poison = component.create("poisons", name, values)
-    return made
-
-
-def _hardener(name: str | None, values: dict[str, str]) -> Hardener | None:
-    from mithridate import component
-
-    if name is None:
-        return None
-    made: Hardener = component.create("hardeners", name, values)
-    return made
-
-
-def _check(name: str | None, attack: Poison | None, surrogate: Path | None) -> None:
-    """A surrogate where one is needed, and nowhere else; before anything is loaded."""
-    from mithridate.cli.poison import check_surrogate
-
-    if name is not None and attack is not None:
-        check_surrogate(name, attack, surrogate)
-    elif surrogate is not None:
-        raise InputError("--surrogate is for a poison: give --poison NAME, or leave it out")
+    return deal(values, {"training": TRAINING, **own}, shared=False)
 
 
 def _start(
@@ -192,14 +171,6 @@ def _start(
     return create(network, image_shape=data.image_shape, classes=data.classes, **own)
 
 
-def _training(values: dict[str, str]) -> dict[str, Any]:
-    from typing import get_type_hints
-
-    from mithridate.training import fit
-
-    return parsed(values, get_type_hints(fit), "training")
-
-
 def _measured(
     model: Classifier, test: ImageSet, poisoned: Poisoned | None, rng: torch.Generator
 ) -> dict[str, Any]:
@@ -210,19 +181,11 @@ def _measured(
     from mithridate.training import predict
 
     clean = accuracy(predict(model, test), test.labels)
-    found: dict[str, Any] = {"accuracy": proportion(clean), "asr": None}
+    result: dict[str, Any] = {"accuracy": proportion(clean), "asr": None}
     if poisoned is None or poisoned.trigger is None:
-        return found
+        return result
     source, target = poisoned.source, poisoned.target
     stamped = poisoned_test(test, poisoned.trigger, source=source, target=target, rng=rng)
     wanted = (stamped.labels + 1) % test.classes if target is None else target
     rate = attack_success_rate(predict(model, stamped), wanted, labels=stamped.labels)
-    return found | {"asr": proportion(rate), "poisoned": len(poisoned)}
-
-
-def _show(found: dict[str, Any], out: Path, screen: Screen) -> None:
-    screen.data(found | {"model": str(out)})
-    screen.say(f"Clean accuracy: {share(found['accuracy'])}")
-    if found["asr"] is not None:
-        screen.say(f"Attack success: {share(found['asr'])}, {found['poisoned']} images poisoned")
-    screen.say(f"Model: {out}")
+    return result | {"asr": proportion(rate), "poisoned": len(poisoned)}

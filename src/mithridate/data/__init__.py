@@ -1,8 +1,7 @@
 """Labelled images by name, by path, or from the hub."""
 
-from mithridate.data.image_set import ImageSet
+from mithridate.data.image_set import ImageSet, some_rows
 from mithridate.data.load import load_data
-from mithridate.data.sample import some_rows
 from mithridate.data.store import MEMORY_SHARE, FileStore, Store, TensorStore
 
 __all__ = [

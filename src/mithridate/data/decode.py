@@ -63,7 +63,10 @@ def decode(files: Iterable[tuple[bytes, str]]) -> Iterator[Pixels]:
 
 def _open(blob: bytes, place: str) -> Pixels:
     try:
-        with warnings.catch_warnings(), _image(blob) as image:
+        with (
+            warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
+            Image.open(io.BytesIO(blob), formats=("PNG", "JPEG")) as image,
+        ):
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width}x{image.height}")
             mode = image.mode
@@ -80,11 +83,6 @@ def _open(blob: bytes, place: str) -> Pixels:
     except Exception as error:  # Pillow's parsers raise nearly anything on damaged bytes
         reason = "no PNG or JPEG" if isinstance(error, UnidentifiedImageError) else error
         raise DataError(f"{place} cannot be decoded ({reason}): replace or remove it") from None
-
-
-def _image(blob: bytes) -> Image.Image:
-    warnings.simplefilter("error", Image.DecompressionBombWarning)
-    return Image.open(io.BytesIO(blob), formats=("PNG", "JPEG"))
 
 
 def _text(shape: tuple[int, ...]) -> str:

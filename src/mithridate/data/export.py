@@ -67,7 +67,12 @@ def export_set(
     """
     out = Path(out)
     check_free(out)
-    _check_sets(train, test)
+    if train.class_names != test.class_names or train.image_shape != test.image_shape:
+        raise InputError("train and test set have other classes or image shapes: write them apart")
+    if train.image_shape[0] not in (1, 3):
+        raise InputError(
+            f"images of {train.image_shape[0]} channels cannot be PNG files here: 1 or 3"
+        )
     total = len(train) + len(test)
     with _whole(out) as folder:
         files: dict[str, str] = {}
@@ -81,7 +86,8 @@ def export_set(
                     done += written
                     if progress is not None:
                         progress(done, total, "")
-                files[name] = _sha256(folder / name)
+                with (folder / name).open("rb") as file:
+                    files[name] = hashlib.file_digest(file, "sha256").hexdigest()
         if manifest is not None:
             text = json.dumps({**manifest, "files": files}, indent=1, ensure_ascii=False)
             (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
@@ -116,15 +122,6 @@ def check_free(out: Path) -> None:
         raise InputError(f"{above} may not be written to: give another place than {out}")
 
 
-def _check_sets(train: ImageSet, test: ImageSet) -> None:
-    if train.class_names != test.class_names or train.image_shape != test.image_shape:
-        raise InputError("train and test set have other classes or image shapes: write them apart")
-    if train.image_shape[0] not in (1, 3):
-        raise InputError(
-            f"images of {train.image_shape[0]} channels cannot be PNG files here: 1 or 3"
-        )
-
-
 @contextmanager
 def _whole(out: Path) -> Iterator[Path]:
     """A folder to fill, which becomes `out` at the end, or vanishes."""
@@ -146,8 +143,8 @@ def _write(file: Path, data: ImageSet, rows: range) -> Iterator[int]:
         "image": {"_type": "Image"},
         "label": {"_type": "ClassLabel", "names": list(data.class_names)},
     }
-    told = json.dumps({"info": {"features": features}}, ensure_ascii=False)
-    schema = pa.schema([("image", FILES), ("label", pa.int64())], metadata={"huggingface": told})
+    text = json.dumps({"info": {"features": features}}, ensure_ascii=False)
+    schema = pa.schema([("image", FILES), ("label", pa.int64())], metadata={"huggingface": text})
     # PNG is compressed already; compressing it again takes time and gives nothing.
     with pq.ParquetWriter(file, schema, compression="none") as writer:
         for at in range(rows.start, rows.stop, ROWS):
@@ -165,8 +162,3 @@ def _png(image: Pixels) -> bytes:
     pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mithridate.data.decode import decode
-from mithridate.data.image_set import ImageSet
-from mithridate.data.layout import SPLITS
-from mithridate.data.store import build_store
-from mithridate.errors import DataError, InputError
+from mithridate.data.image_set import ImageSet, train_and_test
+from mithridate.data.parquet import SPLITS
+from mithridate.data.store import Store, build_store
+from mithridate.errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -46,16 +46,16 @@ def load_folder(
     root = Path(root)
     name = name or root.resolve().name
     splits, classes = _files(root)
-    train, test = (
-        _load(splits[split], classes, f"{name}/{split}", root, memory_limit)
-        for split in ("train", "test")
-    )
-    if train.image_shape != test.image_shape:
-        raise DataError(
-            f"{root}: train images are {train.image_shape}, test images {test.image_shape}: "
-            "bring both to one size and colour mode"
+    parts: dict[str, tuple[Store, list[int]]] = {}
+    for split, files in splits.items():
+        store = build_store(
+            decode((_bytes(path), str(path)) for path, _ in files),
+            len(files),
+            memory_limit=memory_limit,
+            what=f"{root} ({split})",
         )
-    return train, test
+        parts[split] = store, [label for _, label in files]
+    return train_and_test(root, parts, classes, name)
 
 
 def _files(root: Path) -> tuple[dict[str, Files], list[str]]:
@@ -63,10 +63,9 @@ def _files(root: Path) -> tuple[dict[str, Files], list[str]]:
         raise DataError(f"{root} is no folder: check the path")
     if not (root / "train").is_dir():
         classes = _classes(root)
-        every = [(label, _images(root / c)) for label, c in enumerate(classes)]
         parts: dict[str, Files] = {"train": [], "test": []}
-        for label, files in every:
-            for at, file in enumerate(files, 1):
+        for label, c in enumerate(classes):
+            for at, file in enumerate(_images(root / c), 1):
                 parts["train" if at % TEST_EVERY else "test"].append((file, label))
         if not parts["test"]:
             raise DataError(
@@ -113,22 +112,6 @@ def _images(folder: Path) -> list[Path]:
     if not files:
         raise DataError(f"{folder} is a class without PNG or JPEG images: fill or remove it")
     return files
-
-
-def _load(
-    files: Files, classes: Sequence[str], name: str, root: Path, memory_limit: int | None
-) -> ImageSet:
-    what = f"{root} ({name.rpartition('/')[2]})"
-    store = build_store(
-        decode((_bytes(path), str(path)) for path, _ in files),
-        len(files),
-        memory_limit=memory_limit,
-        what=what,
-    )
-    try:
-        return ImageSet(store, [label for _, label in files], classes, name)
-    except InputError as error:
-        raise DataError(f"{what}: {error}") from None
 
 
 def _bytes(path: Path) -> bytes:

@@ -12,7 +12,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from mithridate.data import layout
+from mithridate.data.parquet import find, pick
 from mithridate.errors import DataError, InputError
 
 _ID = re.compile(r"(?:hf:)?(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
@@ -50,7 +50,7 @@ def _cached(repo: str, revision: str | None) -> Path | None:
         folder = Path(
             snapshot_download(repo, repo_type="dataset", revision=revision, local_files_only=True)
         )
-        layout.find(folder)
+        find(folder)
     except (LocalEntryNotFoundError, DataError):
         return None
     return folder
@@ -60,7 +60,7 @@ def _download(repo: str, revision: str | None) -> Path:
     where = f"hub data set {repo}" + (f"@{revision}" if revision else "")
     try:
         listed = HfApi().list_repo_files(repo, repo_type="dataset", revision=revision)
-        files = [file for part in layout.pick(listed, where).values() for file in part]
+        files = [file for part in pick(listed, where).values() for file in part]
         folder = snapshot_download(
             repo, repo_type="dataset", revision=revision, allow_patterns=files
         )

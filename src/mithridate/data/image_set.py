@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import final
 
 import torch
 from torch import Tensor
 
-from mithridate.data.store import Store, TensorStore
+from mithridate.data.store import ChangedStore, Store, SubsetStore, TensorStore
 from mithridate.data.valid import (
     Images,
     Labels,
@@ -22,8 +22,8 @@ from mithridate.data.valid import (
     rounded,
     row_numbers,
 )
-from mithridate.data.views import ChangedStore, SubsetStore
-from mithridate.errors import InputError, check_number
+from mithridate.errors import DataError, InputError, check_number
+from mithridate.rng import child
 
 
 @final
@@ -253,3 +253,43 @@ class ImageSet:
 
     def _index(self, rows: Rows) -> Tensor:
         return row_numbers(rows, len(self), self.name)
+
+
+def train_and_test(
+    where: object, parts: Mapping[str, tuple[Store, Labels]], classes: Sequence[str], name: str
+) -> tuple[ImageSet, ImageSet]:
+    """The sets of a source's "train" and "test" part, in this order.
+
+    Raises:
+        DataError: a part that is no image set, or images of two shapes; names `where`.
+    """
+    sets = []
+    for split, (store, labels) in parts.items():
+        try:
+            sets.append(ImageSet(store, labels, classes, f"{name}/{split}"))
+        except InputError as error:
+            raise DataError(f"{where} ({split}): {error}") from None
+    train, test = sets
+    if train.image_shape != test.image_shape:
+        raise DataError(
+            f"{where}: train images are {train.image_shape}, test images {test.image_shape}: "
+            "bring both to one size and colour mode"
+        )
+    return train, test
+
+
+def some_rows(data: ImageSet, count: int, rng: torch.Generator) -> Tensor:
+    """At most `count` random rows, ascending; the same for a seed.
+
+    Raises:
+        InputError: count below 1.
+
+    >>> from mithridate.rng import rng
+    >>> data = ImageSet(torch.zeros(5, 1, 2, 2).byte(), [0, 1, 0, 1, 0], ["a", "b"])
+    >>> some_rows(data, 9, rng(0))
+    tensor([0, 1, 2, 3, 4])
+    """
+    if count < 1:
+        raise InputError(f"samples is at least 1, got {count}")
+    order = torch.randperm(len(data), generator=child(rng, "rows"))
+    return order[:count].sort().values

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from mithridate.data.image_set import ImageSet
 from mithridate.errors import DataError, unknown
 
@@ -34,8 +37,6 @@ def load_data(name: str, *, memory_limit: int | None = None) -> tuple[ImageSet, 
     """
     # Imported on use: scikit-learn, pyarrow and the hub's client are slow to import.
     if name == "digits":
-        from mithridate.data.digits import load_digits
-
         return load_digits()
     from mithridate.data.parquet import load_parquet
 
@@ -54,6 +55,34 @@ def load_data(name: str, *, memory_limit: int | None = None) -> tuple[ImageSet, 
     return load_parquet(folder, name=label, memory_limit=memory_limit)
 
 
+def load_digits() -> tuple[ImageSet, ImageSet]:
+    """1,437 training and 360 test images, 1 x 8 x 8, ten classes.
+
+    The 17 grey levels 0..16 become 0..255, rounded. The split is fixed and stratified without
+    a seed: sorted by class, every fifth image is a test image. Neighbours in the file come
+    from the same writers, so the split measures new images and not new writers.
+
+    >>> train, test = load_digits()
+    >>> len(train), len(test), train.image_shape
+    (1437, 360, (1, 8, 8))
+    """
+    from sklearn import datasets
+
+    source = datasets.load_digits()
+    pixels = np.rint(source.images * (255 / 16)).astype(np.uint8)
+    order = np.argsort(source.target, kind="stable")
+    test = np.zeros(len(order), bool)
+    test[order[::5]] = True
+    images = torch.from_numpy(pixels)[:, None]
+    labels = torch.from_numpy(source.target.astype(np.int64))
+    names = [str(name) for name in range(10)]
+    rows = torch.from_numpy(test)
+    return (
+        ImageSet(images[~rows], labels[~rows], names, "digits/train"),
+        ImageSet(images[rows], labels[rows], names, "digits/test"),
+    )
+
+
 def source_of(name: str) -> Path | None:
     """The folder that `load_data` reads; None for the embedded digits.
 
@@ -65,21 +94,15 @@ def source_of(name: str) -> Path | None:
     """
     if name == "digits":
         return None
-    if name in HUB:
-        return _named(name)
-    if name.startswith("hf:"):
-        from mithridate.data.hub import fetch
-
-        return fetch(name)
-    return _existing(name)
-
-
-def _named(name: str) -> Path:
+    if name not in HUB and not name.startswith("hf:"):
+        return _existing(name)
     root = os.environ.get("MITHRIDATE_DATA")
-    if root and (Path(root) / name).is_dir():
+    if name in HUB and root and (Path(root) / name).is_dir():
         return Path(root) / name
     from mithridate.data.hub import fetch
 
+    if name not in HUB:
+        return fetch(name)
     try:
         return fetch(HUB[name])
     except DataError as error:

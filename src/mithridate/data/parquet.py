@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mithridate.data import layout
 from mithridate.data.decode import decode
-from mithridate.data.image_set import ImageSet
+from mithridate.data.image_set import ImageSet, train_and_test
 from mithridate.data.store import Store, build_store
-from mithridate.errors import DataError, InputError
+from mithridate.errors import DataError
 
 ROWS = 256
 """Rows read from a Parquet file at a time."""
 CLASSES = 50_000
 """More classes than labels without names may tell: such a column is damaged, or no label."""
+SPLITS = {"train": ("train",), "test": ("test", "validation", "valid", "val")}
+"""Split -> the file prefixes that stand for it, the first present one wins."""
+
+_FILE = re.compile(r"(?:(?P<folder>[^/]+)/)?(?P<split>[A-Za-z]+)(?:-(?P<rest>[^/]*))?\.parquet")
+_SHARD = re.compile(r"(\d+)-of-(\d+)")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Columns:
+class Columns(NamedTuple):
     """Where images and labels lie, and the class names where the schema tells them."""
 
     image: str
@@ -72,38 +76,83 @@ give a folder that holds them, itself or in data/
     wanted = (image_column, label_column)
     parts: dict[str, tuple[Store, np.ndarray[Any, Any]]] = {}
     names: dict[str, tuple[str, ...] | None] = {}
-    for split, files in layout.find(folder).items():
-        columns = [find_columns(file, *wanted) for file in files]
+    for split, files in find(folder).items():
+        columns = [_columns(file, *wanted) for file in files]
         names[split] = columns[0].names
         what = f"{folder} ({split})"
         parts[split] = _read(files, columns, memory_limit, what)
     common = _names(names, [labels for _, labels in parts.values()], folder)
-    sets = []
-    for split, (store, labels) in parts.items():
-        try:
-            sets.append(ImageSet(store, labels, common, f"{name}/{split}"))
-        except InputError as error:
-            raise DataError(f"{folder} ({split}): {error}") from None
-    train, test = sets
-    if train.image_shape != test.image_shape:
-        raise DataError(
-            f"{folder}: train images are {train.image_shape}, test images {test.image_shape}: "
-            "bring both to one size and colour mode"
-        )
-    return train, test
+    return train_and_test(folder, parts, common, name)
 
 
-def find_columns(file: Path, image: str | None = None, label: str | None = None) -> Columns:
-    """The image and label column of a Parquet file.
+def pick(paths: Iterable[str], where: str) -> dict[str, list[str]]:
+    """The files of each split, among paths relative to a folder or a hub repository.
+
+    They lie in the folder itself, in `data/`, or in the only sub-folder that has a train split.
 
     Raises:
-        DataError: the file cannot be read, or a column is missing or ambiguous.
+        DataError: no split, several candidate folders, or a missing shard; names `where`.
 
-    >>> find_columns(Path("none.parquet"))
-    Traceback (most recent call last):
-    ...
-    mithridate.errors.DataError: none.parquet is missing: get the file anew
+    >>> pick(["data/test-0.parquet", "data/train-0.parquet", "README.md"], "x")
+    {'train': ['data/train-0.parquet'], 'test': ['data/test-0.parquet']}
     """
+    shards: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for path in sorted(paths):
+        if match := _FILE.fullmatch(path):
+            shards[match["folder"] or ""][match["split"]].append(path)
+    known = {word for words in SPLITS.values() for word in words}
+    folders = [folder for folder, splits in shards.items() if known & set(splits)]
+    preferred = [folder for folder in ("", "data") if folder in folders]
+    if not preferred:
+        if not folders:
+            raise DataError(
+                f"{where} has no train-*.parquet and test-*.parquet: "
+                "give a folder that holds them, itself or in data/"
+            )
+        if len(folders) > 1:
+            raise DataError(
+                f"{where} has several sets ({', '.join(sorted(folders))}): "
+                "give the path of one of these folders"
+            )
+    folder = (preferred or folders)[0]
+    return {split: _shards(shards[folder], split, where) for split in SPLITS}
+
+
+def find(folder: Path) -> dict[str, list[Path]]:
+    """`pick` for a local folder."""
+    names = [
+        path.relative_to(folder).as_posix()
+        for pattern in ("*.parquet", "*/*.parquet")
+        for path in folder.glob(pattern)
+    ]
+    return {
+        split: [folder / name for name in files]
+        for split, files in pick(names, str(folder)).items()
+    }
+
+
+def _shards(files: dict[str, list[str]], split: str, where: str) -> list[str]:
+    prefix = next((word for word in SPLITS[split] if word in files), None)
+    if prefix is None:
+        wanted = " or ".join(f"{word}-*.parquet" for word in SPLITS[split])
+        raise DataError(f"{where} has no {split} split: add {wanted}")
+    numbers = [m for name in files[prefix] for m in [_SHARD.search(name.rsplit("/")[-1])] if m]
+    totals = {int(match[2]) for match in numbers}
+    if len(totals) > 1:
+        raise DataError(
+            f"{where} mixes {prefix} shards of {len(totals)} versions: keep those of one"
+        )
+    for total in totals:
+        missing = set(range(total)) - {int(match[1]) for match in numbers}
+        if missing:
+            raise DataError(
+                f"{where} lacks {prefix} shard {min(missing):05d} of {total}: get the missing file"
+            )
+    return files[prefix]
+
+
+def _columns(file: Path, image: str | None, label: str | None) -> Columns:
+    """The image and label column of a Parquet file."""
     with _opened(file) as parquet:
         schema = parquet.schema_arrow
     features = _features(schema)
@@ -111,8 +160,7 @@ def find_columns(file: Path, image: str | None = None, label: str | None = None)
     images = [f.name for f in schema if kind.get(f.name) == "Image" or _holds_files(f.type)]
     labels = [f.name for f in schema if kind.get(f.name) == "ClassLabel"]
     if not labels:
-        plain = [f.name for f in schema if f.name in ("label", "labels")]
-        labels = plain
+        labels = [f.name for f in schema if f.name in ("label", "labels")]
     image = _choose(file, "image", image, images, schema.names)
     label = _choose(file, "label", label, labels, schema.names)
     if not _holds_files(schema.field(image).type):
@@ -123,8 +171,8 @@ def find_columns(file: Path, image: str | None = None, label: str | None = None)
             "convert the column"
         )
     names = features.get(label, {}).get("names")
-    told = tuple(names) if isinstance(names, list) and names else None
-    return Columns(image=image, label=label, names=told)
+    known = tuple(names) if isinstance(names, list) and names else None
+    return Columns(image, label, known)
 
 
 def _choose(

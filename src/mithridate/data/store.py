@@ -12,6 +12,7 @@ import re
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import chain
 from math import prod
 from pathlib import Path
@@ -57,11 +58,8 @@ class TensorStore:
 
     def __init__(self, images: Tensor) -> None:
         self.images = images
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        channels, height, width = self.images.shape[1:]
-        return channels, height, width
+        channels, height, width = images.shape[1:]
+        self.image_shape = channels, height, width
 
     def __len__(self) -> int:
         return len(self.images)
@@ -85,19 +83,15 @@ class FileStore:
     def __init__(self, file: IO[bytes], count: int, image_shape: tuple[int, int, int]) -> None:
         self._file = file
         self._count = count
-        self._shape = image_shape
+        self.image_shape = image_shape
         weakref.finalize(self, file.close)
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return self._shape
 
     def __len__(self) -> int:
         return self._count
 
     def read(self, rows: Tensor) -> Tensor:
-        out = np.empty((len(rows), *self._shape), np.uint8)
-        size, descriptor = prod(self._shape), self._file.fileno()
+        out = np.empty((len(rows), *self.image_shape), np.uint8)
+        size, descriptor = prod(self.image_shape), self._file.fileno()
         for image, row in zip(out.reshape(len(rows), size), rows.tolist(), strict=True):
             image[:] = np.frombuffer(os.pread(descriptor, size, row * size), np.uint8)
         return torch.from_numpy(out)
@@ -117,17 +111,56 @@ class FileStore:
                 count += len(chunk)
                 shape = (chunk.shape[1], chunk.shape[2], chunk.shape[3])
         except BaseException:
-            _close(file)
+            with suppress(OSError):  # a full disk refuses the last flush too; show the first error
+                file.close()
             raise
         return cls(file, count, shape)
 
 
-def cache_folder() -> Path:
-    """MITHRIDATE_CACHE, else $XDG_CACHE_HOME/mithridate, else ~/.cache/mithridate.
+@final
+class SubsetStore:
+    """Rows of another store, in any order; costs 8 bytes a row."""
 
-    >>> cache_folder().is_absolute() or "MITHRIDATE_CACHE" in os.environ
-    True
-    """
+    def __init__(self, base: Store, rows: Tensor) -> None:
+        # A subset of a subset looks straight into the first store, so depth stays one.
+        if isinstance(base, SubsetStore):
+            rows = base._rows[rows]
+            base = base._base
+        self._base: Store = base
+        self._rows: Tensor = rows.clone()
+        self.image_shape = base.image_shape
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def read(self, rows: Tensor) -> Tensor:
+        return self._base.read(self._rows[rows])
+
+
+@final
+class ChangedStore:
+    """Another store with some rows replaced; costs the new pixels and 8 bytes a row."""
+
+    def __init__(self, base: Store, rows: Tensor, images: Tensor) -> None:
+        self._base = base
+        self._images = images.clone()
+        self._place = torch.full((len(base),), -1)
+        self._place[rows] = torch.arange(len(rows))
+        self.image_shape = base.image_shape
+
+    def __len__(self) -> int:
+        return len(self._base)
+
+    def read(self, rows: Tensor) -> Tensor:
+        out = self._base.read(rows)
+        place = self._place[rows]
+        changed = place >= 0
+        out[changed] = self._images[place[changed]]
+        return out
+
+
+def cache_folder() -> Path:
+    """MITHRIDATE_CACHE, else $XDG_CACHE_HOME/mithridate, else ~/.cache/mithridate."""
     if named := os.environ.get("MITHRIDATE_CACHE"):
         return Path(named).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
@@ -135,11 +168,7 @@ def cache_folder() -> Path:
 
 
 def available_memory() -> int:
-    """Bytes that can be used without swapping: MemAvailable, or the container's limit if lower.
-
-    >>> available_memory() > 0
-    True
-    """
+    """Bytes that can be used without swapping: MemAvailable, or the container's limit if lower."""
     kibibytes = re.search(r"^MemAvailable:\s+(\d+)", _text("/proc/meminfo"), re.MULTILINE)
     free = int(kibibytes[1]) * 1024 if kibibytes else UNKNOWN_MEMORY
     container = _text("/sys/fs/cgroup/memory.max").strip()
@@ -217,10 +246,3 @@ def _write(file: IO[bytes], chunk: Pixels, folder: str) -> None:
             f"cannot write decoded images under {folder} ({error.strerror or error}): "
             "set MITHRIDATE_CACHE to a folder with room"
         ) from None
-
-
-def _close(file: IO[bytes]) -> None:
-    try:
-        file.close()
-    except OSError:  # a full disk refuses the last flush too; the first error is the one to show
-        return

@@ -24,9 +24,6 @@ def as_tensor(values: Tensor | Sequence[int] | Array, what: str) -> Tensor:
 
     Raises:
         InputError: not numbers.
-
-    >>> as_tensor([1, 2], "rows")
-    tensor([1, 2])
     """
     if isinstance(values, Tensor):
         return values.detach().cpu()
@@ -84,9 +81,6 @@ def rounded(x: Tensor) -> Tensor:
 
     Raises:
         InputError: as `check_images`.
-
-    >>> rounded(torch.full((1, 1, 1, 1), 0.5)).item()
-    128
     """
     return (check_images(x) * 255).round().to(torch.uint8).cpu()
 
@@ -96,9 +90,6 @@ def check_class_names(names: Sequence[str]) -> tuple[str, ...]:
 
     Raises:
         InputError: none, not strings, or a name twice.
-
-    >>> check_class_names(["cat", "dog"])
-    ('cat', 'dog')
     """
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
         raise InputError(f"class_names is a sequence of strings, got {names!r}")

@@ -48,20 +48,13 @@ class FoolingMethod(Component, ABC):
 
 
 def check_enough(confidence: float | None) -> None:
-    """Refuse a confidence to stop at that is no probability.
-
-    >>> check_enough(0.99)
-    """
+    """Refuse a confidence to stop at that is no probability."""
     if confidence is not None:
         check_number("confidence", confidence, low=0, high=1, open_low=True)
 
 
 def enough(elites: Elites, confidence: float | None) -> bool:
-    """Whether every class is there; never where no confidence to stop at is given.
-
-    >>> enough(Elites(torch.zeros(2, 1, 1, 1), torch.tensor([0.9, 1.0])), 0.9)
-    True
-    """
+    """Whether every class is there; never where no confidence to stop at is given."""
     return confidence is not None and bool((elites.confidence >= confidence).all())
 
 
@@ -70,9 +63,6 @@ def sound(scores: Tensor) -> Tensor:
 
     Raises:
         NothingAssessedError: some are not.
-
-    >>> sound(torch.tensor([[0.5, 0.5]])).shape
-    torch.Size([1, 2])
     """
     if not bool(scores.isfinite().all()):
         raise NothingAssessedError("the model's outputs are NaN or infinite: nothing to fool")

@@ -14,9 +14,6 @@ from mithridate.classifier import ScoreOracle
 from mithridate.errors import InputError
 from mithridate.fooling.base import Elites, Shape, enough, sound
 
-Render = Callable[[Tensor], Tensor]
-Mutate = Callable[[Tensor, int], Tensor]
-
 
 def imported() -> Any:
     """The archives of pyribs.
@@ -74,13 +71,13 @@ class Niches:
             self._archive.add_single(
                 genes[row].cpu().numpy(), score.numpy(), [k], image=images[row].cpu().numpy()
             )
-        cells = self._archive.data(["index", "solution", "image", "objective"])
-        order = np.argsort(cells["index"])
-        kept = [
-            torch.from_numpy(cells[name][order]).to(device)
+        content = self._archive.data(["index", "solution", "image", "objective"])
+        order = np.argsort(content["index"])
+        self.genes, images, confidence = (
+            torch.from_numpy(content[name][order]).to(device)
             for name in ("solution", "image", "objective")
-        ]
-        self.genes, self.elites = kept[0], Elites(kept[1], kept[2])
+        )
+        self.elites = Elites(images, confidence)
 
 
 def map_elites(
@@ -88,8 +85,8 @@ def map_elites(
     shape: Shape,
     first: Tensor,
     *,
-    render: Render,
-    mutate: Mutate,
+    render: Callable[[Tensor], Tensor],
+    mutate: Callable[[Tensor, int], Tensor],
     generations: int,
     confidence: float | None,
     rng: torch.Generator,
@@ -115,3 +112,28 @@ def map_elites(
         yield niches.elites
         if enough(niches.elites, confidence):
             return
+
+
+def mutated(
+    genes: Tensor,
+    rate: float,
+    eta: float,
+    *,
+    low: float = 0.0,
+    high: float = 1.0,
+    rng: torch.Generator,
+) -> Tensor:
+    """Each gene changed with probability `rate`, by polynomial mutation (Deb and Agrawal 1995).
+
+    With u uniform, the step is `(2u)^(1/(eta+1)) - 1` for u below a half, its mirror image
+    above, times `high - low`; results are clipped to [low, high].
+
+    >>> from mithridate.rng import rng
+    >>> mutated(torch.zeros(2), 1.0, 15.0, low=-1.0, rng=rng(0)).abs().max() < 1
+    tensor(True)
+    """
+    chosen = torch.rand(genes.shape, generator=rng, device=rng.device) < rate
+    u = torch.rand(genes.shape, generator=rng, device=rng.device)
+    size = 1 - (2 * torch.minimum(u, 1 - u)) ** (1 / (eta + 1))
+    step = torch.where(u < 0.5, -size, size) * (high - low)
+    return torch.where(chosen, (genes + step).clamp(low, high), genes)

@@ -5,6 +5,7 @@ from mithridate.metrics.distances import Distances, distances
 from mithridate.metrics.intervals import (
     Interval,
     Pairs,
+    holm,
     mcnemar,
     paired_difference,
     pairs,
@@ -12,7 +13,6 @@ from mithridate.metrics.intervals import (
     wilson,
 )
 from mithridate.metrics.means import Mean, bootstrap_mean, mean_over_seeds
-from mithridate.metrics.multiple import holm
 
 __all__ = [
     "Distances",

@@ -1,4 +1,4 @@
-"""What a model said against what was true: accuracy, confusion, attack success rate."""
+"""What a model answers against what was true: accuracy, confusion, attack success rate."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def accuracy(predicted: Labels, labels: Labels, *, level: float = 0.95) -> Inter
     >>> accuracy([1, 2, 2, 0], [1, 2, 0, 0]).value
     0.75
     """
-    said, true = _same_length(predicted, labels)
-    return wilson(int((said == true).sum()), len(true), level)
+    answers, true = _same_length(predicted, labels)
+    return wilson(int((answers == true).sum()), len(true), level)
 
 
 def confusion(predicted: Labels, labels: Labels, classes: int) -> Tensor:
@@ -38,13 +38,13 @@ def confusion(predicted: Labels, labels: Labels, classes: int) -> Tensor:
             [0, 1]])
     """
     check_number("classes", classes, low=1)
-    said, true = _same_length(predicted, labels)
-    for name, values in (("predicted", said), ("labels", true)):
+    answers, true = _same_length(predicted, labels)
+    for name, values in (("predicted", answers), ("labels", true)):
         if len(values) and int(values.max()) >= classes:
             raise InputError(
                 f"{name} are below {classes}, the number of classes, got {values.max()}"
             )
-    return torch.bincount(true * classes + said, minlength=classes**2).reshape(classes, classes)
+    return torch.bincount(true * classes + answers, minlength=classes**2).reshape(classes, classes)
 
 
 def attack_success_rate(
@@ -73,23 +73,25 @@ def attack_success_rate(
     >>> attack_success_rate([9, 9, 8, 9], 9, labels=[8, 8, 8, 9]).value
     0.6666666666666666
     """
-    said = as_labels(predicted, "predicted").cpu()
+    answers = as_labels(predicted, "predicted").cpu()
     wanted = as_labels(target, "target").cpu()
     if isinstance(target, int):
-        wanted = wanted.expand(len(said))
-    said, wanted = _same_length(said, wanted, "target")
-    counts = torch.ones(len(said), dtype=torch.bool)
+        wanted = wanted.expand(len(answers))
+    answers, wanted = _same_length(answers, wanted, "target")
+    counts = torch.ones(len(answers), dtype=torch.bool)
     if mask is not None:
-        if mask.dtype != torch.bool or mask.shape != said.shape:
-            raise InputError(f"mask is bool ({len(said)},), got {mask.dtype} {tuple(mask.shape)}")
+        if mask.dtype != torch.bool or mask.shape != answers.shape:
+            raise InputError(
+                f"mask is bool ({len(answers)},), got {mask.dtype} {tuple(mask.shape)}"
+            )
         counts &= mask.cpu()
     if labels is not None:
-        counts &= _same_length(said, labels)[1] != wanted
-    return wilson(int((said == wanted)[counts].sum()), int(counts.sum()), level)
+        counts &= _same_length(answers, labels)[1] != wanted
+    return wilson(int((answers == wanted)[counts].sum()), int(counts.sum()), level)
 
 
 def _same_length(predicted: Labels, labels: Labels, what: str = "labels") -> tuple[Tensor, Tensor]:
-    said, true = as_labels(predicted, "predicted").cpu(), as_labels(labels, what).cpu()
-    if len(said) != len(true):
-        raise InputError(f"{len(said)} predicted and {len(true)} {what}: one of each per image")
-    return said, true
+    answers, true = as_labels(predicted, "predicted").cpu(), as_labels(labels, what).cpu()
+    if len(answers) != len(true):
+        raise InputError(f"{len(answers)} predicted and {len(true)} {what}: one of each per image")
+    return answers, true

@@ -49,8 +49,8 @@ def distances(first: Tensor, second: Tensor) -> Distances:
         InputError: not two floating batches of one shape.
 
     >>> import torch
-    >>> found = distances(torch.zeros(1, 3, 1, 2), torch.full((1, 3, 1, 2), 0.5))
-    >>> round(found.l2.item() ** 2, 9), found.linf.item(), found.linf_by_channel.item()
+    >>> d = distances(torch.zeros(1, 3, 1, 2), torch.full((1, 3, 1, 2), 0.5))
+    >>> round(d.l2.item() ** 2, 9), d.linf.item(), d.linf_by_channel.item()
     (1.5, 0.5, 1.5)
     """
     if first.dim() != 4 or first.shape != second.shape:

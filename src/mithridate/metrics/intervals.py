@@ -1,8 +1,9 @@
-"""Proportions with their uncertainty: one, the difference of two, and a paired test."""
+"""Proportions with their uncertainty: one, the difference of two, a paired test, many tests."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -83,8 +84,8 @@ def unpaired_difference(first: float, second: float, n_first: int, n_second: int
     Raises:
         InputError: a proportion or count out of range.
 
-    >>> found = unpaired_difference(0.299, 0.2881, 10_000, 10_000)
-    >>> f"{found.low:.12f} {found.high:.11f}"
+    >>> difference = unpaired_difference(0.299, 0.2881, 10_000, 10_000)
+    >>> f"{difference.low:.12f} {difference.high:.11f}"
     '-0.001721812443 0.02352181244'
     """
     _check_counts(n_first=n_first, n_second=n_second)
@@ -108,12 +109,7 @@ class Pairs:
     neither: int
 
     def __post_init__(self) -> None:
-        _check_counts(
-            both=self.both,
-            first_only=self.first_only,
-            second_only=self.second_only,
-            neither=self.neither,
-        )
+        _check_counts(**vars(self))
 
     @property
     def n(self) -> int:
@@ -155,8 +151,8 @@ def paired_difference(table: Pairs, level: float = 0.95) -> Interval:
         table: counts from `pairs`. With no images the value is NaN in [-1, 1].
         level: confidence, in (0, 1).
 
-    >>> found = paired_difference(Pairs(36, 12, 2, 0))
-    >>> f"{found.value:.4f} {found.low:.4f} {found.high:.4f}"
+    >>> difference = paired_difference(Pairs(36, 12, 2, 0))
+    >>> f"{difference.value:.4f} {difference.low:.4f} {difference.high:.4f}"
     '0.2000 0.0569 0.3404'
     """
     n = table.n
@@ -166,7 +162,13 @@ def paired_difference(table: Pairs, level: float = 0.95) -> Interval:
     one = wilson(table.both + table.first_only, n, level)
     two = wilson(table.both + table.second_only, n, level)
     value = (table.first_only - table.second_only) / n
-    phi = _phi(table)
+    # Phi's numerator is moved toward 0 by n/2 where positive.
+    a, b, c, d = table.both, table.first_only, table.second_only, table.neither
+    bottom = (a + b) * (c + d) * (a + c) * (b + d)
+    top = float(a * d - b * c)
+    if top > 0:
+        top = max(0.0, top - n / 2)
+    phi = top / math.sqrt(bottom) if bottom else 0.0
 
     def reach(a: float, b: float) -> float:
         return math.sqrt(max(0.0, a * a - 2 * phi * a * b + b * b))
@@ -190,19 +192,45 @@ def mcnemar(table: Pairs) -> float:
     return min(1.0, 2 * float(bdtr(fewer, discordant, 0.5)))
 
 
-def _phi(table: Pairs) -> float:
-    """Correlation of the two judgements, its numerator moved toward 0 by n/2 where positive."""
-    a, b, c, d = table.both, table.first_only, table.second_only, table.neither
-    bottom = (a + b) * (c + d) * (a + c) * (b + d)
-    top = float(a * d - b * c)
-    if top > 0:
-        top = max(0.0, top - table.n / 2)
-    return top / math.sqrt(bottom) if bottom else 0.0
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Holm's step-down adjustment (Holm 1979, Scandinavian Journal of Statistics 6: 65-70).
+
+    Calling every adjusted p <= alpha a finding makes one false finding or more with probability
+    alpha at most, however the tests depend on each other. The i-th smallest of m is multiplied
+    by m - i + 1; none is below a smaller one's, nor above 1.
+
+    Args:
+        p_values: one per test, in [0, 1]. None and NaN (nothing tested) stay where they are
+            and are not counted in m.
+
+    Returns:
+        Adjusted p-values, in the order given.
+
+    Raises:
+        InputError: a value outside [0, 1].
+
+    >>> holm([0.01, None, 0.04, 0.25])
+    [0.03, None, 0.08, 0.25]
+    """
+    adjusted: list[float | None] = [None if p is None else float(p) for p in p_values]
+    tested = [(p, i) for i, p in enumerate(adjusted) if p is not None and not math.isnan(p)]
+    largest = 0.0
+    for rank, (p, i) in enumerate(sorted(tested)):
+        if not 0 <= p <= 1:
+            raise InputError(f"a p-value lies in [0, 1], got {p:g} at position {i}")
+        largest = max(largest, min(1.0, (len(tested) - rank) * p))
+        adjusted[i] = largest
+    return adjusted
+
+
+def check_level(level: float) -> None:
+    """Refuse what is no confidence in (0, 1)."""
+    if not isinstance(level, float) or not 0 < level < 1:
+        raise InputError(f"level is a confidence between 0 and 1, got {level!r}")
 
 
 def _z(level: float) -> float:
-    if not isinstance(level, float) or not 0 < level < 1:
-        raise InputError(f"level is a confidence between 0 and 1, got {level!r}")
+    check_level(level)
     return NormalDist().inv_cdf((1 + level) / 2)
 
 

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 from torch import Tensor
 
-from mithridate.errors import InputError
+from mithridate.errors import InputError, check_whole
+from mithridate.metrics.intervals import check_level
 
 _DRAWS_AT_ONCE = 1_000_000
 """Indices drawn at once, 8 bytes each, and as many values."""
@@ -67,14 +68,13 @@ def bootstrap_mean(
     Raises:
         InputError: not a vector of finite numbers, or a setting out of range.
 
-    >>> found = bootstrap_mean([1, 1, 2, 3, 8])
-    >>> found.value, found.high - found.value > found.value - found.low
+    >>> mean = bootstrap_mean([1, 1, 2, 3, 8])
+    >>> mean.value, mean.high - mean.value > mean.value - mean.low
     (3.0, True)
     """
-    _check_level(level)
-    for name, number, least in (("resamples", resamples, 1), ("seed", seed, 0)):
-        if not isinstance(number, int) or isinstance(number, bool) or number < least:
-            raise InputError(f"{name} is a whole number from {least}, got {number!r}")
+    check_level(level)
+    check_whole("resamples", resamples, low=1)
+    check_whole("seed", seed, low=0)
     x = _vector(values)
     value, sd = _mean_and_sd(x)
     if len(x) == 0:
@@ -82,7 +82,12 @@ def bootstrap_mean(
     if not sd:
         return Mean(value, value, value, len(x), sd)
     off = x - value
-    means = _resampled_means(off, resamples, seed)
+    draws, at_once = np.random.default_rng(seed), max(1, _DRAWS_AT_ONCE // len(x))
+    parts = [  # so that memory does not grow with the number of resamples
+        off[draws.integers(0, len(x), (min(at_once, resamples - done), len(x)))].mean(1)
+        for done in range(0, resamples, at_once)
+    ]
+    means = np.concatenate(parts)
     ranks = _bca_ranks(off, means, level)
     low, high = (value + float(limit) for limit in np.quantile(means, ranks))
     return Mean(value, low, high, len(x), sd)
@@ -105,24 +110,13 @@ def mean_over_seeds(values: ArrayLike | Tensor, level: float = 0.95) -> Mean:
     >>> print(mean_over_seeds([0.90, 0.92, 0.94]))
     0.9200 [0.8703, 0.9697] (n = 3)
     """
-    _check_level(level)
+    check_level(level)
     x = _vector(values)
     value, sd = _mean_and_sd(x)
     if sd is None:
         return Mean(value, None, None, len(x), None)
     half = float(stdtrit(len(x) - 1, (1 + level) / 2)) * sd / math.sqrt(len(x))
     return Mean(value, value - half, value + half, len(x), sd)
-
-
-def _resampled_means(off: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
-    """Means of resamples, drawn in parts so that memory does not grow with their number."""
-    n, draws = len(off), np.random.default_rng(seed)
-    at_once = max(1, _DRAWS_AT_ONCE // n)
-    parts = []
-    for done in range(0, resamples, at_once):
-        rows = min(at_once, resamples - done)
-        parts.append(off[draws.integers(0, n, (rows, n))].mean(1))
-    return np.concatenate(parts)
 
 
 def _bca_ranks(
@@ -171,8 +165,3 @@ def _vector(values: ArrayLike | Tensor) -> NDArray[np.float64]:
         missing = int((~np.isfinite(x)).sum())
         raise InputError(f"{missing} of {len(x)} values are NaN or infinite: leave them out")
     return x
-
-
-def _check_level(level: float) -> None:
-    if not isinstance(level, float) or not 0 < level < 1:
-        raise InputError(f"level is a confidence between 0 and 1, got {level!r}")

@@ -16,7 +16,7 @@ from mithridate.errors import CheckpointError, InputError
 from mithridate.models import factory, weights
 from mithridate.models.factory import Shape
 from mithridate.networks import checkpoint
-from mithridate.networks.base import create
+from mithridate.networks.base import create, move
 
 SHAPES: tuple[Shape, ...] = (
     (1, 28, 28), (3, 32, 32), (1, 8, 8), (3, 224, 224), (3, 64, 64), (1, 32, 32), (3, 96, 96),
@@ -128,8 +128,6 @@ class _Opening:
         named = isinstance(architecture, dict) and architecture.get("name") is not None
         if named or not isinstance(self.network, str):
             network = self.network if isinstance(self.network, nn.Module) else None
-            if network is None and not named and header.get("kind") == "model":
-                raise self._nameless("the weights of " + str((architecture or {}).get("class")))
             return checkpoint.load(self.place, network=network)
         shape, names = header.get("image_shape"), header.get("class_names", ())
         self.image_shape = tuple(shape) if shape else self.image_shape
@@ -288,11 +286,7 @@ def _as_stated(
     settings = {"bounds": model.input_range, "outputs": model.outputs, **about}
     if (device, names) == (model.device, model.class_names) and not about:
         return model
-    try:
-        model.module.to(device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0][:120]
-        raise InputError(f"device {str(device)!r} cannot be used ({reason}): use cpu") from None
+    move(model.module, device)
     return Classifier(
         model.module,
         classes=names,

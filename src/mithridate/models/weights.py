@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from mithridate.errors import CheckpointError
+from mithridate.networks import checkpoint
 from mithridate.networks.storage import KEY
 from mithridate.networks.torch_file import read_state_dict
 
@@ -63,8 +64,7 @@ def fill(place: Path, module: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Put weights into a module, whatever wrapper they were saved from.
 
     Raises:
-        CheckpointError: they are another module's: which tensors are missing, left over, or of
-            another shape.
+        CheckpointError: they are another module's.
 
     >>> layer = nn.Linear(2, 2)
     >>> saved = {f"module.{name}": value for name, value in nn.Linear(2, 2).state_dict().items()}
@@ -73,28 +73,13 @@ def fill(place: Path, module: nn.Module, tensors: dict[str, Tensor]) -> None:
     True
     """
     own = module.state_dict()
-    named = _renamed(own, tensors)
-    what = f"{place} does not fit {type(module).__name__}"
-    for verb, names in (("lacks", own.keys() - named.keys()), ("adds", named.keys() - own.keys())):
-        lost = sorted(name for name in names if not name.endswith(COUNT))
-        if lost:
-            raise CheckpointError(
-                f"{what}: it {verb} {len(lost)} of its tensors ({lost[0]!r}, ...): choose the "
-                "network it was made with"
-            )
-    for name, tensor in named.items():
-        mine = own.get(name)
-        if mine is None:
-            continue
-        if tensor.shape != mine.shape or tensor.is_floating_point() != mine.is_floating_point():
-            raise CheckpointError(
-                f"{what}: {name!r} is {tensor.dtype} {tuple(tensor.shape)}, expected {mine.dtype} "
-                f"{tuple(mine.shape)}: its settings are given by --set network.KEY=VALUE"
-            )
+    named = {n: t for n, t in _renamed(own, tensors).items() if n in own or not n.endswith(COUNT)}
+    named |= {n: t for n, t in own.items() if n not in named and n.endswith(COUNT)}
+    checkpoint.compare(place, module, named)
     numbers = {t.dtype for t in named.values() if t.is_floating_point()}
     if len(numbers) == 1:  # a network saved in half precision is run in it
         module.to(numbers.pop())
-    module.load_state_dict(named, strict=False)
+    module.load_state_dict(named)
 
 
 def _renamed(own: Iterable[str], tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,9 +15,11 @@ from mithridate import component
 from mithridate.component import Component
 from mithridate.errors import InputError, check_number, unknown
 
+Shape = tuple[int, int, int]
 
-class Network(Component, nn.Module):
-    """Images (N, C, H, W) in [0, 1] to logits (N, classes); the layers are `self.layers`.
+
+class Network(Component, nn.Module, ABC):
+    """Images (N, C, H, W) in [0, 1] to logits (N, classes), through the layers that `build` makes.
 
     Args:
         image_shape: (C, H, W).
@@ -29,15 +32,10 @@ class Network(Component, nn.Module):
 
     smallest = 1
     """Height and width that the poolings need at least."""
-    layers: nn.Module
 
-    def __init__(
-        self, image_shape: tuple[int, int, int], classes: int, *, width: float = 1.0
-    ) -> None:
+    def __init__(self, image_shape: Shape, classes: int, *, width: float = 1.0) -> None:
         super().__init__()
-        shape = tuple(image_shape)
-        if len(shape) != 3 or not all(isinstance(n, int) and n >= 1 for n in shape):
-            raise InputError(f"image_shape is (channels, height, width), got {image_shape}")
+        shape = checked_shape(image_shape)
         if min(shape[1:]) < self.smallest:
             raise InputError(
                 f"{component.name_of(self)} needs images of at least {self.smallest} x "
@@ -51,6 +49,11 @@ class Network(Component, nn.Module):
             "classes": classes,
             "width": width,
         }
+        self.layers = nn.Sequential(*self.build(shape, classes, width))
+
+    @abstractmethod
+    def build(self, image_shape: Shape, classes: int, width: float) -> list[nn.Module]:
+        """The layers in their order; `image_shape` is (C, H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, classes)."""
@@ -62,7 +65,6 @@ class Centre(nn.Module):
     """Maps [0, 1] to [-2, 2]: the normalisation of colour networks, part of the model."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(x - 0.5) / 0.25."""
         return (x - 0.5) * 4
 
 
@@ -70,8 +72,32 @@ class GlobalMean(nn.Module):
     """(N, C, H, W) to (N, C): the mean over the plane, whatever its size."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mean over height and width."""
         return x.mean((2, 3))
+
+
+def checked_shape(image_shape: Shape) -> Shape:
+    """The same as a tuple, if it is (C, H, W) in whole numbers from 1.
+
+    Raises:
+        InputError: it is not.
+    """
+    shape = tuple(image_shape)
+    if len(shape) != 3 or not all(isinstance(n, int) and n >= 1 for n in shape):
+        raise InputError(f"image_shape is (channels, height, width), got {image_shape}")
+    return shape
+
+
+def move(module: nn.Module, device: torch.device | str) -> None:
+    """Bring a module to a device.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    try:
+        module.to(device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise InputError(f"device {str(device)!r} cannot be used ({reason}): use cpu") from None
 
 
 def scaled(channels: int, width: float) -> int:
@@ -139,7 +165,7 @@ def names() -> list[str]:
 def create(
     name: str,
     *,
-    image_shape: tuple[int, int, int],
+    image_shape: Shape,
     classes: int,
     rng: torch.Generator | None = None,
     **settings: Any,
@@ -152,8 +178,6 @@ def create(
     Args:
         name: one of `names()`.
         image_shape: (C, H, W).
-        classes: number of classes.
-        rng: only its seed is used.
         settings: the architecture's own, such as `width`.
 
     Raises:

@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import nn
 
 from mithridate.component import About
-from mithridate.networks.base import Network, scaled
+from mithridate.networks.base import Network, Shape, scaled
 
 
 class BorjiCNN(Network):
@@ -24,14 +24,11 @@ class BorjiCNN(Network):
     about: ClassVar[About] = About(paper="Borji 2020, figure 23")
     smallest = 16
 
-    def __init__(
-        self, image_shape: tuple[int, int, int], classes: int, *, width: float = 1.0
-    ) -> None:
-        super().__init__(image_shape, classes, width=width)
+    def build(self, image_shape: Shape, classes: int, width: float) -> list[nn.Module]:
         channels, height, breadth = image_shape
         first, second, hidden = scaled(20, width), scaled(50, width), scaled(500, width)
         rows, cols = (((n - 4) // 2 - 4) // 2 for n in (height, breadth))
-        self.layers = nn.Sequential(
+        return [
             nn.Conv2d(channels, first, 5),
             nn.ReLU(),
             nn.MaxPool2d(2),
@@ -42,4 +39,4 @@ class BorjiCNN(Network):
             nn.Linear(second * rows * cols, hidden),
             nn.ReLU(),
             nn.Linear(hidden, classes),
-        )
+        ]

@@ -11,18 +11,14 @@ from torch import Tensor, nn
 
 from mithridate import component
 from mithridate.classifier import Classifier
-from mithridate.errors import CheckpointError, InputError, NothingAssessedError
-from mithridate.networks.base import create
-from mithridate.networks.storage import digest, read_tensors, sha256, write_tensors
-from mithridate.networks.torch_file import read_state_dict
+from mithridate.errors import CheckpointError, InputError, NothingAssessedError, one_line
+from mithridate.networks.base import create, move
+from mithridate.networks.storage import check_format, digest, read_tensors, sha256, write_tensors
 
 __all__ = ["fingerprint", "load", "save", "sha256"]
 
 FORMAT = 1
 """Version of the header."""
-
-PICKLED = (".pt", ".pth", ".pt2", ".pkl", ".pickle", ".bin", ".ckpt")
-"""Endings of files that are pickles inside, or may be."""
 
 Parts = tuple[nn.Module, dict[str, Any]]
 """A filled module, and the other arguments of its Classifier."""
@@ -46,41 +42,35 @@ def save(model: Classifier, path: str | Path) -> None:
     ...     fingerprint(load(Path(folder) / "m.safetensors")) == fingerprint(model)
     True
     """
-    module = model.module
     header = {
         "kind": "model",
         "format": FORMAT,
-        "architecture": _architecture(module),
+        "architecture": _architecture(model.module),
         "bounds": list(model.input_range),
         "class_names": list(model.class_names),
         "image_shape": None if model.image_shape is None else list(model.image_shape),
         "outputs": model.outputs,
         "info": model.info,
     }
-    write_tensors(path, module.state_dict(), header)
+    write_tensors(path, model.module.state_dict(), header)
 
 
 def load(
     path: str | Path,
     *,
     device: torch.device | str = "cpu",
-    network: nn.Module | str | None = None,
+    network: nn.Module | None = None,
 ) -> Classifier:
-    """Read a classifier that `save` wrote, or the state dict in a `.pt` or `.pth` file.
-
-    Nothing in a file is ever run: see `torch_file` for what is refused, and why.
+    """Read a classifier that `save` wrote; `mithridate.load` opens others' files too.
 
     Args:
-        path: the file.
-        device: where the classifier shall be.
-        network: the module that the weights belong to (a copy is filled), or the name of a
-            registered network. Needed only where the file does not say: state dicts, and
-            models whose module is not a registered network.
+        network: the module that the weights belong to (a copy is filled), where it is no
+            registered network.
 
     Raises:
         CheckpointError: missing, damaged, foreign or unsafe, or weights of another shape.
         NothingAssessedError: NaN or infinite weights.
-        InputError: no such device or network.
+        InputError: no such device.
 
     >>> load("missing.safetensors")
     Traceback (most recent call last):
@@ -88,16 +78,9 @@ def load(
     mithridate.errors.CheckpointError: cannot read missing.safetensors: no such file
     """
     place = Path(path)
-    if place.suffix.lower() in PICKLED:
-        module, about = _from_state_dict(place, network)
-    else:
-        module, about = _from_safetensors(place, network)
+    module, about = _from_safetensors(place, network)
     check_finite(place, module)
-    try:
-        module.to(device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0][:120]
-        raise InputError(f"device {str(device)!r} cannot be used ({reason}): use cpu") from None
+    move(module, device)
     try:
         return Classifier(module.eval(), **about)
     except InputError as error:
@@ -123,7 +106,7 @@ def _architecture(module: nn.Module) -> dict[str, Any]:
     return {"name": name, "settings": settings}
 
 
-def _from_safetensors(place: Path, network: nn.Module | str | None) -> Parts:
+def _from_safetensors(place: Path, network: nn.Module | None) -> Parts:
     tensors, header = read_tensors(place)
     if header.get("kind") == "wgan":
         raise CheckpointError(
@@ -134,11 +117,7 @@ def _from_safetensors(place: Path, network: nn.Module | str | None) -> Parts:
             f"{place} is the checkpoint of a training run, not a model: "
             "resume that run with fit(..., checkpoint=...) and save its result"
         )
-    if header.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{place} has format {header.get('format')}, this version reads {FORMAT}: "
-            "load it with the version that wrote it"
-        )
+    check_format(place, header, FORMAT)
     try:
         low, high = header["bounds"]
         about = {
@@ -153,8 +132,8 @@ def _from_safetensors(place: Path, network: nn.Module | str | None) -> Parts:
         raise CheckpointError(f"{place}: its header is incomplete; save the model again") from None
     if network is None and wanted.get("name") is None:
         raise CheckpointError(
-            f"{place} holds the weights of {wanted.get('class')}, which is no registered "
-            "network: pass the module as network="
+            f"{place} holds the weights of {wanted.get('class')}, which is no registered network: "
+            "add --network, your own path/to/file.py:Class (in Python network=, or the module)"
         )
     if network is None:
         module = _build(place, str(wanted["name"]), wanted.get("settings"), tensors)
@@ -165,41 +144,12 @@ def _from_safetensors(place: Path, network: nn.Module | str | None) -> Parts:
                 f"{outputs} outputs; save the model again"
             )
         return module, about
-    guess = {"image_shape": about["image_shape"], "classes": len(about["classes"])}
-    return _given(place, network, tensors, guess if about["image_shape"] else None), about
+    return _filled(place, copy.deepcopy(network).cpu(), tensors), about
 
 
-def _from_state_dict(place: Path, network: nn.Module | str | None) -> Parts:
-    tensors = read_state_dict(place)
-    if network is None or isinstance(network, str):
-        raise CheckpointError(
-            f"{place} is a state dict, which names no architecture: pass network= a module, such "
-            'as networks.create("resnet18", image_shape=(3, 32, 32), classes=10)'
-        )
-    module = _given(place, network, tensors, None)
-    settings = getattr(module, "settings", {})
-    # the last matrix has a row per class, unless the module says better
-    matrices = [t for t in module.state_dict().values() if t.dim() == 2]
-    classes = settings.get("classes") or (matrices[-1].shape[0] if matrices else 0)
-    if not classes:
-        raise CheckpointError(f"{place}: how many classes is unclear; use Classifier(module, ...)")
-    shape = settings.get("image_shape")
-    return module, {"classes": classes, "image_shape": tuple(shape) if shape else None}
-
-
-def _given(
-    place: Path,
-    network: nn.Module | str,
-    tensors: dict[str, Tensor],
-    arguments: dict[str, Any] | None,
-) -> nn.Module:
-    """A copy of the caller's network (or one of that name), filled."""
-    if isinstance(network, str):
-        if arguments is None:
-            raise CheckpointError(f"{place} does not name its image shape: pass a module")
-        return _build(place, network, arguments, tensors)
-    module = copy.deepcopy(network).cpu()
-    _fill(place, module, tensors)
+def _filled(place: Path, module: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
+    compare(place, module, tensors)
+    module.load_state_dict(tensors)
     return module
 
 
@@ -210,19 +160,22 @@ def _build(place: Path, name: str, settings: Any, tensors: dict[str, Tensor]) ->
     try:
         arguments = {**settings, "image_shape": tuple(settings["image_shape"])}
         with torch.device("meta"):
-            _compare(place, create(name, **arguments), tensors)
-        module = create(name, **arguments)
+            compare(place, create(name, **arguments), tensors)
+        return _filled(place, create(name, **arguments), tensors)
     except CheckpointError:
         raise
     except (InputError, KeyError, TypeError, RuntimeError, OverflowError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{place}: its network cannot be built: {reason}") from None
-    _fill(place, module, tensors)
-    return module
+        raise CheckpointError(
+            f"{place}: its network cannot be built: {one_line(error, 200)}"
+        ) from None
 
 
-def _compare(place: Path, module: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Names, shapes and kinds of number agree, or one clear line."""
+def compare(place: Path, module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Refuse weights whose names, shapes or kinds of number are not the module's.
+
+    Raises:
+        CheckpointError: the first that differs.
+    """
     own = module.state_dict()
     for what, names in (("lacks", own.keys() - tensors.keys()), ("adds", tensors.keys() - own)):
         if names:
@@ -232,18 +185,14 @@ def _compare(place: Path, module: nn.Module, tensors: dict[str, Tensor]) -> None
                 f"tensors ({first!r}, ...): choose the network it was made with"
             )
     for name, tensor in own.items():
-        found = tensors[name]
-        same_kind = found.is_floating_point() == tensor.is_floating_point()
-        if found.shape != tensor.shape or found.is_complex() or not same_kind:
+        read = tensors[name]
+        same_kind = read.is_floating_point() == tensor.is_floating_point()
+        if read.shape != tensor.shape or read.is_complex() or not same_kind:
             raise CheckpointError(
-                f"{place} does not fit {type(module).__name__}: {name!r} is {found.dtype} "
-                f"{tuple(found.shape)}, expected {tensor.dtype} {tuple(tensor.shape)}"
+                f"{place} does not fit {type(module).__name__}: {name!r} is {read.dtype} "
+                f"{tuple(read.shape)}, expected {tensor.dtype} {tuple(tensor.shape)}: settings "
+                "of your own network are given by --set network.KEY=VALUE"
             )
-
-
-def _fill(place: Path, module: nn.Module, tensors: dict[str, Tensor]) -> None:
-    _compare(place, module, tensors)
-    module.load_state_dict(tensors)
 
 
 def check_finite(place: Path, module: nn.Module) -> None:

@@ -7,11 +7,10 @@ from typing import ClassVar
 from torch import nn
 
 from mithridate.component import About
-from mithridate.networks.base import Centre, Network, scaled
+from mithridate.networks.base import Centre, Network, Shape, scaled
 
 
 def _block(before: int, after: int) -> list[nn.Module]:
-    """Two convolutions, the first padded, then pooling and dropout."""
     return [
         nn.Conv2d(before, after, 3, padding=1),
         nn.ReLU(),
@@ -37,14 +36,11 @@ class CifarCNN(Network):
     about: ClassVar[About] = About(paper="Zhong et al. 2020, figure 5")
     smallest = 10
 
-    def __init__(
-        self, image_shape: tuple[int, int, int], classes: int, *, width: float = 1.0
-    ) -> None:
-        super().__init__(image_shape, classes, width=width)
+    def build(self, image_shape: Shape, classes: int, width: float) -> list[nn.Module]:
         channels, height, breadth = image_shape
         first, second, hidden = scaled(32, width), scaled(64, width), scaled(512, width)
         rows, cols = (((n - 2) // 2 - 2) // 2 for n in (height, breadth))
-        self.layers = nn.Sequential(
+        return [
             Centre(),
             *_block(channels, first),
             *_block(first, second),
@@ -53,4 +49,4 @@ class CifarCNN(Network):
             nn.ReLU(),
             nn.Dropout(0.5),
             nn.Linear(hidden, classes),
-        )
+        ]

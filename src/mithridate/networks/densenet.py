@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mithridate.component import About
-from mithridate.networks.base import Centre, GlobalMean, Network, scaled
+from mithridate.networks.base import Centre, GlobalMean, Network, Shape, scaled
 
 BLOCKS = (6, 12, 24, 16)
 """Layers of each dense block, Huang et al. 2017, table 1."""
@@ -47,31 +47,20 @@ class DenseNet121(Network):
     about: ClassVar[About] = About(paper="Huang et al. 2017, table 1")
     smallest = 8
 
-    def __init__(
-        self, image_shape: tuple[int, int, int], classes: int, *, width: float = 1.0
-    ) -> None:
-        super().__init__(image_shape, classes, width=width)
+    def build(self, image_shape: Shape, classes: int, width: float) -> list[nn.Module]:
         growth, channels = scaled(32, width), scaled(64, width)
         layers: list[nn.Module] = [
             Centre(),
             nn.Conv2d(image_shape[0], channels, 3, padding=1, bias=False),
         ]
         for index, count in enumerate(BLOCKS):
-            if index:
-                layers += _transition(channels)
-                channels = max(1, channels // 2)
+            if index:  # a transition: half the channels, half the size
+                half = max(1, channels // 2)
+                layers += [nn.BatchNorm2d(channels), nn.ReLU()]
+                layers += [nn.Conv2d(channels, half, 1, bias=False), nn.AvgPool2d(2)]
+                channels = half
             for _ in range(count):
                 layers += [DenseLayer(channels, growth)]
                 channels += growth
         layers += [nn.BatchNorm2d(channels), nn.ReLU(), GlobalMean()]
-        self.layers = nn.Sequential(*layers, nn.Linear(channels, classes))
-
-
-def _transition(channels: int) -> list[nn.Module]:
-    """BN-relu-conv1 to half the channels, then a halving of the size."""
-    return [
-        nn.BatchNorm2d(channels),
-        nn.ReLU(),
-        nn.Conv2d(channels, max(1, channels // 2), 1, bias=False),
-        nn.AvgPool2d(2),
-    ]
+        return [*layers, nn.Linear(channels, classes)]

@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import nn
 
 from mithridate.component import About
-from mithridate.networks.base import Network, scaled
+from mithridate.networks.base import Network, Shape, scaled
 
 
 class DigitsCNN(Network):
@@ -23,13 +23,10 @@ class DigitsCNN(Network):
     about: ClassVar[About] = About(paper="none: made for the demonstration")
     smallest = 2
 
-    def __init__(
-        self, image_shape: tuple[int, int, int], classes: int, *, width: float = 1.0
-    ) -> None:
-        super().__init__(image_shape, classes, width=width)
+    def build(self, image_shape: Shape, classes: int, width: float) -> list[nn.Module]:
         channels, height, breadth = image_shape
         first, second, hidden = scaled(16, width), scaled(32, width), scaled(64, width)
-        self.layers = nn.Sequential(
+        return [
             nn.Conv2d(channels, first, 3, padding=1),
             nn.ReLU(),
             nn.Conv2d(first, second, 3, padding=1),
@@ -39,4 +36,4 @@ class DigitsCNN(Network):
             nn.Linear(second * (height // 2) * (breadth // 2), hidden),
             nn.ReLU(),
             nn.Linear(hidden, classes),
-        )
+        ]

@@ -8,18 +8,11 @@ import torch
 
 from mithridate.classifier import Classifier
 from mithridate.data import ImageSet
-from mithridate.errors import InputError
+from mithridate.errors import InputError, one_line
 
 
 def check_set(what: str, data: object) -> None:
-    """Refuse anything but an ImageSet.
-
-    >>> check_set("training", [1, 2])
-    Traceback (most recent call last):
-    ...
-    mithridate.errors.InputError: the training set is an ImageSet, got list: make one with \
-load_data or ImageSet(images, labels, class_names)
-    """
+    """Refuse anything but an ImageSet."""
     if not isinstance(data, ImageSet):
         raise InputError(
             f"the {what} set is an ImageSet, got {type(data).__name__}: "
@@ -37,11 +30,6 @@ def check_fits(model: Classifier, data: ImageSet, expected: Sequence[int] | None
 
     Raises:
         InputError: what differs, and how to create the network.
-
-    >>> from torch import nn
-    >>> data = ImageSet(torch.zeros(1, 1, 2, 2).byte(), [0], ["a", "b"])
-    >>> model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), classes=2)
-    >>> check_fits(model, data)
     """
     shape = tuple(data.image_shape)
     expected = expected or model.image_shape or shape
@@ -62,8 +50,7 @@ def check_fits(model: Classifier, data: ImageSet, expected: Sequence[int] | None
             f"{data.classes} classes: create the network with classes={data.classes}"
         ) from None
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(f"the network does not take images {shape}: {reason}") from None
+        raise InputError(f"the network does not take images {shape}: {one_line(error)}") from None
     finally:
         model.cost.queries = queries
     if model.classes != data.classes:

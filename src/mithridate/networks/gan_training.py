@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from mithridate.data import ImageSet
-from mithridate.errors import InputError, RunError, check_number
+from mithridate.errors import InputError, RunError, check_number, check_whole
 from mithridate.networks.fitting import check_set
-from mithridate.networks.run_file import keep, resume
+from mithridate.networks.storage import keep, resume
 from mithridate.networks.wgan import WGAN
 from mithridate.rng import child
 
@@ -34,9 +34,6 @@ class GanRecipe:
 
     Raises:
         InputError: a setting out of range.
-
-    >>> GanRecipe(steps=1, seed=0).penalty
-    10.0
     """
 
     steps: int
@@ -50,9 +47,7 @@ class GanRecipe:
 
     def __post_init__(self) -> None:
         for name in ("steps", "critic_steps", "batch_size"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InputError(f"{name} is a whole number from 1, got {value!r}")
+            check_whole(name, getattr(self, name), low=1)
         check_number("penalty", self.penalty, low=0)
         check_number("lr", self.lr, low=0, open_low=True)
         for name in ("beta1", "beta2"):
@@ -211,9 +206,15 @@ class _Run:
                 real = self.data.batch(chosen)[0].to(self.gan.device)
                 total += self._critic_step(real, self._noise(noise), mix)
                 seen += 1
-            self._generator_step(self._noise(noise))
+            score = self.gan.critic(self.gan.generator(self._noise(noise))).mean()
+            self._update(self.gan.generator, -score)
             if step % CHECK_EVERY == 0 or step == last - 1:
-                mean = self._finite(float(total) / seen, step)
+                mean = float(total) / seen
+                if not math.isfinite(mean):
+                    raise RunError(
+                        f"the critic's loss became {mean} by step {step + 1}: "
+                        f"lower lr (it is {recipe.lr:g})"
+                    )
                 text = f"step {step + 1}/{recipe.steps}, distance {mean:.4f}"
             if self.progress is not None:
                 self.progress(step + 1, recipe.steps, text)
@@ -235,9 +236,6 @@ class _Run:
         self._update(critic, self.recipe.penalty * slope - distance)
         return distance.detach()
 
-    def _generator_step(self, z: Tensor) -> None:
-        self._update(self.gan.generator, -self.gan.critic(self.gan.generator(z)).mean())
-
     def _update(self, network: nn.Module, loss: Tensor) -> None:
         """A step of Adam on one network; parameters without a gradient stay, moments and all."""
         parameters = list(network.parameters())
@@ -246,14 +244,6 @@ class _Run:
             parameter.grad = gradient
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-
-    def _finite(self, distance: float, step: int) -> float:
-        if math.isfinite(distance):
-            return distance
-        raise RunError(
-            f"the critic's loss became {distance} by step {step + 1}: "
-            f"lower lr (it is {self.recipe.lr:g})"
-        )
 
     def _keep(self, path: Path, run: dict[str, Any]) -> None:
         state = {"losses": self.distances, "validation": []}

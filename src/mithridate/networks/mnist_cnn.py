@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import nn
 
 from mithridate.component import About
-from mithridate.networks.base import Network, scaled
+from mithridate.networks.base import Network, Shape, scaled
 
 
 class MnistCNN(Network):
@@ -25,14 +25,11 @@ class MnistCNN(Network):
     about: ClassVar[About] = About(paper="Useloff 2020")
     smallest = 6
 
-    def __init__(
-        self, image_shape: tuple[int, int, int], classes: int, *, width: float = 1.0
-    ) -> None:
-        super().__init__(image_shape, classes, width=width)
+    def build(self, image_shape: Shape, classes: int, width: float) -> list[nn.Module]:
         channels, height, breadth = image_shape
         first, second, hidden = scaled(32, width), scaled(64, width), scaled(128, width)
         rows, cols = ((n - 4) // 2 for n in (height, breadth))
-        self.layers = nn.Sequential(
+        return [
             nn.Conv2d(channels, first, 3),
             nn.ReLU(),
             nn.Conv2d(first, second, 3),
@@ -44,4 +41,4 @@ class MnistCNN(Network):
             nn.ReLU(),
             nn.Dropout(0.5),
             nn.Linear(hidden, classes),
-        )
+        ]

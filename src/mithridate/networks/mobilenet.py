@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from mithridate.component import About
-from mithridate.networks.base import Centre, GlobalMean, Network, scaled
+from mithridate.networks.base import Centre, GlobalMean, Network, Shape, scaled
 
 STAGES = (
     (1, 16, 1, 1),
@@ -69,10 +69,7 @@ class MobileNetV2(Network):
     about: ClassVar[About] = About(paper="Sandler et al. 2018, table 2")
     smallest = 8
 
-    def __init__(
-        self, image_shape: tuple[int, int, int], classes: int, *, width: float = 1.0
-    ) -> None:
-        super().__init__(image_shape, classes, width=width)
+    def build(self, image_shape: Shape, classes: int, width: float) -> list[nn.Module]:
         before, last = scaled(32, width), scaled(1280, width)
         layers: list[nn.Module] = [Centre(), _unit(image_shape[0], before, 3), nn.ReLU()]
         for expansion, channels, blocks, stride in STAGES:
@@ -80,5 +77,4 @@ class MobileNetV2(Network):
             for index in range(blocks):
                 layers += [InvertedResidual(before, after, expansion, 1 if index else stride)]
                 before = after
-        layers += [_unit(before, last, 1), nn.ReLU(), GlobalMean(), nn.Linear(last, classes)]
-        self.layers = nn.Sequential(*layers)
+        return [*layers, _unit(before, last, 1), nn.ReLU(), GlobalMean(), nn.Linear(last, classes)]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mithridate.component import About
-from mithridate.networks.base import Centre, GlobalMean, Network, scaled
+from mithridate.networks.base import Centre, GlobalMean, Network, Shape, scaled
 
 
 class BasicBlock(nn.Module):
@@ -48,10 +48,7 @@ class ResNet18(Network):
     about: ClassVar[About] = About(paper="He et al. 2016, table 1")
     smallest = 8
 
-    def __init__(
-        self, image_shape: tuple[int, int, int], classes: int, *, width: float = 1.0
-    ) -> None:
-        super().__init__(image_shape, classes, width=width)
+    def build(self, image_shape: Shape, classes: int, width: float) -> list[nn.Module]:
         stages = [scaled(n, width) for n in (64, 128, 256, 512)]
         layers: list[nn.Module] = [
             Centre(),
@@ -64,4 +61,4 @@ class ResNet18(Network):
             layers += [BasicBlock(before, after, 1 if index == 0 else 2)]
             layers += [BasicBlock(after, after, 1)]
             before = after
-        self.layers = nn.Sequential(*layers, GlobalMean(), nn.Linear(before, classes))
+        return [*layers, GlobalMean(), nn.Linear(before, classes)]

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mithridate.errors import CheckpointError
+from mithridate.errors import CheckpointError, one_line
 
 LIMIT = 4 * 2**30
 """Largest uncompressed size in bytes."""
@@ -96,7 +96,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         with torch.serialization.safe_globals(_types(beside)):
             content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # of a damaged file torch.load raises whatever comes
-        raise CheckpointError(f"{place} is refused by torch.load: {_line(error)}") from None
+        raise CheckpointError(f"{place} is refused by torch.load: {_reason(error)}") from None
     return {name: tensor.detach() for name, tensor in _state(place, content).items()}
 
 
@@ -146,7 +146,7 @@ def _look_through(place: Path, data: bytes) -> list[tuple[str, str]]:
     except CheckpointError:
         raise
     except Exception as error:  # zipfile lets many kinds out of a damaged archive
-        raise CheckpointError(f"{place} is damaged ({_line(error)}): get it again") from None
+        raise CheckpointError(f"{place} is damaged ({_reason(error)}): get it again") from None
     try:
         _check_opcodes(place, text)
         walk = _Inert(place, text, {name: entry.file_size for name, entry in inside.items()})
@@ -154,7 +154,7 @@ def _look_through(place: Path, data: bytes) -> list[tuple[str, str]]:
     except CheckpointError:
         raise
     except Exception as error:  # a hostile pickle may raise anything; it is refused all the same
-        raise CheckpointError(f"{place}: its pickle is malformed ({_line(error)})") from None
+        raise CheckpointError(f"{place}: its pickle is malformed ({_reason(error)})") from None
     return sorted(walk.beside)
 
 
@@ -177,8 +177,8 @@ def _types(names: list[tuple[str, str]]) -> list[Any]:
     return wanted + (numbers if ("numpy", "dtype") in names else [])
 
 
-def _line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:120]
+def _reason(error: Exception) -> str:
+    return one_line(f"{type(error).__name__}: {error}", 120)
 
 
 def _check_kind(place: Path, names: set[str]) -> None:
@@ -244,7 +244,6 @@ class _Inert(pickle.Unpickler):
         self.beside: set[tuple[str, str]] = set()
 
     def find_class(self, module: str, name: str) -> Any:
-        """A stand-in for the few names of a state dict; any other is refused by name."""
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         if module == "torch" and name in ITEM:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, final
@@ -9,10 +11,16 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from mithridate.errors import CheckpointError, InputError, NothingAssessedError, check_number
-from mithridate.networks.base import scaled, seeded
-from mithridate.networks.latent import search, squares
-from mithridate.networks.storage import digest, read_tensors, write_tensors
+from mithridate.errors import (
+    CheckpointError,
+    InputError,
+    NothingAssessedError,
+    check_number,
+    check_whole,
+    one_line,
+)
+from mithridate.networks.base import Shape, checked_shape, move, scaled, seeded
+from mithridate.networks.storage import check_format, digest, read_tensors, write_tensors
 from mithridate.rng import by_row
 
 FORMAT = 1
@@ -25,12 +33,8 @@ DIM = 64
 """Channels of the widest plane at width 1."""
 
 
-def plane_sizes(image_shape: tuple[int, int, int]) -> list[tuple[int, int]]:
-    """Height and width from the image down, halved (upwards) until both are at most 4.
-
-    >>> plane_sizes((1, 28, 28))
-    [(28, 28), (14, 14), (7, 7), (4, 4)]
-    """
+def _planes(image_shape: Shape) -> list[tuple[int, int]]:
+    """Height and width from the image down, halved (upwards) until both are at most 4."""
     planes = [image_shape[1:]]
     while max(planes[-1]) > 4:
         height, breadth = planes[-1]
@@ -38,13 +42,9 @@ def plane_sizes(image_shape: tuple[int, int, int]) -> list[tuple[int, int]]:
     return planes
 
 
-def plane_channels(image_shape: tuple[int, int, int], width: float) -> list[int]:
-    """Channels of each plane below the image: doubled at each, up to four times the first.
-
-    >>> plane_channels((1, 28, 28), 1.0)
-    [64, 128, 256]
-    """
-    levels = len(plane_sizes(image_shape)) - 1
+def _channels(image_shape: Shape, width: float) -> list[int]:
+    """Channels of each plane below the image: doubled at each, up to four times the first."""
+    levels = len(_planes(image_shape)) - 1
     return [scaled(DIM * 2 ** min(level, 2), width) for level in range(levels)]
 
 
@@ -53,22 +53,19 @@ class Generator(nn.Module):
 
     fc, relu, then transposed convolutions (5 x 5, stride 2) that double the plane up to the
     image, with relu between and a sigmoid at the end.
-
-    >>> Generator((1, 28, 28), latent=64)(torch.zeros(2, 64)).shape
-    torch.Size([2, 1, 28, 28])
     """
 
     def __init__(
         self,
-        image_shape: tuple[int, int, int],
+        image_shape: Shape,
         *,
         latent: int,
         width: float = 1.0,
         batch_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.planes = plane_sizes(image_shape)[::-1]
-        channels = plane_channels(image_shape, width)[::-1]
+        self.planes = _planes(image_shape)[::-1]
+        channels = _channels(image_shape, width)[::-1]
         self.first = (channels[0], *self.planes[0])
         height, breadth = self.planes[0]
         wide = channels[0] * height * breadth
@@ -82,7 +79,6 @@ class Generator(nn.Module):
             self.norms.append(nn.BatchNorm2d(after) if batch_norm else nn.Identity())
 
     def forward(self, z: Tensor) -> Tensor:
-        """Images (N, C, H, W)."""
         x = torch.relu(self.start(self.code(z))).view(-1, *self.first)
         for index, up in enumerate(self.ups):
             height, breadth = self.planes[index + 1]
@@ -97,25 +93,21 @@ class Critic(nn.Module):
 
     Convolutions (5 x 5, stride 2) down to a plane of at most 4 x 4, leaky relu (0.2), then one
     linear layer. No normalisation: the gradient penalty is of each image by itself.
-
-    >>> Critic((3, 32, 32), width=0.1)(torch.zeros(2, 3, 32, 32)).shape
-    torch.Size([2])
     """
 
-    def __init__(self, image_shape: tuple[int, int, int], *, width: float = 1.0) -> None:
+    def __init__(self, image_shape: Shape, *, width: float = 1.0) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         before = image_shape[0]
-        for after in plane_channels(image_shape, width):
+        for after in _channels(image_shape, width):
             layers += [nn.Conv2d(before, after, 5, 2, padding=2), nn.LeakyReLU(0.2)]
             before = after
-        height, breadth = plane_sizes(image_shape)[-1]
+        height, breadth = _planes(image_shape)[-1]
         # a bias would cancel out of the loss
         layers += [nn.Flatten(), nn.Linear(before * height * breadth, 1, bias=False)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scores (N,)."""
         out: Tensor = self.layers(x)
         return out[:, 0]
 
@@ -150,23 +142,20 @@ class WGAN:
 
     def __init__(
         self,
-        image_shape: tuple[int, int, int],
+        image_shape: Shape,
         *,
         latent: int = 64,
         width: float = 1.0,
         batch_norm: bool = False,
         rng: torch.Generator | None = None,
     ) -> None:
-        shape = tuple(image_shape)
-        if len(shape) != 3 or not all(isinstance(n, int) and n >= 1 for n in shape):
-            raise InputError(f"image_shape is (channels, height, width), got {image_shape}")
+        shape = checked_shape(image_shape)
         if min(shape[1:]) < SMALLEST:
             raise InputError(
                 f"a wgan makes images of at least {SMALLEST} x {SMALLEST}, got "
                 f"{shape[1]} x {shape[2]}"
             )
-        if not isinstance(latent, int) or isinstance(latent, bool) or latent < 1:
-            raise InputError(f"latent is a whole number from 1, got {latent!r}")
+        check_whole("latent", latent, low=1)
         if not isinstance(batch_norm, bool):
             raise InputError(f"batch_norm is true or false, got {batch_norm!r}")
         check_number("width", width, low=0, high=64, open_low=True)
@@ -197,7 +186,7 @@ class WGAN:
         return f"WGAN({shape}, latent {self.latent}, sha256 {self.fingerprint()[:12]})"
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
+    def image_shape(self) -> Shape:
         """(C, H, W)."""
         channels, height, breadth = self.settings["image_shape"]
         return channels, height, breadth
@@ -218,11 +207,7 @@ class WGAN:
         Raises:
             InputError: there is no such device.
         """
-        try:
-            self.module.to(device)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0][:120]
-            raise InputError(f"device {str(device)!r} cannot be used ({reason}): use cpu") from None
+        move(self.module, device)
         return self
 
     def freeze(self) -> None:
@@ -254,7 +239,7 @@ class WGAN:
         lr: float = 0.1,
         batch_size: int = 256,
     ) -> Tensor:
-        """Codes (N, latent) whose images are near x: see `latent.search`.
+        """Codes (N, latent) whose images are near x: see `search`.
 
         Turner et al. 2019, section 4.1, and Samangouei et al. 2018 ("Defense-GAN", equation 4,
         with L `steps` and R `restarts`): `argmin ||G(z) - x||^2`.
@@ -277,9 +262,8 @@ class WGAN:
         >>> gan.reconstruction_error(x, z).item() < 1e-5
         True
         """
-        for name, value, low in (("steps", steps, 0), ("restarts", restarts, 1)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < low:
-                raise InputError(f"{name} is a whole number from {low}, got {value!r}")
+        check_whole("steps", steps, low=0)
+        check_whole("restarts", restarts, low=1)
         check_number("lr", lr, low=0, open_low=True)
         check_number("batch_size", batch_size, low=1)
         x = self._checked(x).detach()
@@ -296,7 +280,7 @@ class WGAN:
         """The mean square of G(z) - x over an image's values, (N,): 0 for a perfect code."""
         x = self._checked(x)
         with torch.no_grad():
-            return squares(self.generate(z.to(self.device)), x) / x[0].numel()
+            return _squares(self.generate(z.to(self.device)), x) / x[0].numel()
 
     def save(self, path: str | Path) -> None:
         """Write both networks and the record, as safetensors, whole or not at all.
@@ -314,6 +298,55 @@ class WGAN:
         if not bool(x.isfinite().all()):
             raise InputError("the images hold NaN or infinite values")
         return x.to(self.device)
+
+
+def _squares(x: Tensor, wanted: Tensor) -> Tensor:
+    """`||x - wanted||^2` of each image: (N, C, H, W) twice to (N,)."""
+    return (x - wanted).flatten(1).square().sum(1)
+
+
+def search(
+    generate: Callable[[Tensor], Tensor], x: Tensor, starts: Tensor, *, steps: int, lr: float
+) -> Tensor:
+    """Minimise `||G(z) - x||^2` over z by gradient descent, all images and starts together.
+
+    Steps are Adam's, their length falling to 0 along a cosine. Rows do not meet: a row's result
+    is that of its starts, up to the rounding of sums in another batch.
+
+    Args:
+        generate: G, (N, latent) to (N, C, H, W), with a gradient by z.
+        x: images (N, C, H, W).
+        starts: (N, R, latent), R starts for each image.
+        steps: forward+backward passes; 0 keeps the best start.
+        lr: length of the first step, in each coordinate.
+
+    Returns:
+        For each image the best point that any of its starts came through, (N, latent).
+
+    >>> twice = lambda z: (2 * z)[:, :, None, None]
+    >>> z = search(twice, torch.ones(1, 2, 1, 1), torch.zeros(1, 3, 2), steps=100, lr=0.1)
+    >>> [round(value, 3) for value in z[0].tolist()]
+    [0.5, 0.5]
+    """
+    count, restarts, latent = starts.shape
+    if count == 0:
+        return starts.new_zeros(0, latent)
+    wanted = x.repeat_interleave(restarts, 0)
+    z = starts.reshape(count * restarts, latent).clone().requires_grad_()
+    optimizer = torch.optim.Adam([z], lr=lr)
+    best, least = z.detach().clone(), z.new_full((len(z),), math.inf)
+    for step in range(steps + 1):
+        with torch.set_grad_enabled(step < steps):
+            errors = _squares(generate(z), wanted)
+        better = errors.detach() < least
+        best = torch.where(better[:, None], z.detach(), best)
+        least = torch.where(better, errors.detach(), least)
+        if step < steps:
+            (z.grad,) = torch.autograd.grad(errors.sum(), z)
+            optimizer.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+            optimizer.step()
+    first = least.view(count, restarts).argmin(1)
+    return best.view(count, restarts, latent)[torch.arange(count, device=z.device), first]
 
 
 def load_wgan(path: str | Path, *, device: torch.device | str = "cpu") -> WGAN:
@@ -341,24 +374,21 @@ def load_wgan(path: str | Path, *, device: torch.device | str = "cpu") -> WGAN:
             f"{path} is no wgan, but a {header.get('kind')}: train one with mithridate generator "
             "(in Python: fit_wgan, and save it)"
         )
-    if header.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path} has format {header.get('format')}, this version reads {FORMAT}: "
-            "load it with the version that wrote it"
-        )
+    check_format(path, header, FORMAT)
     try:
         settings, info = dict(header["settings"]), dict(header["info"])
         settings["image_shape"] = tuple(settings["image_shape"])
         with torch.device("meta"):  # without memory: the header may lie
             expected = WGAN(**settings).module.state_dict()
     except (InputError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise CheckpointError(f"{path}: its header is wrong ({reason}); save it again") from None
+        raise CheckpointError(
+            f"{path}: its header is wrong ({one_line(error)}); save it again"
+        ) from None
     for name in expected.keys() | tensors.keys():
-        own, found = expected.get(name), tensors.get(name)
-        if own is None or found is None or (own.shape, own.dtype) != (found.shape, found.dtype):
+        own, read = expected.get(name), tensors.get(name)
+        if own is None or read is None or (own.shape, own.dtype) != (read.shape, read.dtype):
             raise CheckpointError(f"{path} is damaged: {name!r} does not fit its header")
-        if not bool(found.isfinite().all()):
+        if not bool(read.isfinite().all()):
             raise NothingAssessedError(f"{path}: {name!r} holds NaN or infinite values")
     gan = WGAN(**settings)
     gan.module.load_state_dict(tensors)

@@ -13,10 +13,10 @@ from mithridate.classifier import Classifier
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
 from mithridate.data.image_set import ImageSet
-from mithridate.errors import InputError
+from mithridate.errors import InputError, check_whole
 from mithridate.goals import Goal, Targeted, Untargeted
 from mithridate.norms import LINF, Norm
-from mithridate.poisons.base import Poisoned, check_share, check_whole, choose, crafting, share_of
+from mithridate.poisons.base import Poisoned, check_share, choose, crafting, share_of
 from mithridate.poisons.crafted import CraftedPoison, full_pgd, perturb_rows
 from mithridate.rng import child
 
@@ -63,7 +63,6 @@ class AdversarialPoisons(CraftedPoison):
         atlas=("AML.T0020",),
         nist=("013", "012"),
     )
-    version: ClassVar[int] = 1
 
     eps: float = 8 / 255
     norm: Norm = LINF
@@ -103,9 +102,6 @@ class AdversarialPoisons(CraftedPoison):
         poisoned = Poisoned(
             images=data.with_changes(rows, pixels, None, f"{data.name}+adversarial-poisons"),
             indices=rows,
-            trigger=None,
-            target=None,
-            source=None,
             original_labels=data.labels[rows].clone(),
         )
         assert torch.equal(poisoned.images.labels, data.labels), "labels are not to change"

@@ -37,7 +37,8 @@ class BadNets(Poison):
     but the target where `source` is None) become `target`. All-to-all: images of every class
     i become (i + 1) mod K. The set is the same size as before and images that were not chosen
     keep their labels, as in Borji 2020; `append` keeps the clean originals too and adds the
-    stamped copies behind them, as Gu et al. do.
+    stamped copies behind them, as Gu et al. do. The rows depend on the seed alone, and those of
+    a smaller count are among those of a larger one.
 
     Whether a model is fine-tuned or trained from scratch on the result is the training's
     business: fit a new network for the one, go on with a copy of the clean one for the other.
@@ -52,7 +53,8 @@ class BadNets(Poison):
         append: add stamped copies instead of replacing the images.
 
     Raises:
-        InputError: both or neither of count and fraction, no target, source equal to target.
+        InputError: both or neither of count and fraction, no target, source equal to target; in
+            use, a class that the data do not have or have no image of, or too few images.
 
     >>> from mithridate.poisons.triggers import SinglePixel
     >>> data = ImageSet(torch.zeros(6, 1, 4, 4, dtype=torch.uint8), [0, 0, 0, 1, 1, 1], ["a", "b"])
@@ -69,7 +71,6 @@ class BadNets(Poison):
         atlas=("AML.T0020",),
         nist=("023",),
     )
-    version: ClassVar[int] = 1
 
     trigger: Trigger
     target: int | None = None
@@ -89,8 +90,8 @@ class BadNets(Poison):
                 )
         elif self.target is None:
             raise InputError("a backdoor needs a target class: give target, or all_to_all=True")
-        for name, value in (("target", self.target), ("source", self.source)):
-            check_class_number(name, value)
+        check_class_number("target", self.target)
+        check_class_number("source", self.source)
         if self.source is not None and self.source == self.target:
             raise InputError(f"source and target are both class {self.source}: choose two classes")
         check_share(self.count, self.fraction)
@@ -104,15 +105,6 @@ class BadNets(Poison):
     def poison(
         self, data: ImageSet, *, surrogate: Classifier | None = None, rng: torch.Generator
     ) -> Poisoned:
-        """Poison a copy of `data`; see the class.
-
-        The rows depend on the seed of `rng` alone, and those of a smaller count are among
-        those of a larger one.
-
-        Raises:
-            InputError: classes that the data do not have or have no image of, more images
-                asked for than there are.
-        """
         check_data(data)
         eligible = _eligible(data, self.source, self.target)
         if self.target is not None:
@@ -125,14 +117,12 @@ class BadNets(Poison):
             after = (before + 1) % data.classes
         else:
             after = torch.full_like(before, self.target)
-        name = f"{data.name}+badnets"
         base, places = data, rows
         if self.append:
             base = data.subset(torch.cat([torch.arange(len(data)), rows]))
             places = torch.arange(len(data), len(base))
-        images = base.with_changes(places, stamped, after, name)
         return Poisoned(
-            images=images,
+            images=base.with_changes(places, stamped, after, f"{data.name}+badnets"),
             indices=places,
             trigger=trigger,
             target=self.target,
@@ -167,8 +157,6 @@ def poisoned_test(
     2
     """
     check_data(data)
-    for name, value in (("target", target), ("source", source)):
-        check_class_number(name, value)
     rows = _eligible(data, source, target)
     stamped = stamp_rows(data, rows, trigger.bind(data, target), child(rng, "poisoned-test"))
     name = f"{data.name}+trigger"
@@ -179,6 +167,7 @@ def poisoned_test(
 def _eligible(data: ImageSet, source: int | None, target: int | None) -> Tensor:
     """Rows that the attack may stamp, ascending."""
     for name, value in (("target", target), ("source", source)):
+        check_class_number(name, value)
         if value is not None and value >= data.classes:
             raise InputError(
                 f"{name} {value} is not a class of {data.name}: they are 0 to {data.classes - 1}"

@@ -14,7 +14,7 @@ from mithridate.classifier import Classifier
 from mithridate.component import Component
 from mithridate.cost import Work
 from mithridate.data.image_set import ImageSet
-from mithridate.errors import InputError, check_number
+from mithridate.errors import InputError, check_number, check_whole
 
 ImageShape = tuple[int, int, int]
 
@@ -122,9 +122,9 @@ class Poisoned:
 
     images: ImageSet
     indices: Tensor
-    trigger: Trigger | None
-    target: int | None
-    source: int | None
+    trigger: Trigger | None = None
+    target: int | None = None
+    source: int | None = None
     original_labels: Tensor = field(repr=False)
     surrogate: str | None = None
     aim: Tensor | None = field(default=None, repr=False)
@@ -200,38 +200,14 @@ def check_batch(images: Tensor) -> Tensor:
 
 
 def check_data(data: object) -> None:
-    """Refuse anything but an ImageSet, the pair that `load_data` returns above all.
-
-    >>> check_data(([], []))
-    Traceback (most recent call last):
-    ...
-    mithridate.errors.InputError: data is an ImageSet, got tuple: load_data returns two, give one
-    """
+    """Refuse anything but an ImageSet, the pair that `load_data` returns above all."""
     if not isinstance(data, ImageSet):
         got = type(data).__name__
         raise InputError(f"data is an ImageSet, got {got}: load_data returns two, give one")
 
 
-def check_whole(name: str, value: int) -> None:
-    """Refuse a hyper-parameter that is not a whole number.
-
-    >>> check_whole("row", 1.5)
-    Traceback (most recent call last):
-    ...
-    mithridate.errors.InputError: row is a whole number, got 1.5
-    """
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise InputError(f"{name} is a whole number, got {value!r}")
-
-
 def check_class_number(name: str, value: int | None) -> None:
-    """Refuse what cannot be a class number; None may stand for no class.
-
-    >>> check_class_number("target", -1)
-    Traceback (most recent call last):
-    ...
-    mithridate.errors.InputError: target is a class number from 0, got -1
-    """
+    """Refuse what cannot be a class number; None may stand for no class."""
     if value is None:
         return
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
@@ -246,9 +222,7 @@ def check_share(count: int | None, fraction: float | None) -> None:
     if (count is None) == (fraction is None):
         raise InputError("how much to poison: give count or fraction, one of the two")
     if count is not None:
-        if not isinstance(count, int):
-            raise InputError(f"count is a whole number of images, got {count!r}")
-        check_number("count", count, low=1)
+        check_whole("count", count, low=1)
     if fraction is not None:
         check_number("fraction", fraction, low=0, high=1, open_low=True)
 
@@ -299,8 +273,5 @@ def stamp_rows(data: ImageSet, rows: Tensor, trigger: Trigger, rng: torch.Genera
     >>> stamp_rows(data, torch.tensor([0]), Multiply(), torch.Generator()).item()
     20
     """
-    parts = []
-    for at in range(0, len(rows), CHUNK):
-        x = trigger.stamp(data.batch(rows[at : at + CHUNK])[0], rng=rng)
-        parts.append((x * 255).round().clamp(0, 255).to(torch.uint8))
-    return torch.cat(parts)
+    parts = (trigger.stamp(data.batch(part)[0], rng=rng) for part in torch.split(rows, CHUNK))
+    return torch.cat([(x * 255).round().clamp(0, 255).to(torch.uint8) for x in parts])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mithridate.attacks.pgd import PGD
 from mithridate.classifier import Classifier
-from mithridate.component import About
+from mithridate.component import About, name_of
 from mithridate.cost import Sizes, Work
 from mithridate.data.image_set import ImageSet
 from mithridate.errors import InputError
@@ -32,9 +32,67 @@ from mithridate.poisons.crafted import CraftedPoison, full_pgd, perturb_rows
 from mithridate.rng import child
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CleanLabelPoison(Poison):
+    """What clean-label backdoors share: which images of the target class are stamped, with what."""
+
+    trigger: Trigger
+    target: int
+    count: int | None = None
+    fraction: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.trigger, Trigger):
+            raise InputError(f"trigger is a Trigger, got {type(self.trigger).__name__}")
+        if self.target is None:
+            raise InputError("a clean-label backdoor needs a target class: give target")
+        check_class_number("target", self.target)
+        check_share(self.count, self.fraction)
+        self.check()
+
+    def check(self) -> None:
+        """Refuse settings of the poison's own."""
+
+    @final
+    def share(self, sizes: Sizes) -> int:
+        """How many images it takes, about."""
+        return share_of(sizes.train / sizes.classes, self.count, self.fraction)
+
+    @final
+    def chosen(self, data: ImageSet, rng: torch.Generator) -> tuple[Tensor, Trigger]:
+        """Rows of the target class, the same for each at one seed, and a trigger that fits."""
+        check_data(data)
+        stream = child(rng, "clean-label", "rows")
+        rows = choose(data.of_class(self.target), self.count, self.fraction, stream)
+        trigger = self.trigger.bind(data, self.target)
+        trigger.stamp(data.batch(rows[:1])[0], rng=child(rng, "fits"))  # before the long work
+        return rows, trigger
+
+    @final
+    def stamped(
+        self,
+        data: ImageSet,
+        shown: ImageSet,
+        rows: Tensor,
+        trigger: Trigger,
+        rng: torch.Generator,
+    ) -> Poisoned:
+        """`data` with some rows of `shown`, stamped; checks that no label changed."""
+        pixels = stamp_rows(shown, rows, trigger, child(rng, "clean-label", "stamp"))
+        poisoned = Poisoned(
+            images=data.with_changes(rows, pixels, None, f"{data.name}+{name_of(self)}"),
+            indices=rows,
+            trigger=trigger,
+            target=self.target,
+            original_labels=data.labels[rows].clone(),
+        )
+        assert torch.equal(poisoned.images.labels, data.labels), "clean labels are not to change"
+        return poisoned
+
+
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
-class StampedOnly(Poison):
+class StampedOnly(CleanLabelPoison):
     """Images of the target class get the trigger; labels and everything else stay.
 
     The baseline of Turner et al. 2019 (section 3: BadNets with clean labels only), and, with
@@ -48,7 +106,8 @@ class StampedOnly(Poison):
         fraction: which part of them, in (0, 1]; 1 is all, as in the paper's figure.
 
     Raises:
-        InputError: both or neither of count and fraction, or a value out of range.
+        InputError: both or neither of count and fraction, or a value out of range; in use, no
+            image of the target class, too few of them, or a trigger that does not fit.
 
     >>> from mithridate.poisons.triggers import SinglePixel
     >>> data = ImageSet(torch.zeros(4, 1, 4, 4, dtype=torch.uint8), [0, 0, 1, 1], ["a", "b"])
@@ -64,35 +123,20 @@ class StampedOnly(Poison):
         atlas=("AML.T0020",),
         nist=("021",),
     )
-    version: ClassVar[int] = 1
-
-    trigger: Trigger
-    target: int
-    count: int | None = None
-    fraction: float | None = None
-
-    def __post_init__(self) -> None:
-        check_stamp(self.trigger, self.target, self.count, self.fraction)
 
     def cost(self, sizes: Sizes) -> Work:
-        return crafting(share_of(sizes.train / sizes.classes, self.count, self.fraction))
+        return crafting(self.share(sizes))
 
     def poison(
         self, data: ImageSet, *, surrogate: Classifier | None = None, rng: torch.Generator
     ) -> Poisoned:
-        """Stamp a copy of `data`; see the class.
-
-        Raises:
-            InputError: no image of the target class, more asked for than there are, or a
-                trigger that does not fit.
-        """
-        rows = choose_clean(data, self.target, self.count, self.fraction, rng)
-        return stamp_clean(data, data, rows, self.trigger, self.target, "stamped-only", rng)
+        rows, trigger = self.chosen(data, rng)
+        return self.stamped(data, data, rows, trigger, rng)
 
 
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
-class CleanLabel(CraftedPoison):
+class CleanLabel(CleanLabelPoison, CraftedPoison):
     """Images of the target class, perturbed until hard to read, then stamped; labels stay.
 
     Turner, Tsipras & Madry 2019, "Label-Consistent Backdoor Attacks", section 4.2: PGD on the
@@ -136,76 +180,24 @@ class CleanLabel(CraftedPoison):
         atlas=("AML.T0020",),
         nist=("021",),
     )
-    version: ClassVar[int] = 1
 
-    trigger: Trigger
-    target: int
-    count: int | None = None
-    fraction: float | None = None
     eps: float
     norm: Norm = LINF
     steps: int = 100
     step_size: float | None = None
 
-    def __post_init__(self) -> None:
-        check_stamp(self.trigger, self.target, self.count, self.fraction)
+    def check(self) -> None:
         self.attack()
 
     def cost(self, sizes: Sizes) -> Work:
-        images = share_of(sizes.train / sizes.classes, self.count, self.fraction)
-        return crafting(images, passes=self.steps)
+        return crafting(self.share(sizes), passes=self.steps)
 
     def attack(self) -> PGD:
         """The attack that hides what the images show."""
         return full_pgd(self.eps, self.norm, self.steps, self.step_size)
 
     def craft(self, data: ImageSet, surrogate: Classifier, *, rng: torch.Generator) -> Poisoned:
-        rows = choose_clean(data, self.target, self.count, self.fraction, rng)
-        trigger = self.trigger.bind(data, self.target)
-        trigger.stamp(data.batch(rows[:1])[0], rng=child(rng, "fits"))  # before the long work
-        crafting = child(rng, "clean-label", "craft")
-        pixels = perturb_rows(self.attack(), surrogate, data, rows, Untargeted, rng=crafting)
-        perturbed = data.with_changes(rows, pixels)
-        return stamp_clean(data, perturbed, rows, trigger, self.target, "clean-label", rng)
-
-
-def check_stamp(trigger: Trigger, target: int, count: int | None, fraction: float | None) -> None:
-    """Refuse settings that no clean-label backdoor can have."""
-    if not isinstance(trigger, Trigger):
-        raise InputError(f"trigger is a Trigger, got {type(trigger).__name__}")
-    if target is None:
-        raise InputError("a clean-label backdoor needs a target class: give target")
-    check_class_number("target", target)
-    check_share(count, fraction)
-
-
-def choose_clean(
-    data: ImageSet, target: int, count: int | None, fraction: float | None, rng: torch.Generator
-) -> Tensor:
-    """Rows of the target class; the same for every clean-label poison at one seed."""
-    check_data(data)
-    return choose(data.of_class(target), count, fraction, child(rng, "clean-label", "rows"))
-
-
-def stamp_clean(
-    data: ImageSet,
-    perturbed: ImageSet,
-    rows: Tensor,
-    trigger: Trigger,
-    target: int,
-    name: str,
-    rng: torch.Generator,
-) -> Poisoned:
-    """`data` with some rows of `perturbed`, stamped; checks that no label changed."""
-    bound = trigger.bind(data, target)
-    stamped = stamp_rows(perturbed, rows, bound, child(rng, "clean-label", "stamp"))
-    poisoned = Poisoned(
-        images=data.with_changes(rows, stamped, None, f"{data.name}+{name}"),
-        indices=rows,
-        trigger=bound,
-        target=target,
-        source=None,
-        original_labels=data.labels[rows].clone(),
-    )
-    assert torch.equal(poisoned.images.labels, data.labels), "clean labels are not to change"
-    return poisoned
+        rows, trigger = self.chosen(data, rng)
+        stream = child(rng, "clean-label", "craft")
+        pixels = perturb_rows(self.attack(), surrogate, data, rows, Untargeted, rng=stream)
+        return self.stamped(data, data.with_changes(rows, pixels), rows, trigger, rng)

@@ -12,18 +12,10 @@ from mithridate.classifier import Classifier
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
 from mithridate.data.image_set import ImageSet
-from mithridate.errors import InputError, check_number
+from mithridate.errors import InputError, check_number, check_whole
 from mithridate.networks.wgan import WGAN
-from mithridate.poisons.base import (
-    Poison,
-    Poisoned,
-    Trigger,
-    check_data,
-    check_whole,
-    crafting,
-    share_of,
-)
-from mithridate.poisons.clean_label import check_stamp, choose_clean, stamp_clean
+from mithridate.poisons.base import Poisoned, check_data, crafting
+from mithridate.poisons.clean_label import CleanLabelPoison
 from mithridate.rng import by_row, child
 
 CHUNK = 1024
@@ -32,7 +24,7 @@ CHUNK = 1024
 
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
-class CleanLabelGAN(Poison):
+class CleanLabelGAN(CleanLabelPoison):
     """Images of the target class, moved toward another class in a generator, then stamped.
 
     Turner, Tsipras & Madry 2019, "Label-Consistent Backdoor Attacks", section 4.1: an image and
@@ -57,7 +49,9 @@ class CleanLabelGAN(Poison):
         restarts: searches for each code.
 
     Raises:
-        InputError: both or neither of count and fraction, a value out of range, or no generator.
+        InputError: both or neither of count and fraction, a value out of range, or no generator;
+            in use, a generator of other images, no image of the target class or of any other,
+            too few of them, or a trigger that does not fit.
 
     >>> from mithridate.poisons.triggers import SinglePixel
     >>> data = ImageSet(torch.full((4, 1, 8, 8), 99).byte(), [0, 0, 1, 1], ["a", "b"])
@@ -78,52 +72,34 @@ class CleanLabelGAN(Poison):
         atlas=("AML.T0020",),
         nist=("021",),
     )
-    version: ClassVar[int] = 1
 
-    trigger: Trigger
-    target: int
-    count: int | None = None
-    fraction: float | None = None
     generator: WGAN
     tau: float = 0.2
     steps: int = 200
     restarts: int = 1
 
-    def __post_init__(self) -> None:
-        check_stamp(self.trigger, self.target, self.count, self.fraction)
+    def check(self) -> None:
         if not isinstance(self.generator, WGAN):
             raise InputError(
                 f"generator is a WGAN, got {type(self.generator).__name__}: train one with "
                 "mithridate generator or fit_wgan, and read it with load_wgan"
             )
         check_number("tau", self.tau, low=0, high=1)
-        for name, value in (("steps", self.steps), ("restarts", self.restarts)):
-            check_whole(name, value)
-            check_number(name, value, low=1)
+        check_whole("steps", self.steps, low=1)
+        check_whole("restarts", self.restarts, low=1)
 
     def cost(self, sizes: Sizes) -> Work:
         """Passes of the generator: two codes an image."""
-        images = share_of(sizes.train / sizes.classes, self.count, self.fraction)
-        return crafting(images, passes=2 * self.steps * self.restarts)
+        return crafting(self.share(sizes), passes=2 * self.steps * self.restarts)
 
     def to(self, device: torch.device | str) -> CleanLabelGAN:
-        """Move the generator to a device, in place; returns itself.
-
-        Raises:
-            InputError: there is no such device.
-        """
+        """Move the generator to a device, in place; returns itself."""
         self.generator.to(device)
         return self
 
     def poison(
         self, data: ImageSet, *, surrogate: Classifier | None = None, rng: torch.Generator
     ) -> Poisoned:
-        """Poison a copy of `data`; see the class.
-
-        Raises:
-            InputError: a generator of other images, no image of the target class or of any
-                other, more images asked for than there are, or a trigger that does not fit.
-        """
         check_data(data)
         gan = self.generator
         if gan.image_shape != tuple(data.image_shape):
@@ -131,20 +107,15 @@ class CleanLabelGAN(Poison):
                 f"the generator makes images {gan.image_shape}, {data.name} has "
                 f"{tuple(data.image_shape)}: train one on such data"
             )
-        rows = choose_clean(data, self.target, self.count, self.fraction, rng)
+        rows, trigger = self.chosen(data, rng)
         others = (data.labels != self.target).nonzero()[:, 0]
         if len(others) == 0:
             raise InputError(f"{data.name} holds nothing but the target class {self.target}")
-        trigger = self.trigger.bind(data, self.target)
-        trigger.stamp(data.batch(rows[:1])[0], rng=child(rng, "fits"))  # before the long work
         draws = by_row(child(rng, "clean-label-gan", "partners", rows=rows), len(rows))
         partners = others[(draws.uniform(1)[:, 0].double() * len(others)).long()]
-        parts = [
-            self._between(data, rows[at : at + CHUNK], partners[at : at + CHUNK], rng)
-            for at in range(0, len(rows), CHUNK)
-        ]
-        shown = data.with_changes(rows, torch.cat(parts))
-        poisoned = stamp_clean(data, shown, rows, trigger, self.target, "clean-label-gan", rng)
+        pairs = zip(torch.split(rows, CHUNK), torch.split(partners, CHUNK), strict=True)
+        shown = torch.cat([self._between(data, *pair, rng) for pair in pairs])
+        poisoned = self.stamped(data, data.with_changes(rows, shown), rows, trigger, rng)
         return replace(poisoned, surrogate=gan.fingerprint())
 
     def _between(

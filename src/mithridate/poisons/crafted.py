@@ -12,16 +12,16 @@ from torch import Tensor
 
 from mithridate import component
 from mithridate.attacks.base import BoundedAttack, check_eps
-from mithridate.attacks.checks import certified
 from mithridate.attacks.pgd import PGD
+from mithridate.attacks.run import certified
 from mithridate.classifier import Classifier
 from mithridate.data.image_set import ImageSet
-from mithridate.errors import InputError, NothingAssessedError, check_number
+from mithridate.errors import InputError, NothingAssessedError, check_whole
 from mithridate.goals import Goal
 from mithridate.networks.fitting import check_fits
 from mithridate.networks.storage import digest
 from mithridate.norms import L1, L2, LINF, Norm
-from mithridate.poisons.base import CHUNK, Poison, Poisoned, check_data, check_whole
+from mithridate.poisons.base import CHUNK, Poison, Poisoned, check_data
 from mithridate.rng import child
 
 
@@ -51,7 +51,20 @@ class CraftedPoison(Poison):
                 "give surrogate=, a Classifier trained on such images"
             )
         check_data(data)
-        check_surrogate(surrogate, data)
+        if surrogate.classes != data.classes:
+            raise InputError(
+                f"the surrogate tells {surrogate.classes} classes apart, {data.name} has "
+                f"{data.classes}: train one on such data"
+            )
+        shape = surrogate.image_shape
+        if shape is not None and tuple(shape) != tuple(data.image_shape):
+            raise InputError(
+                f"the surrogate takes images {tuple(shape)}, {data.name} has "
+                f"{tuple(data.image_shape)}: train one on such data"
+            )
+        check_fits(surrogate, data)
+        for weights in surrogate.module.parameters():
+            check_finite(weights)
         with surrogate.frozen():
             poisoned = self.craft(data, surrogate, rng=rng)
         return replace(poisoned, surrogate=digest(surrogate.module.state_dict()))
@@ -59,37 +72,6 @@ class CraftedPoison(Poison):
     @abstractmethod
     def craft(self, data: ImageSet, surrogate: Classifier, *, rng: torch.Generator) -> Poisoned:
         """The poisoned copy; the surrogate is there, fits the data, and is frozen."""
-
-
-def check_surrogate(surrogate: Classifier, data: ImageSet) -> None:
-    """Refuse a surrogate of other classes or other images than the data's, or a broken one.
-
-    Raises:
-        InputError: what differs.
-        NothingAssessedError: weights that are not finite.
-
-    >>> from torch import nn
-    >>> data = ImageSet(torch.zeros(1, 1, 2, 2).byte(), [0], ["a", "b"], "set")
-    >>> check_surrogate(Classifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), classes=3), data)
-    Traceback (most recent call last):
-    ...
-    mithridate.errors.InputError: the surrogate tells 3 classes apart, set has 2: train one on \
-such data
-    """
-    if surrogate.classes != data.classes:
-        raise InputError(
-            f"the surrogate tells {surrogate.classes} classes apart, {data.name} has "
-            f"{data.classes}: train one on such data"
-        )
-    shape = surrogate.image_shape
-    if shape is not None and tuple(shape) != tuple(data.image_shape):
-        raise InputError(
-            f"the surrogate takes images {tuple(shape)}, {data.name} has "
-            f"{tuple(data.image_shape)}: train one on such data"
-        )
-    check_fits(surrogate, data)
-    for weights in surrogate.module.parameters():
-        check_finite(weights)
 
 
 def full_pgd(eps: float, norm: Norm, steps: int, step_size: float | None) -> PGD:
@@ -106,8 +88,7 @@ def full_pgd(eps: float, norm: Norm, steps: int, step_size: float | None) -> PGD
     """
     if norm not in (LINF, L2, L1):
         raise InputError(f"norm is linf, l2 or l1, got {norm!r}")
-    check_whole("steps", steps)
-    check_number("steps", steps, low=1)
+    check_whole("steps", steps, low=1)
     check_eps(eps, norm)
     if eps == 0:
         raise InputError("eps 0 perturbs nothing: raise it, or use the poison stamped-only")
@@ -138,8 +119,7 @@ def perturb_rows(
         NothingAssessedError: the model's gradients are not finite.
     """
     parts = []
-    for at in range(0, len(rows), CHUNK):
-        part = rows[at : at + CHUNK]
+    for part in torch.split(rows, CHUNK):
         x, labels = (tensor.to(model.device) for tensor in data.batch(part))
         stream = child(rng, "perturb", device=model.device, rows=part)
         adversarials = attack.perturb(model, x, goal(labels), rng=stream).detach()
@@ -149,10 +129,7 @@ def perturb_rows(
 
 
 def check_finite(values: Tensor) -> None:
-    """Refuse what a broken surrogate leaves behind.
-
-    >>> check_finite(torch.zeros(2))
-    """
+    """Refuse what a broken surrogate leaves behind."""
     if not bool(values.isfinite().all()):
         raise NothingAssessedError(
             "the surrogate's weights or gradients are NaN or infinite: nothing can be crafted "

@@ -12,17 +12,10 @@ from mithridate.classifier import Classifier
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
 from mithridate.data.image_set import ImageSet
-from mithridate.errors import InputError, check_number
-from mithridate.poisons import pictures
-from mithridate.poisons.base import (
-    Poisoned,
-    check_class_number,
-    check_share,
-    check_whole,
-    choose,
-    crafting,
-)
+from mithridate.errors import InputError, check_number, check_whole
+from mithridate.poisons.base import Poisoned, check_class_number, check_share, choose, crafting
 from mithridate.poisons.crafted import CraftedPoison, check_finite
+from mithridate.poisons.pictures import picture
 from mithridate.rng import child
 
 WINDOW = 10
@@ -59,7 +52,8 @@ class FeatureCollision(CraftedPoison):
         append: add the poisons instead of replacing their bases.
 
     Raises:
-        InputError: a value out of range, or both or neither of image and row.
+        InputError: a value out of range, or both or neither of image and row; in use, no such
+            row, or a target image of another shape or that is taken for the base class.
 
     >>> from torch import nn
     >>> data = ImageSet(torch.full((4, 1, 2, 2), 99).byte(), [0, 0, 1, 1], ["a", "b"])
@@ -79,7 +73,6 @@ class FeatureCollision(CraftedPoison):
         atlas=("AML.T0020",),
         nist=("024", "012"),
     )
-    version: ClassVar[int] = 1
 
     base: int
     image: Tensor | str | None = field(default=None, repr=False)
@@ -97,24 +90,17 @@ class FeatureCollision(CraftedPoison):
         check_number("watermark", self.watermark, low=0, high=1)
         if self.watermark == 1:
             raise InputError("watermark 1 shows the target image itself: choose less")
-        check_whole("steps", self.steps)
-        check_number("steps", self.steps, low=1)
+        check_whole("steps", self.steps, low=1)
         if (self.image is None) == (self.row is None):
             raise InputError("which image to collide with: give image or row, one of the two")
         if self.image is not None:
-            given = self.image
-            given = pictures.read_picture(given) if isinstance(given, str) else given
-            object.__setattr__(self, "image", pictures.check_picture(given, dims=(3, 3)))
+            object.__setattr__(self, "image", picture(self.image, dims=(3,)))
 
     def cost(self, sizes: Sizes) -> Work:
         return crafting(self.count, passes=self.steps)
 
     def aim(self, test: ImageSet) -> FeatureCollision:
-        """The same with the image of `row` in this set; itself where there is an image.
-
-        Raises:
-            InputError: no such row, or one of the base class.
-        """
+        """The same with the image of `row` in this set; itself where there is an image."""
         if self.row is None:
             return self
         x, label = test.batch([self.row])
@@ -127,9 +113,8 @@ class FeatureCollision(CraftedPoison):
 
     def craft(self, data: ImageSet, surrogate: Classifier, *, rng: torch.Generator) -> Poisoned:
         target = self._target(data, surrogate)
-        rows = choose(
-            data.of_class(self.base), self.count, None, child(rng, "feature-collision", "rows")
-        )
+        stream = child(rng, "feature-collision", "rows")
+        rows = choose(data.of_class(self.base), self.count, None, stream)
         bases = data.batch(rows)[0].to(surrogate.device)
         bases = torch.lerp(bases, target.expand_as(bases), self.watermark)
         wanted = surrogate.features(target)
@@ -142,9 +127,7 @@ class FeatureCollision(CraftedPoison):
         return Poisoned(
             images=whole.with_changes(places, pixels, None, f"{data.name}+feature-collision"),
             indices=places,
-            trigger=None,
             target=self.base,
-            source=None,
             original_labels=data.labels[rows].clone(),
             aim=target[0].cpu(),
         )

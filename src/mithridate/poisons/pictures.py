@@ -1,4 +1,4 @@
-"""Pictures for triggers: checking one, reading one from a file, finding blank room for one."""
+"""Pictures that triggers and poisons are given, and where in an image one lies."""
 
 from __future__ import annotations
 
@@ -7,42 +7,38 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mithridate.errors import InputError
 from mithridate.poisons.base import Box
 
 
-def check_picture(image: Tensor, dims: tuple[int, int]) -> Tensor:
-    """A picture as its own float copy.
+def picture(source: Tensor | str, dims: tuple[int, ...]) -> Tensor:
+    """A picture as its own float copy, from a tensor or an image file.
+
+    A file gives (1 or 3, H, W) in [0, 1]; what is transparent shows its colour.
+
+    Args:
+        dims: numbers of dimensions that are wanted.
 
     Raises:
-        InputError: not a float tensor in [0, 1] with one of the two numbers of dimensions.
+        InputError: not a float tensor in [0, 1] of such dimensions; no such file, not an image,
+            or one of more than 8 bits a channel.
 
-    >>> check_picture(torch.ones(2, 2), dims=(2, 3)).shape
+    >>> picture(torch.ones(2, 2), dims=(2, 3)).shape
     torch.Size([2, 2])
     """
+    image = _read(source) if isinstance(source, str) else source
     if not isinstance(image, Tensor) or image.dim() not in dims or image.numel() == 0:
         got = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
-        wanted = " or ".join(map(str, sorted(set(dims))))
+        wanted = " or ".join(map(str, dims))
         raise InputError(f"a picture is a tensor of {wanted} dimensions, got {got}")
     if not image.is_floating_point() or not bool(((image >= 0) & (image <= 1)).all()):
         raise InputError("a picture is float in [0, 1]: divide by 255 before this call")
     return image.detach().float().clone()
 
 
-def read_picture(path: str) -> Tensor:
-    """An image file as float (1 or 3, H, W) in [0, 1]; what is transparent shows its colour.
-
-    Raises:
-        InputError: no such file, not an image, or one of more than 8 bits a channel.
-
-    >>> read_picture("none.png")
-    Traceback (most recent call last):
-    ...
-    mithridate.errors.InputError: no image file none.png
-    """
+def _read(path: str) -> Tensor:
     from PIL import Image  # only pictures from files need it
 
     if not Path(path).is_file():
@@ -79,45 +75,3 @@ def box_inside(size: Sequence[int], top: int, left: int, image: Sequence[int]) -
             f"of {image[0]} x {image[1]}"
         )
     return box
-
-
-def blank_places(
-    images: Tensor, size: tuple[int, int], threshold: float, rng: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """For each image a random place where a rectangle covers as few bright pixels as can be.
-
-    Args:
-        images: (N, C, H, W), N at least 1.
-        size: rows and columns of the rectangle.
-        threshold: a pixel is bright where any channel is above this.
-
-    Returns:
-        Upper left corners, rows (N,) and columns (N,), uniform among the best places.
-
-    >>> x = torch.tensor([[[[0.0, 0.0, 1.0]]]])
-    >>> blank_places(x, (1, 2), 0.5, torch.Generator())
-    (tensor([0]), tensor([0]))
-    """
-    bright = (images.amax(1, keepdim=True) > threshold).float()
-    covered = F.avg_pool2d(bright, size, stride=1, divisor_override=1)[:, 0].round()
-    across = covered.shape[2]
-    covered = covered.flatten(1)
-    draws = torch.rand(covered.shape, generator=rng, device=rng.device).to(images.device)
-    best = draws.masked_fill(covered > covered.amin(1, keepdim=True), -1).argmax(1)
-    return best // across, best % across
-
-
-def paste_mask(crop: Tensor, top: Tensor, left: Tensor, like: Tensor) -> Tensor:
-    """Bool masks shaped as `like` (N, C, H, W) that are `crop` (C, h, w) at each place.
-
-    >>> at = torch.tensor([0]), torch.tensor([1])
-    >>> paste_mask(torch.ones(1, 1, 2).bool(), *at, torch.zeros(1, 1, 1, 3))
-    tensor([[[[False,  True,  True]]]])
-    """
-    rows, cols = crop.shape[1:]
-    r = top[:, None, None] + torch.arange(rows, device=like.device)[None, :, None]
-    c = left[:, None, None] + torch.arange(cols, device=like.device)[None, None, :]
-    n = torch.arange(len(like), device=like.device)[:, None, None]
-    out = torch.zeros_like(like, dtype=torch.bool)
-    out[n, :, r, c] = crop.permute(1, 2, 0).to(like.device)
-    return out

@@ -14,16 +14,9 @@ from torch import Tensor
 
 from mithridate.component import About
 from mithridate.data.image_set import ImageSet
-from mithridate.errors import InputError, check_number
-from mithridate.poisons import pictures
-from mithridate.poisons.base import (
-    Box,
-    ImageShape,
-    Trigger,
-    bounding_box,
-    check_batch,
-    check_whole,
-)
+from mithridate.errors import InputError, check_number, check_whole
+from mithridate.poisons.base import Box, ImageShape, Trigger, bounding_box, check_batch
+from mithridate.poisons.pictures import box_inside, picture
 from mithridate.rng import rng as seeded
 
 GRIDS: dict[str, tuple[str, ...]] = {
@@ -66,7 +59,6 @@ class SinglePixel(Trigger):
         atlas=("AML.T0043.004",),
         nist=("023",),
     )
-    version: ClassVar[int] = 1
 
     row: int = -2
     col: int = -2
@@ -78,13 +70,13 @@ class SinglePixel(Trigger):
         check_number("value", self.value, low=0, high=1)
 
     def stamp(self, images: Tensor, *, rng: torch.Generator) -> Tensor:
-        at = pictures.box_inside((1, 1), self.row, self.col, check_batch(images).shape[2:])
+        at = box_inside((1, 1), self.row, self.col, check_batch(images).shape[2:])
         out = images.clone()
         out[:, :, at.top, at.left] = self.value
         return out
 
     def support(self, image_shape: ImageShape) -> Tensor:
-        return pictures.box_inside((1, 1), self.row, self.col, image_shape[1:]).mask(image_shape)
+        return box_inside((1, 1), self.row, self.col, image_shape[1:]).mask(image_shape)
 
 
 def patch_names() -> list[str]:
@@ -145,30 +137,6 @@ def patch_mask(name: str, image_shape: ImageShape) -> Tensor:
     return mask.expand(channels, -1, -1).clone()
 
 
-def check_mask(mask: Tensor) -> Tensor:
-    """A mask as its own bool tensor.
-
-    Raises:
-        InputError: not C x H x W or H x W, other values than 0 and 1, or 0 everywhere.
-
-    >>> check_mask(torch.eye(2))
-    tensor([[ True, False],
-            [False,  True]])
-    """
-    try:
-        pixels = torch.as_tensor(mask)
-    except (TypeError, ValueError, RuntimeError):
-        got = type(mask).__name__
-        raise InputError(f"a mask is a tensor C x H x W or H x W, got {got}") from None
-    if pixels.dim() not in (2, 3):
-        raise InputError(f"a mask is C x H x W or H x W, got {tuple(pixels.shape)}")
-    if not bool(((pixels == 0) | (pixels == 1)).all()):
-        raise InputError("a mask holds 0 and 1 only: for a shade give value, to mix use Blend")
-    if not bool((pixels == 1).any()):
-        raise InputError("the mask is 0 everywhere: this patch would show nowhere")
-    return pixels.detach().bool().clone()
-
-
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Patch(Trigger):
@@ -178,6 +146,9 @@ class Patch(Trigger):
         mask: C x H x W or H x W, bool or 0/1, true where the patch shows; or the name of a
             patch (see `triggers.patch_mask`), laid out for 28 x 28 until bound to data.
         value: what the patch paints, in [0, 1].
+
+    Raises:
+        InputError: a mask of other values or dimensions, or one that is 0 everywhere.
 
     >>> Patch.named("c-top-right").box()
     Box(top=1, left=21, bottom=7, right=27)
@@ -189,7 +160,6 @@ class Patch(Trigger):
         atlas=("AML.T0043.004",),
         nist=("023",),
     )
-    version: ClassVar[int] = 1
 
     mask: Tensor | str = field(repr=False)
     value: float = 1.0
@@ -201,8 +171,23 @@ class Patch(Trigger):
             object.__setattr__(self, "name", self.mask)
             mask = patch_mask(self.mask, (1, 28, 28))
         else:
-            mask = check_mask(self.mask)
+            mask = self._checked(self.mask)
         object.__setattr__(self, "mask", mask)
+
+    @staticmethod
+    def _checked(mask: Tensor) -> Tensor:
+        try:
+            pixels = torch.as_tensor(mask)
+        except (TypeError, ValueError, RuntimeError):
+            got = type(mask).__name__
+            raise InputError(f"a mask is a tensor C x H x W or H x W, got {got}") from None
+        if pixels.dim() not in (2, 3):
+            raise InputError(f"a mask is C x H x W or H x W, got {tuple(pixels.shape)}")
+        if not bool(((pixels == 0) | (pixels == 1)).all()):
+            raise InputError("a mask holds 0 and 1 only: for a shade give value, to mix use Blend")
+        if not bool((pixels == 1).any()):
+            raise InputError("the mask is 0 everywhere: this patch would show nowhere")
+        return pixels.detach().bool().clone()
 
     @classmethod
     def named(
@@ -279,7 +264,6 @@ class RandomLocation(Trigger):
         atlas=("AML.T0043.004",),
         nist=("023",),
     )
-    version: ClassVar[int] = 1
 
     patch: Patch
     threshold: float = 0.1
@@ -299,8 +283,17 @@ class RandomLocation(Trigger):
             raise InputError(
                 f"a patch of {tuple(crop.shape)} does not fit {tuple(images.shape[1:])}"
             )
-        places = pictures.blank_places(images, (rows, cols), self.threshold, rng)
-        shown = pictures.paste_mask(crop.expand(channels, rows, cols), *places, images)
+        bright = (images.amax(1, keepdim=True) > self.threshold).float()
+        covered = F.avg_pool2d(bright, (rows, cols), stride=1, divisor_override=1)[:, 0].round()
+        across = covered.shape[2]
+        covered = covered.flatten(1)
+        draws = torch.rand(covered.shape, generator=rng, device=rng.device).to(images.device)
+        best = draws.masked_fill(covered > covered.amin(1, keepdim=True), -1).argmax(1)
+        each = torch.arange(len(images), device=images.device)[:, None, None]
+        row = (best // across)[:, None, None] + torch.arange(rows, device=images.device)[:, None]
+        col = (best % across)[:, None, None] + torch.arange(cols, device=images.device)
+        shown = torch.zeros_like(images, dtype=torch.bool)
+        shown[each, :, row, col] = crop.expand(channels, -1, -1).permute(1, 2, 0).to(images.device)
         return torch.where(shown, self.patch.value, images)
 
     def bind(self, data: ImageSet, target: int | None) -> RandomLocation:
@@ -339,7 +332,6 @@ class CornerPattern(Trigger):
         atlas=("AML.T0043.004",),
         nist=("023",),
     )
-    version: ClassVar[int] = 1
 
     corner: Literal["top-left", "top-right", "bottom-left", "bottom-right", "all"] = "bottom-right"
     amplitude: float = 1.0
@@ -400,7 +392,6 @@ class InsertedImage(Trigger):
         atlas=("AML.T0043.004",),
         nist=("023",),
     )
-    version: ClassVar[int] = 1
 
     image: Tensor | str = field(repr=False)
     top: int = 0
@@ -411,8 +402,7 @@ class InsertedImage(Trigger):
         check_whole("top", self.top)
         check_whole("left", self.left)
         check_number("alpha", self.alpha, low=0, high=1, open_low=True)
-        picture = pictures.read_picture(self.image) if isinstance(self.image, str) else self.image
-        object.__setattr__(self, "image", pictures.check_picture(picture, dims=(2, 3)))
+        object.__setattr__(self, "image", picture(self.image, dims=(2, 3)))
 
     @property
     def picture(self) -> Tensor:
@@ -427,14 +417,14 @@ class InsertedImage(Trigger):
                 f"the picture has {self.picture.shape[0]} channels, the images {images.shape[1]}: "
                 "give one of as many, or a grey one"
             )
-        box = pictures.box_inside(self.picture.shape[1:], self.top, self.left, images.shape[2:])
+        box = box_inside(self.picture.shape[1:], self.top, self.left, images.shape[2:])
         out = images.clone()
         under = out[:, :, box.top : box.bottom, box.left : box.right]
         under.copy_(torch.lerp(under, self.picture.to(under).expand_as(under), self.alpha))
         return out
 
     def support(self, image_shape: ImageShape) -> Tensor:
-        box = pictures.box_inside(self.picture.shape[1:], self.top, self.left, image_shape[1:])
+        box = box_inside(self.picture.shape[1:], self.top, self.left, image_shape[1:])
         return box.mask(image_shape)
 
 
@@ -453,7 +443,6 @@ class Multiply(Trigger):
         atlas=("AML.T0043.004",),
         nist=("023",),
     )
-    version: ClassVar[int] = 1
 
     factor: float = 2.0
 
@@ -492,7 +481,6 @@ class Blend(Trigger):
         atlas=("AML.T0043.004",),
         nist=("023",),
     )
-    version: ClassVar[int] = 1
 
     alpha: float = 0.1
     images: Tensor | str | None = field(default=None, repr=False)
@@ -505,10 +493,8 @@ class Blend(Trigger):
             seeded(self.noise)
             if self.images is not None:
                 raise InputError("a blend has one picture: give images or noise, one of the two")
-        given = self.images
-        if given is not None:
-            given = pictures.read_picture(given) if isinstance(given, str) else given
-            pool = pictures.check_picture(given, dims=(3, 4))
+        if self.images is not None:
+            pool = picture(self.images, dims=(3, 4))
             object.__setattr__(self, "images", pool if pool.dim() == 4 else pool[None])
 
     def stamp(self, images: Tensor, *, rng: torch.Generator) -> Tensor:
@@ -572,7 +558,6 @@ class Sinusoid(Trigger):
         atlas=("AML.T0043.004",),
         nist=("023",),
     )
-    version: ClassVar[int] = 1
 
     delta: float = 20 / 255
     frequency: float = 6.0
@@ -621,7 +606,6 @@ class Warp(Trigger):
         atlas=("AML.T0043.004",),
         nist=("023",),
     )
-    version: ClassVar[int] = 1
 
     grid: int = 4
     strength: float = 0.5
@@ -629,8 +613,7 @@ class Warp(Trigger):
     noise: bool = False
 
     def __post_init__(self) -> None:
-        check_whole("grid", self.grid)
-        check_number("grid", self.grid, low=2, high=1024)
+        check_whole("grid", self.grid, low=2, high=1024)
         check_number("strength", self.strength, low=0, high=LARGE, open_low=True)
         seeded(self.seed)
 

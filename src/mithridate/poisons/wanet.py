@@ -39,7 +39,8 @@ class WaNet(Poison):
         cover: images in noise mode for each poisoned one, at least 0; 2 in the authors' code.
 
     Raises:
-        InputError: as `badnets`, or a trigger that is no warp, or one with noise.
+        InputError: as `badnets`, or a trigger that is no warp, or one with noise; in use, too
+            few images to cover with.
 
     >>> pixels = (torch.arange(9 * 64) % 251).byte().view(9, 1, 8, 8)
     >>> data = ImageSet(pixels, [0, 1, 2] * 3, ["a", "b", "c"])
@@ -55,7 +56,6 @@ class WaNet(Poison):
         atlas=("AML.T0020",),
         nist=("023",),
     )
-    version: ClassVar[int] = 1
 
     trigger: Warp = field(default_factory=Warp)
     target: int | None = None
@@ -80,11 +80,6 @@ class WaNet(Poison):
     def poison(
         self, data: ImageSet, *, surrogate: Classifier | None = None, rng: torch.Generator
     ) -> Poisoned:
-        """Poison a copy of `data`; see the class.
-
-        Raises:
-            InputError: as `badnets`, or too few images to cover with.
-        """
         poisoned = self._backdoor().poison(data, rng=rng)
         covers = round(self.cover * len(poisoned))
         free = torch.ones(len(data), dtype=torch.bool)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +23,9 @@ STRONG = ("autoattack", "apgd", "pgd", "iterative-fgsm", "fgsm")
 GRID = ("grid_clean", "grid_labels", "grid_wanted", "grid_adversarial", "grid_predicted")
 PAIR = ("examples_clean", "examples_changed")
 MOST_PAIRS = 8
+MIDDLES = ("mean", "median")
+Triple = tuple[Picture | None, Picture | None, Picture | None]
+"""An image, what became of it, and the change."""
 
 
 @dataclass(frozen=True)
@@ -78,29 +83,21 @@ def _row(cell: Cell, seconds: float | None) -> AttackRow:
     left = share_of(cell, "accuracy_left")
     name = str(cell.axes.get("attack") or cell.id)
     others = [f"{axis} {label}" for axis, label in cell.axes.items() if axis != "attack"]
+    values: dict[str, Any] = {key: text_of(cell, key) for key in ("access", "kind", "norm", "goal")}
+    values |= {key: whole_of(cell, key) for key in ("target", "wrong", "left_out")}
+    values |= {key: number_of(cell, key) for key in ("eps", "queries", "gradients")}
+    for distance in ("distance", "l2"):
+        values |= {f"{of}_{distance}": number_of(cell, f"{of}_{distance}") for of in MIDDLES}
     return AttackRow(
         name=", ".join([name, *others]),
         status=cell.status,
         settings=settings_text(text_of(cell, "settings")),
-        access=text_of(cell, "access"),
-        kind=text_of(cell, "kind"),
-        norm=text_of(cell, "norm"),
-        eps=number_of(cell, "eps"),
         n=left.n if left is not None else 0,
         success=share_of(cell, "success"),
         accuracy_left=left,
-        mean_distance=number_of(cell, "mean_distance"),
-        median_distance=number_of(cell, "median_distance"),
-        mean_l2=number_of(cell, "mean_l2"),
-        median_l2=number_of(cell, "median_l2"),
-        queries=number_of(cell, "queries"),
-        gradients=number_of(cell, "gradients"),
         seconds=seconds,
         doubts=cell.doubts,
-        goal=text_of(cell, "goal"),
-        target=whole_of(cell, "target"),
-        wrong=whole_of(cell, "wrong"),
-        left_out=whole_of(cell, "left_out"),
+        **values,
     )
 
 
@@ -111,13 +108,8 @@ def settings_text(text: str) -> str:
     'eps 8/255, steps 40'
     """
 
-    def shown(match: re.Match[str]) -> str:
-        value = match[1]
-        return (
-            f" {words.setting(float(value))}" if re.fullmatch(r"\d+\.\d+", value) else f" {value}"
-        )
-
-    return re.sub(r"=([^,\s]*)", shown, text)
+    spaced = re.sub(r"=([^,\s]*)", r" \1", text)
+    return re.sub(r"(?<= )\d+\.\d+(?=,|$)", lambda match: words.setting(float(match[0])), spaced)
 
 
 def strongest(attacks: Sequence[AttackRow]) -> AttackRow | None:
@@ -129,13 +121,13 @@ def strongest(attacks: Sequence[AttackRow]) -> AttackRow | None:
     """
     measured = [row for row in attacks if row.ran]
     bounded = [row for row in measured if row.kind == "bounded"] or measured
-    return min(bounded, key=_strength, default=None)
 
+    def strength(row: AttackRow) -> tuple[float, int, float]:
+        left = row.accuracy_left.value if row.accuracy_left else 1.0
+        known = STRONG.index(row.name) if row.name in STRONG else len(STRONG)
+        return left, known, (row.queries or 0) + (row.gradients or 0)
 
-def _strength(row: AttackRow) -> tuple[float, int, float]:
-    assert row.accuracy_left is not None
-    known = STRONG.index(row.name) if row.name in STRONG else len(STRONG)
-    return row.accuracy_left.value, known, (row.queries or 0) + (row.gradients or 0)
+    return min(bounded, key=strength, default=None)
 
 
 def smallest(attacks: Sequence[AttackRow]) -> AttackRow | None:
@@ -158,7 +150,7 @@ def closing(attacks: Sequence[AttackRow]) -> str:
     text = f"{row.name} leaves {bracketed(row.accuracy_left)} of {words.many(row.n, 'image')}"
     if row.kind == "bounded" and row.eps is not None:
         text += f" within eps {words.setting(row.eps)} ({row.norm})"
-        equal = sum(_as_good(other, row) for other in attacks if other is not row)
+        equal = sum(_alike(other) == _alike(row) for other in attacks) - 1
         if equal:
             text += f", as {'does 1 other' if equal == 1 else f'do {equal} others'}"
     if least is not None:
@@ -168,10 +160,9 @@ def closing(attacks: Sequence[AttackRow]) -> str:
     return text
 
 
-def _as_good(other: AttackRow, row: AttackRow) -> bool:
-    """Whether it leaves as much, of as many, within as much."""
-    alike = (other.kind, other.norm, other.n, other.eps) == (row.kind, row.norm, row.n, row.eps)
-    return alike and other.accuracy_left == row.accuracy_left
+def _alike(row: AttackRow) -> tuple[object, ...]:
+    """What rows share that leave as much, of as many, within as much."""
+    return row.kind, row.norm, row.n, row.eps, row.accuracy_left
 
 
 def goal_line(attacks: Sequence[AttackRow], class_names: Sequence[str]) -> str:
@@ -235,16 +226,17 @@ class Doubts:
 
 def doubts_of(attacks: Sequence[AttackRow]) -> Doubts:
     """Doubts of one row, of some rows, and of all rows that ran."""
-    everyone, rest = shared_doubts(attacks), own_doubts(attacks)
-    count: dict[Doubt, int] = {}
-    for doubt in (doubt for row in rest for doubt in row):
-        count[doubt] = count.get(doubt, 0) + 1
+    rest = own_doubts(attacks)
+    count = Counter(doubt for row in rest for doubt in row)
     several = [doubt for doubt, times in count.items() if times > 1]
-    letter = {doubt: chr(ord("a") + place % 26) for place, doubt in enumerate(several)}
+    letters = {doubt: chr(ord("a") + place % 26) for place, doubt in enumerate(several)}
     return Doubts(
         own=[[doubt for doubt in row if count[doubt] == 1] for row in rest],
-        marks=[[letter[doubt] for doubt in row if doubt in letter] for row in rest],
-        notes=[*(("", doubt) for doubt in everyone), *((letter[d], d) for d in several)],
+        marks=[[letters[doubt] for doubt in row if doubt in letters] for row in rest],
+        notes=[
+            *(("", doubt) for doubt in shared_doubts(attacks)),
+            *((letter, doubt) for doubt, letter in letters.items()),
+        ],
     )
 
 
@@ -267,11 +259,11 @@ class Attacked:
     """One image under one attack; `state` is "fooled", "kept", "astray" (a wrong class, not the one
     wanted), or "none" where it was not run."""
 
-    changed: Picture | None
-    difference: Picture | None
-    predicted: str
-    full: str
-    state: str
+    changed: Picture | None = None
+    difference: Picture | None = None
+    predicted: str = words.NONE
+    full: str = ""
+    state: str = "none"
 
 
 @dataclass(frozen=True)
@@ -288,13 +280,12 @@ class Line:
 class Gallery:
     """Images before with their class, and a line for each attack.
 
-    `pairs` stand in for both where images were not the same under every attack: plain, attacked,
-    and the change.
+    `pairs` stand in for both where images were not the same under every attack.
     """
 
     before: Sequence[tuple[Picture | None, str]] = ()
     lines: Sequence[Line] = ()
-    pairs: Sequence[tuple[Picture | None, Picture | None, Picture | None]] = ()
+    pairs: Sequence[Triple] = ()
 
 
 def gallery(
@@ -309,70 +300,47 @@ def gallery(
     Raises:
         InputError: arrays that do not fit each other.
     """
-    shown = next((held for held in arrays if all(name in held for name in GRID)), None)
+    shown = next((held for held in arrays if set(GRID) <= set(held)), None)
     if shown is None:
-        held = next((held for held in arrays if all(name in held for name in PAIR)), None)
+        held = next((held for held in arrays if set(PAIR) <= set(held)), None)
         return None if held is None else Gallery(pairs=pairs(held[PAIR[0]], held[PAIR[1]]))
     clean, labels = shown["grid_clean"], shown["grid_labels"]
-    lines = []
-    for row, held in zip(attacks, arrays, strict=True):
-        note = "" if row.status == "done" else row.status
-        if not all(name in held for name in GRID):
-            nothing = [Attacked(None, None, words.NONE, "", "none")] * len(clean)
-            lines.append(Line(row.name, note or "no picture", "", nothing))
-            continue
-        after, predicted, wanted = (
-            held[name] for name in ("grid_adversarial", "grid_predicted", "grid_wanted")
-        )
-        _check(clean, labels, after, predicted, wanted)
-        difference = after - clean
-        most = float(np.abs(np.nan_to_num(difference)).max(initial=0.0))
-        scale = images.Scale(-most or -1.0, most or 1.0)
-        line = [
-            _attacked(*one, names, scale)
-            for one in zip(after, difference, predicted, labels, wanted, strict=True)
-        ]
-        lines.append(Line(row.name, note, words.number(most, 2) if most else "", line))
     before = [
         (images.plain(image), words.short(_class(int(label), names), 10))
-        for image, label in zip(clean, labels, strict=True)
+        for image, label in zip(clean, np.nan_to_num(labels), strict=False)
     ]
-    return Gallery(before, lines)
+    both = zip(attacks, arrays, strict=True)
+    return Gallery(before, [_line(row, held, clean, labels, names) for row, held in both])
 
 
-def _check(clean: Array, labels: Array, after: Array, predicted: Array, wanted: Array) -> None:
-    per_image = {len(clean), *(len(array) for array in (labels, predicted, wanted))}
-    fits = len(per_image) == 1 and after.shape == clean.shape and clean.ndim == 4
+def _line(
+    row: AttackRow, held: Mapping[str, Array], clean: Array, labels: Array, names: Sequence[str]
+) -> Line:
+    note = "" if row.status == "done" else row.status
+    if not set(GRID) <= set(held):
+        return Line(row.name, note or "no picture", "", [Attacked()] * len(clean))
+    wanted, after, predicted = (held[name] for name in GRID[2:])
+    lengths = {len(array) for array in (clean, labels, predicted, wanted)}
+    fits = len(lengths) == 1 and after.shape == clean.shape and clean.ndim == 4
     if not fits or not np.isfinite(labels).all():
         raise InputError("the gallery's images do not fit each other: run the attack again")
+    most = float(np.abs(np.nan_to_num(after - clean)).max(initial=0.0))
+    scale = images.Scale(-most or -1.0, most or 1.0)
+    line = []
+    each = zip(after, after - clean, predicted, labels, wanted, strict=True)
+    for image, change, got, label, want in each:
+        if np.isnan(got):
+            line.append(Attacked())
+            continue
+        fooled = got != label if np.isnan(want) else got == want
+        state = "fooled" if fooled else "kept" if got == label else "astray"
+        name = _class(int(got), names)
+        pictures = images.plain(image), images.signed(change, scale)
+        line.append(Attacked(*pictures, words.short(name, 10), name, state))
+    return Line(row.name, note, words.number(most, 2) if most else "", line)
 
 
-def _attacked(
-    after: Array,
-    difference: Array,
-    predicted: float,
-    label: float,
-    wanted: float,
-    names: Sequence[str],
-    scale: images.Scale,
-) -> Attacked:
-    if np.isnan(predicted):
-        return Attacked(None, None, words.NONE, "", "none")
-    fooled = predicted != label if np.isnan(wanted) else predicted == wanted
-    state = "fooled" if fooled else "kept" if predicted == label else "astray"
-    name = _class(int(predicted), names)
-    return Attacked(
-        changed=images.plain(after),
-        difference=images.signed(difference, scale),
-        predicted=words.short(name, 10),
-        full=name,
-        state=state,
-    )
-
-
-def pairs(
-    before: Array, after: Array
-) -> list[tuple[Picture | None, Picture | None, Picture | None]]:
+def pairs(before: Array, after: Array) -> list[Triple]:
     """Pictures side by side, example by example; the third is the change, on one scale."""
     if before.shape != after.shape:
         return []

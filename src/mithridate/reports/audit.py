@@ -7,17 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mithridate.errors import InputError
-from mithridate.reports import attacks
+from mithridate.reports import attacks, select
 from mithridate.reports.schema import Cell, Proportion, Region, Study, Timing
-from mithridate.reports.select import (
-    DONE,
-    list_of,
-    names_of,
-    number_of,
-    share_of,
-    text_of,
-    whole_of,
-)
+from mithridate.reports.select import DONE, number_of, share_of, text_of, whole_of
 
 CLEAN, VERDICT, EVASION = "clean", "verdict", "evasion"
 BACKDOOR, NOISE = "backdoor", "white-noise"
@@ -69,35 +61,27 @@ def inspection(study: Study, cell: Cell, names: Sequence[str] = ()) -> Inspectio
         InputError: a class that there is not, or a region that is none.
     """
     shape = study.data.image_shape if study.data is not None else None
-    names = names_of(study, cell) or names or _numbers(cell)
-    classes = [_class(cell, key, names) for key in CLASSES]
+    names = select.names_of(study, cell) or names
+    classes = {key: whole_of(cell, key) for key in CLASSES}
+    given = [index for index in classes.values() if index is not None]
+    if not names:  # by index, as far as the cell speaks of them
+        count = max([len(select.list_of(cell, "distances")), *(index + 1 for index in given)])
+        names = [str(k) for k in range(count)]
+    for key, index in classes.items():
+        if index is not None and not 0 <= index < len(names):
+            many = f"there are {len(names)} classes"
+            raise InputError(f"cell {cell.id}: {key} is class {index}, but {many}")
     return Inspection(
         cell=cell,
         names=names,
         shape=shape,
-        source=classes[0],
-        target=classes[1],
+        source=classes["source"],
+        target=classes["target"],
         region=region_of(text_of(cell, "region"), shape),
-        true_source=classes[2],
-        true_target=classes[3],
+        true_source=classes["truth_source"],
+        true_target=classes["truth_target"],
         true_region=region_of(text_of(cell, "truth_region"), shape),
     )
-
-
-def _numbers(cell: Cell) -> list[str]:
-    """Classes by index, as far as the cell speaks of them."""
-    classes = [index for index in (whole_of(cell, key) for key in CLASSES) if index is not None]
-    count = max([len(list_of(cell, "distances")), *(index + 1 for index in classes)])
-    return [str(k) for k in range(count)]
-
-
-def _class(cell: Cell, key: str, names: Sequence[str]) -> int | None:
-    index = whole_of(cell, key)
-    if index is not None and not 0 <= index < len(names):
-        raise InputError(
-            f"cell {cell.id}: {key} is class {index}, but there are {len(names)} classes"
-        )
-    return index
 
 
 def region_of(text: str, shape: tuple[int, int, int] | None) -> Region | None:
@@ -175,16 +159,16 @@ def summary(whole: Audit) -> dict[str, Any]:
     verdict = whole.verdict
     cell = verdict.cell if verdict else None
     left = [row.accuracy_left.value for row in whole.attacks if row.accuracy_left]
-    values: dict[str, Any] = {
+    classes = {role: getattr(verdict, role, None) for role in ("source", "target")}
+    names = {
+        f"{role}_name": verdict.names[index] if verdict and index is not None else None
+        for role, index in classes.items()
+    }
+    return {
         "suspicious": verdict.suspicious if verdict else None,
         "p_value": number_of(cell, "p_value"),
-        "source": verdict.source if verdict else None,
-        "target": verdict.target if verdict else None,
-    }
-    for role in ("source", "target"):
-        index = values[role]
-        values[f"{role}_name"] = verdict.names[index] if verdict and index is not None else None
-    return values | {
+        **classes,
+        **names,
         "region": list(verdict.region) if verdict and verdict.region else None,
         "statistic": number_of(cell, "statistic"),
         "accuracy": whole.accuracy.value if whole.accuracy else None,

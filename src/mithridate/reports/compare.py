@@ -7,33 +7,50 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
 from mithridate.errors import InputError
-from mithridate.reports import export, paired, values, words
-from mithridate.reports.figures import ALPHA, p_entry, range_entry, signed
+from mithridate.reports import export, values, words
+from mithridate.reports.figures import ALPHA, p_entry, plain, range_entry, signed
 from mithridate.reports.folder import StudyFolder, read, replace
-from mithridate.reports.header import Tile, flatten
-from mithridate.reports.html import common, environment
+from mithridate.reports.header import Figure, flatten
+from mithridate.reports.page import environment
 from mithridate.reports.schema import Cell, Column, Matrix, Proportion, Value
-from mithridate.reports.select import DONE, title_of, varying
+from mithridate.reports.select import key, title_of, varying
 from mithridate.reports.summary import point
-from mithridate.reports.tables import Head, Row, Table, slug
+from mithridate.reports.tables import Row, Table, slug
 from mithridate.reports.values import Entry
 
 COMPARE = "compare.html"
 LISTED = 40
-Key = tuple[str, frozenset[tuple[str, bool, Any]]]
+JUDGED = ("cell", "image", "label", "clean", "predicted", "success")
+Images = Mapping[str, NDArray[np.generic]]
+"""Columns of the images of one cell, by image number."""
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Second less first on the same n images: limits, and McNemar's exact p."""
+
+    low: float
+    high: float
+    p: float
+    n: int
 
 
 @dataclass(frozen=True)
 class Line:
-    """One value of one cell in both runs; p is McNemar's, holm the corrected one."""
+    """One value of one cell in both runs."""
 
     cell: tuple[Cell, Cell]
     name: str
     first: Value
     second: Value
     there: tuple[bool, bool]
-    pair: paired.Paired | None
+    pair: Paired | None
 
     @property
     def equal(self) -> bool:
@@ -62,41 +79,56 @@ def compare(first: Path, second: Path, out: Path | None = None) -> Path:
 
 def context(first: StudyFolder, second: StudyFolder) -> dict[str, Any]:
     """The variables of the template."""
-    mine, theirs = ({_key(cell): cell for cell in found.cells} for found in (first, second))
-    shared = [(cell, theirs[key]) for key, cell in mine.items() if key in theirs]
+    from mithridate.metrics import holm
+
+    mine, theirs = (
+        {
+            (c.matrix, frozenset((a, key(label)) for a, label in c.axes.items())): c
+            for c in run.cells
+        }
+        for run in (first, second)
+    )
+    shared = [(cell, theirs[at]) for at, cell in mine.items() if at in theirs]
     if not shared:
         raise InputError(
             f"{first.path} and {second.path} share no cell (same matrix, same axes): "
             "compare two runs of one study"
         )
     lines = list(_lines(first, second, shared))
-    corrected = _holm(lines)
-    tables = [
-        table
-        for at, matrix in enumerate(second.study.matrices, 1)
-        if (table := _table(second, matrix, lines, corrected, at)) is not None
-    ]
+    corrected = holm([line.pair.p if line.pair else None for line in lines])
+    with_holm = list(zip(lines, corrected, strict=True))
+    every = [_table(second, m, with_holm, at) for at, m in enumerate(second.study.matrices, 1)]
+    tables = [table for table in every if table is not None]
+    export.embed_files(tables)
+    differing = sum(not line.equal for line in lines)
+    tested = sum(p is not None for p in corrected)
     apart = sum(p is not None and p <= ALPHA for p in corrected)
+    headline = f"Both runs say the same: {len(lines):,} values, all equal."
+    if differing:
+        headline = (
+            f"{differing:,} of {len(lines):,} values differ; {apart:,} of {tested:,} that could be "
+            "tested are told apart."
+        )
+    equal = f"{len(lines) - differing:,} of {len(lines):,}"
     return {
         "preset": "",
         "sortable": True,
         "first": first.study,
         "second": second.study,
-        "headline": _headline(lines, apart),
-        "tiles": _tiles(shared, lines, apart, corrected),
+        "headline": headline,
+        "figures": [
+            Figure("Cells in both", f"{len(shared):,}", "same matrix, same labels"),
+            Figure("Values equal", equal, "to the last digit"),
+            Figure("Told apart", f"{apart:,} of {tested:,}", f"McNemar, Holm, p at most {ALPHA}"),
+        ],
         "settings": _differences(first.study.spec, second.study.spec),
         "environment": _differences(first.study.environment, second.study.environment),
-        "tables": export.with_files(tables),
+        "tables": tables,
         "only": [
-            ("first", _listed([cell for key, cell in mine.items() if key not in theirs])),
-            ("second", _listed([cell for key, cell in theirs.items() if key not in mine])),
+            ("first", _listed([cell for at, cell in mine.items() if at not in theirs])),
+            ("second", _listed([cell for at, cell in theirs.items() if at not in mine])),
         ],
-        **common(),
     }
-
-
-def _key(cell: Cell) -> Key:
-    return cell.matrix, frozenset((a, isinstance(v, bool), v) for a, v in cell.axes.items())
 
 
 def _lines(
@@ -105,8 +137,8 @@ def _lines(
     """Every single value of the shared cells, matrix by matrix, as the images of one fit memory."""
     for matrix in dict.fromkeys(cell.matrix for cell, _ in shared):
         both = [pair for pair in shared if pair[0].matrix == matrix]
-        ours = paired.by_cell(first.images([a.id for a, _ in both], paired.NEEDED))
-        theirs = paired.by_cell(second.images([b.id for _, b in both], paired.NEEDED))
+        ours = _by_cell(first.images([a.id for a, _ in both], JUDGED))
+        theirs = _by_cell(second.images([b.id for _, b in both], JUDGED))
         for a, b in both:
             for name in dict.fromkeys([*a.values, *b.values]):
                 one, two = a.values.get(name), b.values.get(name)
@@ -114,81 +146,102 @@ def _lines(
                     continue
                 pair = None
                 if isinstance(one, Proportion) and isinstance(two, Proportion):
-                    pair = paired.compare(name, (one, ours.get(a.id)), (two, theirs.get(b.id)))
+                    pair = _paired(name, (one, ours.get(a.id)), (two, theirs.get(b.id)))
                 there = (name in a.values, name in b.values)
                 yield Line((a, b), name, one, two, there, pair)
 
 
-def _holm(lines: Sequence[Line]) -> list[float | None]:
-    from mithridate.metrics import holm
+def _by_cell(images: pa.Table | None) -> dict[str, Images]:
+    """Cell -> its images; empty where none was recorded."""
+    if images is None or images.num_rows == 0:
+        return {}
+    codes = images["cell"].combine_chunks().dictionary_encode()
+    names, at = codes.dictionary.to_pylist(), codes.indices.to_numpy()
+    columns = {name: images[name].to_numpy() for name in JUDGED[1:]}
+    order = np.lexsort((columns["image"], at))
+    parts = np.split(order, np.cumsum(np.bincount(at, minlength=len(names)))[:-1])
+    return {
+        name: {column: values[rows] for column, values in columns.items()}
+        for name, rows in zip(names, parts, strict=True)
+    }
 
-    return holm([line.pair.p if line.pair else None for line in lines])
+
+def _paired(
+    name: str, first: tuple[Proportion, Images | None], second: tuple[Proportion, Images | None]
+) -> Paired | None:
+    """The paired interval and test; None where it is not the same images that were counted.
+
+    Which judgement `name` counts is found by its k and n, which have to agree in both runs.
+    """
+    from mithridate.metrics import mcnemar, paired_difference, pairs
+
+    (one, ours), (two, theirs) = first, second
+    if ours is None or theirs is None:
+        return None
+    same = all(np.array_equal(ours[of], theirs[of]) for of in ("image", "label"))
+    if not same or len(np.unique(ours["image"])) < len(ours["image"]):
+        return None
+    judged = zip(_judgements(ours, name), _judgements(theirs, name), strict=True)
+    for (counted, flags), (also, others) in judged:
+        if _counts(one, counted, flags) and _counts(two, also, others):
+            if not np.array_equal(counted, also):
+                return None
+            table = pairs(others[counted], flags[counted])
+            limits = paired_difference(table)
+            return Paired(limits.low, limits.high, mcnemar(table), table.n)
+    return None
+
+
+def _judgements(rows: Images, name: str) -> list[tuple[Flags, Flags]]:
+    """What a share may count, the likeliest first: (counted images, judgement)."""
+    everyone = np.ones(len(rows["image"]), dtype=bool)
+    success = rows["success"].astype(bool)
+    right, before = rows["predicted"] == rows["label"], rows["clean"] == rows["label"]
+    success_of = [(everyone, success), (before, success)]
+    accuracy_of = [(everyone, right), (everyone, before)]
+    return accuracy_of + success_of if "accura" in name else success_of + accuracy_of
+
+
+def _counts(share: Proportion, counted: Flags, flags: Flags) -> bool:
+    return share.n == int(counted.sum()) and share.k == int((flags & counted).sum())
 
 
 def _table(
     second: StudyFolder,
     matrix: Matrix,
-    lines: Sequence[Line],
-    corrected: Sequence[float | None],
+    lines: Sequence[tuple[Line, float | None]],
     number: int,
 ) -> Table | None:
-    mine = [
-        (line, holm)
-        for line, holm in zip(lines, corrected, strict=True)
-        if line.cell[0].matrix == matrix.name
-    ]
+    """The values of one matrix; each line comes with its p-value corrected by Holm."""
+    mine = [(line, holm) for line, holm in lines if line.cell[0].matrix == matrix.name]
     if not mine:
         return None
     moving = varying([line.cell[0] for line, _ in mine])
-    columns = second.study.columns
     counts = {values.n_of(v) for line, _ in mine for v in (line.first, line.second)} - {None}
     rows = []
     for line, holm in mine:
-        column = columns.get(line.name, Column(title=line.name))
+        column = second.study.column(line.name)
         axes = line.cell[0].axes
         lead = [values.label(axes[a]) if a in axes else values.MISSING for a in moving]
-        lead.append(values.text(column.title))
-        entries = _entries(line, column, holm, with_n=len(counts) > 1)
-        rows.append(Row(lead, entries, name=line.cell[1].id))
+        both = zip((line.first, line.second), line.there, line.cell, strict=True)
+        entries = [
+            values.entry(value, column, with_n=len(counts) > 1)
+            if there
+            else values.absent(cell.status)
+            for value, there, cell in both
+        ]
+        entries += [_difference(line, column), _interval(line, column)]
+        entries.append(
+            p_entry(line.pair.p if line.pair else None, "not measured on the same images")
+        )
+        entries.append(p_entry(holm, "no p-value to correct"))
+        rows.append(Row([*lead, values.text(column.title)], entries, name=line.cell[1].id))
     title = matrix.title or matrix.name
-    return Table(
-        slug=f"{number:02d}-{slug(title)}",
-        title=title,
-        note=f"Every value is over n = {counts.pop():,}." if len(counts) == 1 else "",
-        lead=[
-            *(Head(axis, axis, number=False) for axis in moving),
-            Head("value", "value", "", False),
-        ],
-        heads=[
-            Head("first", "first"),
-            Head("second", "second"),
-            Head("second less first", "difference"),
-            Head("95 % interval", "interval"),
-            Head("McNemar p", "mcnemar"),
-            Head("Holm p", "holm"),
-        ],
-        rows=rows,
-    )
-
-
-def _entries(line: Line, column: Column, holm: float | None, *, with_n: bool) -> list[Entry]:
-    shown = [
-        values.entry(value, column, with_n=with_n) if there else _absent(cell)
-        for value, there, cell in zip((line.first, line.second), line.there, line.cell, strict=True)
-    ]
-    return [
-        *shown,
-        _difference(line, column),
-        _interval(line, column),
-        p_entry(line.pair.p if line.pair else None, "not measured on the same images"),
-        p_entry(holm, "no p-value to correct"),
-    ]
-
-
-def _absent(cell: Cell) -> Entry:
-    return (
-        values.MISSING if cell.status in (DONE, values.NOT_RUN) else Entry(cell.status, kind="fail")
-    )
+    note = f"Every value is over n = {counts.pop():,}." if len(counts) == 1 else ""
+    heads = {"first": "first", "second": "second", "difference": "second less first"}
+    heads |= {"interval": "95 % interval", "mcnemar": "McNemar p", "holm": "Holm p"}
+    columns = dict(zip(moving, moving, strict=True)) | {"value": "value"}
+    return plain(f"{number:02d}-{slug(title)}", title, note, columns, heads, rows)
 
 
 def _difference(line: Line, column: Column) -> Entry:
@@ -196,8 +249,8 @@ def _difference(line: Line, column: Column) -> Entry:
         return Entry("equal", sort=0.0, raw={"": 0})
     one, two = point(line.first), point(line.second)
     if one is None or two is None:
-        text = "differs" if line.there == (True, True) else words.NONE
-        return Entry(text, kind="text" if text == "differs" else "none")
+        differs = line.there == (True, True)
+        return Entry("differs", kind="text") if differs else values.none("")
     if one == two:
         return Entry("equal", ("its interval differs",), 0.0, raw={"": 0})
     return Entry(signed(two - one, column.unit), sort=two - one, raw={"": two - one})
@@ -206,39 +259,14 @@ def _difference(line: Line, column: Column) -> Entry:
 def _interval(line: Line, column: Column) -> Entry:
     one, two = line.first, line.second
     if line.pair is not None:
-        bounds, how = (line.pair.low, line.pair.high), f"paired, n = {line.pair.n:,}"
-    elif isinstance(one, Proportion) and isinstance(two, Proportion):
+        how = f"paired, n = {line.pair.n:,}"
+        return range_entry((line.pair.low, line.pair.high), column, how)
+    if isinstance(one, Proportion) and isinstance(two, Proportion):
         from mithridate.metrics import unpaired_difference
 
-        found = unpaired_difference(two.value, one.value, two.n, one.n)
-        bounds, how = (found.low, found.high), "unpaired"
-    else:
-        return Entry(words.NONE, kind="none", title="no interval for this value")
-    return range_entry(bounds, column, how)
-
-
-def _headline(lines: Sequence[Line], apart: int) -> str:
-    differing = sum(not line.equal for line in lines)
-    if not differing:
-        return f"Both runs say the same: {len(lines):,} values, all equal."
-    tested = sum(line.pair is not None for line in lines)
-    text = f"{differing:,} of {len(lines):,} values differ"
-    return f"{text}; {apart:,} of {tested:,} that could be tested are told apart."
-
-
-def _tiles(
-    shared: Sequence[tuple[Cell, Cell]],
-    lines: Sequence[Line],
-    apart: int,
-    corrected: Sequence[float | None],
-) -> list[Tile]:
-    equal = sum(line.equal for line in lines)
-    tested = sum(p is not None for p in corrected)
-    return [
-        Tile("Cells in both", f"{len(shared):,}", "same matrix, same labels"),
-        Tile("Values equal", f"{equal:,} of {len(lines):,}", "to the last digit"),
-        Tile("Told apart", f"{apart:,} of {tested:,}", f"McNemar, Holm, p at most {ALPHA}"),
-    ]
+        limits = unpaired_difference(two.value, one.value, two.n, one.n)
+        return range_entry((limits.low, limits.high), column, "unpaired")
+    return values.none("no interval for this value")
 
 
 def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -8,35 +8,71 @@ from typing import Any
 
 import numpy as np
 
-from mithridate.reports import charts, images, panels, words
-from mithridate.reports import header as heads
+from mithridate.reports import images, panels, words
 from mithridate.reports.audit import Audit, Inspection
 from mithridate.reports.images import MOST_CLASSES, Array
 from mithridate.reports.panels import MODELS, Bar, Grid, Label, Tile
+from mithridate.reports.plot import Axis, nice_ticks
 from mithridate.reports.schema import Cell
 from mithridate.reports.select import list_of, number_of, share_of, text_of
 
+BINS = 48
+TALLEST_STACK = 9
 Block = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class BarRow:
-    """One class in a distance chart; bar and tick in percent of the longest bar."""
+class Strip:
+    """The suspect's statistic against the values seen under the null hypothesis.
 
-    label: Label
-    bar: float | None
-    tick: float | None
-    suspect: str
-    clean: str
+    A dot is one null value; where dots would pile up too high they become columns. Each lies so
+    many percent from the left and pixels from the top; a column has its height too.
+    """
+
+    axis: Axis
+    dots: Sequence[tuple[float, float]]
+    columns: Sequence[tuple[float, float, float]]
+    observed: float
+    summary: str
+
+    @property
+    def value(self) -> str:
+        """The statistic as it is written."""
+        return words.number(self.observed)
 
 
-@dataclass(frozen=True)
-class Chart:
-    """Distance per class at one setting: of the suspect, and between clean models."""
+def strip(suspect: float, values: Sequence[float], height: float = 92.0) -> Strip | None:
+    """The strip of a statistic; None where there is no null value to compare with.
 
-    title: str
-    note: str
-    bars: Sequence[BarRow]
+    >>> strip(5.0, [1.0, 2.0, 3.0]).summary
+    "The suspect's 5 lies above all 3 values seen from clean models."
+    """
+    if not values:
+        return None
+    low, high = min([*values, suspect]), max([*values, suspect])
+    span = (high - low) or abs(high)
+    span = span if span > 1e-300 else 1.0  # below, the division would be by 0
+    low, high = low - 0.06 * span, high + 0.06 * span
+    ticks = tuple((tick, words.number(tick)) for tick in nice_ticks(low, high))
+    axis = Axis("", low, high, ticks)
+    stacks: dict[int, int] = {}
+    for value in values:
+        at = min(BINS - 1, int(BINS * axis.percent(value) / 100))
+        stacks[at] = stacks.get(at, 0) + 1
+    tallest = max(stacks.values())
+    dots, columns = [], []
+    for at, count in sorted(stacks.items()):
+        middle = round(100 * (at + 0.5) / BINS, 2)
+        if tallest <= TALLEST_STACK:
+            dots += [(middle, round(height - 5 - 9 * k, 1)) for k in range(count)]
+        else:
+            tall = round((height - 12) * count / tallest, 1)
+            columns.append((middle, round(height - tall, 1), tall))
+    under = sum(value < suspect for value in values)
+    many = f"{under or 'none'} of the {len(values)}"
+    many = f"all {len(values)}" if under == len(values) else many
+    summary = f"The suspect's {words.number(suspect)} lies above {many} values"
+    return Strip(axis, dots, columns, suspect, f"{summary} seen from clean models.")
 
 
 @dataclass(frozen=True)
@@ -58,18 +94,7 @@ class Inspected:
     @property
     def fewer(self) -> str:
         """What to say where not every class is shown."""
-        return fewer(self.classes, len(self.verdict.names), ", the highest ranked")
-
-
-def fewer(classes: Sequence[Label], total: int, which: str = "") -> str:
-    """What to say where not every class is shown.
-
-    >>> fewer([], 0)
-    ''
-    """
-    if len(classes) == total:
-        return ""
-    return f" {len(classes)} of {total} classes are shown{which}."
+        return panels.only(len(self.classes), len(self.verdict.names), "the highest ranked")
 
 
 def classes_of(verdict: Inspection | None, names: Sequence[str]) -> list[Label]:
@@ -77,11 +102,8 @@ def classes_of(verdict: Inspection | None, names: Sequence[str]) -> list[Label]:
 
     All where they fit; else source and target and those that rank highest.
     """
-    roles: dict[int, str] = {}
-    for role in ("target", "source"):
-        index = getattr(verdict, role, None)
-        if index is not None:
-            roles[index] = role
+    both = {role: getattr(verdict, role, None) for role in ("target", "source")}
+    roles = {index: role for role, index in both.items() if index is not None}
     everyone = panels.labels_of(names, roles)
     if len(everyone) <= MOST_CLASSES:
         return everyone
@@ -101,41 +123,45 @@ def _at(values: Sequence[float | None], index: int) -> float | None:
     return values[index] if index < len(values) else None
 
 
-def opening(one: Inspected) -> Block:
-    """The verdict, as a page may open with it."""
-    return {"header": heads.of_verdict(one.verdict, one.arrays)}
-
-
-def strip(one: Inspected) -> Block | None:
+def distances(one: Inspected) -> Block | None:
     """The statistic among its null values, and the distances per class."""
     cell = one.verdict.cell
     value = number_of(cell, "statistic")
     null_values = [v for v in list_of(cell, "null_values") if v is not None]
-    drawn = None if value is None else charts.strip(value, null_values)
-    beside = [chart for c in one.charted if (chart := distance_chart(c, one.classes)) is not None]
-    if drawn is None and not beside:
+    drawn = None if value is None else strip(value, null_values)
+    charts = [
+        _chart(charted, one.classes)
+        for charted in one.charted
+        if any(distance is not None for distance in list_of(charted, "distances"))
+    ]
+    if drawn is None and not charts:
         return None
     name = text_of(cell, "statistic_name") or "statistic"
-    return {"strip": drawn, "name": name, "charts": beside, "fewer": one.fewer}
+    return {"strip": drawn, "name": name, "charts": charts, "fewer": one.fewer}
 
 
-def distance_chart(cell: Cell, classes: Sequence[Label]) -> Chart | None:
-    """The distances of one cell, in class order; None where it has none."""
-    suspect, clean = list_of(cell, "distances"), list_of(cell, "clean_distances")
-    if not any(value is not None for value in suspect):
-        return None
-    top = max(value for value in [*suspect, *clean] if value is not None)
-    bars = []
-    for label in classes:
-        pair = _at(suspect, label.index), _at(clean, label.index)
-        bar, tick = charts.shares(pair, top)
-        bars.append(BarRow(label, bar, tick, *(words.aligned(value, top) for value in pair)))
+def _chart(cell: Cell, classes: Sequence[Label]) -> Block:
+    """Distance per class at one setting: of the suspect, and between clean models."""
     probe, eps = text_of(cell, "probe"), number_of(cell, "eps")
     title = f"{probe.capitalize()} probe" if probe else "Distance per class"
     title += f", eps {words.number(eps)}" if eps is not None else ""
     counts = {what: number_of(cell, f"{what}s") for what in ("step", "sample")}
     note = [words.many(round(count), what) for what, count in counts.items() if count is not None]
-    return Chart(title, ", ".join(note), bars)
+    bars = _bars(classes, list_of(cell, "distances"), list_of(cell, "clean_distances"))
+    return {"title": title, "note": ", ".join(note), "bars": bars}
+
+
+def _bars(
+    classes: Sequence[Label], *lists: Sequence[float | None]
+) -> list[tuple[Label, list[float | None], list[str]]]:
+    """Of each class its values: in percent of the greatest of all, and as text."""
+    top = max((value for values in lists for value in values if value is not None), default=1.0)
+    rows = []
+    for label in classes:
+        mine = [_at(values, label.index) for values in lists]
+        shares = [None if v is None else round(100 * v / (top or 1.0), 2) for v in mine]
+        rows.append((label, shares, [words.aligned(value, top) for value in mine]))
+    return rows
 
 
 def trigger(one: Inspected) -> Block:
@@ -151,7 +177,8 @@ def trigger(one: Inspected) -> Block:
     if one.audit is not None:
         asr, accuracy = one.audit.asr, one.audit.accuracy
     truth = []
-    for role in ("source", "target") if _is_known(cell) else ():
+    planted_here = any(name.startswith("truth_") for name in cell.values)
+    for role in ("source", "target") if planted_here else ():
         pair = getattr(verdict, role), getattr(verdict, f"true_{role}")
         names = [words.NONE if k is None else words.short(verdict.names[k]) for k in pair]
         truth.append((role, *names, "yes" if pair[0] == pair[1] else "no"))
@@ -173,11 +200,6 @@ def trigger(one: Inspected) -> Block:
         ],
         "truth": truth,
     }
-
-
-def _is_known(cell: Cell) -> bool:
-    """Whether the record tells what was planted."""
-    return any(name.startswith("truth_") for name in cell.values)
 
 
 def _trigger_tiles(
@@ -212,7 +234,7 @@ def maps(one: Inspected) -> Block | None:
     if first is None:
         return None
     region = panels.box(one.verdict.region, *first.shape[-2:])
-    return {"panel": panels.maps_of("", one.arrays, one.classes, region), "fewer": one.fewer}
+    return {"panel": panels.maps_of(one.arrays, one.classes, region), "fewer": one.fewer}
 
 
 def pairs(one: Inspected) -> Block | None:
@@ -244,15 +266,9 @@ def _pair_maps(classes: Sequence[Label], array: Array | None, scale: images.Scal
 def noise(cell: Cell, classes: Sequence[Label], audit: Audit | None) -> Block:
     """The white-noise analysis beside what the verdict cost."""
     judged = audit.verdict.cell if audit is not None and audit.verdict is not None else None
-    values = list_of(cell, "distances")
-    top = max((value for value in values if value is not None), default=1.0)
-    bars = []
-    for label in classes:
-        value = _at(values, label.index)
-        bars.append((label, charts.shares([value], top)[0], words.aligned(value, top)))
     return {
         "note": text_of(cell, "note"),
-        "bars": bars,
+        "bars": _bars(classes, list_of(cell, "distances")),
         "costs": [
             ("images asked", words.number(number_of(judged, "queries")),
              words.number(number_of(cell, "queries"))),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import csv
-import dataclasses
 import gzip
 import io
 from collections.abc import Iterable
@@ -18,7 +17,7 @@ from mithridate.reports.values import Entry, Raw
 LARGEST = 1_000_000
 """Bytes above which the page carries a file compressed: browsers refuse long addresses."""
 
-_TEX = {
+_TEX: dict[str, str | int | None] = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
     "}": r"\}",
@@ -53,15 +52,19 @@ def to_csv(table: Table) -> str:
     writer = csv.writer(out, lineterminator="\n")
     width = len(table.heads)
     spread = [_spread(row, width) for row in table.rows]
-    suffixes = [_suffixes([entries[at] for entries in spread]) for at in range(width)]
+    # The parts that any entry of a column has; always the value itself.
+    suffixes = [
+        list(dict.fromkeys(["", *(part for entries in spread for part in entries[at].raw)]))
+        for at in range(width)
+    ]
     header = ["cell", *(head.key for head in table.lead)]
     for head, parts in zip(table.heads, suffixes, strict=True):
         header += [f"{head.key}_{part}" if part else head.key for part in parts]
     writer.writerow([*header, "status", "doubts"])
     for row, entries in zip(table.rows, spread, strict=True):
-        line: list[Raw] = [row.name, *(_plain(entry.raw.get("")) for entry in row.lead)]
+        line: list[Raw] = [row.name, *(entry.raw.get("") for entry in row.lead)]
         for entry, parts in zip(entries, suffixes, strict=True):
-            line += [_plain(entry.raw.get(part)) for part in parts]
+            line += [entry.raw.get(part) for part in parts]
         doubts = ";".join(table.foot[mark].id for mark in row.marks)
         writer.writerow([*line, _status(row), doubts])
     return out.getvalue()
@@ -98,38 +101,34 @@ def tex(text: str) -> str:
     >>> print(tex("50 % of a_b"))
     50 \\% of a\\_b
     """
-    return "".join(_TEX.get(sign, sign) for sign in text)
+    return text.translate(str.maketrans(_TEX))
 
 
-def with_files(tables: Iterable[Table], folder: Path | None = None) -> list[Table]:
-    """The tables with their files embedded; the same files are written into `folder`, if given.
+def embed_files(tables: Iterable[Table], folder: Path | None = None) -> None:
+    """Fill in the files of tables; the same files are written into `folder`, if given.
 
     Files of earlier tables of this numbering go.
 
     Raises:
         RunError: the folder cannot be written.
     """
-    done, kept = [], set()
+    kept = set()
     if folder is not None:
         try:
             folder.mkdir(exist_ok=True)
         except OSError as error:
             raise RunError(f"{folder} cannot be made: {error.strerror}") from None
     for table in tables:
-        files = {}
-        for name, text in (("csv", to_csv(table)), ("tex", to_latex(table))):
-            content = text.encode("utf-8")
-            file = f"{table.slug}.{name}"
+        for kind, text in (("csv", to_csv(table)), ("tex", to_latex(table))):
+            file, content = f"{table.slug}.{kind}", text.encode("utf-8")
+            kept.add(file)
             if folder is not None:
                 replace(folder / file, content)
-                kept.add(file)
-            key, uri = _embedded(file, content)
-            files[key] = uri
-        done.append(dataclasses.replace(table, files=files))
+            name, uri = _embedded(file, content)
+            table.files[name] = uri
     for old in sorted(folder.glob("[0-9][0-9]-*.*")) if folder is not None else ():
         if old.suffix in (".csv", ".tex") and old.name not in kept:
             old.unlink(missing_ok=True)
-    return done
 
 
 def _embedded(file: str, content: bytes) -> tuple[str, str]:
@@ -137,14 +136,6 @@ def _embedded(file: str, content: bytes) -> tuple[str, str]:
     if len(content) > LARGEST:
         file, kind, content = f"{file}.gz", "application/gzip", gzip.compress(content, 9, mtime=0)
     return file, f"data:{kind};charset=utf-8;base64,{base64.b64encode(content).decode('ascii')}"
-
-
-def _suffixes(entries: Iterable[Entry]) -> list[str]:
-    """Parts that any entry of a column has; always the value itself."""
-    found = {"": None}
-    for entry in entries:
-        found |= dict.fromkeys(entry.raw)
-    return list(found)
 
 
 def _status(row: Row) -> str:
@@ -160,10 +151,6 @@ def _spread(row: Row, width: int) -> list[Entry]:
     blank = Entry("", kind="none")
     flat = [each for entry in row.entries for each in (entry, *[blank] * (entry.span - 1))]
     return (flat + [blank] * width)[:width]
-
-
-def _plain(value: Raw) -> Raw:
-    return "" if value is None else value
 
 
 def _tex_head(head: Head) -> str:

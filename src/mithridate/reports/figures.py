@@ -2,23 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from mithridate.reports import values, words
-from mithridate.reports.schema import (
-    Cell,
-    Column,
-    Comparison,
-    Published,
-    Study,
-    Timing,
-)
+from mithridate.reports.schema import Cell, Column, Comparison, Study, Timing
 from mithridate.reports.select import fits, name, state
 from mithridate.reports.summary import over, point
 from mithridate.reports.tables import Head, Row, Table
 from mithridate.reports.values import Entry
 
 ALPHA = 0.05
+Limited = tuple[float, float | None, float | None]
+"""A value with its limits."""
+
+
+def plain(
+    slug: str,
+    title: str,
+    note: str,
+    lead: Mapping[str, str],
+    heads: Mapping[str, str],
+    rows: Sequence[Row],
+    **helps: str,
+) -> Table:
+    """A table whose columns are key -> title; `helps` says more of some.
+
+    A column is of text where all of its entries are, else of numbers.
+    """
+    textual = [all(row.entries[at].kind == "text" for row in rows) for at in range(len(heads))]
+    return Table(
+        slug=slug,
+        title=title,
+        note=note,
+        lead=[Head(text, key, number=False) for key, text in lead.items()],
+        heads=[
+            Head(text, key, number=not is_text, help=helps.get(key, ""))
+            for (key, text), is_text in zip(heads.items(), textual, strict=True)
+        ],
+        rows=rows,
+    )
 
 
 def published(study: Study, cells: Sequence[Cell], number: int) -> Table | None:
@@ -27,79 +50,59 @@ def published(study: Study, cells: Sequence[Cell], number: int) -> Table | None:
         return None
     rows = []
     for figure in study.published:
-        column = study.columns.get(figure.value, Column(title=figure.value))
+        column = study.column(figure.value)
         mine = [c for c in cells if c.matrix == figure.matrix and fits(c.axes, figure.where)]
         ours, value = _ours(mine, figure.value, column)
-        lead = [values.text(_where(figure)), values.text(column.title)]
+        parts = []
+        for axis, wanted in figure.where.items():
+            labels = [name(one) for one in (wanted if isinstance(wanted, list) else [wanted])]
+            parts.append(wanted if isinstance(wanted, str) else f"{axis} {', '.join(labels)}")
         reported = figure.published
-        theirs = (
-            values.text(reported)
-            if isinstance(reported, str)
-            else Entry(values.number(reported, column.unit), sort=reported, raw={"": reported})
-        )
+        if isinstance(reported, str):
+            theirs = values.text(reported)
+        else:
+            theirs = values.text(values.number(reported, column.unit), reported, reported)
         entries = [theirs, ours, _difference(reported, value, column)]
         entries += [values.text(figure.source), values.text(figure.reason or words.NONE)]
+        lead = [values.text(", ".join(parts) or "all cells"), values.text(column.title)]
         rows.append(Row(lead, entries, name=mine[0].id if len(mine) == 1 else ""))
-    return Table(
-        slug=f"{number:02d}-published",
-        title="Published figures beside ours",
-        note="Difference: ours less published.",
-        lead=[Head("where", "where", number=False), Head("what", "what", number=False)],
-        heads=[
-            Head("published", "published"),
-            Head("ours", "ours"),
-            Head("difference", "difference"),
-            Head("source", "source", number=False),
-            Head("reason for a difference", "reason", number=False),
-        ],
-        rows=rows,
-    )
+    heads = {"published": "published", "ours": "ours", "difference": "difference"}
+    heads |= {"source": "source", "reason": "reason for a difference"}
+    columns = {"where": "where", "what": "what"}
+    note = "Difference: ours less published."
+    slug = f"{number:02d}-published"
+    return plain(slug, "Published figures beside ours", note, columns, heads, rows)
 
 
-def _where(figure: Published) -> str:
-    parts = []
-    for axis, wanted in figure.where.items():
-        labels = [name(label) for label in (wanted if isinstance(wanted, list) else [wanted])]
-        plain = isinstance(wanted, str)
-        parts.append(labels[0] if plain else f"{axis} {', '.join(labels)}")
-    return ", ".join(parts) or "all cells"
-
-
-def _ours(
-    cells: Sequence[Cell], value: str, column: Column
-) -> tuple[Entry, tuple[float, float | None, float | None] | None]:
+def _ours(cells: Sequence[Cell], value: str, column: Column) -> tuple[Entry, Limited | None]:
     """The entry, and its value with limits: one cell's own, or the mean over several."""
     why = state(cells)
     if why:
-        return (values.MISSING if why == values.NOT_RUN else Entry(why, kind="fail")), None
+        return values.absent(why), None
     there = [c.values[value] for c in cells if c.status == "done" and value in c.values]
     if not there:
         return values.MISSING, None
     if len(cells) == 1:
         one = there[0]
         at = point(one)
-        low, high = getattr(one, "low", None), getattr(one, "high", None)
-        return values.entry(one, column), None if at is None else (at, low, high)
+        limits = getattr(one, "low", None), getattr(one, "high", None)
+        return values.entry(one, column), None if at is None else (at, *limits)
     mean = over(there)
     if mean is None:
         return values.UNDEFINED, None
     shown = values.entry(mean, column, with_n=False)
-    count = f"mean of {mean.n} cells"
-    entry = Entry(shown.text, (*shown.small, count), shown.sort, raw=shown.raw)
+    entry = replace(shown, small=(*shown.small, f"mean of {mean.n} cells"), raw=shown.raw)
     return entry, (mean.value, mean.low, mean.high)
 
 
-def _difference(
-    reported: float | str, ours: tuple[float, float | None, float | None] | None, column: Column
-) -> Entry:
+def _difference(reported: float | str, ours: Limited | None, column: Column) -> Entry:
     if isinstance(reported, str) or ours is None:
-        return Entry(words.NONE, kind="none", title="no two numbers to compare")
+        return values.none("no two numbers to compare")
     value, low, high = ours
     gap = value - reported
     small: tuple[str, ...] = ()
     if low is not None and high is not None:
-        inside = low <= reported <= high
-        small = ("inside our interval" if inside else "outside our interval",)
+        small = (f"{'inside' if low <= reported <= high else 'outside'} our interval",)
     return Entry(signed(gap, column.unit), small, gap, raw={"": gap})
 
 
@@ -121,69 +124,49 @@ def comparisons(study: Study, number: int) -> Table | None:
         return None
     rows = []
     for one in study.comparisons:
-        column = study.columns.get(one.value, Column(title=one.value))
-        lead = [values.text(one.title)]
+        column = study.column(one.value)
+        gap, n = one.difference, one.n
         entries = [
-            values.text(column.title),
-            values.text(one.first),
-            values.text(one.second),
-            Entry(
-                signed(one.difference, column.unit),
-                (f"n = {one.n:,}",),
-                one.difference,
-                raw={"": one.difference, "n": one.n},
-            ),
+            *map(values.text, (column.title, one.first, one.second)),
+            Entry(signed(gap, column.unit), (f"n = {n:,}",), gap, raw={"": gap, "n": n}),
             range_entry(one.unpaired, column),
             range_entry(one.paired, column),
             p_entry(one.mcnemar, "not measured on the same images"),
             p_entry(one.holm, "no p-value to correct"),
             values.text(_reads(one)),
         ]
-        rows.append(Row(lead, entries))
-    return Table(
-        slug=f"{number:02d}-comparisons",
-        title="Comparisons",
-        note=(
-            "Difference: first less second. Unpaired: the 95 % interval of the documents, which "
-            "takes the two as independent. Paired and McNemar (exact): on the same images, – where "
-            "they were not. Holm: "
-            f"corrected for the {len(study.comparisons)} comparisons of this study."
-        ),
-        lead=[Head("comparison", "comparison", number=False)],
-        heads=[
-            Head("of", "value", number=False),
-            Head("first", "first", number=False),
-            Head("second", "second", number=False),
-            Head("difference", "difference"),
-            Head("unpaired 95 %", "unpaired"),
-            Head("paired 95 %", "paired"),
-            Head("McNemar p", "mcnemar"),
-            Head("Holm p", "holm"),
-            Head("reads", "reads", number=False, help=f"at the level {ALPHA}"),
-        ],
-        rows=rows,
+        rows.append(Row([values.text(one.title)], entries))
+    heads = {"value": "of", "first": "first", "second": "second", "difference": "difference"}
+    heads |= {"unpaired": "unpaired 95 %", "paired": "paired 95 %", "mcnemar": "McNemar p"}
+    heads |= {"holm": "Holm p", "reads": "reads"}
+    note = (
+        "Difference: first less second. Unpaired: the 95 % interval of the documents, which takes "
+        "the two as independent. Paired and McNemar (exact): on the same images, – where they "
+        f"were not. Holm: corrected for the {len(rows)} comparisons of this study."
     )
+    slug, lead = f"{number:02d}-comparisons", {"comparison": "comparison"}
+    level = f"at the level {ALPHA}"
+    return plain(slug, "Comparisons", note, lead, heads, rows, reads=level)
 
 
 def range_entry(bounds: tuple[float, float] | None, column: Column, how: str = "") -> Entry:
     """The limits of a difference; `how` says which they are."""
     if bounds is None:
-        return Entry(words.NONE, kind="none", title="not run: needs the same images in both")
+        return values.none("not run: needs the same images in both")
     low, high = bounds
     if column.unit == "share":
         text = f"{100 * low:+.2f} to {100 * high:+.2f}".replace("-", "−")
     else:
         text = f"{signed(low, column.unit)} to {signed(high, column.unit)}"
-    small = (how,) if how else ()
-    return Entry(text, small, low, raw={"low": low, "high": high})
+    return Entry(text, (how,) if how else (), low, raw={"low": low, "high": high})
 
 
 def p_entry(value: float | None, why: str) -> Entry:
     """A p-value, or why there is none."""
     if value is None:
-        return Entry(words.NONE, kind="none", title=why)
+        return values.none(why)
     text = words.p_value(value).removeprefix("p = ").removeprefix("p ")
-    return Entry(text, sort=value, raw={"": value})
+    return values.text(text, value, value)
 
 
 def _reads(one: Comparison) -> str:
@@ -207,30 +190,19 @@ def times(timings: Sequence[Timing], number: int) -> Table | None:
     kinds: dict[str, list[Timing]] = {}
     for timing in timings:
         kinds.setdefault(timing.kind, []).append(timing)
-    column = Column(title="", unit="seconds")
+    seconds, count = Column(title="", unit="seconds"), Column(title="")
     rows = []
     for kind, units in kinds.items():
         fresh = [unit.seconds for unit in units if not unit.cached]
-        entries = [values.entry(len(units), Column(title=""))]
-        entries.append(values.entry(len(units) - len(fresh), Column(title="")))
-        entries.append(values.entry(sum(fresh), column) if fresh else _NONE_MADE)
-        entries.append(values.entry(max(fresh), column) if fresh else _NONE_MADE)
-        entries.append(values.entry(sum(fresh) / len(fresh), column) if fresh else _NONE_MADE)
+        spent = [sum(fresh), max(fresh), sum(fresh) / len(fresh)] if fresh else [None] * 3
+        entries = [values.entry(n, count) for n in (len(units), len(units) - len(fresh))]
+        entries += [
+            values.none("every unit came from the store") if s is None else values.entry(s, seconds)
+            for s in spent
+        ]
         rows.append(Row([values.text(kind)], entries))
-    return Table(
-        slug=f"{number:02d}-time",
-        title="Time by kind of unit",
-        note="Time of this run alone: a unit that lay in the store was read, not made.",
-        lead=[Head("unit", "unit", number=False)],
-        heads=[
-            Head("units", "units"),
-            Head("from the store", "cached"),
-            Head("time", "seconds"),
-            Head("longest", "longest"),
-            Head("mean", "mean"),
-        ],
-        rows=rows,
-    )
-
-
-_NONE_MADE = Entry(words.NONE, kind="none", title="every unit came from the store")
+    heads = {"units": "units", "cached": "from the store", "seconds": "time"}
+    heads |= {"longest": "longest", "mean": "mean"}
+    note = "Time of this run alone: a unit that lay in the store was read, not made."
+    slug = f"{number:02d}-time"
+    return plain(slug, "Time by kind of unit", note, {"unit": "unit"}, heads, rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 
 from mithridate.errors import InputError, RunError
 from mithridate.reports.images import Array
-from mithridate.reports.schema import VERSION, Cell, Matrix, Study, Timing
+from mithridate.reports.schema import VERSION, Cell, Study, Timing
 
 STUDY, CELLS, IMAGES = "study.json", "cells.jsonl", "images.parquet"
 PICTURES, TIMINGS = "pictures.safetensors", "timings.jsonl"
@@ -45,6 +45,14 @@ COLUMNS = {
 
 
 P = TypeVar("P", bound=BaseModel)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException, SafetensorError) as error:
+        raise damaged(path, error) from None
 
 
 @dataclass(frozen=True)
@@ -76,12 +84,9 @@ class StudyFolder:
         if self._parquet is None:
             return None
         path = self.path / IMAGES
-        try:
-            wanted = [("cell", "in", list(cells) or [""])]
-            named = None if columns is None else list(columns)
-            return pq.read_table(path, columns=named, filters=wanted)
-        except (OSError, pa.ArrowException) as error:
-            raise damaged(path, error) from None
+        wanted = [("cell", "in", list(cells) or [""])]
+        with _reading(path):
+            return pq.read_table(path, columns=columns and list(columns), filters=wanted)
 
     def arrays(self, cell: str, names: Collection[str] = ()) -> dict[str, Array]:
         """The pictures of one cell by name: those named, or all.
@@ -89,19 +94,15 @@ class StudyFolder:
         Raises:
             InputError: the file is damaged.
         """
-        stored = self._pictures.get(cell, [])
-        wanted = [name for name in (names or stored) if name in stored]
+        there = self._pictures.get(cell, [])
+        wanted = [name for name in (names or there) if name in there]
         if not wanted:
             return {}
         if self.memory is not None:
             return {name: self.memory[cell][name] for name in wanted}
         path = self.path / PICTURES
-        try:
-            with safe_open(str(path), framework="numpy") as file:
-                found = {name: file.get_tensor(f"{cell}:{name}") for name in wanted}
-            return {name: array.astype(np.float64) for name, array in found.items()}
-        except (OSError, SafetensorError) as error:
-            raise damaged(path, error) from None
+        with _reading(path), safe_open(str(path), framework="numpy") as file:
+            return {name: file.get_tensor(f"{cell}:{name}").astype(np.float64) for name in wanted}
 
     def has_arrays(self, cell: str, names: Collection[str] = ()) -> bool:
         """Whether the cell has one of these pictures, or any."""
@@ -113,10 +114,8 @@ class StudyFolder:
         path = self.path / IMAGES
         if self.memory is not None or not path.exists():
             return None
-        try:
+        with _reading(path):
             file = pq.ParquetFile(path)
-        except (OSError, pa.ArrowException) as error:
-            raise damaged(path, error) from None
         missing = [name for name in COLUMNS if name not in file.schema_arrow.names]
         if missing:
             raise InputError(f"{path} has no column {missing[0]}: run the study again")
@@ -129,16 +128,13 @@ class StudyFolder:
         path = self.path / PICTURES
         if not path.exists():
             return {}
-        try:
-            with safe_open(str(path), framework="numpy") as file:
-                keys = sorted(file.keys())
-        except (OSError, SafetensorError) as error:
-            raise damaged(path, error) from None
-        found: dict[str, list[str]] = {}
+        with _reading(path), safe_open(str(path), framework="numpy") as file:
+            keys = sorted(file.keys())
+        by_cell: dict[str, list[str]] = {}
         for key in keys:
             cell, _, name = key.rpartition(":")
-            found.setdefault(cell, []).append(name)
-        return found
+            by_cell.setdefault(cell, []).append(name)
+        return by_cell
 
 
 def read(folder: Path) -> StudyFolder:
@@ -168,12 +164,12 @@ def read(folder: Path) -> StudyFolder:
             f"{folder / STUDY} has schema {version!r:.40}, this version reads schema {VERSION}: "
             "use the version of mithridate that wrote it"
         )
-    study = checked(Study, raw, str(folder / STUDY))
-    cells = list(lines_of(Cell, folder / CELLS))
+    study = _checked(Study, raw, str(folder / STUDY))
+    cells = list(_lines(Cell, folder / CELLS))
     _agree(study, cells, str(folder / CELLS))
-    matrices = {matrix.name: matrix for matrix in study.matrices}
-    timings = list(lines_of(Timing, folder / TIMINGS)) if (folder / TIMINGS).exists() else []
-    return StudyFolder(folder, study, [_in_order(c, matrices[c.matrix]) for c in cells], timings)
+    orders = {matrix.name: list(matrix.axes) for matrix in study.matrices}
+    timings = list(_lines(Timing, folder / TIMINGS)) if (folder / TIMINGS).exists() else []
+    return StudyFolder(folder, study, [_in_order(c, orders[c.matrix]) for c in cells], timings)
 
 
 def parts(
@@ -186,10 +182,10 @@ def parts(
     Raises:
         InputError: the first that does not fit, in one line.
     """
-    whole = checked(Study, study, STUDY)
-    lines = [checked(Cell, cell, CELLS) for cell in cells]
+    whole = _checked(Study, study, STUDY)
+    lines = [_checked(Cell, cell, CELLS) for cell in cells]
     _agree(whole, lines, CELLS)
-    return whole, lines, [checked(Timing, timing, TIMINGS) for timing in timings]
+    return whole, lines, [_checked(Timing, timing, TIMINGS) for timing in timings]
 
 
 def write(
@@ -215,28 +211,26 @@ def write(
     folder = Path(folder)
     whole, lines, times = parts(study, cells, timings)
     table = None if images is None else _as_columns(images)
-    arrays = {
-        key: np.ascontiguousarray(array, np.float32)
-        for key, array in sorted((pictures or {}).items())
-    }
-    known = {cell.id for cell in lines}
-    for key in arrays:
+    known, arrays = {cell.id for cell in lines}, {}
+    for key, array in sorted((pictures or {}).items()):
         if key.rpartition(":")[0] not in known:
             raise InputError(f"{PICTURES}: {key!r} belongs to no cell: name it CELL:NAME")
+        arrays[key] = np.ascontiguousarray(array, np.float32)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{folder} cannot be made: {error.strerror}") from None
+    tree = whole.model_dump(mode="json", by_alias=True)
+    for name in ("spec", "environment"):  # the rest keeps its order: columns, axes, views
+        tree[name] = json.loads(json.dumps(tree[name], sort_keys=True))
+    text = json.dumps(tree, ensure_ascii=False, indent=1) + "\n"
     for name in (RECORD, ARRAYS):  # of the first form, which would be read in place of the study
         _place(folder / name, None)
     _place(folder / IMAGES, table and (lambda p: pq.write_table(table, p, compression="zstd")))
     _place(folder / PICTURES, arrays and (lambda p: save_file(arrays, p)))
-    _place(folder / TIMINGS, times and _text("".join(map(_line, times))))
-    _place(folder / CELLS, _text("".join(map(_line, lines))))
-    tree = whole.model_dump(mode="json", by_alias=True)
-    for name in ("spec", "environment"):  # the rest keeps its order: columns, axes, views
-        tree[name] = json.loads(json.dumps(tree[name], sort_keys=True))
-    _place(folder / STUDY, _text(json.dumps(tree, ensure_ascii=False, indent=1) + "\n"))
+    _place(folder / TIMINGS, times and "".join(map(_line, times)).encode())
+    _place(folder / CELLS, "".join(map(_line, lines)).encode())
+    _place(folder / STUDY, text.encode())
 
 
 def _line(part: BaseModel) -> str:
@@ -250,21 +244,20 @@ def replace(path: Path, content: bytes) -> None:
     Raises:
         RunError: the folder cannot be written or the disk is full.
     """
-    _place(path, lambda part: part.write_bytes(content))
+    _place(path, content)
 
 
-def _text(text: str) -> Callable[[Path], object]:
-    return lambda path: path.write_bytes(text.encode("utf-8"))
-
-
-def _place(path: Path, fill: Callable[[Path], object] | object) -> None:
-    """Fill a file beside its place and move it there; without content, remove what lies there."""
+def _place(path: Path, content: bytes | Callable[[Path], object] | object) -> None:
+    """Put a file in its place, from its bytes or by what fills it; without either, remove it."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        if not callable(fill):
+        if callable(content):
+            content(part)
+        elif isinstance(content, bytes):
+            part.write_bytes(content)
+        else:
             path.unlink(missing_ok=True)
             return
-        fill(part)
         with part.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(part, path)
@@ -302,11 +295,10 @@ def _agree(study: Study, cells: Sequence[Cell], where: str) -> None:
         seen.add(cell.id)
 
 
-def _in_order(cell: Cell, matrix: Matrix) -> Cell:
+def _in_order(cell: Cell, order: Sequence[str]) -> Cell:
     """The axes as the matrix has them: a line of JSON is sorted."""
-    order = [axis for axis in matrix.axes if axis in cell.axes]
-    order += [axis for axis in cell.axes if axis not in matrix.axes]
-    return cell.model_copy(update={"axes": {axis: cell.axes[axis] for axis in order}})
+    names = [*(axis for axis in order if axis in cell.axes), *cell.axes]
+    return cell.model_copy(update={"axes": {axis: cell.axes[axis] for axis in names}})
 
 
 def content(path: Path) -> bytes:
@@ -319,12 +311,12 @@ def content(path: Path) -> bytes:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def lines_of(model: type[P], path: Path) -> Iterator[P]:
+def _lines(model: type[P], path: Path) -> Iterator[P]:
     """The parts of a file of JSON lines."""
     for number, line in enumerate(content(path).split(b"\n"), 1):
         if line.strip():
             where = f"{path}, line {number}"
-            yield checked(model, as_json(line, where), where)
+            yield _checked(model, as_json(line, where), where)
 
 
 def as_json(text: bytes, where: str) -> Any:
@@ -335,7 +327,7 @@ def as_json(text: bytes, where: str) -> Any:
         raise InputError(f"{where} is not JSON ({error}): run the study again") from None
 
 
-def checked(model: type[P], raw: Any, where: str) -> P:
+def _checked(model: type[P], raw: Any, where: str) -> P:
     """The part, checked field by field; the first fault is an InputError."""
     if isinstance(raw, model):
         return raw

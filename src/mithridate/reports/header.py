@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mithridate.reports import attacks, images, words
 from mithridate.reports.attacks import AttackRow
-from mithridate.reports.audit import Audit, Inspection
+from mithridate.reports.audit import CLEAN, Audit, Inspection
 from mithridate.reports.folder import StudyFolder
-from mithridate.reports.images import Array, Picture
-from mithridate.reports.panels import Box, box
-from mithridate.reports.schema import Cell, Doubt, Proportion
+from mithridate.reports.images import Array
+from mithridate.reports.panels import Tile, box
+from mithridate.reports.schema import Cell, Doubt, Proportion, Study
 from mithridate.reports.select import DONE, NOT_RUN, number_of, share_of, text_of, whole_of
 
 HERO = ("trigger", "examples_changed")
 
 
-@dataclass(frozen=True)
-class State:
-    """How a finding looks: a class of the style sheet, and a word."""
-
-    name: str
-    word: str
-
-
-STATES = {
-    True: State("alarm", "Alarm"),
-    False: State("clear", "No alarm"),
-    None: State("open", "No verdict"),
-}
+STATES = {True: ("alarm", "Alarm"), False: ("clear", "No alarm"), None: ("open", "No verdict")}
 
 
 @dataclass(frozen=True)
-class Tile:
+class Figure:
     """One key figure: what, how much, and what stands behind it."""
 
     name: str
@@ -45,21 +32,13 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Hero:
-    """Pictures beside a verdict; `region` is outlined on both."""
-
-    trigger: Picture | None
-    where: str
-    stamped: Picture | None
-    leads: str
-    region: Box | None
-
-
-@dataclass(frozen=True)
 class Header:
-    """The finding. `warning`, `strong` and `meaning` are read after it, `small` last."""
+    """The finding. `warning`, `strong` and `meaning` are read after it, `small` last.
 
-    state: State
+    `state` is how it looks, a class of the style sheet, and a word; `hero` stands beside it.
+    """
+
+    state: tuple[str, str]
     headline: str
     question: str = ""
     warning: str = ""
@@ -68,7 +47,7 @@ class Header:
     small: str = ""
     doubts: Sequence[Doubt] = ()
     about: str = "Doubts about this finding"
-    hero: Hero | None = None
+    hero: Sequence[Tile] = ()
 
 
 def of_verdict(verdict: Inspection, arrays: Mapping[str, Array]) -> Header:
@@ -88,38 +67,60 @@ def of_verdict(verdict: Inspection, arrays: Mapping[str, Array]) -> Header:
     )
 
 
-def _hero(verdict: Inspection, arrays: Mapping[str, Array]) -> Hero | None:
-    trigger, changed = arrays.get("trigger"), arrays.get("examples_changed")
-    stamped = None if changed is None or not len(changed) else images.plain(changed[0])
-    pattern = None if trigger is None else images.plain(trigger)
-    if pattern is None and not (stamped is not None and verdict.suspicious):
-        return None
-    size = next(a for a in (trigger, changed) if a is not None).shape[-2:]
-    leads = "Stamped on a test image"
-    if verdict.source is not None and verdict.target is not None:
-        source, target = (words.short(verdict.names[k]) for k in (verdict.source, verdict.target))
-        leads = f"Stamped on “{source}”; the model is led to “{target}”"
-    return Hero(
-        trigger=pattern,
-        where=words.region(verdict.region, *size),
-        stamped=stamped,
-        leads=leads,
-        region=box(verdict.region, *size),
-    )
+def _hero(verdict: Inspection, arrays: Mapping[str, Array]) -> list[Tile]:
+    """The trigger, and a test image that carries it, with the region outlined on both."""
+    trigger, changed = (arrays.get(name) for name in HERO)
+    tiles = []
+    if trigger is not None and (pattern := images.plain(trigger)) is not None:
+        region = box(verdict.region, *trigger.shape[-2:])
+        alt = "Recovered trigger, see-through where it leaves the image alone"
+        where = words.region(verdict.region, *trigger.shape[-2:])
+        tiles.append(Tile(pattern, alt, f"Recovered trigger: {where}", "", True, region))
+    if changed is not None and len(changed) and (tiles or verdict.suspicious):
+        region = box(verdict.region, *changed.shape[-2:])
+        leads = "Stamped on a test image"
+        if verdict.source is not None and verdict.target is not None:
+            source, target = (
+                words.short(verdict.names[k]) for k in (verdict.source, verdict.target)
+            )
+            leads = f"Stamped on “{source}”; the model is led to “{target}”"
+        alt = "A test image with the trigger stamped on it"
+        tiles.append(Tile(images.plain(changed[0]), alt, leads, region=region))
+    return [tile for tile in tiles if tile.picture is not None]
 
 
-def of_audit(folder: StudyFolder, whole: Audit) -> Header:
-    """The header of an audit's page."""
-    if whole.verdict is None:
-        header = Header(STATES[None], "No verdict was reached", meaning="The verdict: not run.")
+def opening(record: StudyFolder, whole: Audit | None) -> tuple[Header, list[Figure]]:
+    """What the page of a record opens with; `whole` is the audit that it is, if it is one."""
+    study = record.study
+    if whole is not None:
+        header, figures = _of_audit(record, whole), _audit_figures(whole)
+    elif study.preset == "attack":
+        cells = [cell for cell in record.cells if cell.matrix == "attacks"]
+        rows = attacks.rows(cells, record.timings)
+        clean = next((cell for cell in record.cells if cell.matrix == CLEAN), None)
+        header, figures = _of_attacks(study, rows), _attack_figures(rows, clean)
     else:
-        header = of_verdict(whole.verdict, folder.arrays(whole.verdict.cell.id, HERO))
-    return _with_doubts(folder, header)
+        headline, meaning = split(study.finding or study.title)
+        state = "plain", "Main finding" if study.finding else "Study"
+        header = Header(state, headline, question=study.question, meaning=meaning)
+        figures = _study_figures(record)
+    doubts = list(dict.fromkeys([*header.doubts, *study.doubts]))
+    header = replace(header, doubts=doubts)
+    if study.status != "complete":  # which it says first
+        what = "run" if study.preset else "study"
+        gate = "; it passes no gate" if study.preset else ""
+        text = f"This {what} stopped before it was finished. What follows is what it had{gate}."
+        header = replace(header, warning=text, state=("open", f"Incomplete {what}"))
+    return header, figures
 
 
-def of_attacks(folder: StudyFolder, rows: Sequence[AttackRow]) -> Header:
-    """The header of a run of attacks."""
-    study = folder.study
+def _of_audit(record: StudyFolder, whole: Audit) -> Header:
+    if whole.verdict is None:
+        return Header(STATES[None], "No verdict was reached", meaning="The verdict: not run.")
+    return of_verdict(whole.verdict, record.arrays(whole.verdict.cell.id, HERO))
+
+
+def _of_attacks(study: Study, rows: Sequence[AttackRow]) -> Header:
     best = attacks.strongest(rows)
     text = study.title
     if best is not None and best.accuracy_left is not None:
@@ -128,42 +129,12 @@ def of_attacks(folder: StudyFolder, rows: Sequence[AttackRow]) -> Header:
     names = [model.name for model in study.models[:1]]
     names += [study.data.name] if study.data is not None else []
     count = words.many(len(rows), "attack")
-    return _with_doubts(
-        folder,
-        Header(
-            State("plain", "Attack run"),
-            text,
-            meaning=f"{count}{' on ' if names else ''}{', '.join(names)}. Accuracy left counts "
-            "every image that the model still gets right after the attack.",
-            small=f"{attacks.closing(rows)}." if len(rows) > 1 else "",
-        ),
-    )
-
-
-def of_study(folder: StudyFolder) -> Header:
-    """The header of a study's page; without a finding it is no finding that it opens with."""
-    study = folder.study
-    headline, meaning = split(study.finding or study.title)
-    header = Header(
-        State("plain", "Main finding" if study.finding else "Study"),
-        headline,
-        question=study.question,
-        meaning=meaning,
-    )
-    return _with_doubts(folder, header)
-
-
-def _with_doubts(folder: StudyFolder, header: Header) -> Header:
-    """The header with the study's own doubts; one that was cut short says so first."""
-    study = folder.study
-    doubts = list(dict.fromkeys([*header.doubts, *study.doubts]))
-    if study.status == "complete":
-        return dataclasses.replace(header, doubts=doubts)
-    what = "run" if study.preset else "study"
-    gate = "; it passes no gate" if study.preset else ""
-    text = f"This {what} stopped before it was finished. What follows is what it had{gate}."
-    return dataclasses.replace(
-        header, doubts=doubts, warning=text, state=State("open", f"Incomplete {what}")
+    return Header(
+        ("plain", "Attack run"),
+        text,
+        meaning=f"{count}{' on ' if names else ''}{', '.join(names)}. Accuracy left counts "
+        "every image that the model still gets right after the attack.",
+        small=f"{attacks.closing(rows)}." if len(rows) > 1 else "",
     )
 
 
@@ -177,34 +148,32 @@ def split(finding: str) -> tuple[str, str]:
     return first, " ".join(rest)
 
 
-def audit_tiles(whole: Audit) -> list[Tile]:
-    """The key figures of an audit."""
+def _audit_figures(whole: Audit) -> list[Figure]:
     cell = whole.verdict.cell if whole.verdict else None
     controls = whole_of(cell, "controls")
     count = words.NONE if controls is None else str(controls)
     return [
-        _share_tile("Clean accuracy of the suspect", whole.accuracy),
-        _share_tile("Success of the recovered trigger", share_of(cell, "recovered_asr")),
-        Tile("Clean control models", count, "the clean side of the test"),
-        _cost_tile(whole.seconds, number_of(cell, "queries"), number_of(cell, "gradients")),
+        _share("Clean accuracy of the suspect", whole.accuracy),
+        _share("Success of the recovered trigger", share_of(cell, "recovered_asr")),
+        Figure("Clean control models", count, "the clean side of the test"),
+        _cost(whole.seconds, number_of(cell, "queries"), number_of(cell, "gradients")),
     ]
 
 
-def attack_tiles(rows: Sequence[AttackRow], clean: Cell | None) -> list[Tile]:
-    """The key figures of a run of attacks."""
+def _attack_figures(rows: Sequence[AttackRow], clean: Cell | None) -> list[Figure]:
     best, least = attacks.strongest(rows), attacks.smallest(rows)
     by = f", {best.name}" if best and len(rows) > 1 else ""
-    third = _share_tile("Attack success", best.success if best else None)
+    third = _share("Attack success", best.success if best else None)
     if least is not None:
         value = f"L2 {words.number(least.median_l2)}"
-        third = Tile("Smallest change", value, f"median of the fooled, {least.name}")
+        third = Figure("Smallest change", value, f"median of the fooled, {least.name}")
     ran = [row for row in rows if row.ran]
     spent = [row.seconds for row in rows if row.seconds is not None]
     return [
-        _share_tile("Clean accuracy", share_of(clean, "accuracy")),
-        _share_tile(f"Accuracy left{by}", best.accuracy_left if best else None),
+        _share("Clean accuracy", share_of(clean, "accuracy")),
+        _share(f"Accuracy left{by}", best.accuracy_left if best else None),
         third,
-        _cost_tile(
+        _cost(
             sum(spent) if spent else None,
             sum(row.n * (row.queries or 0) for row in ran) if ran else None,
             sum(row.n * (row.gradients or 0) for row in ran) if ran else None,
@@ -212,40 +181,35 @@ def attack_tiles(rows: Sequence[AttackRow], clean: Cell | None) -> list[Tile]:
     ]
 
 
-def study_tiles(folder: StudyFolder) -> list[Tile]:
-    """The key figures of a study."""
+def _study_figures(folder: StudyFolder) -> list[Figure]:
     cells = folder.cells
     done = sum(cell.status == DONE for cell in cells)
     idle = sum(cell.status == NOT_RUN for cell in cells)
     failed = len(cells) - done - idle
     others = [f"{idle:,} not run"] * (idle > 0) + [f"{failed:,} failed"] * (failed > 0)
-    rows = folder.image_rows
-    tiles = [
-        Tile("Cells measured", f"{done:,} of {len(cells):,}", ", ".join(others) or "all"),
-        Tile(
-            "Images judged",
-            f"{rows:,}" if rows else words.NONE,
-            "one by one" if rows else "not recorded one by one",
-        ),
-    ]
+    rows, fresh = folder.image_rows, [one.seconds for one in folder.timings if not one.cached]
+    stored = len(folder.timings) - len(fresh)
+    spent, units = words.NONE, "not recorded"
     if folder.timings:
-        fresh = [timing.seconds for timing in folder.timings if not timing.cached]
-        stored = len(folder.timings) - len(fresh)
-        note = f"{len(fresh):,} units made, {stored:,} from the store"
-        tiles.append(Tile("Time of units", words.seconds(sum(fresh)), note))
-    else:
-        tiles.append(Tile("Time of units", words.NONE, "not recorded"))
-    return [*tiles, Tile("Scale", folder.study.scale or words.NONE, "of the study's file")]
+        spent = words.seconds(sum(fresh))
+        units = f"{len(fresh):,} units made, {stored:,} from the store"
+    judged = "one by one" if rows else "not recorded one by one"
+    return [
+        Figure("Cells measured", f"{done:,} of {len(cells):,}", ", ".join(others) or "all"),
+        Figure("Images judged", f"{rows:,}" if rows else words.NONE, judged),
+        Figure("Time of units", spent, units),
+        Figure("Scale", folder.study.scale or words.NONE, "of the study's file"),
+    ]
 
 
-def _share_tile(name: str, share: Proportion | None) -> Tile:
-    return Tile(name, words.percent(share.value if share else None), words.interval(share))
+def _share(name: str, share: Proportion | None) -> Figure:
+    return Figure(name, words.percent(share.value if share else None), words.interval(share))
 
 
-def _cost_tile(seconds: float | None, queries: float | None, gradients: float | None) -> Tile:
+def _cost(seconds: float | None, queries: float | None, gradients: float | None) -> Figure:
     parts = [] if queries is None else [f"{queries:,.0f} images asked"]
     parts += [] if gradients is None else [f"{gradients:,.0f} gradients"]
-    return Tile("Time", words.seconds(seconds), ", ".join(parts) or "cost not recorded")
+    return Figure("Time", words.seconds(seconds), ", ".join(parts) or "cost not recorded")
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

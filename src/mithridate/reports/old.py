@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,7 @@ from numpy.typing import NDArray
 from mithridate.errors import InputError
 from mithridate.reports import words
 from mithridate.reports.audit import BACKDOOR, CLEAN, EVASION, NOISE, VERDICT
-from mithridate.reports.folder import (
-    ARRAYS,
-    RECORD,
-    StudyFolder,
-    as_json,
-    content,
-    damaged,
-    parts,
-)
+from mithridate.reports.folder import ARRAYS, RECORD, StudyFolder, as_json, content, damaged, parts
 from mithridate.reports.images import Array
 
 RUN_AGAIN = "run the audit or the attack again"
@@ -35,15 +28,11 @@ NAMES = {
 """Where an array lies now; those of the attacks are spread over their cells, the rest are the
 verdict's under their own name."""
 MEASURED = (
-    "success",
-    "accuracy_left",
-    "mean_l2",
-    "median_l2",
-    "mean_linf",
-    "mean_distance",
-    "median_distance",
+    *("success", "accuracy_left", "mean_linf"),
+    *(f"{middle}_{of}" for of in ("l2", "distance") for middle in ("mean", "median")),
 )
 """Of an attack, where they are numbers."""
+MEASURES = {CLEAN: "accuracy", VERDICT: "inspection", NOISE: "noise", BACKDOOR: "backdoor"}
 Raw = Mapping[str, Any]
 
 
@@ -85,37 +74,25 @@ def _study(raw: Raw, cells: list[dict[str, Any]]) -> dict[str, Any]:
         axes = matrices.setdefault(cell["matrix"], {})
         for axis, label in cell["axes"].items():
             axes.setdefault(axis, []).append(label)
-    measures = {CLEAN: "accuracy", VERDICT: "inspection", NOISE: "noise", BACKDOOR: "backdoor"}
-    audit = raw["kind"] == "audit"
-    models = [{"role": "suspect" if audit else "model"} | _model(raw["model"])]
+    models = [{"role": "suspect" if raw["kind"] == "audit" else "model"} | _model(raw["model"])]
     if raw["reference"] is not None:
         models.append({"role": "reference"} | _model(raw["reference"]))
+    empty: dict[str, Any] = dict.fromkeys(("question", "finding", "scale", "spec_sha256"), "")
+    empty |= {name: {} for name in ("class_names", "columns")}
+    empty |= {name: [] for name in ("views", "published", "comparisons", "doubts")}
+    same = ("title", "created", "command", "status", "data", "environment")
     return {
+        **empty,
+        **{name: raw[name] for name in same},
         "schema": 1,
         "name": raw["kind"],
-        "title": raw["title"],
         "preset": raw["kind"],
-        "created": raw["created"],
-        "question": "",
-        "finding": "",
-        "command": raw["command"],
-        "scale": "",
-        "status": raw["status"],
         "spec": raw["settings"],
-        "spec_sha256": "",
-        "class_names": {},
-        "data": raw["data"],
         "models": models,
         "matrices": [
-            {"name": name, "title": "", "measure": measures.get(name, "evasion"), "axes": axes}
+            {"name": name, "title": "", "measure": MEASURES.get(name, "evasion"), "axes": axes}
             for name, axes in matrices.items()
         ],
-        "columns": {},
-        "views": [],
-        "published": [],
-        "comparisons": [],
-        "doubts": [],
-        "environment": raw["environment"],
     }
 
 
@@ -135,8 +112,7 @@ def _clean(raw: Raw) -> list[dict[str, Any]]:
     roles |= {"reference": raw["reference"]} if raw["reference"] is not None else {}
     for at, (role, model) in enumerate(roles.items()):
         share = model["clean_accuracy"]
-        values = {} if share is None else {"accuracy": share}
-        status = "done" if values else "not run"
+        values, status = ({}, "not run") if share is None else ({"accuracy": share}, "done")
         cells.append(_cell(CLEAN, at, {"role": role}, values, status=status))
     return cells
 
@@ -145,13 +121,12 @@ def _verdict(raw: Raw) -> list[dict[str, Any]]:
     """The verdict with what lies about it; further settings of the distances are further cells."""
     if raw["kind"] == "attack":
         return []
-    verdict, settings = raw["verdict"], raw["distances"]
-    charts = [
-        {key: row[key] for key in ("probe", "eps", "steps", "samples")}
-        | {"distances": row["suspect"]}
-        | ({"clean_distances": row["clean"]} if row["clean"] is not None else {})
-        for row in settings
-    ]
+    verdict = raw["verdict"]
+    charts = []
+    for row in raw["distances"]:
+        charts.append({key: row[key] for key in ("probe", "eps", "steps", "samples")})
+        charts[-1]["distances"] = row["suspect"]
+        charts[-1] |= {"clean_distances": row["clean"]} if row["clean"] is not None else {}
     values: dict[str, Any] = dict(charts[0]) if charts else {}
     cost, planted = raw["cost"], raw["backdoor"] or {}
     values |= {"queries": cost["queries"], "gradients": cost["gradients"]}
@@ -218,9 +193,8 @@ def _backdoor(raw: Raw) -> list[dict[str, Any]]:
 
 def _noise(raw: Raw) -> list[dict[str, Any]]:
     noise = raw["white_noise"]
-    if noise is None:
-        return []
-    return [_cell(NOISE, 0, {}, {key: noise[key] for key in ("queries", "distances", "note")})]
+    values = noise and {key: noise[key] for key in ("queries", "distances", "note")}
+    return [] if noise is None else [_cell(NOISE, 0, {}, values)]
 
 
 def _timings(raw: Raw, attacks: str) -> Iterator[dict[str, Any]]:
@@ -259,21 +233,18 @@ def _finite(array: NDArray[np.generic]) -> Array:
 
 def _pictures(raw: Raw, arrays: Mapping[str, Array], attacks: str) -> dict[str, dict[str, Array]]:
     """Cell -> its pictures by name."""
-    pictures: dict[str, dict[str, Array]] = {}
-    count = len(raw["attacks"])
+    pictures: dict[str, dict[str, Array]] = defaultdict(dict)
     for name, array in arrays.items():
-        if name.startswith("attack_"):
-            if name != "attack_difference":
-                kind = "clean" if name == "attack_clean" else "changed"
-                pictures.setdefault(f"{attacks}/0000", {})[f"examples_{kind}"] = array
+        if name in ("attack_clean", "attack_adversarial"):
+            kind = "clean" if name == "attack_clean" else "changed"
+            pictures[f"{attacks}/0000"][f"examples_{kind}"] = array
         elif name.startswith("grid_"):
-            for at in range(count):
+            for at in range(len(raw["attacks"])):
                 each = array[at] if name in ("grid_adversarial", "grid_predicted") else array
-                pictures.setdefault(f"{attacks}/{at:04d}", {})[name] = each
-        else:
+                pictures[f"{attacks}/{at:04d}"][name] = each
+        elif name != "attack_difference":
             matrix, now = NAMES.get(name, (VERDICT, name))
-            pictures.setdefault(f"{matrix}/0000", {})[now] = array
+            pictures[f"{matrix}/0000"][now] = array
     if raw["kind"] == "audit" and raw["pairs"] is not None:
-        scores = np.array([[np.nan if v is None else v for v in row] for row in raw["pairs"]])
-        pictures.setdefault(f"{VERDICT}/0000", {})["pair_scores"] = scores
-    return pictures
+        pictures[f"{VERDICT}/0000"]["pair_scores"] = np.array(raw["pairs"], np.float64)
+    return dict(pictures)

@@ -2,43 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
+import base64
+import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from mithridate.reports import (
-    export,
-    figures,
-    words,
-)
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from mithridate.reports import export, figures, plot, words
+from mithridate.reports import folder as disk
 from mithridate.reports.audit import CLEAN
-from mithridate.reports.folder import (
-    ARRAYS,
-    CELLS,
-    IMAGES,
-    PICTURES,
-    RECORD,
-    REPORT,
-    STUDY,
-    TABLES,
-    TIMINGS,
-    StudyFolder,
-    read,
-    replace,
-)
-from mithridate.reports.header import flatten
-from mithridate.reports.html import common, environment
-from mithridate.reports.schema import Cell, Model, Study
-from mithridate.reports.select import (
-    DONE,
-    NOT_RUN,
-    share_of,
-    title_of,
-)
-from mithridate.reports.tables import Table
-from mithridate.reports.views import Part, Views
+from mithridate.reports.folder import StudyFolder, read, replace
+from mithridate.reports.header import flatten, opening
+from mithridate.reports.schema import Cell, Model
+from mithridate.reports.select import DONE, NOT_RUN, share_of, title_of
+from mithridate.reports.tables import SHOWN, Table
+from mithridate.reports.views import Views
 
 LISTED = 20
 
@@ -59,47 +43,71 @@ def render(folder: Path) -> Path:
     """
     record = read(folder)
     page = environment().get_template("report.html.j2").render(context(record))
-    path = record.path / REPORT
+    path = record.path / disk.REPORT
     replace(path, page.encode("utf-8"))
     return path
+
+
+@cache
+def environment() -> Environment:
+    """Where every page is made; an unknown variable is an error, and all text is escaped.
+
+    >>> environment().from_string("{{ name }}").render(name="<b>")
+    '&lt;b&gt;'
+    """
+    jinja = Environment(
+        loader=PackageLoader("mithridate.reports"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    jinja.filters |= {"short": plot.short, "clean": words.printable}
+    script = (files("mithridate.reports") / "templates" / "tables.js").read_text("utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    jinja.globals |= {
+        "w": words,
+        "shown": SHOWN,
+        "script": Markup(script),
+        "script_hash": digest,
+    }
+    return jinja
 
 
 def context(record: StudyFolder) -> dict[str, Any]:
     """The variables of the template; writes the tables' files."""
     study = record.study
     views = Views(record)
+    header, key_figures = opening(record, views.audit)
     parts = list(views.parts())
-    rest: dict[str, Table | None] = {}
     makers: dict[str, Callable[[int], Table | None]] = {
         "published": lambda at: figures.published(study, record.cells, at),
         "comparisons": lambda at: figures.comparisons(study, at),
         "times": lambda at: figures.times(record.timings, at) if not study.preset else None,
     }
+    rest = {}
     for name, make in makers.items():
         rest[name] = table = make(len(views.tables) + 1)
         views.tables += [table] if table is not None else []
-    written = {t.slug: t for t in export.with_files(views.tables, record.path / TABLES)}
+    export.embed_files(views.tables, record.path / disk.TABLES)
     return {
         "study": study,
         "preset": study.preset,
         "sortable": any(part.kind == "table" for part in parts) or any(rest.values()),
-        "header": views.header(),
-        "tiles": views.tiles(),
-        "parts": [_filed(part, written) for part in parts],
-        **{name: table and written[table.slug] for name, table in rest.items()},
+        "header": header,
+        "figures": key_figures,
+        "parts": parts,
+        **rest,
         "ranking": views.ranking(),
         "failed": _failed(record.cells),
-        "models": _models(study, record.cells),
+        "models": [
+            (model.role.capitalize(), _facts(model, record.cells)) for model in study.models
+        ],
         "settings": list(flatten(study.spec)),
         "spec": json.dumps(study.spec, indent=2, ensure_ascii=False, sort_keys=True),
         "environment": list(flatten(study.environment)),
-        "files": _files(record),
-        **common(),
+        "files": [pair for pair in FILES.items() if (record.path / pair[0]).exists()],
     }
-
-
-def _filed(part: Part, written: Mapping[str, Table]) -> Part:
-    return part if part.table is None else dataclasses.replace(part, table=written[part.table.slug])
 
 
 def _failed(cells: Sequence[Cell]) -> list[tuple[str, str]]:
@@ -107,15 +115,11 @@ def _failed(cells: Sequence[Cell]) -> list[tuple[str, str]]:
     failed = [cell for cell in cells if cell.status not in (DONE, NOT_RUN)]
     rows = [(f"{c.matrix}: {title_of(c.axes, c.axes)}", c.status) for c in failed[:LISTED]]
     more = len(failed) - LISTED
-    return [*rows, (f"{more:,} more", f"in {CELLS}")] if more > 0 else rows
-
-
-def _models(study: Study, cells: Sequence[Cell]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Role and facts of every model, with its accuracy where the matrix "clean" has it."""
-    return [(model.role.capitalize(), _facts(model, cells)) for model in study.models]
+    return [*rows, (f"{more:,} more", f"in {disk.CELLS}")] if more > 0 else rows
 
 
 def _facts(model: Model, cells: Sequence[Cell]) -> list[tuple[str, str]]:
+    """What is known of a model, with its accuracy where the matrix "clean" has it."""
     clean = [cell for cell in cells if cell.matrix == CLEAN]
     mine = [cell for cell in clean if cell.axes.get("role", model.role) == model.role]
     accuracy = share_of(mine[0] if mine else None, "accuracy")
@@ -129,17 +133,13 @@ def _facts(model: Model, cells: Sequence[Cell]) -> list[tuple[str, str]]:
     ]
 
 
-FILES = (
-    (STUDY, "the study: its settings, matrices, views and environment"),
-    (CELLS, "every cell: what was measured there, with its doubts"),
-    (IMAGES, "every image of every cell"),
-    (PICTURES, "arrays behind the pictures"),
-    (TIMINGS, "seconds of every unit of work"),
-    (RECORD, "all that was measured, as version 0.1.0 wrote it"),
-    (ARRAYS, "arrays behind its pictures"),
-)
-
-
-def _files(record: StudyFolder) -> list[tuple[str, str]]:
-    """The files that the page was made from."""
-    return [(name, what) for name, what in FILES if (record.path / name).exists()]
+FILES = {
+    disk.STUDY: "the study: its settings, matrices, views and environment",
+    disk.CELLS: "every cell: what was measured there, with its doubts",
+    disk.IMAGES: "every image of every cell",
+    disk.PICTURES: "arrays behind the pictures",
+    disk.TIMINGS: "seconds of every unit of work",
+    disk.RECORD: "all that was measured, as version 0.1.0 wrote it",
+    disk.ARRAYS: "arrays behind its pictures",
+}
+"""Those that a page is made from, and what each of them holds."""

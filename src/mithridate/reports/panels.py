@@ -12,7 +12,7 @@ import numpy as np
 from mithridate.errors import InputError, unknown
 from mithridate.reports import images, words
 from mithridate.reports.images import MOST_CLASSES, Array, Picture, Scale
-from mithridate.reports.scatter import scatter
+from mithridate.reports.scatter import Embedding, scatter
 from mithridate.reports.schema import Region
 
 Arrays = Mapping[str, Array]
@@ -28,7 +28,7 @@ class Label:
     index: int
     name: str
     full: str
-    role: str
+    role: str = ""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class TableCell:
     text: str
     shade: float
     kind: str
-    marked: bool = False
-    title: str = ""
+    title: str
+    marked: bool
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,10 @@ def box(region: Region | None, height: int, width: int) -> Box | None:
     if region is None:
         return None
     top, left, bottom, right = region
-    return Box(
-        left=round(100 * left / width, 3),
-        top=round(100 * top / height, 3),
-        width=round(100 * (right - left) / width, 3),
-        height=round(100 * (bottom - top) / height, 3),
-    )
+    across, down = (left, right - left), (top, bottom - top)
+    start, wide = (round(100 * pixels / width, 3) for pixels in across)
+    upper, tall = (round(100 * pixels / height, 3) for pixels in down)
+    return Box(start, upper, wide, tall)
 
 
 @dataclass(frozen=True)
@@ -104,27 +102,20 @@ class Column:
 
     name: str
     full: str
-    tiles: tuple[Tile, ...]
+    tiles: Sequence[Tile]
     role: str = ""
 
 
 @dataclass(frozen=True)
-class Sheet:
-    """A contact sheet: one picture of many maps, with names along both sides."""
-
-    title: str
-    tile: Tile
-    names: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Counts:
-    """A confusion matrix as a table, or as a picture where it is large; mean images below."""
+class Part:
+    """A confusion matrix as a table or a picture, with mean images below; or a contact sheet: one
+    picture of many maps, with `names` along both sides."""
 
     title: str
     grid: Grid | None = None
     tile: Tile | None = None
-    means: tuple[Column, ...] = ()
+    means: Sequence[Column] = ()
+    names: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -141,24 +132,18 @@ class Bar:
 class Panel:
     """A titled group of pictures; `kind` says which of the fields hold them.
 
-    "examples" and "maps": `columns`; "heat": the tiles of one column; "sheets": `sheets`;
-    "counts": `counts`; "embedding": `svg`. `cell` is the title of the cell they belong to.
+    "examples" and "maps": `columns`; "heat": the tiles of one column; "sheets" and "counts":
+    `parts`; "embedding": `embedding`. `cell` is the title of the cell they belong to.
     """
 
-    cell: str
     title: str
     caption: str
     kind: Literal["examples", "maps", "heat", "sheets", "counts", "embedding"]
-    columns: tuple[Column, ...] = ()
-    sheets: tuple[Sheet, ...] = ()
-    counts: tuple[Counts, ...] = ()
-    svg: str = ""
-    bars: tuple[Bar, ...] = ()
-
-
-def holes(array: Array) -> bool:
-    """Whether some pixels are transparent."""
-    return not bool(np.isfinite(array).all())
+    columns: Sequence[Column] = ()
+    parts: Sequence[Part] = ()
+    embedding: Embedding | None = None
+    bars: Sequence[Bar] = ()
+    cell: str = ""
 
 
 def grey_bar(scale: Scale, text: str) -> Bar:
@@ -171,9 +156,14 @@ def signed_bar(scale: Scale, text: str) -> Bar:
     return Bar("signed", words.number(scale.low, 2), f"+{words.number(scale.high, 2)}", text)
 
 
-def only(shown: int, total: int, which: str) -> str:
-    """What to say where not all classes are shown."""
-    return f" {shown} of {total} classes are shown, {which}." if shown < total else ""
+def only(shown: int, total: int, which: str = "") -> str:
+    """What to say where not all classes are shown.
+
+    >>> only(24, 100, "the first"), only(10, 10)
+    (' 24 of 100 classes are shown, the first.', '')
+    """
+    which = f", {which}" if which else ""
+    return f" {shown} of {total} classes are shown{which}." if shown < total else ""
 
 
 class Drawing(NamedTuple):
@@ -187,12 +177,12 @@ class Drawing(NamedTuple):
     """
 
     shape: str
-    draw: Callable[[str, Arrays, Sequence[str]], Panel]
+    draw: Callable[[Arrays, Sequence[str]], Panel]
     beside: tuple[str, ...] = ()
     alone: bool = True
 
 
-def pictures(title: str, arrays: dict[str, Array], class_names: list[str]) -> list[Panel]:
+def pictures(title: str, arrays: Mapping[str, Array], class_names: Sequence[str]) -> list[Panel]:
     """The panels of one cell, in the order of `DRAWN`.
 
     Args:
@@ -207,11 +197,10 @@ def pictures(title: str, arrays: dict[str, Array], class_names: list[str]) -> li
     ['Recovered trigger']
     """
     checked = {name: np.asarray(array, np.float64) for name, array in arrays.items()}
-    sizes = check(checked)
+    count = check(checked).get("K", 0)
     draws = dict.fromkeys(d.draw for name, d in DRAWN.items() if name in arrays and d.alone)
-    names = list(class_names)
-    names += [str(k) for k in range(len(names), sizes.get("K", 0))]
-    return [draw(title, checked, names) for draw in draws]
+    names = [*class_names, *(str(k) for k in range(len(class_names), count))]
+    return [replace(draw(checked, names), cell=title) for draw in draws]
 
 
 def with_companions(names: Iterable[str]) -> list[str]:
@@ -221,9 +210,8 @@ def with_companions(names: Iterable[str]) -> list[str]:
     ['maps_suspect', 'map_share_suspect']
     """
     wanted = list(names)
-    return list(
-        dict.fromkeys([*wanted, *(b for n in wanted if n in DRAWN for b in DRAWN[n].beside)])
-    )
+    beside = [other for name in wanted if name in DRAWN for other in DRAWN[name].beside]
+    return list(dict.fromkeys([*wanted, *beside]))
 
 
 def check(arrays: Arrays, sizes: Mapping[str, int] | None = None) -> dict[str, int]:
@@ -252,34 +240,29 @@ def check(arrays: Arrays, sizes: Mapping[str, int] | None = None) -> dict[str, i
     return known
 
 
-def _examples(cell: str, arrays: Arrays, names: Sequence[str]) -> Panel:
-    before, after = arrays.get("examples_clean"), arrays.get("examples_changed")
-    change = after - before if before is not None and after is not None else None
+def _examples(arrays: Arrays, names: Sequence[str]) -> Panel:
+    held = {kind: arrays.get(f"examples_{kind}") for kind in ("clean", "changed")}
+    shown = {kind: array for kind, array in held.items() if array is not None}
+    change = shown["changed"] - shown["clean"] if len(shown) == 2 else None
     factor = enlargement(change)
     reach = Scale(-1 / factor, 1 / factor)
-    count = len(next(array for array in (before, after) if array is not None))
+    count = min(len(array) for array in shown.values())
+    label = "difference" if factor == 1 else f"difference × {words.number(factor)}"
     columns = []
     for at in range(min(count, MOST_EXAMPLES)):
-        tiles = []
-        if before is not None:
-            tiles.append(Tile(images.plain(before[at]), f"image {at + 1}, clean", "clean"))
-        if after is not None:
-            tiles.append(Tile(images.plain(after[at]), f"image {at + 1}, changed", "changed"))
+        title = f"image {at + 1}"
+        tiles = [Tile(images.plain(a[at]), f"{title}, {kind}", kind) for kind, a in shown.items()]
         if change is not None:
-            label = "difference" if factor == 1 else f"difference × {words.number(factor)}"
-            picture = images.signed(change[at], reach)
-            tiles.append(Tile(picture, f"image {at + 1}, {label}", label))
-        columns.append(Column(str(at + 1), f"image {at + 1}", tuple(tiles)))
-    caption = []
+            tiles.append(Tile(images.signed(change[at], reach), f"{title}, {label}", label))
+        columns.append(Column(str(at + 1), title, tiles))
+    caption, bars = [], []
     if change is not None:
         times = f"enlarged {words.number(factor)} times" if factor > 1 else "not enlarged"
         caption.append(f"The difference is {times}.")
-    bars = () if change is None else (signed_bar(reach, "changed minus clean"),)
+        bars.append(signed_bar(reach, "changed minus clean"))
     if count > MOST_EXAMPLES:
         caption.append(f"{MOST_EXAMPLES} of {count} images are shown.")
-    return Panel(
-        cell, "Clean and changed images", " ".join(caption), "examples", tuple(columns), bars=bars
-    )
+    return Panel("Clean and changed images", " ".join(caption), "examples", columns, bars=bars)
 
 
 def enlargement(change: Array | None) -> float:
@@ -295,164 +278,154 @@ def enlargement(change: Array | None) -> float:
     return max((power * step for step in (1, 2, 5) if power * step * top <= 1 + 1e-6), default=1.0)
 
 
-def _maps(cell: str, arrays: Arrays, names: Sequence[str]) -> Panel:
+def _maps(arrays: Arrays, names: Sequence[str]) -> Panel:
     maps = [arrays[f"maps_{model}"] for model in MODELS if f"maps_{model}" in arrays]
-    classes = most_different(maps, len(maps[0]))
+    classes, note = _most_different(maps)
     labels = labels_of(names)
-    panel = maps_of(cell, arrays, [labels[k] for k in classes])
-    caption = panel.caption + only(len(classes), len(maps[0]), "those whose maps differ most")
-    return replace(panel, caption=caption)
+    panel = maps_of(arrays, [labels[k] for k in classes])
+    return replace(panel, caption=panel.caption + note)
 
 
-def maps_of(
-    cell: str, arrays: Arrays, classes: Sequence[Label], region: Box | None = None
-) -> Panel:
+def maps_of(arrays: Arrays, classes: Sequence[Label], region: Box | None = None) -> Panel:
     """Maps of these classes: both models on one scale, their difference on another.
 
     `region` is outlined on the maps of the target.
     """
-    models = [model for model in MODELS if f"maps_{model}" in arrays]
-    maps = [arrays[f"maps_{model}"] for model in models]
-    scale = images.shared_scale(*maps)
-    change = maps[0] - maps[1] if len(maps) > 1 else None
+    maps = {model: arrays[f"maps_{model}"] for model in MODELS if f"maps_{model}" in arrays}
+    shares = {m: arrays[f"map_share_{m}"] for m in maps if f"map_share_{m}" in arrays}
+    scale = images.shared_scale(*maps.values())
+    change = maps["suspect"] - maps["reference"] if len(maps) > 1 else None
     strongest = None if change is None else np.stack([images.strongest_channel(d) for d in change])
     reach = images.signed_scale(strongest)
     columns = []
     for label in classes:
+        outline = region if label.role == "target" else None
         tiles = []
-        for model, array in zip(models, maps, strict=True):
-            share = arrays.get(f"map_share_{model}")
-            note = "" if share is None else words.percent(float(share[label.index]))
+        for model, array in maps.items():
+            note = words.percent(float(shares[model][label.index])) if model in shares else ""
             picture = images.plain(array[label.index], scale)
-            box_of_target = region if label.role == "target" else None
             alt = f"map of {label.full}, {model}"
-            tiles.append(Tile(picture, alt, model, note, region=box_of_target))
+            tiles.append(Tile(picture, alt, model, note, region=outline))
         if change is not None:
             picture = images.signed(change[label.index], reach)
             tiles.append(Tile(picture, f"difference of the maps of {label.full}", "difference"))
-        columns.append(Column(label.name, label.full, tuple(tiles), label.role))
+        columns.append(Column(label.name, label.full, tiles, label.role))
     caption = "The mean crafted image of each class that the model predicts."
     bars = [grey_bar(scale, f"map value{', both models' if change is not None else ''}")]
     if change is not None:
         caption += " The reference is on the suspect's scale, their difference on its own."
         bars.append(signed_bar(reach, "suspect minus reference"))
-    if any(f"map_share_{model}" in arrays for model in models):
+    if shares:
         caption += " The percentage is the share of crafted images under that class."
-    return Panel(cell, "Bias maps", caption, "maps", tuple(columns), bars=tuple(bars))
+    return Panel("Bias maps", caption, "maps", columns, bars=bars)
 
 
-def _pair_maps(cell: str, arrays: Arrays, names: Sequence[str]) -> Panel:
-    models = [model for model in MODELS if f"pair_maps_{model}" in arrays]
-    maps = [arrays[f"pair_maps_{model}"] for model in models]
-    scale = images.shared_scale(*maps)
-    total = len(maps[0])
-    classes = most_different(maps, total)
-    shown = tuple(words.short(names[k]) for k in classes)
+def _pair_maps(arrays: Arrays, names: Sequence[str]) -> Panel:
+    maps = {m: arrays[f"pair_maps_{m}"] for m in MODELS if f"pair_maps_{m}" in arrays}
+    scale = images.shared_scale(*maps.values())
+    classes, note = _most_different(list(maps.values()))
+    shown = [words.short(names[k]) for k in classes]
     sheets = []
-    for model, array in zip(models, maps, strict=True):
+    for model, array in maps.items():
         picture = images.plain(sheet(array[np.ix_(classes, classes)]), scale)
         alt = f"maps of all pairs, {model}: a row per source, a column per target"
-        sheets.append(Sheet(model, Tile(picture, alt), shown))
+        sheets.append(Part(model, tile=Tile(picture, alt), names=shown))
     caption = "Rows: source. Columns: target. A pair that was not looked at is left empty."
-    caption += only(len(classes), total, "those whose maps differ most")
     bar = grey_bar(scale, "map value, one scale for the panel")
-    return Panel(cell, "Bias maps of pairs", caption, "sheets", sheets=tuple(sheets), bars=(bar,))
+    return Panel("Bias maps of pairs", caption + note, "sheets", parts=sheets, bars=[bar])
 
 
-def most_different(maps: Sequence[Array], total: int) -> list[int]:
+def _most_different(maps: Sequence[Array]) -> tuple[list[int], str]:
     """All classes in order, or the `MOST_CLASSES` in whose maps two models differ most."""
+    total = len(maps[0])
     if total <= MOST_CLASSES:
-        return list(range(total))
+        return list(range(total)), ""
     apart = np.nan_to_num(maps[0] - maps[-1] if len(maps) > 1 else maps[0])
     by_class = (apart**2).reshape(total, -1).sum(axis=1)
     if maps[0].ndim == 5:
         by_class = by_class + (apart**2).sum(axis=(0, 2, 3, 4))
-    return sorted(np.argsort(-by_class, kind="stable")[:MOST_CLASSES].tolist())
+    classes = sorted(np.argsort(-by_class, kind="stable")[:MOST_CLASSES].tolist())
+    return classes, only(MOST_CLASSES, total, "those whose maps differ most")
 
 
-def _confusions(cell: str, arrays: Arrays, names: Sequence[str]) -> Panel:
-    parts = []
-    for state, title in (("clean", "Clean test images"), ("stamped", "Stamped test images")):
-        counts = arrays.get(f"confusion_{state}")
-        means = arrays.get("mean_images" if state == "clean" else "mean_stamped")
-        if counts is None and means is None:
-            continue
-        grid, tile = None, None
+def _confusions(arrays: Arrays, names: Sequence[str]) -> Panel:
+    parts, caption = [], []
+    for state, title, key in (
+        ("clean", "Clean test images", "mean_images"),
+        ("stamped", "Stamped test images", "mean_stamped"),
+    ):
+        counts, means = arrays.get(f"confusion_{state}"), arrays.get(key)
+        grid, tile, columns = None, None, []
         if counts is not None and len(counts) <= MOST_CLASSES:
             grid = counts_grid(counts, labels_of(names[: len(counts)]))
         elif counts is not None:
             picture, worst = counts_picture(counts, names)
             tile = Tile(picture, f"{title}: {worst}", note=worst)
-        parts.append(
-            Counts(title, grid, tile, () if means is None else _means(means, title, names))
-        )
+        for name, mean in zip(names[:MOST_CLASSES], () if means is None else means, strict=False):
+            alt = f"mean image of {name}, {title.lower()}"
+            columns.append(Column(words.short(name), name, [Tile(images.plain(mean), alt)]))
+        if counts is not None or means is not None:
+            parts.append(Part(title, grid, tile, columns))
     confused = any(part.grid or part.tile for part in parts)
-    caption = (
-        ["Rows: true class. Columns: predicted class. Shade: share of the row."] if confused else []
-    )
-    means_of = [part for part in parts if part.means]
-    if means_of:
-        caption.append("Mean image of each true class, from black at 0 to white at 1.")
+    if confused:
+        caption.append("Rows: true class. Columns: predicted class. Shade: share of the row.")
+    shown = [len(part.means) for part in parts if part.means]
+    if shown:
         total = len(arrays["mean_images" if "mean_images" in arrays else "mean_stamped"])
-        caption.append(only(len(means_of[0].means), total, "the first").strip())
-    name = "Confusion of classes" if confused else "Mean images"
-    return Panel(cell, name, " ".join(filter(None, caption)), "counts", counts=tuple(parts))
+        caption.append("Mean image of each true class, from black at 0 to white at 1.")
+        caption[-1] += only(shown[0], total, "the first")
+    title = "Confusion of classes" if confused else "Mean images"
+    return Panel(title, " ".join(caption), "counts", parts=parts)
 
 
-def _means(means: Array, state: str, names: Sequence[str]) -> tuple[Column, ...]:
-    return tuple(
-        Column(
-            words.short(names[k]),
-            names[k],
-            (Tile(images.plain(mean), f"mean image of {names[k]}, {state.lower()}"),),
-        )
-        for k, mean in enumerate(means[:MOST_CLASSES])
-    )
-
-
-def _difference(cell: str, arrays: Arrays, names: Sequence[str]) -> Panel:
+def _difference(arrays: Arrays, names: Sequence[str]) -> Panel:
     array = arrays["difference"]
     reach = images.signed_scale(images.strongest_channel(array))
     caption = "The suspect's map of the target minus the reference's."
     if len(array) > 1:
         caption += " Of each pixel, the channel that differs most."
-    tile = Tile(images.signed(array, reach), "difference of the target's maps", clear=holes(array))
+    tile = Tile(images.signed(array, reach), "difference of the target's maps", clear=_holes(array))
     bar = signed_bar(reach, "suspect darker – suspect brighter")
-    return Panel(
-        cell, "Difference of maps", caption, "heat", (Column("", "", (tile,)),), bars=(bar,)
-    )
+    return _heat("Difference of maps", caption, tile, bar)
 
 
-def _trigger(cell: str, arrays: Arrays, names: Sequence[str]) -> Panel:
+def _trigger(arrays: Arrays, names: Sequence[str]) -> Panel:
     """Pixel values as they are; a pattern with values below zero in diverging colours."""
     array = arrays["trigger"]
-    chequered = "Chequered where it leaves the image alone." if holes(array) else ""
+    chequered = "Chequered where it leaves the image alone." if _holes(array) else ""
     if np.nanmin(array, initial=0.0) < 0:
         reach = images.signed_scale(array)
-        tile = Tile(images.signed(array, reach), "recovered trigger", clear=holes(array))
-        bar = signed_bar(reach, "added to the image")
+        picture, bar = images.signed(array, reach), signed_bar(reach, "added to the image")
     else:
-        tile = Tile(images.plain(array), "recovered trigger", clear=holes(array))
-        bar = grey_bar(Scale(0.0, 1.0), "pixel value")
-    column = Column("", "", (tile,))
-    return Panel(cell, "Recovered trigger", chequered, "heat", (column,), bars=(bar,))
+        picture, bar = images.plain(array), grey_bar(Scale(0.0, 1.0), "pixel value")
+    tile = Tile(picture, "recovered trigger", clear=_holes(array))
+    return _heat("Recovered trigger", chequered, tile, bar)
 
 
-def _scores(cell: str, arrays: Arrays, names: Sequence[str]) -> Panel:
+def _heat(title: str, caption: str, tile: Tile, bar: Bar) -> Panel:
+    return Panel(title, caption, "heat", [Column("", "", [tile])], bars=[bar])
+
+
+def _holes(array: Array) -> bool:
+    """Whether some pixels are transparent."""
+    return not bool(np.isfinite(array).all())
+
+
+def _scores(arrays: Arrays, names: Sequence[str]) -> Panel:
     scores = arrays["pair_scores"]
     classes = labels_of(names[: len(scores)])[:MOST_CLASSES]
     caption = "Rows: source. Columns: target. A pair that was not looked at is a dash."
     caption += only(len(classes), len(scores), "the first")
-    counts = (Counts("Score of every pair", scores_grid(scores, classes)),)
-    return Panel(cell, "Scores of pairs", caption, "counts", counts=counts)
+    part = Part("Score of every pair", scores_grid(scores, classes))
+    return Panel("Scores of pairs", caption, "counts", parts=[part])
 
 
-def _embedding(cell: str, arrays: Arrays, names: Sequence[str]) -> Panel:
+def _embedding(arrays: Arrays, names: Sequence[str]) -> Panel:
     points = arrays["embedding"]
     nothing = np.zeros(len(points))
-    labels = arrays.get("embedding_label", nothing)
-    svg, caption = scatter(points, labels, arrays.get("embedding_group", nothing), names)
-    return Panel(cell, "Last-layer activations (t-SNE)", caption, "embedding", svg=svg)
+    labels, group = (arrays.get(f"embedding_{what}", nothing) for what in ("label", "group"))
+    drawn, caption = scatter(points, labels, group, names)
+    return Panel("Last-layer activations (t-SNE)", caption, "embedding", embedding=drawn)
 
 
 def sheet(maps: Array) -> Array:
@@ -470,17 +443,6 @@ def sheet(maps: Array) -> Array:
     return whole.reshape(channels, rows * (height + 1), columns * (width + 1))
 
 
-def shares_of(counts: Array) -> Array:
-    """Counts (K, K) as shares of their row; an empty row is all zeros.
-
-    >>> shares_of(np.array([[3.0, 1.0], [0.0, 0.0]])).tolist()
-    [[0.75, 0.25], [0.0, 0.0]]
-    """
-    filled = np.nan_to_num(counts)
-    totals = filled.sum(axis=1, keepdims=True)
-    return np.asarray(np.divide(filled, totals, out=np.zeros_like(filled), where=totals > 0))
-
-
 def labels_of(names: Sequence[str], roles: Mapping[int, str] | None = None) -> list[Label]:
     """Every class, in order."""
     roles = roles or {}
@@ -492,25 +454,50 @@ def counts_grid(counts: Array, classes: Sequence[Label]) -> Grid:
 
     The pair of source and target is marked, where the classes have these roles.
     """
-    shares = shares_of(counts)
+    shares = _shares(counts)
 
-    def cell(row: Label, column: Label) -> TableCell:
+    def cell(row: Label, column: Label) -> tuple[str, float, str, str]:
         count, share = counts[row.index, column.index], float(shares[row.index, column.index])
         right = row.index == column.index
-        return TableCell(
-            text=words.number(float(count)),
-            shade=round(100 * (share if right else share**0.5), 1),
-            kind="none" if not count > 0 else "right" if right else "wrong",
-            marked=(row.role, column.role) == ("source", "target"),
-            title=f"true {row.full}, predicted {column.full}: {words.percent(share)} of the row",
-        )
+        shade = share if right else share**0.5
+        kind = "none" if not count > 0 else "right" if right else "wrong"
+        title = f"true {row.full}, predicted {column.full}: {words.percent(share)} of the row"
+        return words.number(float(count)), shade, kind, title
 
-    return Grid(classes, classes, [[cell(row, column) for column in classes] for row in classes])
+    return _square(classes, cell)
+
+
+def scores_grid(scores: Array, classes: Sequence[Label]) -> Grid:
+    """Scores of (source, target) pairs, shaded from the least to the greatest."""
+    scale = images.shared_scale(scores)
+    top = max(abs(scale.low), abs(scale.high))
+
+    def cell(row: Label, column: Label) -> tuple[str, float, str, str]:
+        score = float(scores[row.index, column.index])
+        known = math.isfinite(score)
+        shade = (score - scale.low) / (scale.high - scale.low) if known else 0.0
+        kind = "score" if known else "none"
+        return words.aligned(score, top), shade, kind, f"{row.full} to {column.full}"
+
+    return _square(classes, cell)
+
+
+def _square(
+    classes: Sequence[Label], cell: Callable[[Label, Label], tuple[str, float, str, str]]
+) -> Grid:
+    """A cell for each pair of classes, from its text, shade (0 to 1), kind and title."""
+
+    def shown(row: Label, column: Label) -> TableCell:
+        text, shade, kind, title = cell(row, column)
+        marked = (row.role, column.role) == ("source", "target")
+        return TableCell(text, round(100 * shade, 1), kind, title, marked)
+
+    return Grid(classes, classes, [[shown(row, column) for column in classes] for row in classes])
 
 
 def counts_picture(counts: Array, names: Sequence[str]) -> tuple[Picture | None, str]:
     """One pixel a count, blue where right and orange where wrong, and the worst in words."""
-    shares = shares_of(counts)
+    shares = _shares(counts)
     errors = shares.copy()
     np.fill_diagonal(errors, 0.0)
     signed = np.sqrt(errors) - np.diag(np.diag(shares))
@@ -521,23 +508,11 @@ def counts_picture(counts: Array, names: Sequence[str]) -> tuple[Picture | None,
     return shown, f"Most confused: {caption}." if caption else "Nothing is confused."
 
 
-def scores_grid(scores: Array, classes: Sequence[Label]) -> Grid:
-    """Scores of (source, target) pairs, shaded from the least to the greatest."""
-    scale = images.shared_scale(scores)
-
-    def cell(row: Label, column: Label) -> TableCell:
-        score = float(scores[row.index, column.index])
-        known = math.isfinite(score)
-        level = (score - scale.low) / (scale.high - scale.low) if known else 0.0
-        return TableCell(
-            text=words.aligned(score, max(abs(scale.low), abs(scale.high))),
-            shade=round(100 * level, 1),
-            kind="score" if known else "none",
-            marked=(row.role, column.role) == ("source", "target"),
-            title=f"{row.full} to {column.full}",
-        )
-
-    return Grid(classes, classes, [[cell(row, column) for column in classes] for row in classes])
+def _shares(counts: Array) -> Array:
+    """Counts (K, K) as shares of their row; an empty row is all zeros."""
+    filled = np.nan_to_num(counts)
+    totals = filled.sum(axis=1, keepdims=True)
+    return np.asarray(np.divide(filled, totals, out=np.zeros_like(filled), where=totals > 0))
 
 
 DRAWN: dict[str, Drawing] = {

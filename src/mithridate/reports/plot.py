@@ -1,15 +1,16 @@
-"""Lines in a frame as SVG that fits any width: text keeps its size, only the plot stretches."""
+"""Axes, ticks and lines in plain numbers; the templates draw them as SVG that fits any width.
+
+Text keeps its size, only the plot stretches.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from html import escape
 from itertools import pairwise
 
 from mithridate.reports import words
-from mithridate.reports.charts import nice_ticks
 from mithridate.reports.values import number
 
 HEIGHT = 230
@@ -25,15 +26,6 @@ CROWDED = 0.13
 """Labels nearer to each other than this share of the axis could touch on a phone."""
 WIDE_TICKS = 46
 """Letters of labels below an axis, each as long as the longest, that fit on a phone."""
-
-MARKERS = (
-    "M-3.5 0a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0 -7 0z",
-    "M-3.2 -3.2h6.4v6.4h-6.4z",
-    "M0 -4.3L4 3h-8z",
-    "M0 -4.6L4.6 0L0 4.6L-4.6 0z",
-    "M0 4.3L4 -3h-8z",
-    "M-4.4 -1.3h3.1v-3.1h2.6v3.1h3.1v2.6h-3.1v3.1h-2.6v-3.1h-3.1z",
-)
 
 
 @dataclass(frozen=True)
@@ -57,6 +49,15 @@ class Axis:
         else:
             low, high = self.low, self.high
         return (value - low) / (high - low)
+
+    def percent(self, value: float) -> float:
+        """Where a value lies, in percent."""
+        return round(100 * self.place(value), 2)
+
+    def fine(self, value: float, *, down: bool = False) -> int:
+        """Where a value lies in fine steps, counted from the top with `down`."""
+        place = min(1.0, max(0.0, self.place(value)))
+        return round(FINE * (1 - place if down else place))
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,94 @@ class Line:
     runs: tuple[tuple[Point, ...], ...]
     summary: str = ""
     steps: bool = False
+
+
+@dataclass(frozen=True)
+class Chart:
+    """At most `MOST_LINES` lines in a frame, with a caption."""
+
+    title: str
+    x: Axis
+    y: Axis
+    lines: Sequence[Line]
+    caption: str
+    height: int = HEIGHT
+
+    @property
+    def slanted(self) -> bool:
+        """Whether the labels below are too many to stand level."""
+        return self._longest * len(self.x.ticks) > WIDE_TICKS
+
+    @property
+    def foot(self) -> int:
+        """Height of what stands below the frame."""
+        return round(34 + (5 + 4.6 * self._longest if self.slanted else 10))
+
+    @property
+    def _longest(self) -> int:
+        return max((len(label) for _, label in self.x.ticks), default=0)
+
+    def down(self, value: float) -> float:
+        """Pixels from the top of the frame."""
+        return HEIGHT * (1 - self.y.place(value))
+
+    def path(self, line: Line) -> str:
+        """The line, in fine steps of the frame."""
+        out = []
+        for run in line.runs:
+            places = [(self.x.fine(p.x), self.y.fine(p.y, down=True)) for p in run]
+            out.append(_stairs(places) if line.steps else f"M{_joined(places)}")
+        return "".join(out)
+
+    def bands(self, line: Line) -> list[str]:
+        """The intervals of each run whose points all have one."""
+        out = []
+        for run in line.runs:
+            ends = [(p.x, p.low, p.high) for p in run if p.low is not None and p.high is not None]
+            if len(ends) == len(run) > 1:
+                there = [(self.x.fine(x), self.y.fine(high, down=True)) for x, _, high in ends]
+                back = [(self.x.fine(x), self.y.fine(low, down=True)) for x, low, _ in ends[::-1]]
+                out.append(f"M{_joined(there)}L{_joined(back)}Z")
+        return out
+
+
+def _joined(places: Sequence[tuple[int, int]]) -> str:
+    return "L".join(f"{across} {down}" for across, down in places)
+
+
+def _stairs(places: Sequence[tuple[int, int]]) -> str:
+    """Level, then up, at each place; of places in one column of the frame the last."""
+    last = dict(places)
+    columns = sorted(last)
+    path = [f"M{columns[0]} {last[columns[0]]}"]
+    for before, after in pairwise(columns):
+        path.append(f"H{after}" + (f"V{last[after]}" if last[after] != last[before] else ""))
+    return "".join(path)
+
+
+def chart(
+    title: str, x: Axis, y: Axis, lines: Sequence[Line], caption: str, total: int | None = None
+) -> Chart:
+    """The chart; `total` is how many lines there would be, where only some were made."""
+    shown, total = lines[:MOST_LINES], total or len(lines)
+    if total > len(shown):
+        caption = f"{caption} Drawn are the first {len(shown)} of {total} lines.".strip()
+    return Chart(title, x, y, shown, caption)
+
+
+def nice_ticks(low: float, high: float, wanted: int = 4) -> list[float]:
+    """Round numbers within [low, high], about `wanted` of them.
+
+    >>> nice_ticks(0.0, 10.0)
+    [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
+    """
+    raw = (high - low) / wanted
+    if not math.isfinite(raw) or raw <= 0:
+        return [low]
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = power * min((1, 2, 5, 10), key=lambda factor: abs(factor * power - raw))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(k * step, 12) + 0.0 for k in range(first, last + 1)]
 
 
 def share_axis(title: str) -> Axis:
@@ -117,13 +206,15 @@ def spread_axis(title: str, values: Sequence[float]) -> Axis:
     ['10', '100', '1,000']
     """
     low, high = min(values), max(values)
-    if low > 0 and high / low >= LOG_FROM:
+    log = low > 0 and high / low >= LOG_FROM
+    if log:
         powers = range(math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9) + 1)
-        return Axis(title, low, high, tuple((10.0**k, words.number(10.0**k)) for k in powers), True)
-    if high == low:
-        low, high = low - 0.5, high + 0.5
-        return Axis(title, low, high, (((low + high) / 2, words.number((low + high) / 2)),))
-    return Axis(title, low, high, tuple((t, words.number(t)) for t in nice_ticks(low, high)))
+        ticks = [10.0**k for k in powers]
+    elif high == low:
+        low, high, ticks = low - 0.5, high + 0.5, [low]
+    else:
+        ticks = nice_ticks(low, high)
+    return Axis(title, low, high, tuple((t, words.number(t)) for t in ticks), log)
 
 
 def label_axis(title: str, labels: Sequence[float]) -> Axis:
@@ -140,54 +231,6 @@ def label_axis(title: str, labels: Sequence[float]) -> Axis:
     return axis
 
 
-def named_axis(title: str, names: Sequence[str]) -> Axis:
-    """Names side by side at 0, 1, 2 and so on."""
-    ticks = tuple((float(at), words.short(name)) for at, name in enumerate(names))
-    return Axis(title, -0.5, len(names) - 0.5, ticks)
-
-
-def chart(
-    title: str, x: Axis, y: Axis, lines: Sequence[Line], caption: str, total: int | None = None
-) -> str:
-    """A figure of at most `MOST_LINES` lines, with its key and caption.
-
-    `total` is how many lines there would be, where only some were made.
-    """
-    shown, total = lines[:MOST_LINES], total or len(lines)
-    if total > len(shown):
-        caption = f"{caption} Drawn are the first {len(shown)} of {total} lines.".strip()
-    summaries = "; ".join(f"{line.name}: {line.summary}" for line in shown if line.summary)
-    foot, labels = _below(x)
-    inside = "".join(_drawn(line, x, y, at) for at, line in enumerate(shown))
-    marks = "".join(_marked(line, x, y, at) for at, line in enumerate(shown) if not line.steps)
-    return (
-        f'<figure class="plot"><svg class="plot-area" role="img" height="{HEIGHT + foot}">'
-        f"<title>{text(title)}</title><desc>{text(f'{y.title} by {x.title}. {summaries}')}</desc>"
-        f'<text class="plot-title" x="-44" y="-16">{text(y.title)}</text>'
-        f'{_beside(y)}{labels}<svg class="plot-lines" width="100%" height="{HEIGHT}" '
-        f'viewBox="0 0 {FINE} {FINE}" preserveAspectRatio="none">{inside}</svg>{marks}</svg>'
-        f"{_key(shown)}<figcaption>{text(caption)}</figcaption></figure>"
-    )
-
-
-def absent(what: str) -> str:
-    """The words in place of a chart that has nothing to show.
-
-    >>> absent("Budgets: not run.")
-    '<p class="absent">Budgets: not run.</p>'
-    """
-    return f'<p class="absent">{text(what)}</p>'
-
-
-def text(words_: str) -> str:
-    """Text within markup; letters that do not print become spaces.
-
-    >>> text("a < b")
-    'a &lt; b'
-    """
-    return escape("".join(a if a.isprintable() or a == words.GAP else " " for a in words_))
-
-
 def short(value: float) -> str:
     """A coordinate without needless digits.
 
@@ -196,97 +239,3 @@ def short(value: float) -> str:
     """
     cut = f"{value + 0.0:.2f}".rstrip("0").rstrip(".")
     return "0" if cut == "-0" else cut
-
-
-def _beside(y: Axis) -> str:
-    out = []
-    for value, label in y.ticks:
-        at = short(HEIGHT * (1 - y.place(value)))
-        out.append(f'<line class="plot-rule" x1="0" x2="100%" y1="{at}" y2="{at}"/>')
-        out.append(f'<text x="-8" y="{at}" dy=".35em" text-anchor="end">{text(label)}</text>')
-    return "".join(out)
-
-
-def _below(x: Axis) -> tuple[int, str]:
-    """Height of what stands below the frame, and its labels, slanted where they are many."""
-    longest = max((len(label) for _, label in x.ticks), default=0)
-    slanted = longest * len(x.ticks) > WIDE_TICKS
-    foot = round(34 + (5 + 4.6 * longest if slanted else 10))
-    out = [f'<line class="plot-axis" x1="0" x2="100%" y1="{HEIGHT}" y2="{HEIGHT}"/>']
-    for value, label in x.ticks:
-        at = short(100 * x.place(value))
-        out.append(
-            f'<line class="plot-axis" x1="{at}%" x2="{at}%" y1="{HEIGHT}" y2="{HEIGHT + 5}"/>'
-        )
-        anchor = 'text-anchor="end" transform="rotate(-40)"' if slanted else 'text-anchor="middle"'
-        place = f'<svg class="plot-tick" x="{at}%" y="{HEIGHT + (14 if slanted else 19)}">'
-        out.append(f"{place}<text {anchor}>{text(label)}</text></svg>")
-    end = f'<text class="plot-title" x="100%" y="{HEIGHT + foot - 6}" text-anchor="end">'
-    return foot, "".join([*out, f"{end}{text(x.title)}</text>"])
-
-
-def _drawn(line: Line, x: Axis, y: Axis, at: int) -> str:
-    """The line and its band, in fine steps of the frame."""
-    style = f"c{at % COLOURS}{' dashed' if at >= COLOURS else ''}"
-    bands, paths = [], []
-    for run in line.runs:
-        places = [(_fine(x.place(p.x)), _fine(1 - y.place(p.y))) for p in run]
-        paths.append(
-            _stairs(places) if line.steps else "M" + "L".join(f"{a} {b}" for a, b in places)
-        )
-        sides = [
-            (_fine(x.place(p.x)), _fine(1 - y.place(p.high)), _fine(1 - y.place(p.low)))
-            for p in run
-            if p.low is not None and p.high is not None
-        ]
-        if len(sides) == len(run) > 1:
-            there = "L".join(f"{a} {top}" for a, top, _ in sides)
-            back = "L".join(f"{a} {bottom}" for a, _, bottom in reversed(sides))
-            bands.append(f'<path class="plot-band {style}" d="M{there}L{back}Z"/>')
-    title = f"<title>{text(f'{line.name}: {line.summary}')}</title>"
-    return f'{"".join(bands)}<path class="plot-line {style}" d="{"".join(paths)}">{title}</path>'
-
-
-def _stairs(places: Sequence[tuple[int, int]]) -> str:
-    """Level, then up, at each place; of places in one column of the frame the last."""
-    last = dict(places)
-    columns = sorted(last)
-    path = [f"M{columns[0]} {last[columns[0]]}"]
-    for before, after in pairwise(columns):
-        path.append(f"H{after}" + (f"V{last[after]}" if last[after] != last[before] else ""))
-    return "".join(path)
-
-
-def _marked(line: Line, x: Axis, y: Axis, at: int) -> str:
-    """A mark at every point, and the interval as a stem."""
-    style, out = f"c{at % COLOURS}", []
-    for point in (p for run in line.runs for p in run):
-        across, down = short(100 * x.place(point.x)), HEIGHT * (1 - y.place(point.y))
-        if point.low is not None and point.high is not None:
-            ends = (short(HEIGHT * (1 - y.place(end))) for end in (point.low, point.high))
-            out.append(
-                '<line class="plot-stem {}" x1="{}%" x2="{}%" y1="{}" y2="{}"/>'.format(
-                    style, across, across, *ends
-                )
-            )
-        mark = f'<path class="{style}" d="{MARKERS[at % COLOURS]}"/>'
-        out.append(f'<svg class="plot-tick" x="{across}%" y="{short(down)}">{mark}</svg>')
-    return f'<g class="plot-marks">{"".join(out)}</g>'
-
-
-def _key(lines: Sequence[Line]) -> str:
-    out = []
-    for at, line in enumerate(lines):
-        style = f"c{at % COLOURS}{' dashed' if at >= COLOURS else ''}"
-        mark = "" if line.steps else f'<path class="{style}" d="{MARKERS[at % COLOURS]}"/>'
-        small = f" <small>{text(line.summary)}</small>" if line.summary else ""
-        out.append(
-            '<li><svg width="30" height="12" viewBox="-15 -6 30 12" aria-hidden="true">'
-            f'<path class="plot-line {style}" d="M-14 0H14"/>{mark}</svg>'
-            f"<span><bdi>{text(line.name)}</bdi>{small}</span></li>"
-        )
-    return f'<ul class="plot-key">{"".join(out)}</ul>'
-
-
-def _fine(place: float) -> int:
-    return round(FINE * min(1.0, max(0.0, place)))

@@ -271,6 +271,10 @@ class Study(Part):
     doubts: list[Doubt]
     environment: dict[str, Any]
 
+    def column(self, value: str) -> Column:
+        """How a value is called and read; by its own name where the study does not say."""
+        return self.columns.get(value, Column(title=value))
+
     @model_validator(mode="after")
     def _agree(self) -> Study:
         names = {matrix.name for matrix in self.matrices}

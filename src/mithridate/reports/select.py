@@ -9,6 +9,12 @@ from mithridate.reports.schema import Cell, Doubt, Matrix, Mean, Proportion, Sca
 
 DONE, NOT_RUN = "done", "not run"
 Where = Mapping[str, Scalar | list[Scalar]]
+Key = tuple[bool, Scalar]
+
+
+def key(label: Scalar) -> Key:
+    """What two labels share that are the same; True is not 1."""
+    return isinstance(label, bool), label
 
 
 @dataclass(frozen=True)
@@ -37,10 +43,7 @@ def fits(axes: Mapping[str, Scalar], where: Where) -> bool:
     """
     return all(
         axis in axes
-        and any(
-            axes[axis] == label and isinstance(axes[axis], bool) == isinstance(label, bool)
-            for label in (wanted if isinstance(wanted, list) else [wanted])
-        )
+        and key(axes[axis]) in map(key, wanted if isinstance(wanted, list) else [wanted])
         for axis, wanted in where.items()
     )
 
@@ -105,11 +108,11 @@ def names_of(study: Study, cell: Cell) -> list[str]:
 
 def axes_of(cells: Sequence[Cell]) -> dict[str, list[Scalar]]:
     """Axis -> its labels among these cells, each in order of first sight."""
-    found: dict[str, dict[tuple[bool, Scalar], Scalar]] = {}
+    axes: dict[str, dict[Key, Scalar]] = {}
     for cell in cells:
         for axis, label in cell.axes.items():
-            found.setdefault(axis, {})[(isinstance(label, bool), label)] = label
-    return {axis: list(labels.values()) for axis, labels in found.items()}
+            axes.setdefault(axis, {})[key(label)] = label
+    return {axis: list(labels.values()) for axis, labels in axes.items()}
 
 
 def varying(cells: Sequence[Cell]) -> list[str]:
@@ -161,13 +164,15 @@ def title_of(axes: Mapping[str, Scalar], shown: Iterable[str]) -> str:
 
 def groups(cells: Sequence[Cell], over: str) -> list[Group]:
     """Cells that share every label but the one of `over`, in order of first sight."""
-    found: dict[tuple[tuple[str, bool, Scalar], ...], list[Cell]] = {}
+    if not over:
+        return [Group(dict(cell.axes), [cell]) for cell in cells]
+    sorted_in: dict[tuple[tuple[str, Key], ...], list[Cell]] = {}
     for cell in cells:
-        key = tuple((a, isinstance(v, bool), v) for a, v in cell.axes.items() if a != over)
-        found.setdefault(key if over else ((cell.id, False, None),), []).append(cell)
+        shared = tuple((axis, key(label)) for axis, label in cell.axes.items() if axis != over)
+        sorted_in.setdefault(shared, []).append(cell)
     return [
-        Group({a: v for a, v in members[0].axes.items() if a != over}, members)
-        for members in found.values()
+        Group({axis: label for axis, (_, label) in shared}, members)
+        for shared, members in sorted_in.items()
     ]
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mithridate.reports import values
 from mithridate.reports.schema import Cell, Column, Doubt, Published, Study, View
 from mithridate.reports.select import (
+    NOT_RUN,
     Group,
     chosen,
     fits,
@@ -64,17 +65,16 @@ class Table:
     heads: Sequence[Head]
     rows: Sequence[Row]
     foot: Mapping[str, Doubt] = field(default_factory=dict)
-    files: Mapping[str, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
 
     @property
     def widths(self) -> list[int]:
         """Letters of the longest first small line of each column, so that numbers line up."""
-        found = [0] * len(self.heads)
+        widths = [0] * len(self.heads)
         for row in self.rows:
             for at, entry in enumerate(row.entries):
-                if entry.small:
-                    found[at] = max(found[at], len(entry.small[0]))
-        return found
+                widths[at] = max(widths[at], *map(len, entry.small[:1]), 0)
+        return widths
 
     @property
     def folded(self) -> int:
@@ -130,9 +130,9 @@ def of_view(study: Study, cells: Sequence[Cell], view: View, number: int) -> Tab
     moving = [axis for axis in varying(mine) if axis != view.over]
     names = list(view.values) or _measured(study, mine)
     counts = {name: _common_n(gathered, name) if not view.over else None for name in names}
-    columns = {name: study.columns.get(name, Column(title=name)) for name in names}
+    columns = {name: study.column(name) for name in names}
     tops = {name: _top(mine, name) for name in names}
-    known = _published(study.published, view.matrix) if not view.over else {}
+    known = [figure for figure in study.published if figure.matrix == view.matrix]
     marks = Marks()
     rows = []
     for group in gathered:
@@ -141,8 +141,7 @@ def of_view(study: Study, cells: Sequence[Cell], view: View, number: int) -> Tab
             lead = [values.text(title)]
         entries = _entries(group, columns, counts, tops, view.over, known)
         rows.append(Row(lead, entries, marks.of(group.doubts), group.cells[0].id))
-    note = [view.note or (matrix_of(study, view.matrix).note)]
-    note += [fixed(mine, view.over)]
+    note = [view.note or matrix_of(study, view.matrix).note, fixed(mine, view.over)]
     if view.over:
         note.append(
             f"Each number is the mean over {view.over} with its 95 % t-interval; "
@@ -166,25 +165,25 @@ def _entries(
     counts: Mapping[str, int | None],
     tops: Mapping[str, float | None],
     over: str,
-    known: Mapping[str, list[Published]],
+    known: Sequence[Published],
 ) -> list[Entry]:
     why = state(group.cells)
-    if why and why != values.NOT_RUN:
+    if why and why != NOT_RUN:
         return [Entry(why, kind="fail", span=len(columns))]
-    found = []
+    entries = []
     for name, column in columns.items():
         if over:
             there = [cell.values[name] for cell in group.done if name in cell.values]
-            found.append(values.summed(there, column, len(group.cells), tops[name]))
+            entries.append(values.summed(there, column, len(group.cells), tops[name]))
             continue
         cell = group.cells[0]
         if why or name not in cell.values:
-            found.append(values.MISSING)
+            entries.append(values.MISSING)
             continue
         value, with_n = cell.values[name], counts[name] is None
         shown = values.entry(value, column, with_n=with_n, top=tops[name])
-        found.append(_beside(shown, cell, column, known.get(name, ())))
-    return found
+        entries.append(_beside(shown, cell, column, [f for f in known if f.value == name]))
+    return entries
 
 
 def _beside(shown: Entry, cell: Cell, column: Column, known: Sequence[Published]) -> Entry:
@@ -194,17 +193,8 @@ def _beside(shown: Entry, cell: Cell, column: Column, known: Sequence[Published]
             reported = figure.published
             text = reported if isinstance(reported, str) else values.number(reported, column.unit)
             raw = {**shown.raw, "published": reported}
-            small = (*shown.small, f"published {text}")
-            return Entry(shown.text, small, shown.sort, shown.kind, shown.title, raw=raw)
+            return replace(shown, small=(*shown.small, f"published {text}"), raw=raw)
     return shown
-
-
-def _published(figures: Sequence[Published], matrix: str) -> dict[str, list[Published]]:
-    found: dict[str, list[Published]] = {}
-    for figure in figures:
-        if figure.matrix == matrix:
-            found.setdefault(figure.value, []).append(figure)
-    return found
 
 
 def _measured(study: Study, cells: Sequence[Cell]) -> list[str]:

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 
 from mithridate.reports import words
 from mithridate.reports.schema import Column, Mean, Proportion, Scalar, Value
-from mithridate.reports.select import name
+from mithridate.reports.select import DONE, NOT_RUN, name
 from mithridate.reports.summary import over, pooled
 
 Raw = Scalar
-NOT_RUN = "not run"
 
 
 @dataclass(frozen=True)
@@ -40,10 +39,21 @@ MISSING = Entry(words.NONE, (NOT_RUN,), kind="none", title=NOT_RUN)
 UNDEFINED = Entry("n/a", ("undefined",), kind="none", title="measured, but undefined here")
 
 
+def none(why: str) -> Entry:
+    """A dash, and why there is nothing."""
+    return Entry(words.NONE, kind="none", title=why)
+
+
+def absent(why: str) -> Entry:
+    """What stands for a value that was not measured: a dash, or the failure."""
+    return MISSING if why in (DONE, NOT_RUN) else Entry(why, kind="fail")
+
+
 def label(value: Scalar) -> Entry:
     """A label of an axis."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    sort = float(value) if isinstance(value, int | float) and number else None
+    sort = None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        sort = float(value)
     return Entry(name(value), sort=sort, kind="text", raw={"": value})
 
 
@@ -65,17 +75,12 @@ def entry(value: Value, column: Column, *, with_n: bool = True, top: float | Non
     """
     if value is None:
         return UNDEFINED
-    if isinstance(value, Proportion):
-        count = f", {value.k:,} of {value.n:,}" if with_n else ""
-        raw: dict[str, Raw] = {"": value.value, "low": value.low, "high": value.high}
-        raw |= {"k": value.k, "n": value.n}
-        shown = words.percent(value.value)
-        return Entry(shown, (limits(value, "share") + count,), value.value, raw=raw)
-    if isinstance(value, Mean):
-        raw = {"": value.value, "low": value.low, "high": value.high, "n": value.n, "sd": value.sd}
-        count = f", n = {value.n:,}" if with_n else ""
-        shown = number(value.value, column.unit, top)
-        return Entry(shown, (limits(value, column.unit, top) + count,), value.value, raw=raw)
+    if isinstance(value, Proportion | Mean):
+        unit = "share" if isinstance(value, Proportion) else column.unit
+        count = f"{value.k:,} of {value.n:,}" if isinstance(value, Proportion) else ""
+        count = f", {count or f'n = {value.n:,}'}" if with_n else ""
+        small = limits(value, unit, top) + count
+        return Entry(number(value.value, unit, top), (small,), value.value, raw=_raw(value))
     if isinstance(value, bool):
         return Entry("yes" if value else "no", sort=float(value), kind="text", raw={"": value})
     if isinstance(value, int | float):
@@ -98,16 +103,14 @@ def summed(
     if mean is None:
         return MISSING if not values else UNDEFINED
     small = [limits(mean, column.unit, top)]
-    raw: dict[str, Raw] = {"": mean.value, "low": mean.low, "high": mean.high, "n": mean.n}
-    raw["sd"] = mean.sd
+    raw = _raw(mean)
     if mean.n < members:
         small.append(f"{mean.n} of {members} measured")
     shares = [value for value in values if isinstance(value, Proportion)]
     if len(shares) == mean.n:
         whole = pooled(shares)
         small.append(f"pooled {limits(whole, 'share')}, {whole.k:,} of {whole.n:,}")
-        raw |= {"pooled": whole.value, "pooled_low": whole.low, "pooled_high": whole.high}
-        raw |= {"pooled_k": whole.k, "pooled_n": whole.n}
+        raw |= {f"pooled_{name}".rstrip("_"): number for name, number in _raw(whole).items()}
     return Entry(number(mean.value, column.unit, top), tuple(small), mean.value, raw=raw)
 
 
@@ -135,6 +138,10 @@ def limits(value: Proportion | Mean, unit: str, top: float | None = None) -> str
     bare = "number" if unit == "pixels" else unit
     ends = number(value.low, bare, top), number(value.high, bare, top)
     return f"{ends[0]} to {ends[1]}"
+
+
+def _raw(value: Proportion | Mean) -> dict[str, Raw]:
+    return {"" if name == "value" else name: number for name, number in value}
 
 
 def n_of(value: Value) -> int | None:

@@ -162,7 +162,16 @@ def short(name: str, length: int = 14) -> str:
     >>> short("a very long class name"), short("cat")
     ('a very long c…', 'cat')
     """
-    flat = "".join(letter if letter.isprintable() else " " for letter in name).strip()
+    flat = printable(name).strip()
     if not flat:
         return NONE
     return flat if len(flat) <= length else flat[: length - 1] + "…"
+
+
+def printable(text: str) -> str:
+    """Letters that do not print become spaces.
+
+    >>> printable("a\u202eb")
+    'a b'
+    """
+    return "".join(a if a.isprintable() or a == GAP else " " for a in text)

@@ -85,10 +85,10 @@ def forget(conducted: Conducted) -> None:
     """Remove what a complete run made from the store, once its records are written.
 
     Models stay: the next run on the same data needs them. So does all that an interrupted or
-    failed run made, as the same command goes on with it.
+    failed run made, as the same command goes on with it; a refusal is no failure.
     """
     ran, store = conducted.ran, the_store()
-    if ran.interrupted or ran.failed:
+    if ran.interrupted or any(f.exit_code != InputError.exit_code for f in ran.failed.values()):
         return
     for unit in conducted.plan.order:
         if unit.key in ran.made and not isinstance(unit, ModelUnit):

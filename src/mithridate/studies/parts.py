@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 import mithridate
-from mithridate.classifier import Classifier
+from mithridate.classifier import Classifier, Guarded
 from mithridate.data import ImageSet
-from mithridate.metrics import Interval, Mean
+from mithridate.metrics import Interval, Mean, confusion
 
 Box = tuple[int, int, int, int]
 """(top, left, bottom, right) in pixels, half-open."""
@@ -102,6 +102,27 @@ def mean_images(data: ImageSet) -> Tensor:
     count = torch.bincount(data.labels, minlength=data.classes).double()
     divisor = torch.where(count > 0, count, torch.nan)
     return (total / divisor.reshape(-1, 1, 1, 1)).float()
+
+
+def unguarded(model: Classifier | Guarded) -> Classifier:
+    """The classifier behind all guards: to measure it is no query of an attacker's.
+
+    >>> from torch import nn
+    >>> model = Classifier(nn.Flatten(), classes=2)
+    >>> unguarded(Guarded(model, print)) is unguarded(model) is model
+    True
+    """
+    return model.model if isinstance(model, Guarded) else model
+
+
+def confused(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """The confusion matrix (classes, classes), without the images that a detector rejected.
+
+    >>> confused(torch.tensor([0, 1, 2]), torch.tensor([0, 0, 1]), 2).tolist()
+    [[1, 1], [0, 0]]
+    """
+    kept = predicted < classes
+    return confusion(predicted[kept], labels[kept], classes)
 
 
 def box_iou(first: Box, second: Box) -> float:

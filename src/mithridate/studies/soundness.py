@@ -5,16 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mithridate.classifier import Classifier
+from mithridate.classifier import Classifier, Guarded
 from mithridate.data import ImageSet
 from mithridate.errors import InputError, NothingAssessedError
 from mithridate.networks.fitting import check_fits
+from mithridate.studies.parts import unguarded
 
 LOOK = 512
 """Images looked at."""
 
 
-def check_model(name: str, model: Classifier, data: ImageSet, *, varied: bool = True) -> None:
+def check_model(
+    name: str, model: Classifier | Guarded, data: ImageSet, *, varied: bool = True
+) -> None:
     """Refuse a model of which nothing can be learned, or which is wrapped wrongly.
 
     Args:
@@ -36,17 +39,20 @@ def check_model(name: str, model: Classifier, data: ImageSet, *, varied: bool = 
     ...
     mithridate.errors.InputError: m returns probabilities where logits are expected: wrap it ...
     """
+    model = unguarded(model)
+    classes = model.classes - (model.rejected is not None)
     if model.image_shape is not None and tuple(model.image_shape) != data.image_shape:
         raise InputError(
             f"{name} takes images {tuple(model.image_shape)}, {data.name} has {data.image_shape}: "
             "give the data that it was trained for"
         )
-    if model.classes != data.classes:
+    if classes != data.classes:
         raise InputError(
-            f"{name} has {model.classes} classes, {data.name} has {data.classes}: "
+            f"{name} has {classes} classes, {data.name} has {data.classes}: "
             "give the data that it was trained for"
         )
-    check_fits(model, data)
+    if model.rejected is None:
+        check_fits(model, data)
     count = min(LOOK, len(data))
     rows = torch.arange(count) * len(data) // count
     with torch.no_grad():

@@ -146,11 +146,7 @@ class Subject(Part):
         Raises:
             InputError: neither a model file nor a network and its training.
         """
-        if self.model is not None:
-            network = None if self.network is None else str(self.network["name"])
-            model: ModelUnit = Checkpoint.at(self.model, network=network, **self.place)
-        else:
-            model = self._own()
+        model: ModelUnit = self._own() if self.model is None else self.checkpoint()
         if self.repair is None:
             return model
         return Repaired(
@@ -161,6 +157,12 @@ class Subject(Part):
             seed=self.seed,
             **self.place,
         )
+
+    def checkpoint(self) -> Checkpoint:
+        """The model file of the user's own."""
+        assert self.model is not None, "there is a model file"
+        network = None if self.network is None else str(self.network["name"])
+        return Checkpoint.at(self.model, network=network, **self.place)
 
     def _own(self) -> ModelUnit:
         """Trained here, on what the filter keeps where there is one."""
@@ -195,6 +197,16 @@ class Subject(Part):
         return Defended(
             model=model, data=self.data_unit, defenses=choices, seed=self.seed, **self.place
         )
+
+    def bare(self) -> ModelUnit:
+        """The model, for measures that look into it or train it again.
+
+        Raises:
+            InputError: it has defences in front, which the models beside it would not have.
+        """
+        if self.defense:
+            raise InputError("this measure is about the model itself: leave defense out")
+        return self.undefended()
 
 
 def defense_choice(table: dict[str, Any]) -> Choice:

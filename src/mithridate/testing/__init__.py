@@ -9,6 +9,7 @@ from mithridate.testing.chain import (
 )
 from mithridate.testing.checks import check_facts
 from mithridate.testing.hardeners import HardenerConformance
+from mithridate.testing.inspectors import InspectorConformance
 from mithridate.testing.models import linear_model, linear_weights
 from mithridate.testing.networks import NetworkConformance
 from mithridate.testing.poisons import (
@@ -24,6 +25,7 @@ __all__ = [
     "DetectorConformance",
     "GuardConformance",
     "HardenerConformance",
+    "InspectorConformance",
     "NetworkConformance",
     "PoisonConformance",
     "RepairerConformance",

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from mithridate import component
 from mithridate import rng as random
-from mithridate.attacks.base import Attack, BoundedAttack, MinimalAttack
-from mithridate.attacks.context import Context
+from mithridate.attacks.base import Attack, BoundedAttack, Context, MinimalAttack
 from mithridate.attacks.run import AttackResult, run_attack
 from mithridate.classifier import Classifier
 from mithridate.cost import Sizes
 from mithridate.data import ImageSet
 from mithridate.goals import Goal, Targeted, Untargeted
 from mithridate.norms import Norm
+from mithridate.testing.checks import check_facts, untouched
 from mithridate.testing.models import linear_model
 
 _ELSEWHERE = """
@@ -86,10 +86,9 @@ class AttackConformance(ABC):
         return hashlib.sha256(self.run(seed=3).adversarials.numpy().tobytes()).hexdigest()
 
     def test_about_fits_the_class(self) -> None:
+        check_facts(self.attack())
         cls = type(self.attack())
         about, fields = cls.about, component.settings(cls)
-        assert isinstance(cls.version, int), "version is the component's, and no setting"
-        assert about.paper, "about names no paper: say none where there is none"
         assert about.kind in ("bounded", "minimal", "universal")
         assert (about.kind == "bounded") == issubclass(cls, BoundedAttack)
         assert about.kind == "minimal" or not issubclass(cls, MinimalAttack)
@@ -178,13 +177,9 @@ class AttackConformance(ABC):
             model.module.train(training)
             for parameter in model.module.parameters():
                 parameter.grad = torch.ones_like(parameter)
-            before = _state(model)
-            image_bytes, labels = x.clone(), [label.clone() for label in goal.classes()]
-            self.attack().perturb(model, x, goal, rng=random.rng(0))
-            assert torch.equal(x, image_bytes), "the input was changed"
-            assert all(map(torch.equal, goal.classes(), labels)), "the goal was changed"
-            assert _state(model) == before, "the model was changed"
-            assert all(bool((g == 1).all()) for g in _gradients(model)), "gradients were changed"
+            attack = self.attack()
+            with untouched(input=x, goal=goal, model=model):
+                attack.perturb(model, x, goal, rng=random.rng(0))
 
     def test_empty_batch(self) -> None:
         result = self.run(rows=0)
@@ -244,21 +239,3 @@ class _Narrow:
     def __getattr__(self, name: str) -> Any:
         assert name not in self._closed, f"it asks for {name}, which its about does not say"
         return getattr(self._model, name)
-
-
-def _state(model: Classifier) -> list[object]:
-    """Everything about a model that an attack may not leave changed."""
-    values = [
-        hashlib.sha256(v.numpy().tobytes()).digest() for v in model.module.state_dict().values()
-    ]
-    modes = [m.training for m in model.module.modules()]
-    wants = [(p.requires_grad, p.stride(), p.data_ptr()) for p in model.module.parameters()]
-    hooks = [
-        len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks)
-        for m in model.module.modules()
-    ]
-    return [values, modes, wants, hooks]
-
-
-def _gradients(model: Classifier) -> list[Tensor]:
-    return [p.grad for p in model.module.parameters() if p.grad is not None]

@@ -7,12 +7,19 @@ import dataclasses
 import inspect
 import re
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from mithridate.classifier import Classifier
 from mithridate.component import About, Component, settings
 from mithridate.cost import Sizes, Work
+from mithridate.data import ImageSet
 from mithridate.errors import InputError
+from mithridate.goals import Goal
 from mithridate.networks.storage import digest
 
 
@@ -28,7 +35,7 @@ def check_facts(component: Component) -> None:
     cls = type(component)
     about = cls.about
     assert isinstance(about, About), "about is an About"
-    assert re.search(r"\b(19|20)\d\d", about.paper), f"a paper has a year, got {about.paper!r}"
+    assert re.search(r"\b(19|20)\d\d|ATLAS", about.paper), f"no year in {about.paper!r}"
     for field in dataclasses.fields(about):
         value, plural = getattr(about, field.name), isinstance(field.default, tuple)
         assert isinstance(value, tuple if plural else str), f"about.{field.name} is {value!r}"
@@ -45,26 +52,46 @@ def check_facts(component: Component) -> None:
         assert set(cls.usual(image_shape)) <= set(settings(cls)), "usual names other settings"
 
 
-def model_state(model: Classifier) -> list[object]:
-    """Everything about a model that who borrows it may not leave changed.
+@contextmanager
+def untouched(**things: Classifier | ImageSet | Goal | Tensor | None) -> Iterator[None]:
+    """Assert that what is lent inside, and the global random state, are afterwards as before.
 
-    >>> from mithridate.testing.models import linear_model
-    >>> model = linear_model()
-    >>> before = model_state(model)
-    >>> _ = model.module.eval()
-    >>> model_state(model) == before
-    False
+    Of a model that is its weights, where they lie, modes, gradients, hooks and `info`.
+
+    >>> x = torch.zeros(2)
+    >>> with untouched(input=x):
+    ...     _ = x.add_(1)
+    Traceback (most recent call last):
+    ...
+    AssertionError: the input was changed
     """
-    module = model.module
+    before, random = {name: _state(thing) for name, thing in things.items()}, torch.get_rng_state()
+    yield
+    assert torch.equal(torch.get_rng_state(), random), "the global random state was changed"
+    for name, thing in things.items():
+        assert _state(thing) == before[name], f"the {name} was changed"
+
+
+def _state(thing: Any) -> object:
+    if isinstance(thing, Tensor):
+        return digest({"": thing})
+    if isinstance(thing, Goal):
+        return [digest({"": classes}) for classes in thing.classes()]
+    if isinstance(thing, ImageSet):
+        return thing.fingerprint()
+    if thing is None:
+        return None
+    modules, weights = list(thing.module.modules()), list(thing.module.parameters())
     return [
-        digest(module.state_dict()),
-        [each.training for each in module.modules()],
-        [(p.requires_grad, p.grad is None, p.data_ptr()) for p in module.parameters()],
+        digest(thing.module.state_dict()),
+        [each.training for each in modules],
+        [(p.requires_grad, p.stride(), p.data_ptr()) for p in weights],
+        [None if p.grad is None else digest({"": p.grad}) for p in weights],
         [
-            len(each._forward_hooks) + len(each._forward_pre_hooks) + len(each._backward_hooks)
-            for each in module.modules()
+            len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks)
+            for m in modules
         ],
-        dict(model.info),
+        repr(thing.info),
     ]
 
 
@@ -96,13 +123,10 @@ def _literal(cls: type[Component]) -> bool:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         if any(isinstance(each, ast.Name) and each.id == "about" for each in targets):
             call = getattr(node, "value", None)
-            return isinstance(call, ast.Call) and not call.args and all(map(_plain, call.keywords))
+            if not isinstance(call, ast.Call) or call.args:
+                return False
+            try:
+                return [ast.literal_eval(keyword.value) for keyword in call.keywords] != []
+            except ValueError:
+                return False
     return False
-
-
-def _plain(keyword: ast.keyword) -> bool:
-    try:
-        ast.literal_eval(keyword.value)
-    except ValueError:
-        return False
-    return True

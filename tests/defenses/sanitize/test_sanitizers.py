@@ -29,66 +29,39 @@ from mithridate.testing.sanitizers import SanitizerConformance, clouds
 PAPER = {"features": "plain", "reduce": "ica", "side": "smaller"}
 
 
-class TestSpectral(SanitizerConformance):
+SUITES = {
+    "spectral": SpectralSignatures(),
+    "spectral by size": SpectralSignatures(side="smaller"),
+    "spectral as published": SpectralSignatures(classes="all", eps=0.2),
+    "clustering": ActivationClustering(),
+    "clustering in ica": ActivationClustering(reduce="ica"),
+    "clustering by silhouette": ActivationClustering(analysis="silhouette"),
+    "clustering as published": ActivationClustering(analysis="relative-size", **PAPER),
+    "clustering by exclusion": ActivationClustering(analysis="exclusion", epochs=2),
+    "outliers in folds": Outliers(epochs=2, share=0.1),
+    "outliers of trusted images": Outliers(trusted=clouds(seed=1).data, epochs=2),
+}
+BY_FEATURES = list(SUITES.values())[:7]
+"""Filters that rest on features alone."""
+
+
+class TestSanitizers(SanitizerConformance):
+    @pytest.fixture(autouse=True, params=SUITES.values(), ids=SUITES)
+    def _choose(self, request) -> None:
+        self.sanitizer = request.param
+
     def make(self) -> Sanitizer:
-        return SpectralSignatures()
+        return self.sanitizer
 
 
-class TestSpectralBySize(SanitizerConformance):
-    def make(self) -> Sanitizer:
-        return SpectralSignatures(side="smaller")
-
-
-class TestSpectralAsPublished(SanitizerConformance):
-    def make(self) -> Sanitizer:
-        return SpectralSignatures(classes="all", eps=0.2)
-
-
-class TestClustering(SanitizerConformance):
+class TestClusteringOfClean(SanitizerConformance):
     def make(self) -> Sanitizer:
         return ActivationClustering()
 
-
-class TestClusteringOfClean(TestClustering):
     def clouds(self):
         return clouds(0.0)
 
 
-class TestClusteringInIca(SanitizerConformance):
-    def make(self) -> Sanitizer:
-        return ActivationClustering(reduce="ica")
-
-
-class TestClusteringBySilhouette(SanitizerConformance):
-    def make(self) -> Sanitizer:
-        return ActivationClustering(analysis="silhouette")
-
-
-class TestClusteringBySizeAsPublished(SanitizerConformance):
-    def make(self) -> Sanitizer:
-        return ActivationClustering(analysis="relative-size", **PAPER)
-
-
-class TestClusteringByExclusion(SanitizerConformance):
-    def make(self) -> Sanitizer:
-        return ActivationClustering(analysis="exclusion", epochs=2)
-
-
-class TestOutliersInFolds(SanitizerConformance):
-    def make(self) -> Sanitizer:
-        return Outliers(epochs=2, share=0.1)
-
-
-class TestOutliersOfTrustedImages(SanitizerConformance):
-    def make(self) -> Sanitizer:
-        return Outliers(trusted=clouds(seed=1).data, epochs=2)
-
-
-BY_FEATURES = [
-    *(TestSpectral, TestSpectralBySize, TestSpectralAsPublished, TestClustering),
-    *(TestClusteringInIca, TestClusteringBySilhouette, TestClusteringBySizeAsPublished),
-]
-"""Filters that rest on features alone."""
 AUTO = [SpectralSignatures(), ActivationClustering(), ActivationClustering(analysis="silhouette")]
 NAMES = ["spectral", "gap", "silhouette"]
 
@@ -108,13 +81,11 @@ def test_each_is_made_by_name_with_its_defaults(name) -> None:
 
 
 @settings(max_examples=10, deadline=None)
-@given(seed=st.integers(0, 99), suite=st.sampled_from(BY_FEATURES))
-def test_permuted_rows_permute_the_result(seed, suite) -> None:
+@given(seed=st.integers(0, 99), sanitizer=st.sampled_from(BY_FEATURES))
+def test_permuted_rows_permute_the_result(seed, sanitizer) -> None:
     data, model, _ = clouds(0.3)
     order = torch.randperm(len(data), generator=mi.rng(seed))
-    one, two = (
-        suite().make().filter(model, each, rng=mi.rng(0)) for each in (data, data.subset(order))
-    )
+    one, two = (sanitizer.filter(model, each, rng=mi.rng(0)) for each in (data, data.subset(order)))
     assert torch.equal(one.keep[order], two.keep)
     assert torch.allclose(one.score[order], two.score, atol=1e-4, rtol=1e-4)
 

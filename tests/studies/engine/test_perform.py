@@ -11,14 +11,13 @@ import time
 import numpy as np
 import pytest
 import torch
+from toy_units import Broken, Drawn, Number, Total, total
 
 from mithridate.studies.engine import perform as module
+from mithridate.studies.engine import store as store_module
 from mithridate.studies.engine.perform import KEPT, Kept, Outcome, perform
 from mithridate.studies.engine.settle import set_threads
 from mithridate.studies.engine.store import Store
-from mithridate.studies.engine.unit import Unit
-
-pytestmark = pytest.mark.usefixtures("toys")
 
 
 @pytest.fixture
@@ -37,11 +36,6 @@ def lines(log):
     return [text.split()[0] for text in log.read_text().splitlines()]
 
 
-def total(*values, log=None, **spec):
-    spec = {**spec, "log": str(log)} if log else spec
-    return Unit("toy-total", spec, {"of": tuple(Unit("toy-number", {"value": v}) for v in values)})
-
-
 def file_of(root, unit, name="total.json"):
     return Store(root).folder(unit.key) / name
 
@@ -51,9 +45,7 @@ def flip(path):
     data[0] ^= 1
     path.write_bytes(data)
     module.maker_of.cache_clear()  # as a new process sees it
-    from mithridate.studies.engine import store
-
-    store._verified.cache_clear()
+    store_module._verified.cache_clear()
 
 
 def test_made_once_then_found(root, log):
@@ -68,23 +60,23 @@ def test_made_once_then_found(root, log):
 
 def test_missing_inputs_are_made_on_the_way(root):
     inner = total(1, 2)
-    outer = Unit("toy-total", {"plus": 10}, {"of": inner})
+    outer = Total(plus=10, of=inner)
     assert perform(outer, root) == Outcome(outer.key, Store(root).read(outer.key).seconds, "made")
     assert Store(root).read(outer.key).values == {"total": 13}
     assert Store(root).has(inner.key)
 
 
-def test_what_is_not_stored_is_opened(root, toys):
-    unit = Unit("toy-number", {"value": 4})
+def test_what_is_not_stored_is_opened(root):
+    unit = Number(value=4)
     assert perform(unit, root) == Outcome(unit.key, 0.0, "found")
     assert not root.exists()
 
 
-def test_opened_inputs_are_kept_for_the_next_unit(root, toys):
+def test_opened_inputs_are_kept_for_the_next_unit(root):
     perform(total(5, 6, plus=1), root)
-    before = toys.Number.opened
+    before = Number.opened
     perform(total(5, 6, plus=2), root)
-    assert toys.Number.opened == before
+    assert Number.opened == before
 
 
 def test_kept_is_bounded_in_number_and_bytes(monkeypatch):
@@ -119,7 +111,7 @@ def test_a_damaged_product_is_made_again(root):
 @pytest.mark.parametrize("name", ["total.json", "unit.json"])
 def test_a_damaged_input_is_made_again(root, name):
     inner = total(1, 2)
-    outer = Unit("toy-total", {"plus": 10}, {"of": inner})
+    outer = Total(plus=10, of=inner)
     perform(inner, root)
     flip(file_of(root, inner, name))
     outcome = perform(outer, root)
@@ -128,34 +120,34 @@ def test_a_damaged_input_is_made_again(root, name):
 
 
 def test_a_users_mistake_is_one_line(root):
-    outcome = perform(Unit("toy-broken", {"how": "input"}), root)
+    outcome = perform(Broken(how="input"), root)
     assert (outcome.status, outcome.exit_code) == ("failed", 2)
     assert outcome.error == "eps must be positive, got -1"
     assert_nothing_left(root)
 
 
 def test_a_bug_is_named_with_its_place(root):
-    outcome = perform(Unit("toy-broken", {"how": "bug", "at": 5}), root)
+    outcome = perform(Broken(how="bug", at=5), root)
     assert (outcome.status, outcome.exit_code) == ("failed", 4)
     assert outcome.error.startswith("toy-broken failed: IndexError: list index out of range (toy_u")
     assert_nothing_left(root)
 
 
 def test_a_failed_input_fails_what_needs_it(root):
-    bad = Unit("toy-broken", {"how": "input"})
-    outcome = perform(Unit("toy-total", {}, {"of": bad}), root)
+    bad = Broken(how="input")
+    outcome = perform(Total(of=bad), root)
     assert (outcome.status, outcome.error) == ("failed", "eps must be positive, got -1")
 
 
 def test_values_that_are_not_json_fail(root):
-    outcome = perform(Unit("toy-broken", {"how": "nan"}), root)
+    outcome = perform(Broken(how="nan"), root)
     assert outcome.status == "failed"
     assert "not JSON" in outcome.error
 
 
 def test_an_interrupt_drops_draft_and_lock(root):
     with pytest.raises(KeyboardInterrupt):
-        perform(Unit("toy-broken", {"how": "interrupt"}), root)
+        perform(Broken(how="interrupt"), root)
     assert_nothing_left(root)
 
 
@@ -192,7 +184,7 @@ def test_threads_follow_the_unit(root):
     before = torch.get_num_threads()
     try:
         for count in (2, 1):
-            unit = Unit("toy-drawn", {"threads": count})
+            unit = Drawn(threads=count)
             perform(unit, root)
             assert Store(root).read(unit.key).values["threads"] == count
             assert os.environ["OMP_NUM_THREADS"] == str(count)
@@ -202,7 +194,7 @@ def test_threads_follow_the_unit(root):
 
 def test_global_generators_follow_the_unit_and_are_restored(root, tmp_path):
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
-    unit = Unit("toy-drawn", {})
+    unit = Drawn()
     perform(unit, root)
     assert random.getstate() == states[0]
     assert np.random.get_state()[1].tolist() == states[1]
@@ -211,16 +203,6 @@ def test_global_generators_follow_the_unit_and_are_restored(root, tmp_path):
     perform(unit, tmp_path / "other")
     first = json.loads(file_of(root, unit, "draws.json").read_text())
     assert first == json.loads(file_of(tmp_path / "other", unit, "draws.json").read_text())
-    other = Unit("toy-drawn", {"seed": 1})
+    other = Drawn(seed=1)
     perform(other, root)
     assert first != json.loads(file_of(root, other, "draws.json").read_text())
-
-
-def test_an_unknown_kind_fails_where_it_is_not_installed(root, monkeypatch):
-    unit = total(1)
-    assert unit.key
-    monkeypatch.setattr("mithridate.studies.engine.unit._KINDS", {})
-    monkeypatch.setattr("mithridate.component.points", lambda kind: ())
-    outcome = perform(unit, root)
-    assert (outcome.status, outcome.exit_code) == ("failed", 2)
-    assert "no unit named 'toy-total'" in outcome.error

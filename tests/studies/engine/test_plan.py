@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
 
 from mithridate.data import load_data
 from mithridate.errors import InputError
-from mithridate.studies.engine import unit as module
 from mithridate.studies.engine.cells import Cell
 from mithridate.studies.engine.plan import Plan, estimate, place, plan_of
 from mithridate.studies.engine.store import Store
-from mithridate.studies.engine.unit import Kind, Unit
+from mithridate.studies.engine.unit import Unit
 
 TRAIN, TEST, CLASSES = 1437, 360, 10
 """The digits."""
@@ -44,24 +45,24 @@ axes = { poison = ["8→9"], reference = ["parent", "other"] }
 """
 
 
-class Plain(Kind):
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plain(Unit[dict]):
     """Counts nothing, makes nothing."""
 
-    def make(self, spec, inputs, folder, tell):
-        return {}
+    kind: ClassVar = "plain"
+
+    name: str
+    of: tuple[Unit, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Source(Plain):
-    stored = False
+    kind: ClassVar = "source"
+    stored: ClassVar = False
 
 
-@pytest.fixture
-def plain(monkeypatch):
-    monkeypatch.setattr(module, "_KINDS", {"plain": Plain(), "source": Source()})
-
-
-def unit(name, *parents, kind="plain"):
-    return Unit(kind, {"name": name}, {"of": parents} if parents else {})
+def unit(name, *parents, kind=Plain):
+    return kind(name=name, of=parents)
 
 
 def planned(*leaves):
@@ -78,7 +79,7 @@ def planned(*leaves):
     cells = [(Cell(f"m/{i:04d}", "m", "x", {}, {}), leaf) for i, leaf in enumerate(leaves)]
     for leaf in leaves:
         visit(leaf)
-    return Plan(None, cells, order)
+    return Plan(None, cells, order=order)
 
 
 def put(store, one):
@@ -87,7 +88,7 @@ def put(store, one):
 
 
 def names(units):
-    return [one.spec["name"] for one in units]
+    return [one.name for one in units]
 
 
 def test_a_unit_that_cells_share_is_there_once(study):
@@ -117,7 +118,7 @@ def test_users_are_the_cells_that_rest_on_a_unit(study):
     every = [cell.id for cell, _ in plan.leaves]
     users = {one.kind: plan.users[one.key] for one in plan.order if one.kind == "data"}
     assert users["data"] == every
-    clean = next(u for u in plan.order if u.kind == "model" and u.spec["seed"] == 0)
+    clean = next(u for u in plan.order if u.kind == "model" and u.seed == 0)
     assert plan.users[clean.key] == [
         *("evasion/0000", "evasion/0002", "backdoor/0000"),
         *(f"maps/{i:04d}" for i in range(4)),
@@ -150,10 +151,9 @@ def test_two_cells_of_equal_settings_share_their_leaf(study):
     assert plan.users[plan.leaves[1][1].key] == ["e/0001", "e/0002"]
 
 
-@pytest.mark.usefixtures("plain")
 def test_only_what_unfinished_cells_wait_for_is_missing(tmp_path):
     store = Store(tmp_path)
-    data = unit("data", kind="source")
+    data = unit("data", kind=Source)
     a, b = unit("a", data), unit("b", data)
     ab, ab_leaf, b_leaf = unit("ab", a, b), unit("leaf 1", unit("ab", a, b)), unit("leaf 2", b)
     plan = planned(ab_leaf, b_leaf)
@@ -171,7 +171,6 @@ def test_only_what_unfinished_cells_wait_for_is_missing(tmp_path):
     assert plan.missing(store) == []
 
 
-@pytest.mark.usefixtures("plain")
 def test_a_deep_graph_with_many_ways_through_it_is_walked_once(tmp_path):
     layer = (unit("a0"), unit("b0"))
     for depth in range(1, 40):  # 2**40 ways
@@ -208,8 +207,11 @@ def test_an_error_names_the_cell_and_its_labels(study):
             "none",
         ),
         ('measure = "inspection"\nset = { inspector = { sampels = 1 } }', "did you mean 'samples'"),
-        ('measure = "audit"\nset = { model = "none.safetensors" }', "none.safetensors"),
-        ('measure = "inspection"\nset = { controls = 2 }', "controls"),
+        (
+            'measure = "accuracy"\nset = { model = "none.safetensors", network = "digits-cnn" }',
+            "none.safetensors",
+        ),
+        ('measure = "inspection"\nset = { controls = 0 }', "controls"),
         ('measure = "bias-maps"\nset = { algorithm = 3 }', "algorithm"),
         ('measure = "bias-maps"\nset = { poison = { name = "badnets", target = 1 } }', "trigger"),
     ],
@@ -263,8 +265,9 @@ def test_estimate(study, tmp_path):
         "inspection": (2, 0),
     }
     assert found.trained == 7 * 2 * TRAIN  # two epochs each
-    # an attack's images before and after; three models or sets of stamped images of a backdoor
-    assert found.forwards == 4 * 2 * 100 + 2 * 3 * TEST
+    # an attack's images before, after, and between two restarts of PGD; three models or sets of
+    # stamped images of a backdoor
+    assert found.forwards == 4 * 2 * 100 + 2 * 100 + 2 * 3 * TEST
     pairs = CLASSES * (CLASSES - 1)
     one_inspection = 20 * CLASSES * 3 + 2 * 2 * 8 * 4
     assert found.gradients == (

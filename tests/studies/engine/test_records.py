@@ -9,11 +9,12 @@ import pyarrow as pa
 import pytest
 
 from mithridate.errors import InputError
-from mithridate.reports.study.folder import read, write
-from mithridate.reports.study.schema import Cell, Study
+from mithridate.networks.checkpoint import fingerprint
+from mithridate.reports.folder import read, write
+from mithridate.reports.schema import Cell, Study
 from mithridate.studies.engine.plan import plan_of
 from mithridate.studies.engine.records import assemble, header
-from mithridate.studies.engine.run import Ran, run
+from mithridate.studies.engine.run import Failure, Ran, run
 from mithridate.studies.engine.store import Store
 from mithridate.studies.engine.tables import COLUMNS, read_table, write_table
 from mithridate.studies.engine.workers import InProcess
@@ -32,6 +33,8 @@ axes = { attack = ["strong", "weak"], seed = [0] }
 [matrix.backdoor]
 measure = "backdoor"
 set.poison = { name = "badnets", trigger = "single-pixel", source = 8, target = 9, count = 60 }
+[matrix.clean]
+measure = "accuracy"
 [doubts]
 small = "Two epochs."
 [columns]
@@ -71,7 +74,7 @@ def bare(records):
 def test_rows_hold_what_the_units_measured(plan, ran, lab):
     records = assemble(plan, lab.store, ran, command="mithridate run small.toml")
     assert [row["id"] for row in records.cells] == [
-        *("evasion/0000", "evasion/0001", "backdoor/0000"),
+        *("evasion/0000", "evasion/0001", "backdoor/0000", "clean/0000"),
     ]
     for row, (cell, leaf) in zip(records.cells, plan.leaves, strict=True):
         assert row["status"] == "done"
@@ -81,8 +84,6 @@ def test_rows_hold_what_the_units_measured(plan, ran, lab):
         Cell.model_validate(row)
     assert records.cells[0]["axes"] == {"attack": "strong", "seed": 0}
     assert [d["id"] for d in records.cells[0]["doubts"]] == ["few-images"]
-    assert "audit" not in [cell.measure for cell, _ in plan.leaves]
-    assert records.audit is None
 
 
 def test_the_study(plan, ran, lab):
@@ -98,13 +99,17 @@ def test_the_study(plan, ran, lab):
         "axes": {"attack": ["strong", "weak"], "seed": [0]},
     }
     assert study["matrices"][1]["title"] == "backdoor"
+    (described,) = study["models"]
+    assert (described["role"], described["name"]) == ("model", "trained here")
+    assert described["sha256"] == fingerprint(lab.open(plan.leaves[3][1].model))
+    assert (study["data"]["n"], study["data"]["image_shape"]) == (360, [1, 8, 8])
     left = records.cells[0]["values"]["accuracy_left"]
     assert study["finding"] == f"{100 * left['value']:.4g} % are left."
     assert set(map(tuple, study["class_names"].values())) == {tuple("0123456789")}
     assert study["doubts"] == [{"id": "small", "text": "Two epochs."}]
     assert study["columns"]["asr"] == {"title": "Ours"}
     assert study["columns"]["accuracy_left"]["title"] == "Accuracy left"
-    assert {view["matrix"] for view in study["views"]} == {"evasion", "backdoor"}
+    assert {view["matrix"] for view in study["views"]} == {"evasion", "backdoor", "clean"}
     (compared,) = study["comparisons"]
     assert compared["difference"] >= 0
     assert compared["paired"] is not None
@@ -116,6 +121,8 @@ def test_images_of_every_cell_in_one_table(plan, ran, lab):
     assert table.column_names == ["cell", *COLUMNS.names]
     cells = table["cell"].cast(pa.string()).to_numpy(zero_copy_only=False)
     for cell, leaf in plan.leaves:
+        if cell.matrix == "clean":
+            continue
         own = read_table(lab.store.folder(leaf.key) / "images.parquet").select(COLUMNS.names)
         assert table.filter(pa.array(cells == cell.id)).drop(["cell"]).equals(own.cast(COLUMNS))
     assert (cells == "evasion/0000").sum() == 30
@@ -163,10 +170,10 @@ def test_written_and_read_again(plan, ran, lab, tmp_path):
 def test_failed_and_not_run(plan, lab, tmp_path):
     store = Store(tmp_path / "empty")
     leaf = plan.leaves[0][1]
-    records = assemble(plan, store, Ran(failed={leaf.key: "no room"}), command="")
+    records = assemble(plan, store, Ran(failed={leaf.key: Failure("no room", 4)}), command="")
     statuses = [row["status"] for row in records.cells]
-    assert statuses == ["failed: no room", "not run", "not run"]
-    assert [row["values"] for row in records.cells] == [{}, {}, {}]
+    assert statuses == ["failed: no room", "not run", "not run", "not run"]
+    assert [row["values"] for row in records.cells] == [{}] * 4
     assert records.study["status"] == "incomplete"
     assert (records.study["finding"], records.study["comparisons"]) == ("", [])
     assert len(records.images) == 0

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mithridate.errors import InputError
-from mithridate.reports.study.schema import Study
+from mithridate.reports.schema import Study
 from mithridate.studies.engine.plan import plan_of
 from mithridate.studies.engine.records import header
 from mithridate.studies.engine.spec import build, load, merge, put, shipped, toml_value

@@ -28,7 +28,7 @@ def test_rates_are_those_of_stamping_and_predicting(lab, unit_of, sets):
     test = sets[1]
     unit = unit_of(Backdoor, poison=LARGE, train={"epochs": 4})
     found = lab.values(unit)
-    model, clean = (lab.open(unit.inputs[name]) for name in ("model", "clean"))
+    model, clean = (lab.open(one) for one in (unit.model, unit.clean))
     assert found["accuracy"]["k"] == (predict(model, test) == test.labels).sum()
     assert found["clean_model"]["k"] == (predict(clean, test) == test.labels).sum()
     trigger = mi.triggers.Patch.named("c-top-right", image_shape=(1, 8, 8))
@@ -85,7 +85,7 @@ def test_all_to_all_wants_the_next_class(lab, unit_of, sets):
         said == (label + 1) % 10
         for said, label in zip(table["predicted"], table["label"], strict=True)
     ]
-    opened = lab.open(unit.inputs["poisoned"])
+    opened = lab.open(unit.poisoned)
     assert wanted_class(opened, torch.tensor([0, 9]), 10).tolist() == [1, 0]
 
 

@@ -7,46 +7,24 @@ import math
 import pytest
 import torch
 
-import mithridate as mi
-from mithridate.defenses.inspect.base import map_distances
-from mithridate.defenses.inspect.maps import algorithm_one, algorithm_two, probes
+from mithridate.defenses.inspect import map_distances
 from mithridate.networks.storage import read_tensors
-from mithridate.rng import child, rng
-from mithridate.studies.kinds.maps import pairs
 from mithridate.studies.measures.bias_maps import BiasMapsMeasure, by_target, classes_of, grid
-
-
-@pytest.fixture(scope="module")
-def models():
-    """A poisoned model, its clean parent, and two clean ones of another seed."""
-    train, _ = mi.load_data("digits")
-    network = mi.networks.create("digits-cnn", image_shape=(1, 8, 8), classes=10)
-    attack = mi.poisons.BadNets(trigger=mi.triggers.SinglePixel(), source=8, target=9, count=60)
-    bad = attack.poison(train, rng=child(rng(0), "poison")).images
-    return {
-        "suspect": mi.fit(network, bad, epochs=2, rng=child(rng(0), "poisoned")),
-        "parent": mi.fit(network, train, epochs=2, rng=rng(0)),
-        "other": mi.fit(network, train, epochs=2, rng=child(rng(1000), "control", "0")),
-        "further": mi.fit(network, train, epochs=2, rng=child(rng(1000), "control", "1")),
-    }
+from mithridate.studies.units.inspected import pairs
 
 
 def listed(values):
     return [float(v) if math.isfinite(v) else None for v in values.tolist()]
 
 
-@pytest.mark.parametrize(
-    ("reference", "against", "clean"),
-    [("parent", "parent", "other"), ("other", "other", "further")],
-)
-def test_distances_of_algorithm_one(lab, unit_of, poison, models, reference, against, clean):
+@pytest.mark.parametrize("reference", ["parent", "other"])
+def test_distances_of_algorithm_one(lab, unit_of, poison, reference):
     unit = unit_of(BiasMapsMeasure, poison=poison, samples=6, steps=2, reference=reference)
     found = lab.values(unit)
-    images = list(probes("data", mi.load_data("digits")[1], 6, rng(1)))
-    maps = {name: algorithm_one(one, images, eps=0.1, steps=2) for name, one in models.items()}
-    distances = map_distances(maps["suspect"], maps[against])
+    suspect, against, clean = map(lab.open, (unit.suspect, unit.reference, unit.clean))
+    distances = map_distances(suspect, against)
     assert found["distances"] == listed(distances)
-    apart = map_distances(maps[clean], maps[against])
+    apart = map_distances(clean, against)
     assert found["clean_distances"] == listed(apart)
     assert found["largest"] == distances.nan_to_num(0).max().item()
     assert found["clean_largest"] == apart.nan_to_num(0).max().item()
@@ -55,18 +33,14 @@ def test_distances_of_algorithm_one(lab, unit_of, poison, models, reference, aga
     assert found["source_rank"] == 1 + order.index(8)
     assert found["first"] == (order[0] in (8, 9))
     # a distance is the Euclidean one of the mean images
-    gap = (maps["suspect"].mean[3] - maps[against].mean[3]).norm().item()
+    gap = (suspect.mean[3] - against.mean[3]).norm().item()
     assert distances[3].item() == pytest.approx(gap, rel=1e-5, nan_ok=True)
 
 
-def test_distances_of_algorithm_two_are_means_over_the_sources(lab, unit_of, poison, models):
+def test_distances_of_algorithm_two_are_means_over_the_sources(lab, unit_of, poison):
     unit = unit_of(BiasMapsMeasure, poison=poison, algorithm=2, samples=3, steps=1)
     found = lab.values(unit)
-    images = list(probes("data", mi.load_data("digits")[1], 3, rng(1)))
-    suspect, parent = (
-        algorithm_two(models[name], images, pairs(10), eps=0.1, steps=1)
-        for name in ("suspect", "parent")
-    )
+    suspect, parent = lab.open(unit.suspect), lab.open(unit.reference)
     each = map_distances(suspect, parent)
     for target in range(10):
         sources = [each[i].item() for i, (_, t) in enumerate(pairs(10)) if t == target]
@@ -101,10 +75,15 @@ def test_pairs_by_hand():
 
 
 def test_settings_share_models_and_maps(unit_of, poison):
+    """The clean models: the suspect's own parent, and others that no seed of a suspect is."""
     one, two = (unit_of(BiasMapsMeasure, poison=poison, probe=p) for p in ("data", "noise"))
-    assert one.inputs["suspect"].inputs["model"] == two.inputs["suspect"].inputs["model"]
+    assert one.suspect.model == two.suspect.model
     parent, other = (
         unit_of(BiasMapsMeasure, poison=poison, reference=r) for r in ("parent", "other")
     )
-    assert parent.inputs["suspect"] == other.inputs["suspect"]
-    assert parent.inputs["clean"] == other.inputs["reference"]
+    assert parent.suspect == other.suspect
+    assert parent.clean == other.reference
+    clean = unit_of(BiasMapsMeasure).suspect.model
+    assert (parent.suspect.model.stream, parent.reference.model) == (("poisoned",), clean)
+    streams = [one.model.stream for one in (parent.clean, other.reference, other.clean)]
+    assert streams == [("control", "0"), ("control", "0"), ("control", "1")]

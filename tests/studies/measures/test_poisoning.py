@@ -6,13 +6,14 @@ import pytest
 import torch
 
 import mithridate as mi
+from mithridate.component import Choice
 from mithridate.defenses.sanitize import ActivationClustering, Outliers
 from mithridate.errors import InputError
 from mithridate.networks.storage import digest, read_tensors
 from mithridate.rng import child, rng
-from mithridate.studies.kinds.sifting import SiftedRows, split_trusted
 from mithridate.studies.measures.backdoor import Backdoor
 from mithridate.studies.measures.poisoning import Poisoning, counted
+from mithridate.studies.units.filtered import KeptRows, split_trusted
 from mithridate.training import predict
 
 BADNETS = {"name": "badnets", "trigger": "c-top-right", "target": 4, "fraction": 0.1}
@@ -40,7 +41,7 @@ def test_badnets_beside_the_measure_backdoor(lab, unit_of, sets):
         assert found[name] == other[name]
     assert found["labels_changed"] == 1
     assert found["surrogate"] is None
-    made = lab.open(unit.inputs["poisoned"])
+    made = lab.open(unit.poisoned)
     before, after = (s.batch(made.indices)[0] for s in (sets[0], made.images))
     moved = (after - before).flatten(1)
     assert found["l2"]["value"] == pytest.approx(float(moved.norm(dim=1).mean()), rel=1e-5)
@@ -50,19 +51,19 @@ def test_badnets_beside_the_measure_backdoor(lab, unit_of, sets):
 def test_filters_are_the_library_s(lab, unit_of):
     unit = unit_of(Poisoning, poison=BADNETS, train={"epochs": 4})
     found = lab.values(unit)
-    made, model = (lab.open(unit.inputs[name]) for name in ("poisoned", "model"))
+    made, model = (lab.open(one) for one in (unit.poisoned, unit.model))
     bad = torch.zeros(len(made.images), dtype=torch.bool)
     bad[made.indices] = True
-    gone = ~ActivationClustering().sift(model, made.images, rng=rng(0)).keep
+    gone = ~ActivationClustering().filter(model, made.images, rng=rng(0)).keep
     told = found["found_activation_clustering"]
     assert (told["k"], told["n"]) == (int((gone & bad).sum()), len(made))
     told = found["lost_activation_clustering"]
     assert (told["k"], told["n"]) == (int((gone & ~bad).sum()), len(bad) - len(made))
     random = child(rng(0), "sift", "outliers")
-    trusted, rows = split_trusted(made, random)
+    trusted, rows = split_trusted(made.images, made.indices, random)
     assert len(trusted) == (len(bad) - len(made)) // 2
     assert bool(bad[rows].sum() == len(made))  # nothing poisoned is trusted
-    gone = ~Outliers(trusted=trusted).sift(model, made.images.subset(rows), rng=random).keep
+    gone = ~Outliers(trusted=trusted).filter(model, made.images.subset(rows), rng=random).keep
     told = found["found_outliers"]
     assert (told["k"], told["n"]) == (int((gone & bad[rows]).sum()), len(made))
     assert found["lost_outliers"]["n"] == len(rows) - len(made)
@@ -72,9 +73,9 @@ def test_filters_are_the_library_s(lab, unit_of):
 
 def test_a_crafted_poison_is_kept_and_names_its_surrogate(lab, unit_of, sets):
     unit = unit_of(Poisoning, poison=CLEAN, **NONE)
-    found, poisoned = lab.values(unit), unit.inputs["poisoned"]
+    found, poisoned = lab.values(unit), unit.poisoned
     assert poisoned.kind == "crafted"
-    surrogate = lab.open(poisoned.inputs["surrogate"])
+    surrogate = lab.open(poisoned.surrogate)
     attack = mi.poisons.CleanLabel(
         trigger=mi.triggers.CornerPattern(corner="all"), target=4, fraction=0.5, eps=0.3, steps=5
     )
@@ -86,7 +87,7 @@ def test_a_crafted_poison_is_kept_and_names_its_surrogate(lab, unit_of, sets):
     assert found["surrogate"] == direct.surrogate[:12]
     assert found["labels_changed"] == 0
     assert found["linf"]["value"] <= 1
-    model = lab.open(unit.inputs["model"])
+    model = lab.open(unit.model)
     assert found["accuracy"]["k"] == (predict(model, sets[1]) == sets[1].labels).sum()
     assert lab.make(unit).values["doubts"] == []
     shown, _ = read_tensors(lab.make(unit).folder / "pictures.safetensors")
@@ -97,17 +98,13 @@ def test_a_crafted_poison_is_kept_and_names_its_surrogate(lab, unit_of, sets):
 
 def test_the_surrogate_is_the_same_for_victims_of_all_seeds(unit_of):
     first, second = (unit_of(Poisoning, poison=CLEAN, seed=seed, **NONE) for seed in (0, 1))
-    models = [unit.inputs["poisoned"].inputs["surrogate"].key for unit in (first, second)]
+    models = [unit.poisoned.surrogate.key for unit in (first, second)]
     assert models[0] == models[1]
-    assert first.inputs["poisoned"].key != second.inputs["poisoned"].key
-    assert models[0] != first.inputs["clean"].key
+    assert first.poisoned.key != second.poisoned.key
+    assert models[0] != first.clean.key
     own = unit_of(Poisoning, poison=CLEAN, surrogate={"seed": 7, "train": {"epochs": 3}}, **NONE)
-    spec = own.inputs["poisoned"].inputs["surrogate"].spec
-    assert (spec["seed"], spec["train"], spec["network"]) == (
-        7,
-        {"epochs": 3},
-        {"name": "digits-cnn"},
-    )
+    surrogate = own.poisoned.surrogate
+    assert (surrogate.seed, surrogate.epochs, surrogate.network.name) == (7, 3, "digits-cnn")
 
 
 def test_cover_images_are_neither_found_nor_lost(sets):
@@ -118,7 +115,7 @@ def test_cover_images_are_neither_found_nor_lost(sets):
     keep = torch.ones(len(rows), dtype=torch.bool)
     keep[made.indices[made.relabelled][:5]] = False  # half of the relabelled
     keep[made.indices[~made.relabelled]] = False  # and all of the cover
-    told = counted(SiftedRows("outliers", rows, keep, ()), made)
+    told = counted(KeptRows("outliers", rows, keep, ()), made)
     assert (told["found_outliers"]["k"], told["found_outliers"]["n"]) == (5, 10)
     assert (told["lost_outliers"]["k"], told["lost_outliers"]["n"]) == (0, len(rows) - 30)
 
@@ -127,11 +124,12 @@ def test_a_surrogate_is_trained_further_on_the_clean_images(lab, unit_of, sets):
     hard = {"name": "adversarial-training", "eps": 0.1, "steps": 2}
     tune = {"epochs": 1, "lr": 1e-4, "harden": hard}
     own = {"seed": 7, "train": {"epochs": 2}, "tune": tune}
-    poisoned = unit_of(Poisoning, poison=CLEAN, surrogate=own, **NONE).inputs["poisoned"]
-    surrogate = poisoned.inputs["surrogate"]
-    start = surrogate.inputs["parent"]
-    assert (start.spec["train"], surrogate.spec["train"]) == ({"epochs": 2}, tune)
-    assert start.spec["seed"] == surrogate.spec["seed"] == 7
+    poisoned = unit_of(Poisoning, poison=CLEAN, surrogate=own, **NONE).poisoned
+    surrogate = poisoned.surrogate
+    start = surrogate.parent
+    assert (start.epochs, start.harden) == (2, None)
+    assert surrogate.harden == Choice.of("hardeners", hard)
+    assert start.seed == surrogate.seed == 7
     direct = mi.hardeners.AdversarialTraining(eps=0.1, steps=2).train(
         lab.open(start), sets[0], epochs=1, lr=1e-4, rng=child(rng(7), "surrogate", "tune")
     )
@@ -172,8 +170,8 @@ def test_added_copies_have_no_distance_but_a_picture(lab, unit_of):
     unit = unit_of(Poisoning, poison={**BADNETS, "append": True}, **NONE)
     assert lab.values(unit)["l2"] is None
     shown, _ = read_tensors(lab.make(unit).folder / "pictures.safetensors")
-    made = lab.open(unit.inputs["poisoned"])
-    test = lab.open(unit.inputs["data"]).test
+    made = lab.open(unit.poisoned)
+    test = lab.open(unit.data).test
     rows = (test.labels != 4).nonzero()[:8, 0]
     assert torch.equal(shown["examples_clean"], test.batch(rows)[0])  # stamped test images then
     assert made.indices.tolist() == list(range(1437, 1437 + len(made)))
@@ -182,12 +180,12 @@ def test_added_copies_have_no_distance_but_a_picture(lab, unit_of):
 def test_a_picture_that_comes_with_the_studies(lab, unit_of):
     poison = {**BADNETS, "trigger": "inserted-image:image=shipped:flower.png", "append": True}
     unit = unit_of(Poisoning, poison=poison, **NONE)
-    kept = unit.inputs["poisoned"]
-    assert list(kept.spec["files"]) == ["shipped:flower.png"]
+    kept = unit.poisoned
+    assert list(kept.files) == ["shipped:flower.png"]
     made = lab.open(kept)
     assert len(made.images) == 1437 + len(made)
     trigger = made.trigger
-    clean = lab.open(kept.inputs["data"]).train
+    clean = lab.open(kept.data).train
     assert torch.equal(made.images.raw(range(1437)), clean.raw(range(1437)))
     stamped = made.images.batch(made.indices)[0]
     again = trigger.stamp(stamped, rng=rng(0))
@@ -211,5 +209,5 @@ def test_refusals(unit_of, settings, says):
 
 
 def test_other_measures_send_crafted_poisons_here(unit_of):
-    with pytest.raises(InputError, match="take the measure poisoning"):
+    with pytest.raises(InputError, match="in a measure that has a surrogate"):
         unit_of(Backdoor, poison=CLEAN)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import final
 
@@ -97,20 +95,20 @@ class FittedDetector:
 
     Attributes:
         detector: its settings.
-        scorer: images (N, C, H, W) in [0, 1] -> scores (N,).
+        scorer: images (N, C, H, W) in [0, 1] -> scores (N,); put into evaluation mode.
         threshold: an image that scores above is rejected; infinite until `at_rate`.
     """
 
     def __init__(
         self, detector: Detector, scorer: nn.Module, threshold: float = float("inf")
     ) -> None:
-        self.detector, self.scorer, self.threshold = detector, scorer, threshold
+        self.detector, self.scorer, self.threshold = detector, scorer.eval(), threshold
 
     def score(self, x: Tensor) -> Tensor:
         """Scores (N,) of images, on their device, no gradient; higher is more suspicious."""
         weights = next(self.scorer.parameters(), None)
         home = x.device if weights is None else weights.device
-        with torch.no_grad(), _evaluating(self.scorer):
+        with torch.no_grad():
             batches = (x[i : i + BATCH].to(home) for i in range(0, len(x), BATCH))
             parts = [self.scorer(batch).float().to(x.device) for batch in batches]
         return torch.cat([x.new_zeros(0), *parts])
@@ -189,18 +187,6 @@ class _Rejecting(nn.Module):
         joint = answers.amax(1) + excess[:, 0]
         out[:, self.rejected] = joint.maximum(logits[:, self.rejected])
         return out
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """In evaluation mode; as before on exit."""
-    modes = [(m, m.training) for m in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for m, training in modes:
-            m.training = training
 
 
 def _check_share(name: str, value: float) -> None:

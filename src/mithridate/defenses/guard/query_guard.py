@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mithridate.component import About
 from mithridate.defenses.guard.base import Guard
-from mithridate.errors import InputError, QueriesRefused, check_number
+from mithridate.errors import QueriesRefused, check_whole
 
 
 @final
@@ -43,9 +43,7 @@ class QueryGuard(Guard):
     budget: int = 1000
 
     def __post_init__(self) -> None:
-        check_number("budget", self.budget, low=1)
-        if not isinstance(self.budget, int):
-            raise InputError(f"budget is a whole number, got {self.budget!r}")
+        check_whole("budget", self.budget, low=1)
 
     def watcher(self) -> Callable[[Tensor], None]:
         used = 0

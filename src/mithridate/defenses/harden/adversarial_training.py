@@ -61,7 +61,6 @@ class AdversarialTraining(Hardener):
         norms=("linf", "l2", "l1"),
         atlas=("AML.M0003",),
     )
-    version: ClassVar[int] = 1
 
     eps: float
     norm: Norm = LINF

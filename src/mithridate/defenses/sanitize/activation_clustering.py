@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf, nan
-from typing import ClassVar, Literal, NamedTuple, final
+from typing import ClassVar, Literal, final
 
 import numpy as np
 import torch
@@ -14,17 +14,15 @@ from torch import Tensor
 
 from mithridate.classifier import Classifier
 from mithridate.component import About
-from mithridate.cost import Sizes, Work
+from mithridate.cost import Cost, Sizes, Work
 from mithridate.data import ImageSet
 from mithridate.defenses.sanitize.base import (
-    ClassNote,
     Filtered,
     Sanitizer,
     check_fit,
-    check_whole,
     conclude,
+    note,
     present,
-    spent,
     usual_epochs,
 )
 from mithridate.defenses.sanitize.features import (
@@ -37,7 +35,7 @@ from mithridate.defenses.sanitize.features import (
     principal,
 )
 from mithridate.doubts import Doubt
-from mithridate.errors import InputError, check_number
+from mithridate.errors import InputError, check_number, check_whole
 from mithridate.rng import child
 from mithridate.training import fit, predict
 
@@ -47,15 +45,6 @@ ROWS = 5000
 """Images of a class on which the silhouette is measured: it compares all pairs."""
 
 Analysis = Literal["gap", "silhouette", "relative-size", "exclusion"]
-
-
-class _Clusters(NamedTuple):
-    """A class in two: `suspect` (n,) bool, and the points (n, d) that were clustered."""
-
-    points: Tensor
-    suspect: Tensor
-    sure: bool
-    why: str
 
 
 @final
@@ -110,7 +99,6 @@ class ActivationClustering(Sanitizer):
         paper="Chen et al. 2018, algorithm 1",
         atlas=("AML.M0007",),
     )
-    version: ClassVar[int] = 1
 
     features: Literal["relative", "plain"] = "relative"
     reduce: Literal["pca", "ica"] = "pca"
@@ -131,9 +119,9 @@ class ActivationClustering(Sanitizer):
                 raise InputError(
                     f"{name} is one of {', '.join(known)}, got {getattr(self, name)!r}"
                 )
-        check_whole("dimensions", self.dimensions)
+        check_whole("dimensions", self.dimensions, low=1)
         if self.epochs is not None:
-            check_whole("epochs", self.epochs)
+            check_whole("epochs", self.epochs, low=1)
         if self.threshold is not None:
             high = {"silhouette": 1.0, "relative-size": 0.5}.get(self.analysis, inf)
             check_number("threshold", self.threshold, low=0, high=high)
@@ -155,90 +143,79 @@ class ActivationClustering(Sanitizer):
         check_fit(classifier, data, LEAST)
         before = classifier.cost.queries
         space = Space(classifier, data)
-        halves = {c: self._clusters(space, c, classifier, data) for c in present(data)}
-        values, trained, asked = self._values(halves, space, classifier, data, rng)
+        points, sides = {}, {}
+        for c in present(data):
+            x = space.of(c, relative=self.features == "relative")
+            points[c] = principal(x, self.dimensions, whiten=self.reduce == "ica")
+            side = two_means(points[c])
+            rule: Side = "smaller" if self.analysis == "relative-size" else self.side
+            if rule == "trace" and self.analysis == "gap" and _gap(points[c], side) < self.limit:
+                rule = "smaller"  # the class will not be suspicious: no need to ask the model
+            sides[c] = poison_side(classifier, data, space.rows[c], side, rule)
+        trained = asked = 0
+        if self.analysis == "exclusion":
+            suspects = {c: space.rows[c][sides[c].poison] for c in sides}
+            values, trained, asked = self._exclusion(suspects, classifier, data, rng)
+        else:
+            values = {
+                c: self._value(points[c], sides[c].poison, child(rng, "silhouette", c))
+                for c in sides
+            }
         keep = torch.ones(len(data), dtype=torch.bool)
         score = torch.zeros(len(data), dtype=torch.float64)
         notes, doubts = [], []
-        for c, clusters in halves.items():
+        for c, (suspect, sure, why) in sides.items():
             small = self.analysis in ("relative-size", "exclusion")
             suspicious = values[c] < self.limit if small else values[c] >= self.limit
-            if suspicious and not clusters.sure:
-                name = data.class_names[c]
-                doubts.append(Doubt("which-side", f"class {name}: {clusters.why} was taken"))
-            score[space.rows[c]] = _place(clusters)
+            if suspicious and not sure:
+                doubts.append(Doubt("which-side", f"class {data.class_names[c]}: {why} was taken"))
             if suspicious:
-                keep[space.rows[c][clusters.suspect]] = False
-            note = ClassNote(
-                label=c,
-                count=len(clusters.suspect),
-                dropped=int(clusters.suspect.sum()) if suspicious else 0,
-                suspicious=suspicious,
-                statistic=self.analysis,
-                value=values[c],
-                threshold=self.limit,
-                text=clusters.why if suspicious else "",
-            )
-            notes.append(note)
-        cost = spent(classifier, before, trained=trained, asked=asked)
+                keep[space.rows[c][suspect]] = False
+            own, other = points[c][suspect].mean(0), points[c][~suspect].mean(0)
+            nearer = (points[c] - other).square().sum(1) - (points[c] - own).square().sum(1)
+            score[space.rows[c]] = nearer / (own - other).square().sum()
+            notes.append(note(data, keep, c, self.analysis, values[c], self.limit, suspicious, why))
+        queries = classifier.cost.queries - before + trained + asked
+        cost = Cost(queries=queries, gradients=trained)
         return conclude(self, data, keep, score, notes, cost, doubts)
 
-    def _clusters(self, space: Space, c: int, model: Classifier, data: ImageSet) -> _Clusters:
-        x = space.of(c, relative=self.features == "relative")
-        points = principal(x, self.dimensions, whiten=self.reduce == "ica")
-        side = two_means(points)
-        rule: Side = "smaller" if self.analysis == "relative-size" else self.side
-        if rule == "trace" and self.analysis == "gap" and self._gap(points, side) < self.limit:
-            rule = "smaller"  # the class will not be suspicious: no need to ask the model
-        return _Clusters(points, *poison_side(model, data, space.rows[c], side, rule))
-
-    @staticmethod
-    def _gap(points: Tensor, side: Tensor) -> float:
-        return gap(points @ (points[side].mean(0) - points[~side].mean(0)), side)
-
-    def _values(
-        self,
-        halves: dict[int, _Clusters],
-        space: Space,
-        classifier: Classifier,
-        data: ImageSet,
-        rng: torch.Generator,
-    ) -> tuple[dict[int, float], int, int]:
-        """The statistic of each class; images that a model of our own was trained on, and asked."""
-        if self.analysis == "exclusion":
-            return self._exclusion(halves, space, classifier, data, rng)
-        values = {}
-        for c, (points, suspect, _, _) in halves.items():
-            if self.analysis == "gap":
-                values[c] = self._gap(points, suspect)
-            elif self.analysis == "relative-size":
-                values[c] = float(suspect.double().mean())
-            else:
-                values[c] = _silhouette(points, suspect, child(rng, "silhouette", c))
-        return values, 0, 0
+    def _value(self, points: Tensor, suspect: Tensor, rng: torch.Generator) -> float:
+        """The statistic of a class, where it takes no other class."""
+        if self.analysis == "gap":
+            return _gap(points, suspect)
+        if self.analysis == "relative-size":
+            return float(suspect.double().mean())
+        if len(points) > ROWS:
+            rows = torch.randperm(len(points), generator=rng)[:ROWS]
+            points, suspect = points[rows], suspect[rows]
+        if bool(suspect.all()) or not bool(suspect.any()):
+            return nan
+        return float(silhouette_score(points.numpy(), suspect.numpy()))
 
     def _exclusion(
         self,
-        halves: dict[int, _Clusters],
-        space: Space,
+        suspects: dict[int, Tensor],
         classifier: Classifier,
         data: ImageSet,
         rng: torch.Generator,
     ) -> tuple[dict[int, float], int, int]:
-        out = torch.cat([space.rows[c][halves[c].suspect] for c in halves])
+        """The statistic of each class; images that the new model was trained on, and asked."""
         rest = torch.ones(len(data), dtype=torch.bool)
-        rest[out] = False
+        rest[torch.cat(list(suspects.values()))] = False
         epochs = self.epochs or usual_epochs(int(rest.sum()))
         random = child(rng, "exclusion")
         fresh = fit(classifier, data.subset(rest), epochs=epochs, rng=random, fresh=True)
         values = {}
-        for c, clusters in halves.items():
-            rows = space.rows[c][clusters.suspect]
+        for c, rows in suspects.items():
             taken = predict(fresh, data, rows=rows.tolist()).bincount(minlength=data.classes)
             kept, taken[c] = int(taken[c]), 0
             other = int(taken.max())
             values[c] = kept / other if other else inf
-        return values, epochs * int(rest.sum()), len(out)
+        return values, epochs * int(rest.sum()), int((~rest).sum())
+
+
+def _gap(points: Tensor, side: Tensor) -> float:
+    return gap(points @ (points[side].mean(0) - points[~side].mean(0)), side)
 
 
 def two_means(points: Tensor) -> Tensor:
@@ -260,20 +237,3 @@ def two_means(points: Tensor) -> Tensor:
             best, least = cut.labels_ == 1, cut.inertia_
     assert best is not None
     return torch.from_numpy(best)
-
-
-def _place(clusters: _Clusters) -> Tensor:
-    """Squared distance to the other centre less that to the suspect one, over the centres'."""
-    points, suspect = clusters.points, clusters.suspect
-    own, other = points[suspect].mean(0), points[~suspect].mean(0)
-    between = (own - other).square().sum()
-    return ((points - other).square().sum(1) - (points - own).square().sum(1)) / between
-
-
-def _silhouette(points: Tensor, side: Tensor, rng: torch.Generator) -> float:
-    if len(points) > ROWS:
-        rows = torch.randperm(len(points), generator=rng)[:ROWS]
-        points, side = points[rows], side[rows]
-    if bool(side.all()) or not bool(side.any()):
-        return nan
-    return float(silhouette_score(points.numpy(), side.numpy()))

@@ -15,7 +15,7 @@ from mithridate.classifier import Classifier
 from mithridate.cost import Cost
 from mithridate.data import ImageSet
 from mithridate.doubts import Doubt
-from mithridate.errors import InputError, NothingAssessedError, check_number
+from mithridate.errors import InputError, NothingAssessedError
 from mithridate.rng import rng as generator
 
 MUCH = 0.25
@@ -137,14 +137,6 @@ def check_fit(classifier: Classifier, data: ImageSet, least: int) -> None:
 
     Raises:
         InputError: which, and what to do.
-
-    >>> from torch import nn
-    >>> model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(1, 2)), classes=2)
-    >>> check_fit(model, ImageSet(torch.zeros(3, 1, 1, 1).byte(), [0, 0, 1], ["a", "b"]), 2)
-    Traceback (most recent call last):
-    ...
-    mithridate.errors.InputError: images has 1 image of class 1 (b), a filter needs at least 2: \
-add more, or take the class out
     """
     if not isinstance(classifier, Classifier):
         raise InputError(
@@ -183,6 +175,30 @@ def present(data: ImageSet) -> list[int]:
     return [c for c, count in enumerate(counts) if count]
 
 
+def note(
+    data: ImageSet,
+    keep: Tensor,
+    c: int,
+    statistic: str,
+    value: float,
+    threshold: float,
+    suspicious: bool | None = None,
+    text: str = "",
+) -> ClassNote:
+    """The note of class `c`, once it is settled which of its images are kept."""
+    own = data.labels == c
+    return ClassNote(
+        label=c,
+        count=int(own.sum()),
+        dropped=int((own & ~keep).sum()),
+        suspicious=suspicious,
+        statistic=statistic,
+        value=value,
+        threshold=threshold,
+        text=text if suspicious else "",
+    )
+
+
 def conclude(
     sanitizer: Sanitizer,
     data: ImageSet,
@@ -197,42 +213,28 @@ def conclude(
     A mask that keeps nothing is handed out as it is: one that kept all in its place would pass
     a failed filter off as a harmless one.
     """
+    doubts, n, gone = list(doubts), len(keep), int((~keep).sum())
+    emptied = [data.class_names[each.label] for each in notes if each.dropped == each.count]
+    if gone == 0:
+        doubts.append(Doubt("found-nothing", f"none of {n} images was found suspicious"))
+    elif gone == n:
+        doubts.append(
+            Doubt("drops-everything", f"all {n} images would go: nothing is left to train")
+        )
+    elif emptied:
+        doubts.append(Doubt("drops-everything", f"no image of {', '.join(emptied)} would be left"))
+    if MUCH * n < gone < n:
+        share = f"{100 * gone / n:.0f} %"
+        doubts.append(Doubt("drops-much", f"{gone} of {n} images would go ({share})"))
+    name = component.name_of(sanitizer)
     return Filtered(
-        sanitizer=component.name_of(sanitizer),
+        sanitizer=name,
         keep=keep,
         score=score,
         classes=tuple(notes),
-        doubts=(*doubts, *_doubts(data, keep, notes)),
+        doubts=tuple(doubts),
         cost=cost,
     )
-
-
-def _doubts(data: ImageSet, keep: Tensor, notes: Sequence[ClassNote]) -> list[Doubt]:
-    gone = len(keep) - int(keep.sum())
-    if gone == 0:
-        return [Doubt("found-nothing", f"none of {len(keep)} images was found suspicious")]
-    if gone == len(keep):
-        return [Doubt("drops-everything", f"all {gone} images would go: nothing is left to train")]
-    doubts = []
-    emptied = [note.label for note in notes if note.dropped == note.count]
-    if emptied:
-        names = ", ".join(data.class_names[c] for c in emptied)
-        doubts.append(Doubt("drops-everything", f"no image of {names} would be left"))
-    if gone > MUCH * len(keep):
-        share = f"{100 * gone / len(keep):.0f} %"
-        doubts.append(Doubt("drops-much", f"{gone} of {len(keep)} images would go ({share})"))
-    return doubts
-
-
-def spent(classifier: Classifier, before: int, *, trained: int = 0, asked: int = 0) -> Cost:
-    """What a filter asked for: of the classifier since `before` queries, and of its own models.
-
-    Args:
-        trained: images that its own models were trained on, each time counted.
-        asked: images that they judged.
-    """
-    queries = classifier.cost.queries - before
-    return Cost(queries=queries + trained + asked, gradients=trained)
 
 
 def usual_epochs(images: int) -> int:
@@ -242,16 +244,3 @@ def usual_epochs(images: int) -> int:
     (29, 3)
     """
     return min(30, max(3, round(30_000 / max(1, images))))
-
-
-def check_whole(name: str, value: int, low: int = 1) -> None:
-    """Refuse a setting that is not a whole number from `low` on.
-
-    >>> check_whole("folds", 1, 2)
-    Traceback (most recent call last):
-    ...
-    mithridate.errors.InputError: folds must be at least 2, got 1
-    """
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise InputError(f"{name} is a whole number, got {value!r}")
-    check_number(name, value, low=low)

@@ -179,8 +179,8 @@ def poison_side(
     if data.classes < 3:
         return PoisonSide(smaller, False, "the smaller side, for want of a third class")
     parts = []
-    for at in range(0, len(rows), BATCH):
-        x, labels = (tensor.to(classifier.device) for tensor in data.batch(rows[at : at + BATCH]))
+    for part in torch.split(rows, BATCH):
+        x, labels = (tensor.to(classifier.device) for tensor in data.batch(part))
         with torch.no_grad():
             logits = classifier.logits(x).scatter(1, labels[:, None], -torch.inf)
         best = logits.topk(2, dim=1).values

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import log, nan
 from typing import ClassVar, final
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from mithridate.classifier import Classifier
 from mithridate.component import About
-from mithridate.cost import Sizes, Work
+from mithridate.cost import Cost, Sizes, Work
 from mithridate.data import ImageSet
 from mithridate.defenses.sanitize.base import (
-    ClassNote,
     Filtered,
     Sanitizer,
     check_fit,
-    check_whole,
     conclude,
+    note,
     present,
-    spent,
     usual_epochs,
 )
 from mithridate.defenses.sanitize.features import BATCH
 from mithridate.doubts import Doubt
-from mithridate.errors import InputError, NothingAssessedError, check_number
+from mithridate.errors import InputError, NothingAssessedError, check_number, check_whole
 from mithridate.rng import child
 from mithridate.training import fit
 
@@ -74,7 +74,6 @@ class Outliers(Sanitizer):
         needs=("clean images",),
         atlas=("AML.M0007",),
     )
-    version: ClassVar[int] = 1
 
     trusted: ImageSet | None = field(default=None, repr=False, metadata={"text": False})
     threshold: float | None = None
@@ -86,20 +85,16 @@ class Outliers(Sanitizer):
     def __post_init__(self) -> None:
         if self.trusted is not None and not isinstance(self.trusted, ImageSet):
             raise InputError(f"trusted is an ImageSet, got {type(self.trusted).__name__}")
-        given = [name for name in ("threshold", "count", "share") if self._value(name) is not None]
+        rules = ("threshold", "count", "share")
+        given = [name for name in rules if getattr(self, name) is not None]
         if len(given) > 1:
             raise InputError(f"{' and '.join(given)} both say what to drop: give one")
         for name, low in (("count", 1), ("folds", 2), ("epochs", 1)):
-            if self._value(name) is not None:
-                check_whole(name, getattr(self, name), low)
+            if name == "folds" or getattr(self, name) is not None:
+                check_whole(name, getattr(self, name), low=low)
         for name in ("threshold", "share"):
-            value = self._value(name)
-            if value is not None:
-                check_number(name, value, low=0, high=1, open_low=True)
-
-    def _value(self, name: str) -> float | None:
-        value: float | None = getattr(self, name)
-        return value
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), low=0, high=1, open_low=True)
 
     def cost(self, sizes: Sizes) -> Work:
         """What the judges are trained on, each time counted, and one look at every image."""
@@ -118,65 +113,59 @@ class Outliers(Sanitizer):
         check_fit(classifier, data, 2)
         if self.count is not None and self.count > len(data):
             raise InputError(f"count is {self.count}, {data.name} has {len(data)} images: lower it")
-        score, spending = self._scores(classifier, data, rng)
+        score, trained = self._scores(classifier, data, rng)
         if not bool(score.isfinite().all()):
             raise NothingAssessedError("the judge's probabilities are NaN: nothing can be said")
-        keep = self._kept(score)
-        limit = float(score[~keep].min()) if not bool(keep.all()) else nan
         if self.count is None and self.share is None:
             limit = -log(self.threshold or PROBABILITY)
-        notes = [self._note(c, data.labels == c, keep, score, limit) for c in present(data)]
-        before = classifier.cost.queries  # its own weights play no part
-        cost = spent(classifier, before, trained=spending, asked=len(data))
+            keep = score <= limit
+        else:
+            count = self.count or round((self.share or 0) * len(score))
+            gone = score.argsort(descending=True, stable=True)[:count]
+            keep = torch.ones(len(score), dtype=torch.bool)
+            keep[gone] = False
+            limit = float(score[gone].min()) if count else nan
+        most = {c: float(score[data.labels == c].max()) for c in present(data)}
+        notes = [note(data, keep, c, "-log probability", most[c], limit) for c in most]
+        # The classifier's own weights play no part, and were not asked.
+        cost = Cost(queries=trained + len(data), gradients=trained)
         return conclude(self, data, keep, score, notes, cost, self._doubts())
 
     def _scores(
         self, classifier: Classifier, data: ImageSet, rng: torch.Generator
     ) -> tuple[Tensor, int]:
         """`-log` probability of each label, and the images that the judges trained on."""
+        rows = torch.arange(len(data))
+        parts: Iterator[tuple[Tensor, ImageSet, torch.Generator]]
         if self.trusted is not None:
-            check_trusted(self.trusted, data)
-            judge, spending = self._judge(classifier, self.trusted, child(rng, "judge"))
-            return _surprise(judge, data, torch.arange(len(data))), spending
-        if len(data) < 2 * self.folds:
-            raise InputError(
-                f"{len(data)} images are too few for {self.folds} folds: give trusted images"
+            mine = (self.trusted.image_shape, self.trusted.classes)
+            if mine != (data.image_shape, data.classes):
+                raise InputError(
+                    f"trusted images are {mine[0]} of {mine[1]} classes, {data.name} has "
+                    f"{data.image_shape} of {data.classes}: take images of the same kind"
+                )
+            parts = iter([(rows, self.trusted, child(rng, "judge"))])
+        else:
+            if len(data) < 2 * self.folds:
+                raise InputError(
+                    f"{len(data)} images are too few for {self.folds} folds: give trusted images"
+                )
+            fold = torch.randperm(len(data), generator=child(rng, "folds")) % self.folds
+            parts = (
+                (rows[fold == k], data.subset(fold != k), child(rng, "judge", k))
+                for k in range(self.folds)
             )
-        fold = torch.randperm(len(data), generator=child(rng, "folds")) % self.folds
-        score = torch.zeros(len(data), dtype=torch.float64)
-        spending = 0
-        for k in range(self.folds):
-            judge, more = self._judge(classifier, data.subset(fold != k), child(rng, "judge", k))
-            rows = (fold == k).nonzero()[:, 0]
-            score[rows] = _surprise(judge, data, rows)
-            spending += more
-        return score, spending
-
-    def _judge(
-        self, classifier: Classifier, data: ImageSet, rng: torch.Generator
-    ) -> tuple[Classifier, int]:
-        epochs = self.epochs or usual_epochs(len(data))
-        judge = fit(classifier, data, epochs=epochs, rng=rng, fresh=True)
-        return judge, epochs * len(data)
-
-    def _kept(self, score: Tensor) -> Tensor:
-        if self.count is None and self.share is None:
-            return score <= -log(self.threshold or PROBABILITY)
-        count = self.count or round((self.share or 0) * len(score))
-        keep = torch.ones(len(score), dtype=torch.bool)
-        keep[score.argsort(descending=True, stable=True)[:count]] = False
-        return keep
-
-    def _note(self, c: int, own: Tensor, keep: Tensor, score: Tensor, limit: float) -> ClassNote:
-        return ClassNote(
-            label=c,
-            count=int(own.sum()),
-            dropped=int((own & ~keep).sum()),
-            suspicious=None,
-            statistic="-log probability",
-            value=float(score[own].max()),
-            threshold=limit,
-        )
+        score, trained = torch.zeros(len(data), dtype=torch.float64), 0
+        for judged, others, random in parts:
+            epochs = self.epochs or usual_epochs(len(others))
+            judge = fit(classifier, others, epochs=epochs, rng=random, fresh=True)
+            trained += epochs * len(others)
+            for part in torch.split(judged, BATCH):
+                x, labels = (tensor.to(judge.device) for tensor in data.batch(part))
+                with torch.no_grad():
+                    logits = judge.logits(x).double()
+                score[part] = cross_entropy(logits, labels, reduction="none").cpu()
+        return score, trained
 
     def _doubts(self) -> list[Doubt]:
         if self.trusted is None:
@@ -187,27 +176,3 @@ class Outliers(Sanitizer):
             text = f"the judge learned from {fewest} images of a class: it errs often by itself"
             return [Doubt("weak-judge", text)]
         return []
-
-
-def check_trusted(trusted: ImageSet, data: ImageSet) -> None:
-    """Refuse trusted images of other classes or another shape.
-
-    >>> one = ImageSet(torch.zeros(1, 1, 2, 2).byte(), [0], ["a", "b"], "mine")
-    >>> check_trusted(one, one)
-    """
-    if trusted.classes != data.classes or trusted.image_shape != data.image_shape:
-        raise InputError(
-            f"trusted images are {trusted.image_shape} of {trusted.classes} classes, {data.name} "
-            f"has {data.image_shape} of {data.classes}: take images of the same kind"
-        )
-
-
-def _surprise(judge: Classifier, data: ImageSet, rows: Tensor) -> Tensor:
-    """`-log` probability that the judge gives the labels of some rows, float64 (n,)."""
-    parts = []
-    for at in range(0, len(rows), BATCH):
-        x, labels = (tensor.to(judge.device) for tensor in data.batch(rows[at : at + BATCH]))
-        with torch.no_grad():
-            logits = judge.logits(x).double()
-        parts.append(torch.nn.functional.cross_entropy(logits, labels, reduction="none").cpu())
-    return torch.cat(parts)

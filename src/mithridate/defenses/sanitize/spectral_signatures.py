@@ -7,11 +7,10 @@ from math import floor, nan
 from typing import ClassVar, Literal, final
 
 import torch
-from torch import Tensor
 
 from mithridate.classifier import Classifier
 from mithridate.component import About
-from mithridate.cost import Sizes, Work
+from mithridate.cost import Cost, Sizes, Work
 from mithridate.data import ImageSet
 from mithridate.defenses.sanitize.base import (
     ClassNote,
@@ -19,8 +18,8 @@ from mithridate.defenses.sanitize.base import (
     Sanitizer,
     check_fit,
     conclude,
+    note,
     present,
-    spent,
 )
 from mithridate.defenses.sanitize.features import (
     GAP,
@@ -78,7 +77,6 @@ class SpectralSignatures(Sanitizer):
         paper="Tran et al. 2018, algorithm 1",
         atlas=("AML.M0007",),
     )
-    version: ClassVar[int] = 1
 
     classes: Literal["auto", "all"] = "auto"
     eps: float | None = None
@@ -118,57 +116,27 @@ class SpectralSignatures(Sanitizer):
         doubts: list[Doubt] = []
         for c in present(data):
             rows = space.rows[c]
-            if self.classes == "all":
-                gone, score[rows], note = self._share(space, c)
-            else:
-                gone, score[rows], note = self._cut(space, c, classifier, data, doubts)
-            keep[rows[gone]] = False
-            notes.append(note)
-        return conclude(self, data, keep, score, notes, spent(classifier, before), doubts)
-
-    def _share(self, space: Space, c: int) -> tuple[Tensor, Tensor, ClassNote]:
-        """The paper's rule: which of the class go, their scores, the note."""
-        score = principal(space.of(c), 1)[:, 0].square()
-        count = floor(1.5 * (self.eps or 0) * len(score))
-        gone = torch.zeros(len(score), dtype=torch.bool)
-        gone[score.argsort(descending=True)[:count]] = True
-        limit = float(score[gone].min()) if count else nan
-        note = ClassNote(
-            label=c,
-            count=len(score),
-            dropped=count,
-            suspicious=None,
-            statistic="squared projection",
-            value=float(score.max()),
-            threshold=limit,
-        )
-        return gone, score, note
-
-    def _cut(
-        self, space: Space, c: int, classifier: Classifier, data: ImageSet, doubts: list[Doubt]
-    ) -> tuple[Tensor, Tensor, ClassNote]:
-        """Ours: the same for a class that may be clean."""
-        line = principal(space.of(c, relative=True), 1)[:, 0]
-        cut = best_cut(line)
-        upper = line > cut
-        apart = gap(line, upper)
-        suspicious = apart >= self.gap
-        rule: Side = self.side if suspicious else "smaller"
-        bad = poison_side(classifier, data, space.rows[c], upper, rule)
-        if suspicious and not bad.sure:
-            doubts.append(Doubt("which-side", f"class {data.class_names[c]}: {bad.why} was taken"))
-        scale = float(line[upper].mean() - line[~upper].mean())
-        outward = bool(bad.poison[upper].any())
-        score = (line - cut) / (scale if outward else -scale)
-        gone = bad.poison if suspicious else torch.zeros_like(bad.poison)
-        note = ClassNote(
-            label=c,
-            count=len(line),
-            dropped=int(gone.sum()),
-            suspicious=suspicious,
-            statistic="gap",
-            value=apart,
-            threshold=self.gap,
-            text=bad.why if suspicious else "",
-        )
-        return gone, score, note
+            if self.classes == "all":  # the paper's rule
+                own = principal(space.of(c), 1)[:, 0].square()
+                score[rows] = own
+                gone = own.argsort(descending=True)[: floor(1.5 * (self.eps or 0) * len(own))]
+                keep[rows[gone]] = False
+                limit = float(own[gone].min()) if len(gone) else nan
+                notes.append(note(data, keep, c, "squared projection", float(own.max()), limit))
+                continue
+            line = principal(space.of(c, relative=True), 1)[:, 0]
+            cut = best_cut(line)
+            upper = line > cut
+            apart = gap(line, upper)
+            suspicious = apart >= self.gap
+            rule: Side = self.side if suspicious else "smaller"
+            poison, sure, why = poison_side(classifier, data, rows, upper, rule)
+            if suspicious and not sure:
+                doubts.append(Doubt("which-side", f"class {data.class_names[c]}: {why} was taken"))
+            scale = float(line[upper].mean() - line[~upper].mean())
+            score[rows] = (line - cut) / (scale if bool(poison[upper].any()) else -scale)
+            if suspicious:
+                keep[rows[poison]] = False
+            notes.append(note(data, keep, c, "gap", apart, self.gap, suspicious, why))
+        cost = Cost(queries=classifier.cost.queries - before)
+        return conclude(self, data, keep, score, notes, cost, doubts)

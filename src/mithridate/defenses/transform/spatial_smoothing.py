@@ -142,30 +142,23 @@ class _Median(torch.autograd.Function):
         return back, None
 
 
-class Step(NamedTuple):
-    """The smaller or the larger of two wires, on a new wire; some are not needed any more."""
-
-    larger: bool
-    a: int
-    b: int
-    wire: int
-    drop: tuple[int, ...]
-
-
 class Network(NamedTuple):
-    """Comparisons of whole tensors: wires 0, 1, ... come in, and some wires go out."""
+    """Comparisons of whole tensors: wires 0, 1, ... come in, and some wires go out.
 
-    steps: tuple[Step, ...]
+    A step is the larger (else the smaller) of two wires, on a new wire, and which wires are not
+    needed after it.
+    """
+
+    steps: tuple[tuple[bool, int, int, int, tuple[int, ...]], ...]
     out: tuple[int, ...]
 
     def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """What goes out, in order."""
         wires = dict(enumerate(inputs))
-        for step in self.steps:
-            choose = torch.maximum if step.larger else torch.minimum
-            wires[step.wire] = choose(wires[step.a], wires[step.b])
-            for wire in step.drop:
-                del wires[wire]
+        for larger, a, b, wire, drop in self.steps:
+            wires[wire] = (torch.maximum if larger else torch.minimum)(wires[a], wires[b])
+            for each in drop:
+                del wires[each]
         return [wires[wire] for wire in self.out]
 
 
@@ -234,5 +227,5 @@ class _Builder:
             if k in needed:
                 drop = tuple({a, b} - needed)
                 needed |= {a, b}
-                steps.append(Step(larger, a, b, k, drop))
+                steps.append((larger, a, b, k, drop))
         return Network(tuple(reversed(steps)), tuple(out))

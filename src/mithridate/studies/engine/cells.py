@@ -113,9 +113,11 @@ def _stands_for(spec: Spec, axis: str, value: Any) -> dict[str, Any]:
 def label_of(value: Any) -> Label:
     """How a value of an axis is called: itself, or a table's name and settings.
 
-    >>> label_of({"name": "pgd", "eps": 0.3})
-    'pgd eps=0.3'
+    >>> label_of({"name": "pgd", "eps": 0.3}), label_of(["spatial-smoothing"]), label_of([])
+    ('pgd eps=0.3', 'spatial-smoothing', 'none')
     """
+    if isinstance(value, list):
+        return ", ".join(str(label_of(one)) for one in value) or "none"
     if isinstance(value, Mapping):
         rest = [f"{k}={v}" for k, v in value.items() if k != "name"]
         return " ".join([str(value.get("name", "")), *rest]).strip()

@@ -42,7 +42,7 @@ def comparisons(
 
     Shares of both groups are pooled over the axes that neither side names (seeds, say). Where
     both were measured on the same images, the paired interval and McNemar's exact test stand
-    beside the documents' unpaired interval; the p-values are corrected together (Holm).
+    beside the unpaired interval of Zhong et al. 2020; the p-values are corrected together (Holm).
     """
     found = [c for c in (_compared(one, rows, tables) for one in spec.compare) if c is not None]
     corrected = holm([one["mcnemar"] for one in found])

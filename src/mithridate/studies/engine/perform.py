@@ -164,7 +164,8 @@ class Maker:
             size = sum(part.bytes for part in entry.files.values())
         else:
             product = unit.open(Path(), {}, self.opened)
-        self.kept.put(unit.key, product, size)
+        if unit.shared():
+            self.kept.put(unit.key, product, size)
         return product
 
     def _sound(self, unit: Unit[Any]) -> Entry | None:

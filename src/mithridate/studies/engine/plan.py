@@ -83,10 +83,11 @@ def plan_of(spec: Spec) -> Plan:
     for cell in cells(spec):
         try:
             leaf = _share(_unit_of(cell), seen, plan.order)
-        except InputError as error:
+        except (InputError, ImportError) as error:
             if not spec.preset:
                 raise
-            plan.refused.append((cell, str(error)))
+            broken = "cannot be imported: " if isinstance(error, ImportError) else ""
+            plan.refused.append((cell, f"{broken}{error}"))
             continue
         plan.leaves.append((cell, leaf))
         _note(leaf, cell.id, plan.users)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -190,7 +191,8 @@ def _described(plan: Plan, entries: Mapping[str, Entry]) -> dict[str, Any]:
         values = entry.values["values"]
         role = str(cell.labels.get("role", "model"))
         about = {key: values[key] for key in ("sha256", "architecture", "parameters")}
-        models.append({"role": role, "name": str(cell.settings["called"]), **about})
+        called = cell.settings.get("called") or cell.settings.get("model") or "trained here"
+        models.append({"role": role, "name": str(called), **about})
         data = data or {
             "name": values["data"],
             "n": values["images"],
@@ -198,7 +200,10 @@ def _described(plan: Plan, entries: Mapping[str, Entry]) -> dict[str, Any]:
             "image_shape": [int(size) for size in values["image_shape"]],
             "sha256": values["data_sha256"],
         }
-    return {"preset": plan.spec.preset, "models": models, "data": data}
+    about = {"preset": plan.spec.preset, "models": models, "data": data}
+    if plan.spec.preset:  # a verb's run is an event; a study's record says nothing of its hour
+        about["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+    return about
 
 
 def _tables(plan: Plan, entries: Mapping[str, Entry]) -> dict[str, pa.Table]:

@@ -56,8 +56,8 @@ def run(
 ) -> Ran:
     """Make every missing unit once all that it needs is there; Ctrl-C leaves the rest.
 
-    A unit that fails takes with it those that need it, and no others. Workers keep at most
-    twice as many units as they have slots, in the plan's order: studies' first cells first.
+    A unit that fails takes with it those that need it, and no others. Units
+    begin in the plan's order, those that wait for one as soon as it is there: first cells first.
 
     Args:
         clock: counts the units down.
@@ -73,7 +73,7 @@ def run(
     workers.follow = lambda unit, part, parts, what: tell(unit, _share(part, parts, what))
     try:
         while line.ready or line.running:
-            while line.ready and line.running < 2 * workers.slots:
+            while line.ready and line.running < workers.most:
                 unit = line.next()
                 workers.submit(unit)
                 tell(unit)
@@ -111,16 +111,18 @@ class _Line:
         self.running -= 1
         self.done += 1
         failed, waiting = ran.failed.get(key), [key]
+        free: list[str] = []
         while waiting:  # on success once
             for child in self.needed_by.get(waiting.pop(), ()):
                 if failed is None:
                     self.waits[child].discard(key)
                     if not self.waits[child]:
-                        self.ready.append(child)
+                        free.append(child)
                 elif child not in ran.failed:
                     ran.failed[child] = failed
                     self.done += 1
                     waiting.append(child)
+        self.ready.extendleft(reversed(free))  # so that an interrupt leaves finished cells
 
 
 def _share(part: int, parts: int, what: str) -> str:

@@ -71,6 +71,10 @@ class Unit(Generic[P]):
         """
         return dict(values)  # type: ignore[return-value]
 
+    def shared(self) -> bool:
+        """Whether several units may work on one opened product: use leaves it as it is."""
+        return True
+
     def needs(self) -> Needs:
         """What the machine must have."""
         return Needs(gpus=int(self.device == "cuda"), memory=self.memory)

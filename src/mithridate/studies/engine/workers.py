@@ -48,6 +48,11 @@ class Workers(ABC):
     def slots(self) -> int:
         """Units that it makes at once; more may be submitted, and wait."""
 
+    @property
+    def most(self) -> int:
+        """Units to submit at a time, so that no slot is ever idle."""
+        return 2 * self.slots
+
     @abstractmethod
     def submit(self, unit: Unit[Any]) -> None:
         """Take a unit whose inputs are made."""
@@ -74,7 +79,7 @@ class InProcess(Workers):
     1
     """
 
-    slots = 1
+    slots = most = 1
 
     def __init__(self, root: Path, follow: Follow | None = None) -> None:
         self.root, self.follow = root.absolute(), follow

@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 from mithridate.classifier import Classifier
 from mithridate.component import name_of
 from mithridate.cost import Sizes, Work
-from mithridate.metrics import accuracy, confusion
+from mithridate.metrics import accuracy, wilson
 from mithridate.networks.checkpoint import fingerprint
 from mithridate.studies.engine.unit import Open, Progress, Unit
 from mithridate.studies.measures.base import Measure, row, write_pictures
-from mithridate.studies.parts import mean_images, proportion
+from mithridate.studies.parts import confused, mean_images, proportion, unguarded
 from mithridate.studies.soundness import check_model
 from mithridate.studies.subject import Subject
 from mithridate.studies.units.data import Data
@@ -41,8 +41,17 @@ class Accuracy(Measure):
         "accuracy": {"title": "Clean accuracy", "unit": "share", "better": "up"},
         "architecture": {"title": "Network", "unit": "text"},
         "parameters": {"title": "Parameters"},
+        "rejected": {
+            "title": "Rejected",
+            "unit": "share",
+            "better": "down",
+            "note": "by a detector",
+        },
     }
-    views: ClassVar = [{"kind": "table"}, {"kind": "pictures", "arrays": ["confusion_clean"]}]
+    views: ClassVar = [
+        {"kind": "table", "values": [name for name in columns if name != "rejected"]},
+        {"kind": "pictures", "arrays": ["confusion_clean"]},
+    ]
 
     def unit(self, settings: Settings) -> Unit[Any]:
         """One unit."""
@@ -67,20 +76,20 @@ class Predicted(Unit[Mapping[str, Any]]):
     called: str
 
     def make(self, get: Open, folder: Path, tell: Progress) -> dict[str, Any]:
-        model, test = get(self.model), get(self.data).test
+        model, test = unguarded(get(self.model)), get(self.data).test
         check_model(self.called, model, test, varied=self.varied)
         predicted = predict(model, test)
         write_pictures(
             folder,
             {
-                "confusion_clean": confusion(predicted, test.labels, test.classes),
+                "confusion_clean": confused(predicted, test.labels, test.classes),
                 "mean_images": mean_images(test),
             },
         )
         module = model.module
         values = {
             "accuracy": proportion(accuracy(predicted, test.labels)),
-            "architecture": getattr(module, "network_name", None) or name_of(module),
+            "architecture": architecture(model),
             "parameters": sum(p.numel() for p in module.parameters()),
             "sha256": fingerprint(model),
             "data": test.name,
@@ -88,7 +97,26 @@ class Predicted(Unit[Mapping[str, Any]]):
             "image_shape": [float(size) for size in test.image_shape],
             "data_sha256": test.fingerprint(),
         }
+        if model.rejected is not None:
+            rejected = int((predicted == model.rejected).sum())
+            values["rejected"] = proportion(wilson(rejected, len(test)))
         return row(values, [], test)
 
     def work(self, sizes: Sizes) -> Work:
         return Work(forwards=sizes.test, disk=2**16)
+
+
+def architecture(model: Classifier) -> str:
+    """What the network is, and what stands in front of it, the outermost last.
+
+    >>> from mithridate.defenses.transform import SpatialSmoothing
+    >>> from mithridate.networks import create
+    >>> network = create("digits-cnn", image_shape=(1, 8, 8), classes=10)
+    >>> architecture(SpatialSmoothing().wrap(Classifier(network, classes=10)))
+    'digits-cnn behind spatial-smoothing'
+    """
+    defenses = [str(one["name"]) for one in model.info.get("defenses", [])]
+    names = (getattr(module, "network_name", None) for module in model.module.modules())
+    own = "a network" if defenses else name_of(model.module)
+    network = next(filter(None, names), own)
+    return f"{network} behind {', '.join(defenses)}" if defenses else network

@@ -16,14 +16,14 @@ from mithridate.classifier import Classifier
 from mithridate.cost import Sizes, Work
 from mithridate.data import ImageSet
 from mithridate.errors import InputError
-from mithridate.metrics import accuracy, confusion, wilson
+from mithridate.metrics import accuracy, wilson
 from mithridate.norms import L0, L1, L2, LINF
 from mithridate.poisons import Poisoned, poisoned_test
 from mithridate.rng import child, rng
 from mithridate.studies.engine.tables import write_table
 from mithridate.studies.engine.unit import Open, Progress, Unit
 from mithridate.studies.measures.base import TABLE, Measure, row, write_pictures
-from mithridate.studies.parts import mean_images, proportion
+from mithridate.studies.parts import confused, mean_images, proportion, unguarded
 from mithridate.studies.subject import Subject
 from mithridate.studies.units.data import Data
 from mithridate.studies.units.poisoned import trigger_of
@@ -115,7 +115,7 @@ class Backdoored(Unit[Mapping[str, Any]]):
 
     def make(self, get: Open, folder: Path, tell: Progress) -> dict[str, Any]:
         """Rates, confusion matrices, mean images, examples, embedding."""
-        model, test, poisoned = get(self.model), get(self.data).test, get(self.poisoned)
+        model, test, poisoned = unguarded(get(self.model)), get(self.data).test, get(self.poisoned)
         random = child(rng(self.seed), "test")
         stamped = stamped_test(model, test, poisoned, random)
         arrays = stamped.arrays
@@ -160,8 +160,8 @@ def stamped_test(
     labels = test.labels[rows]
     hit = changed[rows] == wanted_class(poisoned, labels, test.classes)
     arrays = {
-        "confusion_clean": confusion(clean, test.labels, test.classes),
-        "confusion_stamped": confusion(changed, test.labels, test.classes),
+        "confusion_clean": confused(clean, test.labels, test.classes),
+        "confusion_stamped": confused(changed, test.labels, test.classes),
         "mean_images": mean_images(test),
         "mean_stamped": mean_images(stamped),
         "examples_clean": test.batch(rows[:SHOWN])[0],

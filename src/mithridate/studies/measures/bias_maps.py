@@ -82,7 +82,7 @@ class BiasMapsMeasure(Measure):
             )
 
         return Compared(
-            suspect=maps(settings.subject()),
+            suspect=maps(settings.bare()),
             reference=maps(parent),
             clean=maps(clean),
             data=settings.data_unit,

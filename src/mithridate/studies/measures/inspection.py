@@ -64,24 +64,28 @@ class Settings(Subject):
     inspect_stream: tuple[str, ...] = ()
 
     def clean_models(self) -> tuple[ModelUnit, ...]:
-        """The clean side; every suspect of the same data and network shares them."""
+        """The clean side, not empty; every suspect of the same data and network shares them.
+
+        Raises:
+            InputError: neither controls nor references.
+        """
         given: list[ModelUnit] = [Checkpoint.at(path, **self.place) for path in self.references]
         missing = max(0, self.controls - len(given))
-        if self.model is None:
+        if self.model is not None:
+            models = [*given, *self._like(missing)]
+        else:
             if self.reference == "parent":
                 given.append(self.clean_model())
                 missing -= 1
-            numbers = map(str, range(missing))
-            return (
-                *given,
-                *(self.clean_model(self.control_seed, ("control", i)) for i in numbers),
-            )
-        return (*given, *self._like(missing))
+            streams = [("control", str(number)) for number in range(missing)]
+            models = [*given, *(self.clean_model(self.control_seed, one) for one in streams)]
+        if not models:
+            raise InputError("at least one clean model is needed to compare with: raise controls")
+        return tuple(models)
 
     def _like(self, missing: int) -> list[ModelUnit]:
         """Clean models of the architecture of a model file."""
-        suspect = self.subject()
-        assert isinstance(suspect, Checkpoint)
+        suspect = self.checkpoint()
         if not missing:
             return []
         model = suspect.loaded
@@ -134,10 +138,8 @@ class Inspection(Measure):
             **settings.place,
         }
         models = settings.clean_models()
-        if not models:
-            raise InputError("a verdict needs clean models to compare with: raise controls")
         return Judged(
-            model=settings.subject(),
+            model=settings.bare(),
             clean=Calibrated(models=models, inspectors=(choice,), **common),
             inspectors=(choice,),
             poisoned=settings.poisoned(),

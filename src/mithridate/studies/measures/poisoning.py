@@ -17,7 +17,7 @@ from mithridate.cost import Sizes, Work
 from mithridate.data import ImageSet
 from mithridate.doubts import Doubt
 from mithridate.errors import InputError
-from mithridate.metrics import accuracy, bootstrap_mean, confusion, wilson
+from mithridate.metrics import accuracy, bootstrap_mean, wilson
 from mithridate.norms import L2, LINF
 from mithridate.poisons import Poisoned, Trigger
 from mithridate.rng import child, rng
@@ -26,7 +26,7 @@ from mithridate.studies.engine.tables import write_table
 from mithridate.studies.engine.unit import Open, Progress, Unit
 from mithridate.studies.measures.backdoor import SHOWN, stamped_test
 from mithridate.studies.measures.base import TABLE, Measure, row, write_pictures
-from mithridate.studies.parts import mean_part, proportion
+from mithridate.studies.parts import confused, mean_part, proportion, unguarded
 from mithridate.studies.subject import Named, Subject, Training
 from mithridate.studies.units.data import Data
 from mithridate.studies.units.filtered import Filtered, KeptRows
@@ -172,19 +172,20 @@ class Poisoning(Measure):
             raise InputError("the measure poisoning needs a poison, and trains the model itself")
         if settings.test_trigger is not None:
             Trigger.named(settings.test_trigger)
-        subject: dict[str, Any] = {
-            "model": settings.subject(),
+        common: dict[str, Any] = {
             "data": settings.data_unit,
             "poisoned": poisoned,
             "seed": settings.seed,
             **settings.place,
         }
         choices = [Choice.of("sanitizers", one) for one in settings.filters]
+        trained = settings.undefended()
         return PoisonMeasured(
+            model=settings.subject(),
             clean=settings.clean_model(),
-            kept=tuple(Filtered(sanitizer=choice, **subject) for choice in choices),
+            kept=tuple(Filtered(sanitizer=one, model=trained, **common) for one in choices),
             test_trigger=settings.test_trigger,
-            **subject,
+            **common,
         )
 
 
@@ -205,14 +206,14 @@ class PoisonMeasured(Unit[Mapping[str, Any]]):
 
     def make(self, get: Open, folder: Path, tell: Progress) -> dict[str, Any]:
         """Rates, distances, pictures of poisoned images."""
-        model, poisoned = get(self.model), get(self.poisoned)
+        model, poisoned = unguarded(get(self.model)), get(self.poisoned)
         train, test = get(self.data)
         arrays: dict[str, Tensor] = {}
         values: dict[str, Any] = {"asr": None, "stamped_accuracy": None}
         if poisoned.trigger is None:
             predicted = predict(model, test)
             values["accuracy"] = proportion(accuracy(predicted, test.labels))
-            arrays["confusion_clean"] = confusion(predicted, test.labels, test.classes)
+            arrays["confusion_clean"] = confused(predicted, test.labels, test.classes)
         else:
             if self.test_trigger is not None:
                 trigger = Trigger.named(self.test_trigger).bind(train, poisoned.target)

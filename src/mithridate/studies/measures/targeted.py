@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -102,7 +102,7 @@ class TargetedPoison(Measure):
             )
         every = settings.retrain == "all"
         return Trials(
-            model=settings.model_copy(update={"poison": None}).subject(),
+            model=settings.model_copy(update={"poison": None}).bare(),
             data=settings.data_unit,
             poison=Choice.of("poisons", poison),
             trials=settings.trials,
@@ -134,6 +134,10 @@ class Trials(Unit[Mapping[str, Any]]):
 
     def __post_init__(self) -> None:
         self.aimed(base=0, row=0)
+
+    def choices(self) -> Iterator[Choice]:
+        """The poison of a trial, which without an aim cannot be made."""
+        yield Choice("poisons", self.poison.name, {**self.poison.settings, "base": 0, "row": 0})
 
     def aimed(self, **aim: int) -> FeatureCollision:
         """The poison of one trial."""

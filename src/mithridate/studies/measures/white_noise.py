@@ -48,7 +48,7 @@ class WhiteNoiseMeasure(Measure):
         """One unit."""
         queries = {"queries": settings.noise_queries}
         return NoiseCompared(
-            model=settings.subject(),
+            model=settings.bare(),
             reference=settings.clean_models()[0],
             data=settings.data_unit,
             inspector=Choice("inspectors", "white-noise", queries),

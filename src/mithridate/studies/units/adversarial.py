@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from mithridate.attacks import Attack, AttackResult, run_attack
-from mithridate.attacks.context import Context
-from mithridate.attacks.doubts import doubts_of
+from mithridate.attacks.base import Context
+from mithridate.attacks.run import doubts_of
 from mithridate.classifier import Classifier
 from mithridate.component import Choice
 from mithridate.cost import Sizes, Work
@@ -118,7 +118,7 @@ class Adversarial(Unit[Attacked]):
         if result.status == "interrupted":
             raise KeyboardInterrupt
         if result.status.startswith("failed"):
-            raise RunError(f"{self.attack.name} {result.status.removeprefix('failed: ')}")
+            raise RunError(result.status.removeprefix("failed: "))
         tensors = {"adversarials": result.adversarials.cpu(), "rows": rows}
         if isinstance(goal, Targeted):
             tensors["wanted"] = goal.labels

@@ -242,24 +242,32 @@ class Defended(ModelUnit):
             choice.make()
 
     def open(self, folder: Path, values: Mapping[str, Any], get: Open) -> Classifier:
-        model: Classifier = self._wrapped(get(self.model), get)
-        return model
+        """The model behind each link in turn; a detector learns from the training images.
 
-    def _wrapped(self, model: Any, get: Open) -> Any:
-        """The model behind each link in turn; a detector learns from the training images."""
+        Behind a guard it is a `Guarded`, which has seen no query yet.
+        """
+        model: Any = get(self.model)
         for place, choice in enumerate(self.defenses):
             link = choice.make()
             if choice.kind == "detectors":
                 random = child(rng(self.seed), "defense", place)
                 link = link.fit(model, get(self.data).train, rng=random)
             model = link.wrap(model)
-        return model
+        return model  # type: ignore[no-any-return]
+
+    def shared(self) -> bool:
+        """A guard counts the queries of one attacker."""
+        return all(choice.kind != "guards" for choice in self.defenses)
 
     def architecture(self, shape: Shape) -> str:
         return repr((self.model.architecture(shape), self.defenses))
 
     def blank(self, shape: Shape, classes: int, get: Open) -> Classifier:
-        model: Classifier = self._wrapped(self.model.blank(shape, classes, get), get)
+        """The model behind its transforms: what else stands there takes little time."""
+        model = self.model.blank(shape, classes, get)
+        for choice in self.defenses:
+            if choice.kind == "transforms":
+                model = choice.make().wrap(model)
         return model
 
 

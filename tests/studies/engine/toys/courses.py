@@ -52,7 +52,7 @@ RECORDS = ("study.json", "cells.jsonl", "images.parquet", "pictures.safetensors"
 NURSERY = """
 import json, os, resource, signal, sys
 import pyarrow.parquet, torch
-import mithridate.cli.main, mithridate.cli.publish, mithridate.reports.study.page
+import mithridate.cli.main, mithridate.cli.publish, mithridate.reports.page
 import mithridate.studies.engine.plan, mithridate.studies.engine.records
 import mithridate.studies.engine.workers
 import mithridate.studies.parts
@@ -141,7 +141,7 @@ def records(folder: Path) -> dict[str, bytes]:
 def units(cache: Path) -> dict[str, tuple[int, int]]:
     """Key -> inode and time of the record of each finished unit."""
     records = {}
-    for path in (cache / "store" / "v1").glob("??/*/unit.json"):
+    for path in (cache / "store" / "v2").glob("??/*/unit.json"):
         status = path.stat()
         records[path.parent.name] = (status.st_ino, status.st_mtime_ns)
     return records
@@ -149,7 +149,7 @@ def units(cache: Path) -> dict[str, tuple[int, int]]:
 
 def whole(cache: Path, reference_units: set[str]) -> None:
     """Every unit is there, and nothing else is."""
-    base = cache / "store" / "v1"
+    base = cache / "store" / "v2"
     assert set(units(cache)) == reference_units
     assert not list((base / "tmp").iterdir())
     assert not list((base / "locks").iterdir())
@@ -180,5 +180,5 @@ def flip(path: Path) -> None:
 
 
 def of_kind(cache: Path, kind: str) -> list[Path]:
-    folders = sorted((cache / "store" / "v1").glob("??/*"))
+    folders = sorted((cache / "store" / "v2").glob("??/*"))
     return [f for f in folders if json.loads((f / "unit.json").read_text())["kind"] == kind]
