@@ -9,14 +9,20 @@ import typer
 
 from mithridate.cli.options import (
     AsJson,
+    Classes,
     Data,
     Device,
     Keep,
+    Model,
+    Network,
+    Outputs,
     Plan,
     Quiet,
     Seed,
     Settings,
+    TrustCode,
     deal,
+    opening,
     pairs,
     place,
 )
@@ -31,7 +37,7 @@ ALL = "all"
 
 
 def attack(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A checkpoint file.")],
+    model: Model,
     data: Data,
     attack: Annotated[
         list[str],
@@ -57,6 +63,10 @@ def attack(
             help="What the attacker looks at: a checkpoint, or undefended. Default: all of it.",
         ),
     ] = None,
+    network: Network = None,
+    trust_code: TrustCode = False,
+    classes: Classes = None,
+    outputs: Outputs = None,
     settings: Settings = None,
     samples: Annotated[int, typer.Option(min=1, help="Test images to attack.")] = 1000,
     goal: Annotated[
@@ -89,15 +99,17 @@ def attack(
         raise InputError("--target goes with --goal targeted: add it, or leave --target out")
     if through == "undefended" and not defense:
         raise InputError("--through undefended goes with --defense: there is nothing to ignore")
+    facts = opening(network, trust_code, classes, outputs, values)
     attacks, defenses = _components(names, _words(defense or []), values, strict=ALL not in attack)
 
     from mithridate.studies import presets
 
-    _, test = presets.checked(str(model), data, varied=False, device=place(device).type)
+    _, test = presets.checked(model, data, varied=False, device=place(device).type, **facts)
     spec = presets.attack(
-        str(model),
+        model,
         data,
         attacks,
+        **facts,
         defenses=defenses,
         samples=samples,
         goal=goal,

@@ -9,13 +9,19 @@ import typer
 
 from mithridate.cli.options import (
     AsJson,
+    Classes,
     Data,
     Device,
     Keep,
+    Model,
+    Network,
+    Outputs,
     Plan,
     Quiet,
     Seed,
     Settings,
+    TrustCode,
+    opening,
     pairs,
     place,
 )
@@ -30,11 +36,11 @@ OWN = ("attack_images", "noise_queries", "control_epochs")
 
 
 def audit(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A checkpoint file.")],
+    model: Model,
     data: Data,
     reference: Annotated[
-        list[Path] | None,
-        typer.Option("--reference", metavar="FILE", help="A clean model; may be repeated."),
+        list[str] | None,
+        typer.Option("--reference", metavar="MODEL", help="A clean model; may be repeated."),
     ] = None,
     controls: Annotated[
         int, typer.Option(min=0, help="Clean models in all; missing ones are trained.")
@@ -45,6 +51,10 @@ def audit(
     inspector: Annotated[
         str, typer.Option("--inspector", metavar="NAME", help="See mithridate list inspectors.")
     ] = "bias-maps",
+    network: Network = None,
+    trust_code: TrustCode = False,
+    classes: Classes = None,
+    outputs: Outputs = None,
     settings: Settings = None,
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Folder for the report.")
@@ -73,17 +83,19 @@ def audit(
     values = pairs(settings)
     if samples is not None:
         values["samples"] = str(samples)
+    facts = opening(network, trust_code, classes, outputs, values)
     kind = component.find("inspectors", inspector)
     own = _numbers({key: values.pop(key) for key in OWN if key in values})
     component.create("inspectors", inspector, values)
 
     from mithridate.studies import presets
 
-    references = [str(path) for path in reference or ()]
-    presets.checked(str(model), data, references=references, device=place(device).type)
+    references = list(reference or ())
+    presets.checked(model, data, references=references, device=place(device).type, **facts)
     spec = presets.audit(
-        str(model),
+        model,
         data,
+        **facts,
         references=references,
         inspector={"name": inspector, **values},
         controls=controls,

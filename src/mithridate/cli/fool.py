@@ -10,11 +10,18 @@ import typer
 
 from mithridate.cli.options import (
     AsJson,
+    Classes,
     Device,
+    Model,
+    Network,
+    Outputs,
     Quiet,
     Seed,
     Settings,
+    TrustCode,
     command_line,
+    opened,
+    opening,
     pairs,
     place,
 )
@@ -31,10 +38,18 @@ SHOWN = 20
 
 
 def fool(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A checkpoint file.")],
+    model: Model,
     method: Annotated[
         str, typer.Option("--method", metavar="NAME", help="See mithridate list fooling.")
     ] = "direct",
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="Says size and classes where the model does not."),
+    ] = None,
+    network: Network = None,
+    trust_code: TrustCode = False,
+    classes: Classes = None,
+    outputs: Outputs = None,
     settings: Settings = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Folder for pictures and record.")
@@ -49,12 +64,15 @@ def fool(
     from mithridate.cli import publish
 
     screen = Screen(as_json=as_json, quiet=quiet)
-    chosen = component.create("fooling", method, pairs(settings))
+    values = pairs(settings)
+    facts = opening(network, trust_code, classes, outputs, values)
+    chosen = component.create("fooling", method, values)
 
     import mithridate as mi
     from mithridate.fooling import run_fooling
 
-    classifier = mi.load(model, device=place(device))
+    test = None if data is None else mi.load_data(data)[1]
+    classifier = opened(model, facts, place(device), test)
     if out is not None:
         publish.prepare(out)
     with screen.stage(method) as progress:
@@ -63,7 +81,7 @@ def fool(
         "method": method,
         "settings": component.values(chosen),
         "seed": seed,
-        "model": str(model),
+        "model": model,
         "device": classifier.device.type,
         "command": command_line(),
     }

@@ -13,6 +13,7 @@ from mithridate.errors import InputError, unknown
 if TYPE_CHECKING:
     import torch
 
+    from mithridate.classifier import Classifier
     from mithridate.data import ImageSet
 
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Of every random choice.")]
@@ -35,6 +36,36 @@ Epochs = Annotated[int | None, typer.Option(min=1, help="Default: 20 below 10,00
 Surrogate = Annotated[
     Path | None,
     typer.Option(metavar="MODEL", help="A checkpoint, for poisons crafted against a model."),
+]
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A checkpoint, weights (--network), hf:org/name, a folder or ONNX file.",
+    ),
+]
+Network = Annotated[
+    str | None,
+    typer.Option(
+        "--network",
+        metavar="NAME",
+        help="Of weights: a registered name, FILE.py:Class or package.module:callable.",
+    ),
+]
+TrustCode = Annotated[
+    bool, typer.Option("--trust-code", help="Run the code of your own that --network names.")
+]
+Classes = Annotated[
+    str | None,
+    typer.Option(
+        "--classes",
+        metavar="NAME,NAME",
+        help="In the model's order; data where that is the data's order.",
+    ),
+]
+Outputs = Annotated[
+    Literal["logits", "probabilities", "sigmoid"] | None,
+    typer.Option("--outputs", help="What the model returns. Default: logits."),
 ]
 Settings = Annotated[
     list[str] | None,
@@ -102,6 +133,48 @@ def pairs(items: Iterable[str] | None) -> dict[str, str]:
             raise InputError(f"--set {key} is given twice: leave one out")
         values[key] = value
     return values
+
+
+def opening(
+    network: str | None,
+    trust_code: bool,
+    classes: str | None,
+    outputs: str | None,
+    values: dict[str, str],
+) -> dict[str, Any]:
+    """What a preset, and `Subject`, is told about a model; takes network.KEY out of `values`.
+
+    >>> values = {"network.width": "2", "eps": "0.1"}
+    >>> opening("net.py:Net", True, None, None, values)["network"], values
+    ({'name': 'net.py:Net', 'width': '2'}, {'eps': '0.1'})
+    """
+    own = {key: values.pop(key) for key in list(values) if key.startswith("network.")}
+    if own and network is None:
+        raise InputError(f"--set {next(iter(own))} goes with --network: name one")
+    settings = {key.partition(".")[2]: value for key, value in own.items()}
+    facts = {"trust_code": trust_code, "classes": classes, "outputs": outputs}
+    return {
+        "network": None if network is None else {"name": network, **settings},
+        "opening": {key: value for key, value in facts.items() if value},
+    }
+
+
+def opened(
+    model: str, facts: Mapping[str, Any], device: torch.device, data: ImageSet | None = None
+) -> Classifier:
+    """The model that `opening` tells of; `data` say its images and classes where it does not."""
+    from mithridate.models import open_for
+
+    settings = dict(facts["network"] or {})
+    return open_for(
+        model,
+        () if data is None else data.class_names,
+        image_shape=None if data is None else data.image_shape,
+        network=settings.pop("name", None),
+        settings=settings,
+        device=device,
+        **facts["opening"],
+    )
 
 
 def deal(

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mithridate.cli.options import (
     AsJson,
+    Classes,
     Data,
     Device,
     OutFolder,
+    Outputs,
     Quiet,
     Seed,
     Settings,
+    TrustCode,
+    opened,
+    opening,
     pairs,
     place,
     set_facts,
@@ -36,13 +40,18 @@ def sanitize(
     data: Data,
     out: OutFolder,
     model: Annotated[
-        Path | None,
-        typer.Option("--model", metavar="MODEL", help="The checkpoint that was trained on DATA."),
+        str | None,
+        typer.Option("--model", metavar="MODEL", help="What was trained on DATA."),
     ] = None,
     network: Annotated[
         str | None,
-        typer.Option("--network", metavar="NAME", help="Without a model: what to train on DATA."),
+        typer.Option(
+            "--network", metavar="NAME", help="Of --model's weights; else what to train on DATA."
+        ),
     ] = None,
+    trust_code: TrustCode = False,
+    classes: Classes = None,
+    outputs: Outputs = None,
     sanitizer: Annotated[
         str, typer.Option("--sanitizer", metavar="NAME", help="See mithridate list sanitizers.")
     ] = "spectral-signatures",
@@ -61,14 +70,16 @@ def sanitize(
     from mithridate.data.export import MANIFEST, check_free, export_set
 
     screen = Screen(as_json=as_json, quiet=quiet)
-    filter_ = component.create("sanitizers", sanitizer, pairs(settings))
-    if model is not None and (network is not None or epochs is not None):
-        raise InputError("--network and --epochs are for a training here: with --model leave out")
+    values = pairs(settings)
+    facts = opening(network, trust_code, classes, outputs, values)
+    filter_ = component.create("sanitizers", sanitizer, values)
+    if model is not None and epochs is not None:
+        raise InputError("--epochs is for a training here: with --model leave it out")
     check_free(out)
 
     from mithridate.data import load_data
     from mithridate.networks import create
-    from mithridate.networks.checkpoint import fingerprint, load
+    from mithridate.networks.checkpoint import fingerprint
     from mithridate.rng import child, rng
     from mithridate.studies.parts import usual_epochs
     from mithridate.training import fit
@@ -76,7 +87,7 @@ def sanitize(
     where, random = place(device), rng(seed)
     train, test = load_data(data)
     if model is not None:
-        classifier = load(model, device=where)
+        classifier = opened(model, facts, where, train)
     else:
         network = network or usual_network(train.image_shape)
         module = create(network, image_shape=train.image_shape, classes=train.classes)
@@ -94,7 +105,7 @@ def sanitize(
     manifest = _manifest(filtered, train, len(test), classifier) | {
         "sanitizer": {"name": sanitizer, "settings": component.values(filter_)},
         "model": {
-            "file": None if model is None else str(model),
+            "file": model,
             "network": network,
             "sha256": fingerprint(classifier),
         },

@@ -39,6 +39,18 @@ def is_code(network: str) -> bool:
     return bool(colon) and name.isidentifier() and (place.endswith(".py") or dotted)
 
 
+def whole_path(source: str) -> str:
+    """A source or network with its file's path made absolute; ids and names as they are.
+
+    >>> whole_path("resnet18"), whole_path("hf:org/name")
+    ('resnet18', 'hf:org/name')
+    """
+    place, colon, name = source.rpartition(":")
+    if is_code(source) and place.endswith(".py"):
+        return f"{Path(place).resolve()}{colon}{name}"
+    return str(Path(source).resolve()) if Path(source).exists() else source
+
+
 def code_file(network: str) -> Path | None:
     """The file that a name runs first, where it can be told without running anything."""
     place = network.rpartition(":")[0]

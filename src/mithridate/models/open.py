@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -238,6 +239,30 @@ class _Opening:
         raise InputError(f"{self.text} does not take images {own or 'tried'}: {reason}")
 
 
+def source_digest(source: str) -> str:
+    """The sha256 of what `open_model` would read: a file, or all files of a model's folder.
+
+    Raises:
+        CheckpointError: there is nothing to read.
+    """
+    place = Path(source)
+    if "://" in source:
+        _check_known(source, place)
+    if source.startswith("hf:"):
+        from mithridate.models.hugging_face import snapshot
+
+        place = snapshot(source)
+    elif factory.is_code(source) and not place.exists():
+        return factory.code_digest(source)
+    if not place.is_dir():
+        return checkpoint.sha256(place)
+    whole = hashlib.sha256()
+    for path in sorted(place.iterdir()):
+        if path.suffix in (".json", ".safetensors"):
+            whole.update(f"{path.name}:{checkpoint.sha256(path)};".encode())
+    return whole.hexdigest()
+
+
 def _check_known(text: str, place: Path) -> None:
     """Refuse what is no model file that can be opened: what it is, why, and what to do."""
     if "://" in text:
@@ -295,6 +320,32 @@ def _as_stated(
         gradients=model.gradients,
         **settings,
     )
+
+
+def open_for(
+    source: str,
+    names: Sequence[str] = (),
+    *,
+    classes: str | None = None,
+    image_shape: Shape | None = None,
+    **how: Any,
+) -> Classifier:
+    """A model as words state it, with its classes in the order of the data.
+
+    Args:
+        names: the data's classes; none where there are no data.
+        classes: their names in the model's order, joined by commas; "data" where that is the
+            data's order whatever they are called.
+        image_shape: of the data.
+        how: further settings of `open_model`.
+
+    Raises:
+        InputError: as `open_model` and `in_order_of`.
+    """
+    stated = classes.split(",") if classes not in (None, "data") else None  # type: ignore[union-attr]
+    counted = stated or len(names) or None
+    model = open_model(source, classes=counted, image_shape=image_shape, **how)
+    return in_order_of(model, names, source) if names and classes != "data" else model
 
 
 def in_order_of(model: Classifier, names: Sequence[str], what: str = "the model") -> Classifier:

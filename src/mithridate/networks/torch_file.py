@@ -183,14 +183,14 @@ def _reason(error: Exception) -> str:
 
 def _check_kind(place: Path, names: set[str]) -> None:
     if place.suffix.lower() == ".pt2" or "archive_format" in names:
-        what, reader = "an exported program (.pt2)", "torch.export.load"
+        what, weights = "an exported program (.pt2)", "torch.export.load({}).state_dict"
     elif "constants.pkl" in names or any(name.startswith("code/") for name in names):
-        what, reader = "a TorchScript archive", "torch.jit.load"
+        what, weights = "a TorchScript archive", "torch.jit.load({}).state_dict()"
     else:
         return
     raise CheckpointError(
         f"{place} is {what}, which carries code and is never loaded: where you trust it, "
-        + _convert(f"{reader}({place.name!r}).state_dict()")
+        + _convert(weights.format(repr(place.name)))
     )
 
 

@@ -11,8 +11,8 @@ from mithridate.defenses.inspect.base import same_architecture
 from mithridate.errors import InputError, unknown
 from mithridate.studies.engine.spec import MatrixSpec, Spec
 from mithridate.studies.soundness import check_model
+from mithridate.studies.subject import Subject
 from mithridate.studies.units.data import Data
-from mithridate.studies.units.model import Checkpoint
 
 Table = dict[str, Any]
 """A component's name and settings."""
@@ -26,7 +26,8 @@ def attack(
     data: str,
     attacks: Sequence[Table],
     *,
-    network: str | None = None,
+    network: str | Table | None = None,
+    opening: Table | None = None,
     defenses: Sequence[Table] = (),
     samples: int = 1000,
     goal: str = "untargeted",
@@ -39,7 +40,9 @@ def attack(
     """Several attacks on the same test images of one model.
 
     Args:
-        model: a checkpoint file.
+        model: as `models.open_model` takes it.
+        network: of weights that name no architecture: its name, or a table with its settings.
+        opening: what the file does not say (`subject.Opening`).
         attacks: name and settings of each; what is not given is the usual for such images.
         defenses: transforms, detectors and guards in front of the model, in order.
         target: the class of every image; None for one of the others at random.
@@ -48,8 +51,9 @@ def attack(
     >>> attack("m.safetensors", "digits", [{"name": "pgd"}]).matrix["attacks"].axes
     {'attack': ['pgd']}
     """
-    subject = {"model": model, "data": data, "network": network, "defense": list(defenses)}
-    subject = {key: value for key, value in subject.items() if value}
+    subject = _subject(model, data, network, opening)
+    if defenses:
+        subject["defense"] = list(defenses)
     names = [str(one["name"]) for one in attacks]
     return Spec(
         name="attack",
@@ -84,7 +88,8 @@ def audit(
     model: str,
     data: str,
     *,
-    network: str | None = None,
+    network: str | Table | None = None,
+    opening: Table | None = None,
     references: Sequence[str] = (),
     inspector: Table | None = None,
     controls: int = 8,
@@ -108,8 +113,7 @@ def audit(
     >>> list(audit("m.safetensors", "digits").matrix)
     ['clean', 'verdict', 'evasion', 'white-noise']
     """
-    subject = {"model": model, "data": data, "network": network}
-    subject = {key: value for key, value in subject.items() if value is not None}
+    subject = _subject(model, data, network, opening)
     clean: Table = {
         "references": list(references),
         "controls": controls,
@@ -225,11 +229,18 @@ def _audited(
     )
 
 
+def _subject(model: str, data: str, network: str | Table | None, opening: Table | None) -> Table:
+    """The settings that say which model it is."""
+    table = {"model": model, "data": data, "network": network, "opening": opening}
+    return {key: value for key, value in table.items() if value}
+
+
 def checked(
     model: str,
     data: str,
     *,
-    network: str | None = None,
+    network: str | Table | None = None,
+    opening: Table | None = None,
     references: Sequence[str] = (),
     varied: bool = True,
     device: str = "cpu",
@@ -240,11 +251,12 @@ def checked(
         InputError: a file that is no model, or models and data that do not fit each other.
         NothingAssessedError: see `check_model`.
     """
-    suspect = Checkpoint.at(model, network=network, device=device).loaded
     test = Data.named(data).loaded.test
+    subject = Subject.model_validate(_subject(model, data, network, opening) | {"device": device})
+    suspect = subject.opened().loaded
     check_model(model, suspect, test, varied=varied)
     for path in references:
-        reference = Checkpoint.at(path, network=network, device=device).loaded
+        reference = subject.opened(path).loaded
         check_model(path, reference, test, varied=varied)
         if not same_architecture([suspect, reference]):
             raise InputError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -13,7 +13,7 @@ from mithridate.studies.engine.spec import Part
 from mithridate.studies.engine.unit import Unit
 from mithridate.studies.units.data import Data
 from mithridate.studies.units.filtered import Filtered
-from mithridate.studies.units.model import Checkpoint, Defended, ModelUnit, Repaired, Trained
+from mithridate.studies.units.model import Defended, ModelUnit, Opened, Repaired, Trained
 from mithridate.studies.units.poisoned import poisoned_unit
 
 DEFENSES = ("transforms", "detectors", "guards")
@@ -56,6 +56,22 @@ class Training(Part):
     harden: MaybeNamed | None = None
 
 
+class Opening(Part):
+    """What a model's file does not say.
+
+    Attributes:
+        trust_code: the user's own code, that `network` names, may run. A study's file cannot say
+            so: only who runs it can.
+        classes: their names in the model's order, joined by commas; "data" where that is the
+            data's order whatever they are called.
+        outputs: as `Classifier` has it.
+    """
+
+    trust_code: bool = False
+    classes: str | None = None
+    outputs: Literal["logits", "probabilities", "sigmoid"] | None = None
+
+
 class Subject(Part):
     """Settings that say which model a cell is about.
 
@@ -64,11 +80,14 @@ class Subject(Part):
         poison: poisons the training set; with `tune`, that of the fine-tuning only.
         sanitize: filters the poisoned set by a model that was trained on it; another is trained
             on what is kept.
-        network, train: trained from scratch, unless `model` names a checkpoint.
+        network, train: trained from scratch, unless there is a `model`.
         tune: fine-tune the clean model, on poisoned data where there is a poison.
         repair: mends the model with a share of the clean training images.
         repair_share: how many of them, as a share.
         defense: transforms, detectors and guards between the model and who asks it.
+        model: anyone's, as `models.open_model` takes it; `network` is then what its weights
+            belong to, where they do not say it.
+        opening: what else it does not say.
         seed: of the model and of the poison.
     """
 
@@ -82,6 +101,7 @@ class Subject(Part):
     repair_share: float = Field(default=0.05, gt=0, le=1)
     defense: list[Named] = Field(default_factory=list)
     model: str | None = None
+    opening: Opening = Field(default_factory=Opening)
     seed: int = Field(default=0, ge=0)
     device: str = "cpu"
     threads: int = 1
@@ -146,7 +166,7 @@ class Subject(Part):
         Raises:
             InputError: neither a model file nor a network and its training.
         """
-        model: ModelUnit = self._own() if self.model is None else self.checkpoint()
+        model: ModelUnit = self._own() if self.model is None else self.opened()
         if self.repair is None:
             return model
         return Repaired(
@@ -158,11 +178,21 @@ class Subject(Part):
             **self.place,
         )
 
-    def checkpoint(self) -> Checkpoint:
-        """The model file of the user's own."""
-        assert self.model is not None, "there is a model file"
-        network = None if self.network is None else str(self.network["name"])
-        return Checkpoint.at(self.model, network=network, **self.place)
+    def opened(self, path: str | None = None) -> Opened:
+        """The model of the user's own, or another at `path` that is opened likewise."""
+        source = self.model if path is None else path
+        assert source is not None, "there is a model"
+        test = self.data_unit.loaded.test
+        settings = dict(self.network or {})
+        return Opened.at(
+            source,
+            network=settings.pop("name", None),
+            settings=settings,
+            names=tuple(test.class_names),
+            image_shape=tuple(test.image_shape),
+            **self.opening.model_dump(),
+            **self.place,
+        )
 
     def _own(self) -> ModelUnit:
         """Trained here, on what the filter keeps where there is one."""

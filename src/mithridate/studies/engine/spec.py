@@ -278,6 +278,11 @@ def _read(study: str, seen: tuple[str, ...]) -> dict[str, Any]:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{study} is not TOML: {error}") from None
+    if _holds(tree, "trust_code"):
+        raise InputError(
+            f"{study}: a study's file cannot trust code for you: take trust_code out, and where "
+            "you trust it add --set defaults.opening.trust_code=true"
+        )
     base = tree.get("extends")
     if base is None:
         return tree
@@ -286,6 +291,13 @@ def _read(study: str, seen: tuple[str, ...]) -> dict[str, Any]:
     beside = Path(study).parent / base
     found = str(beside) if base.endswith(".toml") and not Path(base).is_absolute() else base
     return merge(_read(found, (*seen, study)), tree)
+
+
+def _holds(tree: Any, key: str) -> bool:
+    """Whether a key stands anywhere in a tree of tables and lists."""
+    if isinstance(tree, Mapping):
+        return key in tree or any(_holds(part, key) for part in tree.values())
+    return isinstance(tree, list) and any(_holds(part, key) for part in tree)
 
 
 def _text(study: str) -> str:

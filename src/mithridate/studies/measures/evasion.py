@@ -27,7 +27,6 @@ from mithridate.studies.parts import mean_part, proportion
 from mithridate.studies.subject import Named, Subject
 from mithridate.studies.units.adversarial import Adversarial, Attacked, wanted_of
 from mithridate.studies.units.data import Data
-from mithridate.studies.units.model import Checkpoint
 
 SHOWN = 8
 
@@ -101,7 +100,7 @@ class Evasion(Measure):
         if settings.through == "undefended":
             through = settings.undefended()
         elif settings.through is not None:
-            through = Checkpoint.at(settings.through, **settings.place)
+            through = settings.opened(settings.through)
         images = Adversarial(
             model=settings.subject(),
             through=through,

@@ -28,7 +28,7 @@ from mithridate.studies.soundness import check_model
 from mithridate.studies.subject import MaybeNamed, Subject
 from mithridate.studies.units.data import Data
 from mithridate.studies.units.inspected import Calibrated, inspecting
-from mithridate.studies.units.model import Checkpoint, Control, ModelUnit, shapes_of
+from mithridate.studies.units.model import Control, ModelUnit, shapes_of
 from mithridate.studies.units.poisoned import trigger_of
 from mithridate.training import predict
 
@@ -69,7 +69,7 @@ class Settings(Subject):
         Raises:
             InputError: neither controls nor references.
         """
-        given: list[ModelUnit] = [Checkpoint.at(path, **self.place) for path in self.references]
+        given: list[ModelUnit] = [self.opened(path) for path in self.references]
         missing = max(0, self.controls - len(given))
         if self.model is not None:
             models = [*given, *self._like(missing)]
@@ -85,7 +85,7 @@ class Settings(Subject):
 
     def _like(self, missing: int) -> list[ModelUnit]:
         """Clean models of the architecture of a model file."""
-        suspect = self.checkpoint()
+        suspect = self.opened()
         if not missing:
             return []
         model = suspect.loaded

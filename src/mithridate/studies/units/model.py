@@ -17,9 +17,10 @@ from mithridate.cost import Sizes, Work
 from mithridate.data import some_rows
 from mithridate.defenses.inspect import train_control
 from mithridate.errors import InputError
+from mithridate.models.factory import code_digest, whole_path
+from mithridate.models.open import open_for, source_digest
 from mithridate.networks import checkpoint
 from mithridate.networks.base import create
-from mithridate.networks.storage import sha256
 from mithridate.poisons import Poisoned
 from mithridate.rng import child, rng
 from mithridate.studies.engine.unit import Open, Progress, Unit
@@ -124,8 +125,15 @@ class Trained(ModelUnit):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Checkpoint(ModelUnit):
-    """A model of the user's own: a checkpoint file, named by its bytes."""
+class Opened(ModelUnit):
+    """A model of the user's own, opened from wherever it is and named by its bytes.
+
+    Attributes:
+        path, network, settings, classes, outputs: as `models.open_model` has them.
+        sha256, code: of the model's file or files, and of the user's own code.
+        names: the data's classes, in whose order the model's are put; not where classes is "data".
+        image_shape: of the data.
+    """
 
     kind: ClassVar = "model-file"
     stored: ClassVar = False
@@ -133,16 +141,24 @@ class Checkpoint(ModelUnit):
     path: str
     sha256: str
     network: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    code: str = ""
+    classes: str | None = None
+    outputs: str | None = None
+    names: tuple[str, ...] = ()
+    image_shape: Shape | None = None
+    trust_code: bool = field(default=False, metadata={"key": False})
 
     @classmethod
-    def at(cls, path: str, *, network: str | None = None, **place: Any) -> Checkpoint:
-        """The unit of a file.
+    def at(cls, path: str, *, network: str | None = None, **more: Any) -> Opened:
+        """The unit of a model as it is now.
 
         Raises:
             CheckpointError: it cannot be read.
         """
-        where = str(Path(path).resolve())
-        return cls(path=where, sha256=sha256(path), network=network, **place)
+        place, named = whole_path(path), network and whole_path(network)
+        digest, code = source_digest(place), code_digest(named)
+        return cls(path=place, sha256=digest, network=named, code=code, **more)
 
     def open(self, folder: Path, values: Mapping[str, Any], get: Open) -> Classifier:
         """The classifier.
@@ -150,14 +166,15 @@ class Checkpoint(ModelUnit):
         Raises:
             InputError: the file is not the one that the study was planned with.
         """
-        if sha256(self.path) != self.sha256:
+        now = source_digest(self.path), code_digest(self.network)
+        if now != (self.sha256, self.code):
             raise InputError(f"{self.path} changed while the study ran: run it again")
         return self.loaded
 
     @property
     def loaded(self) -> Classifier:
         """The classifier, where a plan needs to know more of it than its key."""
-        return _loaded(self.path, self.sha256, self.network, self.device)
+        return _loaded(self)
 
     def architecture(self, shape: Shape) -> str:
         return self.key
@@ -167,8 +184,18 @@ class Checkpoint(ModelUnit):
 
 
 @lru_cache(maxsize=4)
-def _loaded(path: str, digest: str, network: str | None, device: str) -> Classifier:
-    return checkpoint.load(path, device=device, network=network)
+def _loaded(unit: Opened) -> Classifier:
+    return open_for(
+        unit.path,
+        unit.names,
+        network=unit.network,
+        settings=unit.settings,
+        classes=unit.classes,
+        image_shape=unit.image_shape,
+        outputs=unit.outputs,
+        trust_code=unit.trust_code,
+        device=unit.device,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,0 +1,268 @@
+"""A stranger's network, from the command line: every format of it opened and attacked."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+import mithridate as mi
+
+NET = '''
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    """Flattens by view, and normalises inside."""
+
+    def __init__(self, num_classes=10, width=8):
+        super().__init__()
+        self.conv = nn.Conv2d(1, width, 3, padding=1)
+        self.norm = nn.BatchNorm2d(width)
+        self.head = nn.Linear(width * 64, num_classes)
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.conv((x - 0.5) / 0.25)))
+        return self.head(x.view(x.size(0), -1))
+
+def whole():
+    net = Net()
+    net.load_state_dict(torch.load("state.pt", weights_only=True))
+    return net
+'''
+
+ASKED = ("--data", "digits", "--samples", 40, "--quiet", "--json")
+OWN = ("--network", "stranger.py:Net", "--trust-code")
+
+
+@pytest.fixture(scope="module")
+def formats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The same trained network, saved in every way that people save one."""
+    folder = tmp_path_factory.mktemp("stranger")
+    (folder / "stranger.py").write_text(NET)
+    sys.path.insert(0, str(folder))
+    import stranger  # type: ignore[import-not-found]
+
+    train, _ = mi.load_data("digits")
+    net = mi.fit(stranger.Net(), train, epochs=6, rng=mi.rng(0), lr=3e-3).module
+    state: dict[str, Tensor] = net.state_dict()
+    torch.save(state, folder / "state.pt")
+    adam = torch.optim.Adam(net.parameters())
+    beside = {"epoch": 6, "loss": 0.1, "optimizer_state_dict": adam.state_dict()}
+    torch.save({"model_state_dict": state, **beside}, folder / "training.pt")
+    wrapped = {f"_orig_mod.module.{name}": tensor for name, tensor in state.items()}
+    torch.save({"state_dict": wrapped}, folder / "compiled.pth")
+    save_file(state, folder / "plain.safetensors")
+    mi.save(mi.Classifier(net, classes=10, image_shape=(1, 8, 8)), folder / "ours.safetensors")
+    torch.save(net, folder / "module.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        x = torch.zeros(1, 1, 8, 8)
+        torch.jit.trace(net, x).save(str(folder / "script.pt"))
+        torch.export.save(torch.export.export(net, (x,)), folder / "program.pt2")
+        with contextlib.suppress(ImportError):  # onnx is not installed
+            sizes = {"x": {0: "n"}}
+            torch.onnx.export(
+                net, (x,), folder / "net.onnx", dynamo=False, input_names=["x"], dynamic_axes=sizes
+            )
+    yield folder
+    sys.path.remove(str(folder))
+    del sys.modules["stranger"]
+
+
+@pytest.fixture
+def there(formats: Path, monkeypatch: pytest.MonkeyPatch, call: Any) -> Any:
+    """`call`, in the folder of the formats."""
+    monkeypatch.chdir(formats)
+    return call
+
+
+def truth(formats: Path) -> float:
+    """Clean accuracy by plain torch."""
+    import stranger
+
+    net = stranger.Net()
+    net.load_state_dict(torch.load(formats / "state.pt", weights_only=True))
+    _, test = mi.load_data("digits")
+    x, y = test.batch(range(len(test)))
+    return float((net.eval()(x).argmax(1) == y).float().mean())
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        ("state.pt", *OWN),
+        ("training.pt", *OWN),
+        ("compiled.pth", *OWN),
+        ("plain.safetensors", "--network", "stranger:Net", "--trust-code"),
+        ("ours.safetensors", *OWN),
+        ("stranger.py:whole", "--trust-code"),
+        ("net.onnx",),
+    ],
+    ids=lambda words: words[0],
+)
+def test_seven_formats_are_attacked(
+    there: Any, formats: Path, tmp_path: Path, model: tuple[str, ...]
+) -> None:
+    attack = "fgsm"
+    if model[0] == "net.onnx":
+        pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+        pytest.importorskip("onnx", reason="onnx, to write a file with, is not installed")
+        attack = "square"
+    words = ("attack", *model, "--attack", attack, *ASKED, "--out", tmp_path / "out")
+    words += ("--set", "queries=300") if attack == "square" else ()
+    print("mithridate " + shlex.join(map(str, words)))
+    done = there(*words)
+    assert done.code == 0, done.err
+    result = json.loads(done.out)
+    assert result["status"] == "complete"
+    assert result["clean_accuracy"]["value"] == pytest.approx(truth(formats))
+    assert result["attacks"][0]["success"]["value"] > 0.5
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+@pytest.mark.parametrize("name", ["module.pt", "script.pt", "program.pt2"])
+def test_what_is_refused_names_the_command_that_converts_it(there: Any, name: str) -> None:
+    done = there("attack", name, *OWN, "--attack", "fgsm", *ASKED)
+    assert done.code == 2
+    command = done.err.partition('python -c "')[2].strip().rstrip('"')
+    assert command.startswith("import torch; torch.save("), done.err
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(command, {})
+    again = there("attack", "weights.pt", *OWN, "--attack", "fgsm", *ASKED)
+    assert again.code == 0, again.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("state.pt",), "--network"),
+        (("state.pt", "--network", "stranger.py:Net"), "--trust-code"),
+        (("state.pt", *OWN, "--set", "network.width=9"), "network.KEY=VALUE"),
+        (("state.pt", "--set", "network.width=9"), "goes with --network"),
+        (("state.pt", *OWN, "--set", "network.depth=9"), "no setting of"),
+        (("state.pt", *OWN, "--classes", "a,b"), "number of classes"),
+        (("https://host/model",), "endpoints cannot be opened"),
+        (("stranger.py:whole",), "--trust-code"),
+    ],
+)
+def test_each_refusal_is_a_line_that_says_what_to_add(
+    there: Any, words: tuple[str, ...], message: str
+) -> None:
+    done = there("attack", *words, "--attack", "fgsm", *ASKED)
+    assert done.code == 2
+    assert message in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_gradients_of_an_onnx_file_are_refused(there: Any, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    pytest.importorskip("onnx", reason="onnx, to write a file with, is not installed")
+    words = ("attack", "net.onnx", "--attack", "pgd,square", "--set", "square.queries=50")
+    done = there(*words, *ASKED, "--out", tmp_path / "out")
+    statuses = {row["name"]: row["status"] for row in json.loads(done.out)["attacks"]}
+    assert statuses["square"] == "done"
+    assert "needs gradients" in statuses["pgd"]
+    assert "hopskipjump" in statuses["pgd"]
+
+
+def test_audit_fool_and_sanitize_open_it_too(there: Any, tmp_path: Path) -> None:
+    audit = ("audit", "state.pt", *OWN, "--data", "digits", "--reference", "training.pt")
+    small = ("control_epochs=1", "pairs=1", "images=4", "samples=20", "grow_steps=3",
+             "attack_images=20", "noise_queries=300")  # fmt: skip
+    settings = [word for item in small for word in ("--set", item)]
+    out = ("--out", tmp_path / "audit", "--quiet")
+    done = there(*audit, "--controls", 2, *settings, *out)
+    assert done.code == 0, done.err
+    fool = ("fool", "training.pt", *OWN, "--data", "digits", "--json", "--quiet")
+    done = there(*fool, "--set", "steps=3")
+    assert done.code == 0, done.err
+    assert len(json.loads(done.out)["confidence"]) == 10
+    sanitize = ("sanitize", "--data", "digits", "--model", "compiled.pth", *OWN, "--quiet")
+    done = there(*sanitize, "--out", tmp_path / "kept")
+    assert done.code == 0, done.err
+
+
+def test_the_code_is_part_of_what_is_attacked(there: Any, formats: Path, tmp_path: Path) -> None:
+    """The same weights in other code: the cached answer of the old code is not given again."""
+    words = ("state.pt", "--trust-code", "--attack", "fgsm", *ASKED, "--keep")
+    turned = formats / "turned.py"
+    shares = []
+    for line in ("", "        x = 1 - x\n"):
+        turned.write_text(NET.replace("def forward(self, x):\n", f"def forward(self, x):\n{line}"))
+        out = tmp_path / f"out{len(shares)}"
+        done = there("attack", *words, "--network", "turned.py:Net", "--out", out)
+        shares.append(json.loads(done.out)["clean_accuracy"]["value"])
+    assert shares[0] > 0.8 > shares[1]
+
+
+def folder_of(place: Path, names: list[str]) -> Path:
+    """The digits 0 and 1 as class folders with those names."""
+    from PIL import Image
+
+    _, test = mi.load_data("digits")
+    for part in ("train", "test"):
+        for label, name in enumerate(names):
+            inside = place / part / name
+            inside.mkdir(parents=True)
+            for number in test.of_class(label)[:12].tolist():
+                x = (test.batch([number])[0][0, 0] * 255).byte().numpy()
+                Image.fromarray(x).save(inside / f"{number}.png")
+    return place
+
+
+def test_class_names_are_compared(there: Any, tmp_path: Path, formats: Path) -> None:
+    """The folder is sorted `one, zero`; the model says zero, one: its answers are put in order."""
+    import stranger
+
+    train, _ = mi.load_data("digits")
+    rows = torch.cat([train.of_class(0), train.of_class(1)])
+    x, y = train.batch(rows)
+    few = mi.ImageSet((255 * x).byte(), y.tolist(), ["zero", "one"])
+    mi.save(
+        mi.fit(stranger.Net(num_classes=2), few, epochs=8, rng=mi.rng(0), lr=3e-3), "b.safetensors"
+    )
+    data = folder_of(tmp_path / "named", ["zero", "one"])
+    how = ("--attack", "fgsm", "--samples", 10, "--quiet", "--json")
+    net = ("--network", "stranger.py:Net", "--trust-code")
+    done = there("attack", "b.safetensors", *net, "--data", data, *how)
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["clean_accuracy"]["value"] > 0.9
+    other = folder_of(tmp_path / "other", ["nil", "unit"])
+    done = there("attack", "b.safetensors", *net, "--data", other, *how)
+    assert done.code == 2
+    assert "which is which cannot be told; give --classes" in done.err
+    for stated in ("data", "nil,unit"):
+        done = there("attack", "b.safetensors", *net, "--data", other, *how, "--classes", stated)
+        assert json.loads(done.out)["clean_accuracy"]["value"] > 0.9
+
+
+def test_a_study_file_cannot_trust_code(there: Any, tmp_path: Path) -> None:
+    study = tmp_path / "own.toml"
+    text = (
+        'name = "own"\ntitle = "Own"\nquestion = "?"\n[defaults]\ndata = "digits"\n'
+        'model = "state.pt"\nnetwork = "stranger.py:Net"\n{}'
+        '[matrix.clean]\nmeasure = "accuracy"\n'
+    )
+    study.write_text(text.format("opening = {trust_code = true}\n"))
+    done = there("run", study, "--quiet", "--out", tmp_path / "o")
+    assert done.code == 2
+    assert "cannot trust code for you" in done.err
+    study.write_text(text.format(""))
+    done = there("run", study, "--quiet", "--out", tmp_path / "p", "--workers", 1)
+    assert done.code != 0
+    assert "--trust-code" in (tmp_path / "p" / "cells.jsonl").read_text() + done.err
+    trusted = ("--set", "defaults.opening.trust_code=true", "--workers", 1)
+    done = there("run", study, "--quiet", "--out", tmp_path / "o", *trusted)
+    assert done.code == 0, done.err
