@@ -44,7 +44,7 @@ def attack(
         typer.Option(
             "--attack",
             metavar="NAME",
-            help="See mithridate list attacks; may be repeated, or a,b; all for every attack.",
+            help="See mithridate list attacks; a,b or all.",
         ),
     ],
     defense: Annotated[
@@ -68,13 +68,13 @@ def attack(
     classes: Classes = None,
     outputs: Outputs = None,
     settings: Settings = None,
-    samples: Annotated[int, typer.Option(min=1, help="Test images to attack.")] = 1000,
+    samples: Annotated[int, typer.Option(min=1, metavar="N", help="Test images.")] = 1000,
     goal: Annotated[
         Literal["untargeted", "targeted"], typer.Option("--goal", help="What to reach.")
     ] = "untargeted",
     target: Annotated[
         str | None,
-        typer.Option(metavar="CLASS", help="Name or number; default: a random one per image."),
+        typer.Option(metavar="CLASS", help="Name or number. Default: at random."),
     ] = None,
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Folder for the report.")

@@ -15,8 +15,10 @@ from mithridate.facts import Facts, facts
 EXTRAS = {
     "ray": ("ray",),
     "fooling": ("ribs",),
+    "hf": ("transformers",),
+    "onnx": ("onnxruntime",),
     "bench": ("art", "foolbox", "cma", "torchattacks"),
-    "test": ("pytest", "hypothesis", "pytest_timeout", "playwright"),
+    "test": ("onnx", "pytest", "hypothesis", "pytest_timeout", "playwright"),
     "dev": ("ruff", "mypy", "sphinx", "myst_parser", "furo"),
 }
 """Extra -> the modules that it brings."""

@@ -37,35 +37,27 @@ Surrogate = Annotated[
     Path | None,
     typer.Option(metavar="MODEL", help="A checkpoint, for poisons crafted against a model."),
 ]
-Model = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        help="A checkpoint, weights (--network), hf:org/name, a folder or ONNX file.",
-    ),
-]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A file, a folder, or hf:org/name.")]
 Network = Annotated[
     str | None,
     typer.Option(
         "--network",
         metavar="NAME",
-        help="Of weights: a registered name, FILE.py:Class or package.module:callable.",
+        help="Of weights: a name, or FILE.py:Class.",
     ),
 ]
-TrustCode = Annotated[
-    bool, typer.Option("--trust-code", help="Run the code of your own that --network names.")
-]
+TrustCode = Annotated[bool, typer.Option("--trust-code", help="Your own code may run.")]
 Classes = Annotated[
     str | None,
     typer.Option(
         "--classes",
         metavar="NAME,NAME",
-        help="In the model's order; data where that is the data's order.",
+        help="In the model's order; or data.",
     ),
 ]
 Outputs = Annotated[
     Literal["logits", "probabilities", "sigmoid"] | None,
-    typer.Option("--outputs", help="What the model returns. Default: logits."),
+    typer.Option("--outputs", metavar="KIND", help="logits, probabilities or sigmoid."),
 ]
 Settings = Annotated[
     list[str] | None,

@@ -304,8 +304,8 @@ def _as_stated(
         stated = Classifier(nn.Identity(), classes=classes).class_names
         if len(stated) != model.classes:
             raise InputError(
-                f"{text} has {model.classes} classes, not {len(stated)}: give the data that it "
-                "was trained for"
+                f"{text} has {model.classes} classes, the data has {len(stated)}: give the data "
+                "that it was trained for"
             )
         names = names if isinstance(classes, int) else stated
     settings = {"bounds": model.input_range, "outputs": model.outputs, **about}

@@ -19,7 +19,7 @@ from mithridate.studies.units import data
 from mithridate.studies.units.adversarial import Adversarial
 from mithridate.studies.units.data import Data
 from mithridate.studies.units.inspected import Calibrated, Maps, inspecting, pairs
-from mithridate.studies.units.model import Checkpoint, Control, Trained, shapes_of
+from mithridate.studies.units.model import Opened, Control, Trained, shapes_of
 from mithridate.studies.units.poisoned import poisoned_unit
 
 DATA = Data.named("digits")
@@ -97,10 +97,10 @@ def test_a_model_file_is_named_by_its_bytes_and_watched(lab, tmp_path):
     path = tmp_path / "m.safetensors"
     trained = lab.open(model())
     mi.save(trained, path)
-    unit = Checkpoint.at(str(path))
+    unit = Opened.at(str(path))
     assert same(unit.open(Path(), {}, lab.open), trained)
     mi.save(lab.open(model(3)), path)
-    assert Checkpoint.at(str(path)).key != unit.key
+    assert Opened.at(str(path)).key != unit.key
     with pytest.raises(InputError, match="changed while the study ran"):
         unit.open(Path(), {}, lab.open)
 
@@ -111,7 +111,7 @@ def test_controls_are_shared_by_suspects_of_one_architecture(lab, tmp_path):
     def control(suspect, number=0):
         path = tmp_path / f"{suspect.key}.safetensors"
         mi.save(lab.open(suspect), path)
-        like = Checkpoint.at(str(path))
+        like = Opened.at(str(path))
         shapes = shapes_of(like.loaded)
         return Control(like=like, shapes=shapes, data=DATA, epochs=1, seed=7, number=number)
 
