@@ -42,10 +42,8 @@ WINGS = {
 BUILDS_ON = {
     # A paper that extends another's method: Madry et al. run the fast-gradient loop.
     ("attacks.pgd", "attacks.fast_gradient"),
-    ("attacks.dynamic_deepfool", "attacks.deepfool"),
-    # The L0 and Linf forms of Carlini & Wagner 2017 run its L2 form's optimiser.
-    ("attacks.carlini_wagner_l0", "attacks.carlini_wagner"),
-    ("attacks.carlini_wagner_linf", "attacks.carlini_wagner"),
+    # FAB projects on the linearised boundary that is nearest, as DeepFool finds it.
+    ("attacks.fab", "attacks.deepfool"),
     # An ensemble runs its members.
     ("attacks.autoattack", "attacks.apgd"),
     ("attacks.autoattack", "attacks.fab"),

@@ -92,19 +92,7 @@ def test_fools_unseen_images_as_one_patch():
     assert r.gradients == 0, "a learned patch asks for no gradient"
 
 
-def test_bad_settings():
-    for settings in (
-        {"scale_min": 0},
-        {"scale_min": 0.5, "scale_max": 0.4},
-        {"scale_max": 1.1},
-        {"rotation": 181},
-        {"shape": "star"},
-        {"steps": 0},
-        {"step_size": 0},
-        {"batch": 0},
-    ):
-        with pytest.raises(InputError):
-            AdversarialPatch(**settings)
+def test_patches_and_images_that_do_not_fit():
     with pytest.raises(InputError, match="a patch is"):
         AdversarialPatch().apply(images(1), torch.zeros(3, 8, 8), rng=random.rng(0))
     with pytest.raises(InputError, match="at least 1 image"):

@@ -1,15 +1,9 @@
-import pytest
 import torch
 
 from mithridate import rng as random
-from mithridate.attacks.apgd import APGD, StepRule, checkpoints
+from mithridate.attacks.apgd import StepRule, checkpoints
 from mithridate.attacks.losses import DLR, TargetedDLR, rivalries
-from mithridate.attacks.run import run_attack
-from mithridate.classifier import Classifier
-from mithridate.errors import InputError
 from mithridate.goals import SourceToTarget, Targeted, Untargeted
-from mithridate.norms import L1, L2, LINF
-from mithridate.testing.models import linear_model, linear_weights
 
 
 def images(n=16, shape=(1, 4, 4), seed=1):
@@ -91,97 +85,3 @@ def test_rivals_are_the_strongest_others():
     assert len(list(rivalries(Untargeted([0, 2]), logits, 9))) == 3
     goal = Targeted([1, 1])
     assert list(rivalries(goal, logits, 9)) == [goal]
-
-
-@pytest.mark.parametrize("n", [1, 7, 64])
-@pytest.mark.parametrize("shape", [(1, 4, 4), (3, 5, 5)])
-@pytest.mark.parametrize(("norm", "dual"), [(LINF, 1), (L2, 2)])
-@pytest.mark.parametrize("loss", ["ce", "dlr", "dlr-targeted"])
-def test_reaches_the_optimum_on_a_linear_model(loss, norm, dual, shape, n):
-    """The margin falls by at most eps times the dual norm of the weights' difference."""
-    model, x, eps = linear_model(shape), images(n, shape), 0.2
-    weights, goal = linear_weights(model), Untargeted(model.labels(x))
-    attack = APGD(eps=eps, norm=norm, steps=30, loss=loss, stop_at_goal=False)
-    found = attack.perturb(model, x, goal, rng=random.rng(0))
-    best = goal.margin(model.logits(x)) - eps * (weights[0] - weights[1]).norm(dual)
-    torch.testing.assert_close(goal.margin(model.logits(found)), best, rtol=0.01, atol=1e-3)
-
-
-def test_every_step_counts_every_pass():
-    """N gradients a row, and two forward passes: the first look and the last point."""
-    model, x = linear_model(), images()
-    attack = APGD(eps=0.1, steps=9, stop_at_goal=False)
-    r = run_attack(attack, model, x, Untargeted(model.labels(x)), rng=random.rng(0))
-    assert (r.gradients, r.queries) == (9 * 16, 11 * 16)
-    assert r.row_queries.tolist() == [11] * 16
-
-
-def test_rows_that_are_done_leave():
-    model, x = linear_model(classes=4), images(32)
-    goal = Untargeted(model.labels(x))
-    runs = [
-        run_attack(APGD(eps=0.2, steps=20, stop_at_goal=stop), model, x, goal, rng=random.rng(0))
-        for stop in (True, False)
-    ]
-    assert all(bool(r.success.all()) for r in runs)
-    assert runs[0].gradients < runs[1].gradients / 2
-    assert int(runs[0].row_queries.sum()) == runs[0].queries
-    assert runs[0].row_queries.unique().numel() > 1
-
-
-@pytest.mark.parametrize("loss", ["ce", "dlr", "dlr-targeted"])
-def test_restarts_see_what_is_left_and_lose_nothing(loss):
-    model, x = linear_model(classes=6), images(32)
-    goal, eps = Targeted((model.labels(x) + 1) % 6), 0.02
-    one, four = (
-        run_attack(APGD(eps=eps, steps=3, loss=loss, restarts=n), model, x, goal, rng=random.rng(0))
-        for n in (1, 4)
-    )
-    assert 0 < int(one.success.sum()) < 32
-    assert bool((four.success | ~one.success).all())
-    assert bool((four.row_queries[one.success] == one.row_queries[one.success]).all())
-
-
-def test_eot_averages_a_model_that_draws():
-    class Noisy(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.draws = torch.Generator().manual_seed(0)
-            self.inner = linear_model().module
-
-        def forward(self, z):
-            return self.inner(z) + torch.randn((len(z), 2), generator=self.draws)
-
-    model, x = Classifier(Noisy(), classes=2, bounds=(-0.5, 0.5)), images(8)
-    r = run_attack(
-        APGD(eps=0.3, steps=5, eot=4, stop_at_goal=False),
-        model,
-        x,
-        Untargeted(linear_model().labels(x)),
-        rng=random.rng(0),
-    )
-    assert bool(r.success.all())
-    assert r.gradients == 8 * 5 * 4
-
-
-def test_eps_0_gives_back_the_images():
-    model, x = linear_model(), images()
-    found = APGD(eps=0).perturb(model, x, Untargeted(model.labels(x)), rng=random.rng(0))
-    assert torch.equal(found, x)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"eps": -0.1},
-        {"steps": 0},
-        {"restarts": 0},
-        {"targets": 0},
-        {"eot": 0},
-        {"norm": L1},
-        {"loss": "cw"},
-    ],
-)
-def test_bad_settings(settings):
-    with pytest.raises(InputError):
-        APGD(**({"eps": 0.1} | settings))

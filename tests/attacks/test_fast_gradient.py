@@ -5,7 +5,6 @@ from mithridate import rng as random
 from mithridate.attacks import FGSM, IterativeFGSM, run_attack
 from mithridate.attacks.fast_gradient import descend
 from mithridate.classifier import Classifier
-from mithridate.errors import InputError
 from mithridate.goals import SourceToTarget, Targeted, Untargeted
 from mithridate.norms import L2, LINF
 from mithridate.testing.models import boundary_distance, linear_model, linear_weights
@@ -80,12 +79,3 @@ def test_descend_makes_exactly_its_passes():
     model, x = linear_model(), images()
     descend(model, x, Targeted([0] * 16), step_size=0.1, steps=7)
     assert (model.cost.queries, model.cost.gradients) == (7 * 16, 7 * 16)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [{"eps": -1}, {"eps": float("nan")}, {"eps": 1, "step_size": 0}, {"eps": 1, "steps": 0}],
-)
-def test_bad_settings(settings):
-    with pytest.raises(InputError):
-        IterativeFGSM(**settings)

@@ -6,7 +6,6 @@ import torch
 from mithridate import rng as random
 from mithridate.attacks.jsma import JSMA, best_pair
 from mithridate.attacks.run import run_attack
-from mithridate.errors import InputError
 from mithridate.goals import SourceToTarget, Targeted, Untargeted
 from mithridate.testing.models import linear_model
 
@@ -91,12 +90,3 @@ def test_candidates_find_what_all_pairs_find():
     )
     assert torch.equal(few.success, every.success)
     assert float((few.l0 - every.l0).abs().mean()) <= 0.5
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [{"theta": 0}, {"theta": 2}, {"gamma": 0}, {"gamma": 1.1}, {"candidates": 1}],
-)
-def test_bad_settings(settings):
-    with pytest.raises(InputError):
-        JSMA(**settings)

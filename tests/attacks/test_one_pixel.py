@@ -5,8 +5,7 @@ from scipy.optimize import differential_evolution
 from mithridate import rng as random
 from mithridate.attacks.one_pixel import OnePixel, first_population, generation, paint
 from mithridate.attacks.run import run_attack
-from mithridate.errors import InputError
-from mithridate.goals import SourceToTarget, Targeted, Untargeted
+from mithridate.goals import Untargeted
 from mithridate.testing.models import linear_model
 
 
@@ -104,34 +103,7 @@ def test_queries_are_those_of_the_populations():
     assert int(r.row_queries[r.success].min()) < 1 + 10 * 7, "no image stopped early"
 
 
-def test_goals_of_two_classes_agree():
-    model, x = linear_model(), images(6)
-    labels = model.labels(x)
-    goals = Untargeted(labels), Targeted(1 - labels), SourceToTarget(labels, 1 - labels)
-    attack = OnePixel(population=10, generations=2)
-    a, b, c = (attack.perturb(model, x, g, rng=random.rng(0)) for g in goals)
-    assert torch.equal(a, b)
-    assert torch.equal(a, c)
-
-
-def test_an_image_does_not_depend_on_its_neighbours():
-    model, x = linear_model(classes=4), images(6)
-    attack, goal = OnePixel(population=10, generations=4), Untargeted(model.labels(x))
-    together = attack.perturb(model, x, goal, rng=random.rng(0))
-    for i in (0, 5):
-        alone = attack.perturb(model, x[i : i + 1], goal[i : i + 1], rng=random.rng(0))
-        assert torch.equal(alone, together[i : i + 1])
-
-
 def test_the_last_of_two_pixels_at_one_place_wins():
     genes = torch.tensor([[[[0.0, 0.9, 0.2], [0.4, 0.6, 0.7]]]])
     painted = paint(torch.zeros(1, 1, 2, 2), genes)
     torch.testing.assert_close(painted[0, 0, 0], torch.tensor([[0.0, 0.7], [0.0, 0.0]]))
-
-
-@pytest.mark.parametrize(
-    "settings", [{"pixels": 0}, {"population": 3}, {"generations": -1}, {"weight": 0}]
-)
-def test_bad_settings(settings):
-    with pytest.raises(InputError):
-        OnePixel(**settings)

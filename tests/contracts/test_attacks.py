@@ -10,10 +10,10 @@ import torch
 
 from mithridate import component
 from mithridate import rng as random
-from mithridate.attacks import AdversarialPatch, Attack, BoundedAttack, run_attack
+from mithridate.attacks import Attack, BoundedAttack, run_attack
 from mithridate.errors import InputError
-from mithridate.goals import Targeted, Untargeted
-from mithridate.norms import LINF
+from mithridate.goals import SourceToTarget, Targeted, Untargeted
+from mithridate.norms import L0, L1, LINF
 from mithridate.testing import AttackConformance
 from mithridate.testing.models import linear_model
 
@@ -123,6 +123,67 @@ def test_no_budget_gives_the_input_back(name):
     assert r.queries >= len(x)
 
 
+BAD = {
+    "fgsm": [{"eps": -1}],
+    "iterative-fgsm": [{"step_size": 0}, {"steps": 0}],
+    "pgd": [{"steps": 0}, {"steps": None}, {"step_size": 0}, {"restarts": 0}],
+    "deepfool": [{"steps": 0}, {"overshoot": -0.1}, {"candidates": 0}, {"norm": L0}],
+    "dynamic-deepfool": [{"steps": 0}, {"overshoot": -0.1}, {"candidates": 0}, {"norm": L1}],
+    "ddn": [{"steps": 0}, {"gamma": 0}, {"gamma": 1}, {"step_size": 0}, {"radius": 0}],
+    "carlini-wagner": [
+        {"steps": 0}, {"search_steps": 0}, {"step_size": 0}, {"c": 0}, {"confidence": -1},
+    ],
+    "carlini-wagner-l0": [
+        {"steps": 0}, {"rounds": 0}, {"share": 1}, {"share": 0}, {"c": 0}, {"largest_c": 0.1},
+    ],
+    "carlini-wagner-linf": [
+        {"steps": 0}, {"rounds": 0}, {"decay": 1}, {"decay": 0}, {"c": 0}, {"largest_c": 0.1},
+    ],
+    "lbfgs": [{"steps": 0}, {"search_steps": 0}, {"c": 0}, {"memory": 0}],
+    "jsma": [{"theta": 0}, {"theta": 2}, {"gamma": 0}, {"gamma": 1.1}, {"candidates": 1}],
+    "apgd": [
+        {"steps": 0}, {"restarts": 0}, {"targets": 0}, {"eot": 0}, {"norm": L1}, {"loss": "cw"},
+    ],
+    "square": [{"queries": 1}, {"p": 0}, {"p": 1.1}, {"norm": L1}],
+    "fab": [{"steps": 0}, {"restarts": 0}, {"targets": 0}, {"enough": -1}, {"norm": L0}],
+    "autoattack": [
+        {"steps": 0}, {"queries": 1}, {"targets": 0}, {"norm": L1}, {"variant": "fast"},
+    ],
+    "hopskipjump": [
+        {"norm": L1}, {"max_iter": -1}, {"init_eval": 0}, {"max_eval": 0}, {"budget": 0},
+        {"momentum": 1}, {"init_trials": -1},
+    ],
+    "boundary": [
+        {"budget": 0}, {"budget": None}, {"side": 0}, {"pull": 0}, {"pull": 1}, {"init_trials": -1},
+    ],
+    "one-pixel": [{"pixels": 0}, {"population": 3}, {"generations": -1}, {"weight": 0}],
+    "adversarial-patch": [
+        {"scale_min": 0}, {"scale_max": 0.6}, {"scale_max": 1.1}, {"rotation": 181},
+        {"shape": "star"}, {"steps": 0}, {"step_size": 0}, {"batch": 0},
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"), [(name, wrong) for name in NAMES for wrong in BAD[name]], ids=str
+)
+def test_settings_out_of_range_are_refused_by_name(name, wrong):
+    field = next(iter(wrong))
+    with pytest.raises(InputError, match=rf"^(\d )?{field} (must|is)") as caught:
+        component.find("attacks", name)(**(SETTINGS[name] | wrong))
+    assert "\n" not in str(caught.value)
+
+
+def test_hints_that_only_a_type_checker_can_read_are_let_be():
+    class Mine(Attack):
+        when: "datetime.date"  # noqa: F821
+
+        def perturb(self, model, x, goal, *, rng):
+            return x
+
+    Mine().__post_init__()
+
+
 @pytest.mark.parametrize("name", BOUNDED)
 @pytest.mark.parametrize(
     ("eps", "said"),
@@ -148,6 +209,21 @@ def test_a_budget_of_the_whole_range(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_target_that_is_the_class_already(name):
+    """The goal is reached before the attack, so nothing is moved."""
+    model, x = linear_model(classes=3), images()
+    labels = model.labels(x)
+    r = run_attack(make(name), model, x, Targeted(labels), rng=random.rng(0))
+    assert (r.status, bool(r.success.all())) == ("done", True)
+    assert torch.equal(r.adversarials, x)
+
+
+def test_a_source_that_is_the_target():
+    with pytest.raises(InputError, match="source and target are the same class"):
+        SourceToTarget([0, 1], [2, 1])
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_rows_misclassified_before_are_kept_and_can_be_told(name):
     model, x = linear_model(classes=3), images()
     right = model.labels(x)
@@ -161,11 +237,12 @@ def test_rows_misclassified_before_are_kept_and_can_be_told(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_images_of_any_shape(name):
-    for shape in ((1, 5, 4), (3, 4, 6)):
-        model, x = linear_model(shape, classes=3), images(2, shape)
-        r = run_attack(make(name), model, x, Untargeted(model.labels(x)), rng=random.rng(0))
-        assert (r.status, r.adversarials.shape) == ("done", x.shape)
+@pytest.mark.parametrize("n", [0, 1, 2])
+@pytest.mark.parametrize("shape", [(1, 5, 4), (3, 4, 6)])
+def test_grey_and_colour_and_few_images(name, n, shape):
+    model, x = linear_model(shape, classes=3), images(n, shape)
+    r = run_attack(make(name), model, x, Untargeted(model.labels(x)), rng=random.rng(0))
+    assert (r.status, len(r), r.adversarials.shape) == ("done", n, x.shape)
 
 
 @pytest.mark.parametrize("name", ["hopskipjump", "boundary"])
@@ -203,10 +280,3 @@ def test_images_are_no_text(name, field):
     assert field not in component.settings(component.find("attacks", name))
     with pytest.raises(InputError, match=f"no setting of {name} named '{field}'"):
         component.create("attacks", name, {field: "x.png"})
-
-
-def test_a_patch_of_other_channels():
-    model, x = linear_model((3, 4, 4)), images(2, (3, 4, 4))
-    attack = AdversarialPatch(patch=torch.zeros(1, 4, 4))
-    with pytest.raises(InputError, match="a patch is 3 x S x S, got"):
-        run_attack(attack, model, x, Untargeted(model.labels(x)), rng=random.rng(0))

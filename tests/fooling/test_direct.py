@@ -8,7 +8,7 @@ from scipy import stats
 
 import mithridate as mi
 from mithridate.fooling import Direct
-from mithridate.fooling.direct import mutated
+from mithridate.fooling.map_elites import mutated
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mithridate.attacks.base import BoundedAttack, where_needed
+from mithridate.attacks.base import BoundedAttack
 from mithridate.classifier import Classifier
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
@@ -49,13 +49,14 @@ class TwoSteps(BoundedAttack):
         return Work(gradients=2 * sizes.test)
 
     def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
-        def search(model: Classifier, x: Tensor, goal: Goal) -> Tensor:
-            for part in (self.share, 1 - self.share):
-                gradient, _ = model.gradient(x, goal)
-                x = (x - part * self.eps * gradient.sign()).clamp(0, 1)
-            return x
-
-        return where_needed(model, x, goal, search)
+        rows = (~goal.reached(model.labels(x))).nonzero()[:, 0]
+        out, part = x.clone(), x[rows]
+        with model.cost.on_rows(rows):
+            for share in (self.share, 1 - self.share):
+                gradient, _ = model.gradient(part, goal[rows])
+                part = (part - share * self.eps * gradient.sign()).clamp(0, 1)
+        out[rows] = part
+        return out
 
 
 @dataclass(frozen=True, kw_only=True)

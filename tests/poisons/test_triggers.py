@@ -30,35 +30,13 @@ from mithridate.poisons.triggers import (
 )
 from mithridate.rng import rng
 
-Ranges = list[tuple[slice, slice]]
-
-PUBLISHED: dict[str, Ranges] = {
-    "c-top-right": [
-        (slice(1, 3), slice(21, 27)),
-        (slice(5, 7), slice(21, 27)),
-        (slice(3, 5), slice(21, 23)),
-    ],
-    "checker-top-left": [
-        (slice(1, 3), slice(1, 3)),
-        (slice(1, 3), slice(5, 7)),
-        (slice(3, 5), slice(3, 5)),
-        (slice(5, 7), slice(1, 3)),
-        (slice(5, 7), slice(5, 7)),
-    ],
-    "r-bottom-left": [
-        (slice(21, 27), slice(1, 3)),
-        (slice(23, 25), slice(3, 5)),
-        (slice(21, 23), slice(3, 7)),
-        (slice(25, 27), slice(5, 7)),
-    ],
-    "square-bottom-right": [
-        (slice(21, 23), slice(21, 27)),
-        (slice(25, 27), slice(21, 27)),
-        (slice(23, 25), slice(21, 23)),
-        (slice(23, 25), slice(25, 27)),
-    ],
+PUBLISHED = {
+    "c-top-right": ([1, 1, 1], [1, 0, 0], [1, 1, 1]),
+    "checker-top-left": ([1, 0, 1], [0, 1, 0], [1, 0, 1]),
+    "r-bottom-left": ([1, 1, 1], [1, 1, 0], [1, 0, 1]),
+    "square-bottom-right": ([1, 1, 1], [1, 0, 1], [1, 1, 1]),
 }
-"""Half-open rows and columns of the four attacks of Borji 2020, experiment I."""
+"""The four attacks of Borji 2020, experiment I; a cell is 2 x 2 pixels, 1 from the edges."""
 
 
 @pytest.fixture(scope="module")
@@ -87,12 +65,11 @@ def test_single_pixel_elsewhere() -> None:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_masks(name: str) -> None:
-    expected = torch.zeros(1, 28, 28, dtype=torch.bool)
-    for rows, cols in PUBLISHED[name]:
-        expected[0, rows, cols] = True
-    assert torch.equal(patch_mask(name, (1, 28, 28)), expected)
     top = 1 if "top" in name else 21
     left = 1 if "left" in name else 21
+    expected = np.zeros((1, 28, 28), bool)
+    expected[0, top : top + 6, left : left + 6] = np.kron(PUBLISHED[name], np.ones((2, 2)))
+    assert np.array_equal(patch_mask(name, (1, 28, 28)).numpy(), expected)
     assert Patch.named(name).box() == Box(top, left, top + 6, left + 6)
 
 

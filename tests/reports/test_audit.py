@@ -7,12 +7,12 @@ import pytest
 from mithridate.reports import audit, parts, read
 
 
-def found(record):
+def whole(record):
     return audit.audit(record.study, record.cells, record.timings)
 
 
 def test_the_summary_has_the_verdict_and_what_was_measured(presets, tmp_path):
-    got = found(read(presets.audit(tmp_path)))
+    got = whole(read(presets.audit(tmp_path)))
     assert audit.summary(got) == {
         "suspicious": True,
         "p_value": 1 / 43,

@@ -16,33 +16,33 @@ def other(studies, tmp_path):
     )
 
 
-def entry(found, cell, value, column):
-    table = found["tables"][0]
+def entry(page, cell, value, column):
+    table = page["tables"][0]
     row = next(r for r in table.rows if r.name == cell and r.lead[-1].text == value)
     return row.entries[[h.key for h in table.heads].index(column)]
 
 
 def test_the_paired_tests_are_those_of_metrics(folder, other):
     first, second = read(folder), read(other)
-    found = context(first, second)
+    page = context(first, second)
     cell = "evasion/0012"
     flags = [
         run.images([cell])["success"].to_numpy(zero_copy_only=False) for run in (first, second)
     ]
     table = pairs(flags[1], flags[0])
     expected = paired_difference(table)
-    assert entry(found, cell, "success", "difference").raw[""] == pytest.approx(expected.value)
-    shown = entry(found, cell, "success", "interval")
+    assert entry(page, cell, "success", "difference").raw[""] == pytest.approx(expected.value)
+    shown = entry(page, cell, "success", "interval")
     assert (shown.raw["low"], shown.raw["high"]) == (expected.low, expected.high)
     assert shown.small == ("paired, n = 200",)
-    assert entry(found, cell, "success", "mcnemar").raw[""] == mcnemar(table)
-    p, holm = (entry(found, cell, "success", key).raw[""] for key in ("mcnemar", "holm"))
+    assert entry(page, cell, "success", "mcnemar").raw[""] == mcnemar(table)
+    p, holm = (entry(page, cell, "success", key).raw[""] for key in ("mcnemar", "holm"))
     assert p <= holm <= 1
 
 
 def test_what_was_not_the_same_images_is_unpaired(folder, other):
-    found = context(read(folder), read(other))
-    table = found["tables"][1]  # no image of the backdoors was recorded
+    page = context(read(folder), read(other))
+    table = page["tables"][1]  # no image of the backdoors was recorded
     asr = next(row for row in table.rows if row.lead[-1].text == "attack success")
     assert asr.entries[2].text == "equal"
     assert asr.entries[3].small == ("unpaired",)
@@ -50,9 +50,9 @@ def test_what_was_not_the_same_images_is_unpaired(folder, other):
 
 
 def test_equal_runs_say_so(folder):
-    found = context(read(folder), read(folder))
-    assert found["headline"].startswith("Both runs say the same")
-    assert found["settings"] == found["environment"] == []
+    page = context(read(folder), read(folder))
+    assert page["headline"].startswith("Both runs say the same")
+    assert page["settings"] == page["environment"] == []
 
 
 def test_settings_and_cells_that_differ_are_listed(studies, folder, tmp_path):
@@ -61,9 +61,9 @@ def test_settings_and_cells_that_differ_are_listed(studies, folder, tmp_path):
     from mithridate.reports.folder import write
 
     write(tmp_path / "b", studies.study() | {"spec": {"seed": 9}}, [*cells, extra])
-    found = context(read(folder), read(tmp_path / "b"))
-    assert ("seed", "0", "9") in found["settings"]
-    (_, (first, _)), (_, (second, names)) = found["only"]
+    page = context(read(folder), read(tmp_path / "b"))
+    assert ("seed", "0", "9") in page["settings"]
+    (_, (first, _)), (_, (second, names)) = page["only"]
     assert (first, second) == (24, 1)
     assert "seed 77" in names[0]
 

@@ -97,9 +97,9 @@ def test_budget_steps_are_those_worked_by_hand():
     root = parsed("budget", [cell(0, {}, {})], table("m/0", FOUR_OF_EIGHT))
     # The axis ends at 1.05 * 4: x = 1000 * d / 4.2 and y = 1000 * (1 - k / 8).
     assert lines(root) == ["M0 1000H238V875H476V625H952V500H1000"]
-    said = words_of(root)
-    assert "50.0 % of 8, median 2" in said
-    assert "Misclassified from the start and left out: 1." in said
+    text = words_of(root)
+    assert "50.0 % of 8, median 2" in text
+    assert "Misclassified from the start and left out: 1." in text
 
 
 def test_queries_leave_out_and_count_what_is_not_told():

@@ -18,19 +18,19 @@ def contents(folder):
 def test_equal_input_gives_equal_bytes_and_reads_back(studies, tmp_path):
     one, two = studies.make(tmp_path / "a"), studies.make(tmp_path / "b")
     assert contents(one) == contents(two)
-    found = read(one)
-    assert [c.id for c in found.cells][:2] == ["evasion/0000", "evasion/0001"]
-    assert len(found.cells) == 29
-    assert list(found.cells[0].axes) == ["data", "attack", "eps", "seed"]
-    assert found.cells[0].values["success"].n == studies.IMAGES
-    assert list(found.study.matrices[0].axes) == ["data", "attack", "eps", "seed"]
-    assert next(iter(found.study.columns)) == "success"
-    assert found.image_rows == 24 * studies.IMAGES
+    record = read(one)
+    assert [c.id for c in record.cells][:2] == ["evasion/0000", "evasion/0001"]
+    assert len(record.cells) == 29
+    assert list(record.cells[0].axes) == ["data", "attack", "eps", "seed"]
+    assert record.cells[0].values["success"].n == studies.IMAGES
+    assert list(record.study.matrices[0].axes) == ["data", "attack", "eps", "seed"]
+    assert next(iter(record.study.columns)) == "success"
+    assert record.image_rows == 24 * studies.IMAGES
     again = tmp_path / "c"
     write(
-        again, found.study, found.cells, found.images([c.id for c in found.cells]),
-        {f"{c.id}:{n}": a for c in found.cells for n, a in found.arrays(c.id).items()},
-        found.timings,
+        again, record.study, record.cells, record.images([c.id for c in record.cells]),
+        {f"{c.id}:{n}": a for c in record.cells for n, a in record.arrays(c.id).items()},
+        record.timings,
     )  # fmt: skip
     assert contents(again) == contents(one)
 
@@ -45,16 +45,16 @@ def test_lines_are_sorted_and_carry_no_time(folder):
 
 
 def test_images_and_arrays_come_for_the_cells_asked_for(folder, studies):
-    found = read(folder)
-    table = found.images(["evasion/0003", "evasion/0001"])
+    record = read(folder)
+    table = record.images(["evasion/0003", "evasion/0001"])
     assert set(table["cell"].to_pylist()) == {"evasion/0001", "evasion/0003"}
     assert table.num_rows == 2 * studies.IMAGES
-    assert found.images([]).num_rows == 0
-    assert set(found.arrays("badnets/0000", ["trigger"])) == {"trigger"}
-    assert found.arrays("evasion/0000") == {}
-    assert found.has_arrays("badnets/0001")
-    assert not found.has_arrays("badnets/0001", ["grid_clean"])
-    assert np.isnan(found.arrays("badnets/0000")["trigger"]).any()
+    assert record.images([]).num_rows == 0
+    assert set(record.arrays("badnets/0000", ["trigger"])) == {"trigger"}
+    assert record.arrays("evasion/0000") == {}
+    assert record.has_arrays("badnets/0001")
+    assert not record.has_arrays("badnets/0001", ["grid_clean"])
+    assert np.isnan(record.arrays("badnets/0000")["trigger"]).any()
 
 
 def test_files_of_an_earlier_run_go(studies, folder):
@@ -117,8 +117,8 @@ def test_broken_text_is_one_line(folder, name, content, says):
 @pytest.mark.parametrize("name", ["images.parquet", "pictures.safetensors"])
 def test_broken_files_are_named(folder, name):
     (folder / name).write_bytes(b"not that")
-    found = read(folder)
-    ask = {"images.parquet": found.images, "pictures.safetensors": found.arrays}[name]
+    record = read(folder)
+    ask = {"images.parquet": record.images, "pictures.safetensors": record.arrays}[name]
     with pytest.raises(InputError, match=f"{name} is damaged"):
         ask("badnets/0000")
 

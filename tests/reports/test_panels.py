@@ -179,13 +179,13 @@ def test_confusion_counts_stand_by_true_and_predicted_class():
 def test_a_large_confusion_is_one_picture_and_names_the_worst():
     counts = np.eye(30) * 3
     counts[4, 9] = 1
-    picture, said = panels.counts_picture(counts, [f"c{k}" for k in range(30)])
+    picture, caption = panels.counts_picture(counts, [f"c{k}" for k in range(30)])
     got = pixels(picture)
     assert got.shape == (30, 30, 4)
     assert tuple(got[4, 9]) == (*images.ABOVE, 128)
     assert tuple(got[0, 0]) == (*images.BELOW, 255)
     assert got[9, 4, 3] == 0
-    assert said.replace("\u00a0", " ") == "Most confused: c4 as c9 25.0 %."
+    assert caption.replace("\u00a0", " ") == "Most confused: c4 as c9 25.0 %."
 
 
 def test_triggers_are_pixels_or_signed_and_clear_where_they_leave_the_image():

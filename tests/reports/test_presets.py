@@ -126,8 +126,8 @@ def test_of_many_classes_the_top_of_the_ranking_is_shown(page, presets, tmp_path
     verdict["values"]["ranking_class"] = list(range(99, -1, -1))
     pictures = {"clean/0000": {"confusion_clean": 10 * np.eye(100)}}
     folder = presets.store(tmp_path, head, cells, pictures)
-    found = inspection(read(folder).study, read(folder).cells[2])
-    kept = [label.index for label in classes_of(found, found.names)]
+    verdict = inspection(read(folder).study, read(folder).cells[2])
+    kept = [label.index for label in classes_of(verdict, verdict.names)]
     assert kept == [8, 9, *range(78, 100)]
     assert "24 of 100 classes are shown" in page(render(folder)).text
 

@@ -47,7 +47,7 @@ def test_large_images_are_not_shrunk() -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "columns", "said"),
+    ("names", "columns", "message"),
     [
         ([], [], "at least one class"),
         (["a"], [Column("x", np.zeros((1, 2, 4, 4)), ["c"])], "C 1 or 3"),
@@ -61,6 +61,6 @@ def test_large_images_are_not_shrunk() -> None:
         ),
     ],
 )
-def test_what_cannot_be_drawn_is_named(names, columns, said) -> None:
-    with pytest.raises(InputError, match=said):
+def test_what_cannot_be_drawn_is_named(names, columns, message) -> None:
+    with pytest.raises(InputError, match=message):
         sheet(names, columns)

@@ -14,25 +14,25 @@ from mithridate.reports.summary import over_seeds, pooled
 
 
 def share(k, n):
-    found = wilson(k, n)
-    return Proportion(value=found.value, low=found.low, high=found.high, k=k, n=n)
+    interval = wilson(k, n)
+    return Proportion(value=interval.value, low=interval.low, high=interval.high, k=k, n=n)
 
 
 @pytest.fixture
-def found(folder):
+def record(folder):
     return read(folder)
 
 
-def view(found, title):
-    return next(view for view in found.study.views if view.title == title)
+def view(record, title):
+    return next(view for view in record.study.views if view.title == title)
 
 
-def chart(found, one):
-    return bars.bars(one, found.study, chosen(found.cells, one))
+def chart(record, one):
+    return bars.bars(one, record.study, chosen(record.cells, one))
 
 
-def table(found, title):
-    return tables.of_view(found.study, found.cells, view(found, title), 1)
+def table(record, title):
+    return tables.of_view(record.study, record.cells, view(record, title), 1)
 
 
 @pytest.mark.parametrize("points", [[0.9, 0.92, 0.94], [0.1, 0.1], [3.0], [1.0, 5.0, 2.0, 8.0]])
@@ -51,24 +51,24 @@ def test_pooled_proportions_are_wilsons(counts):
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
 
 
-def test_a_column_of_one_n_says_it_once(found):
-    made = table(found, "Every cell")
-    assert [head.title for head in made.lead] == ["attack", "eps", "seed"]
-    assert made.note == "data mnist"
-    assert made.heads[0].note == "n = 200 · ↓ better"
-    assert made.heads[2].note == ""  # the mean over fooled images: its n differs
-    assert made.rows[9].entries[2].small[0].endswith(f"n = {made.rows[9].entries[2].raw['n']}")
+def test_a_column_of_one_n_says_it_once(record):
+    shown = table(record, "Every cell")
+    assert [head.title for head in shown.lead] == ["attack", "eps", "seed"]
+    assert shown.note == "data mnist"
+    assert shown.heads[0].note == "n = 200 · ↓ better"
+    assert shown.heads[2].note == ""  # the mean over fooled images: its n differs
+    assert shown.rows[9].entries[2].small[0].endswith(f"n = {shown.rows[9].entries[2].raw['n']}")
 
 
-def test_not_run_is_a_dash_and_failure_says_why(found):
-    made = table(found, "Every cell")
-    assert len(made.rows) == 27
-    idle, failed, _ = made.rows[24:]
+def test_not_run_is_a_dash_and_failure_says_why(record):
+    shown = table(record, "Every cell")
+    assert len(shown.rows) == 27
+    idle, failed, _ = shown.rows[24:]
     assert {(e.text, e.title) for e in idle.entries} == {("–", "not run")}
     assert [(e.text, e.span) for e in failed.entries] == [
         ("failed: the worker was lost three times", 4)
     ]
-    fgsm = made.rows[0].entries
+    fgsm = shown.rows[0].entries
     assert (fgsm[2].text, fgsm[3].text) == ("–", "200")
 
 
@@ -80,21 +80,21 @@ def test_zero_is_not_a_dash():
     assert values.MISSING.text == "–"
 
 
-def test_doubts_are_marked_and_told_below(found):
-    made = table(found, "Every cell")
-    assert {mark: doubt.id for mark, doubt in made.foot.items()} == {
+def test_doubts_are_marked_and_told_below(record):
+    shown = table(record, "Every cell")
+    assert {mark: doubt.id for mark, doubt in shown.foot.items()} == {
         "a": "visible", "b": "not-converged"
     }  # fmt: skip
-    assert [list(row.marks) for row in made.rows[6:10]] == [["a"], ["a"], ["a"], []]
+    assert [list(row.marks) for row in shown.rows[6:10]] == [["a"], ["a"], ["a"], []]
 
 
-def test_over_seeds_the_mean_and_the_pool_are_told(found):
-    made = table(found, "Over seeds")
-    assert [head.title for head in made.lead] == ["attack", "eps"]
-    cells = [c for c in found.cells if c.axes.get("attack") == "FGSM" and c.axes["eps"] == 0.1]
+def test_over_seeds_the_mean_and_the_pool_are_told(record):
+    shown = table(record, "Over seeds")
+    assert [head.title for head in shown.lead] == ["attack", "eps"]
+    cells = [c for c in record.cells if c.axes.get("attack") == "FGSM" and c.axes["eps"] == 0.1]
     rates = [cell.values["success"] for cell in cells]
     expected = mean_over_seeds([rate.value for rate in rates])
-    raw = made.rows[0].entries[0].raw
+    raw = shown.rows[0].entries[0].raw
     assert (raw[""], raw["low"], raw["n"]) == (
         pytest.approx(expected.value), pytest.approx(expected.low), 3
     )  # fmt: skip
@@ -108,43 +108,43 @@ def test_a_lost_seed_is_said():
     assert values.summed([], column, 3) is values.MISSING
 
 
-def test_published_figures_stand_beside_ours(found):
-    made = figures.published(found.study, found.cells, 1)
-    fgsm, pgd, asr = made.rows
-    ours = next(c for c in found.cells if c.id == "evasion/0003").values["accuracy_left"]
+def test_published_figures_stand_beside_ours(record):
+    shown = figures.published(record.study, record.cells, 1)
+    fgsm, pgd, asr = shown.rows
+    ours = next(c for c in record.cells if c.id == "evasion/0003").values["accuracy_left"]
     assert fgsm.entries[2].raw[""] == pytest.approx(ours.value - 0.299)
     assert fgsm.entries[2].small == ("outside our interval",)
     assert fgsm.entries[4].text.startswith("another network")
     assert pgd.entries[1].kind == "fail"
     assert pgd.entries[2].text == "–"
     assert asr.entries[1].small[-1] == "mean of 2 cells"
-    assert "published 29.9\u00a0%" in table(found, "Every cell").rows[3].entries[1].small
+    assert "published 29.9\u00a0%" in table(record, "Every cell").rows[3].entries[1].small
 
 
-def test_comparisons_read_the_strongest_evidence(found):
-    made = figures.comparisons(found.study, 1)
-    first, second = made.rows
+def test_comparisons_read_the_strongest_evidence(record):
+    shown = figures.comparisons(record.study, 1)
+    first, second = shown.rows
     assert first.entries[-1].text == "first higher"
     assert second.entries[-1].text == "not told apart"
     assert first.entries[6].text == "< 0.0001"
     assert second.entries[5].text == "–"
 
 
-def test_times_are_told_by_kind_and_never_zero_for_cached(found):
-    made = figures.times(found.timings, 1)
-    units, cached, total, *_ = made.rows[0].entries
+def test_times_are_told_by_kind_and_never_zero_for_cached(record):
+    shown = figures.times(record.timings, 1)
+    units, cached, total, *_ = shown.rows[0].entries
     assert (units.text, cached.text) == ("27", "7")
     assert total.sort == sum(2.5 + at for at in range(27) if at % 4)
-    stored = [t.model_copy(update={"cached": True}) for t in found.timings]
+    stored = [t.model_copy(update={"cached": True}) for t in record.timings]
     assert figures.times(stored, 1).rows[0].entries[2].text == "–"
     assert figures.times([], 1) is None
 
 
-def test_csv_has_every_digit(found):
-    made = table(found, "Every cell")
-    rows = list(csv.DictReader(io.StringIO(export.to_csv(made))))
+def test_csv_has_every_digit(record):
+    shown = table(record, "Every cell")
+    rows = list(csv.DictReader(io.StringIO(export.to_csv(shown))))
     assert len(rows) == 27
-    cell = found.cells[9]
+    cell = record.cells[9]
     assert float(rows[9]["success"]) == cell.values["success"].value
     assert float(rows[9]["success_low"]) == cell.values["success"].low
     assert int(rows[9]["success_n"]) == 200
@@ -158,15 +158,15 @@ def test_csv_has_every_digit(found):
     assert float(rows[3]["accuracy_left_published"]) == 0.299
 
 
-def test_latex_is_escaped_and_square(found):
-    evil = view(found, "Backdoors").model_copy(update={"title": r"50% of $x_1$ \evil{}"})
-    made = tables.of_view(found.study, found.cells, evil, 1)
-    text = export.to_latex(made)
+def test_latex_is_escaped_and_square(record):
+    evil = view(record, "Backdoors").model_copy(update={"title": r"50% of $x_1$ \evil{}"})
+    shown = tables.of_view(record.study, record.cells, evil, 1)
+    text = export.to_latex(shown)
     assert export.tex(r"50% \x{}_^~&#") == (
         r"50\% \textbackslash{}x\{\}\_\textasciicircum{}\textasciitilde{}\&\#"
     )
     body = [line for line in text.splitlines() if line.endswith(r"\\")]
-    assert {line.count(" & ") for line in body} == {len(made.lead) + len(made.heads) - 1}
+    assert {line.count(" & ") for line in body} == {len(shown.lead) + len(shown.heads) - 1}
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
     assert text.isascii() or "–" not in text
 
@@ -185,8 +185,8 @@ def test_labels_group_and_select():
     assert title_of({"a": "x", "s": 0}, ["a", "s"]) == "x, s 0"
 
 
-def test_bars_carry_intervals_and_what_was_not_run(found):
-    drawn = chart(found, view(found, "Accuracy left by attack"))
+def test_bars_carry_intervals_and_what_was_not_run(record):
+    drawn = chart(record, view(record, "Accuracy left by attack"))
     assert [heading for heading, _ in drawn.groups] == ["eps 0.1", "eps 0.3", "eps 0.5"]
     assert [[bar.label for bar in group] for _, group in drawn.groups] == [
         ["FGSM", "I-FGSM", "PGD"]
@@ -201,27 +201,27 @@ def test_bars_carry_intervals_and_what_was_not_run(found):
     assert [name for _, name in drawn.key] == ["FGSM", "I-FGSM", "PGD"]
 
 
-def test_bars_coloured_by_a_number_say_of_what(found):
-    one = view(found, "Accuracy left by attack").model_copy(
+def test_bars_coloured_by_a_number_say_of_what(record):
+    one = view(record, "Accuracy left by attack").model_copy(
         update={"by": "attack", "series": "seed", "over": "", "where": {"eps": 0.1}}
     )
-    drawn = chart(found, one)
+    drawn = chart(record, one)
     seeds = ["seed 0", "seed 1", "seed 2"]
     assert drawn.key == list(enumerate(seeds))
     assert drawn.groups[0][0] == "FGSM"
     assert [bar.label for bar in drawn.groups[0][1]] == seeds
 
 
-def test_bars_grow_from_zero_both_ways(found):
+def test_bars_grow_from_zero_both_ways(record):
     mean = Mean(value=1.0, low=0.5, high=1.5, n=9, sd=0.7)
     cells = [
         cell(a=label).model_copy(update={"matrix": "badnets", "values": {"v": value}})
         for label, value in (("down", -2.0), ("up", 4.0), ("none", 0), ("mean", mean))
     ]
-    one = view(found, "Accuracy left by attack").model_copy(
+    one = view(record, "Accuracy left by attack").model_copy(
         update={"matrix": "badnets", "value": "v", "by": "", "series": "", "over": ""}
     )
-    drawn = bars.bars(one, found.study, cells)
+    drawn = bars.bars(one, record.study, cells)
     down, up, none, middle = (bar for _, group in drawn.groups for bar in group)
     assert down.start == 0 or down.start + down.width == pytest.approx(up.start)
     assert none.width == 0

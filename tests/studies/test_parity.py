@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import mithridate as mi
-from mithridate.attacks.context import Context
-from mithridate.attacks.doubts import doubts_of
+from mithridate.attacks.base import Context
+from mithridate.attacks.run import doubts_of
 from mithridate.data import some_rows
 from mithridate.rng import child, rng
 from mithridate.studies import presets

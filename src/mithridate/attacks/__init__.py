@@ -5,12 +5,9 @@ from mithridate.attacks.apgd import APGD
 from mithridate.attacks.autoattack import AutoAttack
 from mithridate.attacks.base import Attack, BoundedAttack, MinimalAttack
 from mithridate.attacks.boundary import Boundary
-from mithridate.attacks.carlini_wagner import CarliniWagner
-from mithridate.attacks.carlini_wagner_l0 import CarliniWagnerL0
-from mithridate.attacks.carlini_wagner_linf import CarliniWagnerLinf
+from mithridate.attacks.carlini_wagner import CarliniWagner, CarliniWagnerL0, CarliniWagnerLinf
 from mithridate.attacks.ddn import DDN
-from mithridate.attacks.deepfool import DeepFool
-from mithridate.attacks.dynamic_deepfool import DynamicDeepFool
+from mithridate.attacks.deepfool import DeepFool, DynamicDeepFool
 from mithridate.attacks.fab import FAB
 from mithridate.attacks.fast_gradient import FGSM, IterativeFGSM
 from mithridate.attacks.hopskipjump import HopSkipJump

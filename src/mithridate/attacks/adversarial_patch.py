@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mithridate.attacks.base import Attack
-from mithridate.attacks.context import Context
+from mithridate.attacks.base import Attack, Context, Count, Positive, limits
 from mithridate.classifier import Classifier
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
@@ -69,24 +68,18 @@ class AdversarialPatch(Attack):
         nist=("022",),
     )
 
-    scale_min: float = 0.3
-    scale_max: float = 0.5
-    rotation: float = 22.5
+    scale_min: Positive = 0.3
+    scale_max: Annotated[float, limits(0, 1)] = 0.5
+    rotation: Annotated[float, limits(0, 180)] = 22.5
     shape: Literal["circle", "square"] = "circle"
-    steps: int = 200
-    step_size: float = 0.05
-    batch: int = 64
+    steps: Count = 200
+    step_size: Positive = 0.05
+    batch: Count = 64
     patch: Tensor | None = field(default=None, repr=False, compare=False, metadata={"text": False})
 
     def __post_init__(self) -> None:
-        check_number("scale_min", self.scale_min, low=0, high=1, open_low=True)
-        check_number("scale_max", self.scale_max, low=self.scale_min, high=1)
-        check_number("rotation", self.rotation, low=0, high=180)
-        check_number("steps", self.steps, low=1)
-        check_number("step_size", self.step_size, low=0, open_low=True)
-        check_number("batch", self.batch, low=1)
-        if self.shape not in ("circle", "square"):
-            raise InputError(f"shape is 'circle' or 'square', got {self.shape!r}")
+        super().__post_init__()
+        check_number("scale_max", self.scale_max, low=self.scale_min)
 
     def cost(self, sizes: Sizes) -> Work:
         """Of learning one patch, whatever the number of images."""

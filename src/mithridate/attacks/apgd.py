@@ -5,19 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import ClassVar, Self, get_args
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from mithridate.attacks.base import BoundedAttack, check_eps
+from mithridate.attacks.base import BoundedAttack, Count, Near, per_row, pick
 from mithridate.attacks.losses import DLR, Loss, Objective, TargetedDLR, rivalries
 from mithridate.classifier import Classifier
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
-from mithridate.errors import InputError, check_number
 from mithridate.goals import Goal
-from mithridate.norms import L2, LINF, Norm
+from mithridate.norms import LINF, Norm
 
 MOMENTUM = 0.75
 """alpha of algorithm 1: the share of the new step; the rest repeats the last move."""
@@ -26,11 +25,7 @@ ENOUGH = 0.75
 
 
 def checkpoints(steps: int) -> list[int]:
-    """Iterations at which steps may be halved, w_1 < w_2 < ... (the paper's section 3).
-
-    >>> checkpoints(100)
-    [22, 41, 57, 70, 80, 87, 93, 99]
-    """
+    """Iterations at which steps may be halved, w_1 < w_2 < ... (the paper's section 3)."""
     before, share, marks = 0.0, 0.22, []
     while share < 1 + 1e-9:
         marks.append(math.ceil(share * steps - 1e-9))
@@ -83,12 +78,6 @@ class StepRule(_Rows):
 
         Such a row goes back to its best point. Condition 1: fewer than 3 of 4 steps lowered
         the loss. Condition 2: neither step size nor best loss changed since the last one.
-
-        >>> rule = StepRule.begin(1.0, torch.tensor([5.0, 5.0]))
-        >>> for loss in ([4.0, 6.0], [3.0, 4.0], [2.0, 5.0]):
-        ...     better = rule.see(torch.tensor(loss))
-        >>> rule.check(3), rule.step
-        (tensor([False,  True]), tensor([1.0000, 0.5000]))
         """
         stuck = ~self.halved & (self.best == self.best_before)
         self.halved = (self.falls < ENOUGH * length) | stuck
@@ -112,87 +101,20 @@ class _Path(_Rows):
 
     def see(self, gradient: Tensor, margin: Tensor, better: Tensor) -> None:
         """Keep the present point where it is the best or the closest so far."""
-        self.best = _pick(better, self.point, self.best)
-        self.best_gradient = _pick(better, gradient, self.best_gradient)
-        self.closest = _pick(margin < self.margin, self.point, self.closest)
+        self.best = pick(better, self.point, self.best)
+        self.best_gradient = pick(better, gradient, self.best_gradient)
+        self.closest = pick(margin < self.margin, self.point, self.closest)
         self.margin = margin.minimum(self.margin)
 
     def move(self, gradient: Tensor, step: Tensor, norm: Norm, eps: float, share: float) -> None:
         """A projected step to z, downhill, then a share of it and of the last move."""
         here = self.point
-        z = self._inside(here - step[:, None, None, None] * norm.steepest(gradient), norm, eps)
+        z = self._inside(here - per_row(step) * norm.steepest(gradient), norm, eps)
         point = here + share * (z - here) + (1 - share) * (here - self.previous)
         self.previous, self.point = here, self._inside(point, norm, eps)
 
     def _inside(self, point: Tensor, norm: Norm, eps: float) -> Tensor:
         return (self.centre + norm.project(point - self.centre, eps)).clamp_(0, 1)
-
-
-def apgd(
-    model: Classifier,
-    x: Tensor,
-    goal: Goal,
-    objective: Objective,
-    *,
-    start: Tensor,
-    eps: float,
-    norm: Norm,
-    steps: int,
-    eot: int = 1,
-    stop_at_goal: bool = True,
-) -> tuple[Tensor, Tensor]:
-    """Algorithm 1 for all rows: `steps` gradients each, and a last forward pass.
-
-    Returns:
-        Images (N, C, H, W): the first that reached the goal, or that of the smallest margin;
-        and this margin, (N,).
-
-    >>> from mithridate.goals import Untargeted
-    >>> model = Classifier(torch.nn.Flatten(), classes=2)
-    >>> x, goal = torch.tensor([[[[0.9, 0.1]]]]), Untargeted([0])
-    >>> apgd(model, x, goal, goal, start=x, eps=0.5, norm=LINF, steps=10)
-    (tensor([[[[0.4000, 0.6000]]]]), tensor([-0.2000]))
-    """
-    out, rows = start.clone(), torch.arange(len(x), device=x.device)
-    margins = x.new_full((len(x),), float("inf"))
-    path, rule, mark = _Path(x, start, start, start, start, start, margins), None, 0
-    for k in range(steps + 1):
-        with model.cost.on_rows(rows):
-            gradient, logits = _look(model, path.point, objective, eot if k < steps else 0)
-        loss = objective.loss(logits)
-        rule = StepRule.begin(2 * eps, loss) if rule is None else rule
-        path.see(gradient, goal.margin(logits), rule.see(loss) | (k == 0))
-        if stop_at_goal:
-            going = (~goal.reached(logits.argmax(1))).nonzero()[:, 0]
-            if len(going) < len(rows):
-                out[rows], margins[rows] = path.closest, path.margin
-                path, rule, rows, gradient = path[going], rule[going], rows[going], gradient[going]
-                goal, objective = goal[going], objective[going]
-        if len(rows) == 0 or k == steps:
-            break
-        if k in checkpoints(steps):
-            back, mark = rule.check(k - mark), k
-            path.point = _pick(back, path.best, path.point)
-            gradient = _pick(back, path.best_gradient, gradient)
-        path.move(gradient, rule.step, norm, eps, MOMENTUM if k else 1.0)
-    out[rows], margins[rows] = path.closest, path.margin
-    return out, margins
-
-
-def _look(model: Classifier, x: Tensor, objective: Objective, eot: int) -> tuple[Tensor, Tensor]:
-    """Gradient and logits at x, the mean of `eot` passes; for 0 the logits alone."""
-    if eot == 0:
-        with torch.no_grad():
-            return torch.zeros_like(x), model.logits(x)
-    gradient, logits = model.gradient(x, objective)
-    for _ in range(1, eot):
-        more, other = model.gradient(x, objective)
-        gradient, logits = gradient + more, logits + other
-    return gradient / eot, logits / eot
-
-
-def _pick(rows: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    return torch.where(rows[:, None, None, None], yes, no)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,30 +158,19 @@ class APGD(BoundedAttack):
         nist=("022",),
     )
 
-    norm: Norm = LINF
-    steps: int = 100
+    copies: ClassVar[int] = 20
+    norm: Near = LINF
+    steps: Count = 100
     loss: Loss = "ce"
-    restarts: int = 1
-    targets: int = 9
-    eot: int = 1
+    restarts: Count = 1
+    targets: Count = 9
+    eot: Count = 1
     stop_at_goal: bool = True
-
-    def __post_init__(self) -> None:
-        check_eps(self.eps, self.norm)
-        for name in ("steps", "restarts", "targets", "eot"):
-            check_number(name, getattr(self, name), low=1)
-        if self.norm not in (L2, LINF):
-            raise InputError(f"apgd works in l2 or linf, got {self.norm}")
-        if self.loss not in get_args(Loss):
-            raise InputError(f"loss is one of {', '.join(get_args(Loss))}, got {self.loss!r}")
 
     def cost(self, sizes: Sizes) -> Work:
         rivals = min(self.targets, sizes.classes - 1) if self.loss == "dlr-targeted" else 1
         runs = sizes.test * self.restarts * rivals
         return Work(forwards=runs, gradients=runs * self.steps * self.eot)
-
-    def held(self, n: int, values: int) -> int:
-        return 20 * n * values
 
     def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
         x = x.detach()
@@ -274,20 +185,11 @@ class APGD(BoundedAttack):
                 if len(left) == 0:
                     break
                 with model.cost.on_rows(left):
-                    closest, margin = apgd(
-                        model,
-                        x[left],
-                        goal[left],
-                        objective[left],
-                        start=start[left],
-                        eps=self.eps,
-                        norm=self.norm,
-                        steps=self.steps,
-                        eot=self.eot,
-                        stop_at_goal=self.stop_at_goal,
+                    closest, margin = self._run(
+                        model, x[left], goal[left], objective[left], start[left]
                     )
                 nearer = margin < smallest[left]
-                best[left] = _pick(nearer, closest, best[left])
+                best[left] = pick(nearer, closest, best[left])
                 smallest[left] = margin.minimum(smallest[left])
                 if self.stop_at_goal:
                     left = left[margin >= 0]
@@ -302,3 +204,55 @@ class APGD(BoundedAttack):
                 yield DLR(goal)
             else:
                 yield from map(TargetedDLR, rivalries(goal, logits, self.targets))
+
+    def _run(
+        self, model: Classifier, x: Tensor, goal: Goal, objective: Objective, start: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Algorithm 1 for all rows: `steps` gradients each, and a last forward pass.
+
+        Returns:
+            Images (N, C, H, W): the first that reached the goal, or that of the smallest margin;
+            and this margin, (N,).
+        """
+        out, rows = start.clone(), torch.arange(len(x), device=x.device)
+        margins = x.new_full((len(x),), float("inf"))
+        path, rule, mark = _Path(x, start, start, start, start, start, margins), None, 0
+        for k in range(self.steps + 1):
+            with model.cost.on_rows(rows):
+                gradient, logits = self._look(model, path.point, objective, k)
+            loss = objective.loss(logits)
+            rule = StepRule.begin(2 * self.eps, loss) if rule is None else rule
+            path.see(gradient, goal.margin(logits), rule.see(loss) | (k == 0))
+            if self.stop_at_goal:
+                going = (~goal.reached(logits.argmax(1))).nonzero()[:, 0]
+                if len(going) < len(rows):
+                    out[rows], margins[rows] = path.closest, path.margin
+                    path, rule, rows, gradient = (
+                        path[going],
+                        rule[going],
+                        rows[going],
+                        gradient[going],
+                    )
+                    goal, objective = goal[going], objective[going]
+            if len(rows) == 0 or k == self.steps:
+                break
+            if k in checkpoints(self.steps):
+                back, mark = rule.check(k - mark), k
+                path.point = pick(back, path.best, path.point)
+                gradient = pick(back, path.best_gradient, gradient)
+            path.move(gradient, rule.step, self.norm, self.eps, MOMENTUM if k else 1.0)
+        out[rows], margins[rows] = path.closest, path.margin
+        return out, margins
+
+    def _look(
+        self, model: Classifier, x: Tensor, objective: Objective, k: int
+    ) -> tuple[Tensor, Tensor]:
+        """Gradient and logits at x, the mean of `eot` passes; after the last step logits alone."""
+        if k == self.steps:
+            with torch.no_grad():
+                return torch.zeros_like(x), model.logits(x)
+        gradient, logits = model.gradient(x, objective)
+        for _ in range(1, self.eot):
+            more, other = model.gradient(x, objective)
+            gradient, logits = gradient + more, logits + other
+        return gradient / self.eot, logits / self.eot

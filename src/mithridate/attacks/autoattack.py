@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from functools import partial
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from mithridate.attacks.apgd import APGD
-from mithridate.attacks.base import Attack, BoundedAttack, check_eps
+from mithridate.attacks.base import Attack, BoundedAttack, Count, Near, limits
 from mithridate.attacks.fab import FAB
-from mithridate.attacks.losses import Loss
 from mithridate.attacks.square import Square
 from mithridate.classifier import Classifier
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
-from mithridate.errors import InputError, check_number
 from mithridate.goals import Goal
-from mithridate.norms import L2, LINF, Norm
+from mithridate.norms import LINF
 from mithridate.rng import child
 
 Variant = Literal["standard", "plus", "rand"]
@@ -64,22 +63,12 @@ class AutoAttack(BoundedAttack):
         nist=("022", "025"),
     )
 
-    norm: Norm = LINF
+    copies: ClassVar[int] = 24
+    norm: Near = LINF
     variant: Variant = "standard"
-    steps: int = 100
-    queries: int = 5000
-    targets: int = 9
-
-    def __post_init__(self) -> None:
-        if self.variant not in get_args(Variant):
-            known = ", ".join(get_args(Variant))
-            raise InputError(f"variant is one of {known}, got {self.variant!r}")
-        if self.norm not in (L2, LINF):
-            raise InputError(f"autoattack works in l2 or linf, got {self.norm}")
-        check_eps(self.eps, self.norm)
-        check_number("steps", self.steps, low=1)
-        check_number("queries", self.queries, low=2)
-        check_number("targets", self.targets, low=1)
+    steps: Count = 100
+    queries: Annotated[int, limits(2)] = 5000
+    targets: Count = 9
 
     def cost(self, sizes: Sizes) -> Work:
         works = [member.cost(sizes) for member in self.members().values()]
@@ -88,25 +77,22 @@ class AutoAttack(BoundedAttack):
 
     def members(self) -> dict[str, Attack]:
         """The attacks by name, in the order in which they run."""
+        eps, norm, steps = self.eps, self.norm, self.steps
+        apgd = partial(APGD, eps=eps, norm=norm, steps=steps, targets=self.targets)
+        fab = partial(FAB, enough=eps, norm=norm, steps=steps)
         if self.variant == "rand":
-            return {"apgd-ce": self._apgd("ce", eot=20), "apgd-dlr": self._apgd("dlr", eot=20)}
-        square = Square(eps=self.eps, norm=self.norm, queries=self.queries)
-        targeted: dict[str, Attack] = {
-            "apgd-t": self._apgd("dlr-targeted"),
-            "fab-t": self._fab(targets=self.targets),
-        }
+            return {"apgd-ce": apgd(eot=20), "apgd-dlr": apgd(loss="dlr", eot=20)}
+        square = Square(eps=eps, norm=norm, queries=self.queries)
+        targeted = {"apgd-t": apgd(loss="dlr-targeted"), "fab-t": fab(targets=self.targets)}
         if self.variant == "standard":
-            return {"apgd-ce": self._apgd("ce"), **targeted, "square": square}
+            return {"apgd-ce": apgd(), **targeted, "square": square}
         return {
-            "apgd-ce": self._apgd("ce", restarts=5),
-            "apgd-dlr": self._apgd("dlr", restarts=5),
-            "fab": self._fab(restarts=5),
+            "apgd-ce": apgd(restarts=5),
+            "apgd-dlr": apgd(loss="dlr", restarts=5),
+            "fab": fab(restarts=5),
             "square": square,
             **targeted,
         }
-
-    def held(self, n: int, values: int) -> int:
-        return 24 * n * values
 
     def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
         best = x.detach().clone()
@@ -123,19 +109,3 @@ class AutoAttack(BoundedAttack):
                 best[left[fooled]] = tried[fooled]
                 left = left[~fooled]
         return best
-
-    def _apgd(self, loss: Loss, *, restarts: int = 1, eot: int = 1) -> APGD:
-        return APGD(
-            eps=self.eps,
-            norm=self.norm,
-            steps=self.steps,
-            loss=loss,
-            restarts=restarts,
-            targets=self.targets,
-            eot=eot,
-        )
-
-    def _fab(self, *, restarts: int = 1, targets: int | None = None) -> FAB:
-        return FAB(
-            norm=self.norm, steps=self.steps, restarts=restarts, targets=targets, enough=self.eps
-        )

@@ -5,20 +5,30 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import cache, partial
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import torch
 from torch import Tensor
 
 from mithridate import component
-from mithridate.attacks.context import Context
 from mithridate.classifier import Classifier
 from mithridate.component import About, Component
 from mithridate.cost import Sizes, Work
+from mithridate.data import ImageSet, some_rows
 from mithridate.doubts import Doubt
 from mithridate.errors import InputError, check_number
 from mithridate.goals import Goal
-from mithridate.norms import LINF, Norm
+from mithridate.norms import L2, LINF, Norm
 
 if TYPE_CHECKING:  # the runner certifies attacks, so it stands above them
     from mithridate.attacks.run import AttackResult
@@ -27,6 +37,10 @@ SMALL = 1000
 """Queries per image below which a black-box attack is no judge."""
 ROUNDING = 1e-5
 """Share of the largest logit by which a margin must be negative to survive another batch."""
+STARTS = 30
+"""Training images from which a label-only attack with a target starts."""
+Check = Callable[[str, Any], None]
+"""Name and value of a setting -> an InputError where it is not what it may be."""
 
 
 def crossed(goal: Goal, logits: Tensor, beyond: float = 0.0) -> Tensor:
@@ -45,34 +59,103 @@ def crossed(goal: Goal, logits: Tensor, beyond: float = 0.0) -> Tensor:
     return goal.margin(logits) + beyond < -ROUNDING * logits.abs().amax(1)
 
 
-def where_needed(
-    model: Classifier,
-    x: Tensor,
-    goal: Goal,
-    search: Callable[[Classifier, Tensor, Goal], Tensor],
-) -> Tensor:
-    """What `search` finds for the rows that have not reached their goal; the others as they are.
+def per_row(values: Tensor) -> Tensor:
+    """(N,) shaped to go with images (N, C, H, W)."""
+    return values[:, None, None, None]
 
-    >>> from mithridate.goals import Untargeted
-    >>> model = Classifier(torch.nn.Flatten(), classes=2)
-    >>> x = torch.tensor([[[[0.9, 0.1]]], [[[0.1, 0.9]]]])
-    >>> where_needed(model, x, Untargeted([0, 0]), lambda model, x, goal: 1 - x).flatten(1)
-    tensor([[0.1000, 0.9000],
-            [0.1000, 0.9000]])
+
+def pick(rows: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    """Images of `yes` in some rows, bool (N,), and of `no` in the others."""
+    return torch.where(per_row(rows), yes, no)
+
+
+def limits(low: float, high: float = float("inf"), *, open_low: bool = False) -> Check:
+    """For an annotation: the setting lies in [low, high], or in (low, high]."""
+    return partial(check_number, low=low, high=high, open_low=open_low)
+
+
+def one_of(*options: object) -> Check:
+    """For an annotation: the setting is one of these."""
+    return partial(_check_option, options=options)
+
+
+def _check_option(name: str, value: object, *, options: tuple[object, ...]) -> None:
+    if value not in options:
+        known = ", ".join(map(str, options))
+        raise InputError(f"{name} is one of {known}, got {str(value)!r}")
+
+
+Near = Annotated[Norm, one_of(L2, LINF)]
+Count = Annotated[int, limits(1)]
+Natural = Annotated[int, limits(0)]
+Nonnegative = Annotated[float, limits(0)]
+Positive = Annotated[float, limits(0, open_low=True)]
+Fraction = Annotated[float, limits(0, 0.999, open_low=True)]
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    try:
+        return get_type_hints(cls, include_extras=True)
+    except NameError:  # a stranger's, imported for a type checker alone
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """The surroundings of a run, the same for all its attacks.
+
+    Attributes:
+        model: the model that the attacker looks at.
+        train: training images; none of them is attacked.
+        classes: how many.
+        goal: "untargeted" or "targeted".
+        target: the class of every image; None for none, or for one of the others each.
+        rng: the run's own generator; only its seed counts.
     """
-    out = x.detach().clone()
-    with model.frozen():
-        rows = (~goal.reached(model.labels(out))).nonzero()[:, 0]
-        if len(rows):
-            with model.cost.on_rows(rows):
-                out[rows] = search(model, out[rows], goal[rows])
-    return out
+
+    model: Classifier
+    train: ImageSet
+    classes: int
+    goal: str
+    target: int | None
+    rng: torch.Generator
+
+    def starts(self) -> Tensor:
+        """About `STARTS` training images (M, C, H, W) of the classes aimed at, in turn."""
+        rows, labels = some_rows(self.train, len(self.train), self.rng), self.train.labels
+        wanted = range(self.classes) if self.target is None else (self.target,)
+        each = max(1, STARTS // len(wanted))
+        chosen = [rows[labels[rows] == label][:each] for label in wanted]
+        rounds = [part[k : k + 1] for k in range(each) for part in chosen]
+        return self.train.batch(torch.cat(rounds))[0]
 
 
 class Attack(Component, ABC):
-    """Proposes adversarial images. Stateless: fields are hyper-parameters."""
+    """Proposes adversarial images. Stateless: fields are hyper-parameters.
+
+    What a field may be, its annotation says: `steps: Count = 10`, `targets: Count | None = None`,
+    `norm: Near = L2`, or a `Literal` of words.
+
+    Attributes:
+        copies: numbers of 4 bytes that `perturb` holds at once for each value of an image, passes
+            of the model left aside; too many is safe.
+
+    Raises:
+        InputError: a setting is something else.
+    """
 
     about: ClassVar[About] = About(paper="")
+    copies: ClassVar[int] = 16
+
+    def __post_init__(self) -> None:
+        for name, hint in _hints(type(self)).items():
+            value, parts = getattr(self, name, None), get_args(hint)
+            for part in (hint, *parts):
+                if get_origin(part) is Annotated and not (value is None and type(None) in parts):
+                    part.__metadata__[0](name, value)
+            if get_origin(hint) is Literal:
+                one_of(*parts)(name, value)
 
     @abstractmethod
     def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
@@ -120,16 +203,15 @@ class Attack(Component, ABC):
         return doubts
 
     def held(self, n: int, values: int) -> int:
-        """Numbers of 4 bytes that `perturb` holds at once, passes of the model left aside.
+        """Numbers of 4 bytes that `perturb` holds at once for n images.
 
-        By it `run_attack` chooses how many images a memory holds: too many is safe. An attack
-        that holds more than 16 images for each of its batch overrides it.
+        By it `run_attack` chooses how many images a memory holds. Overridden where it is not
+        `copies` of each.
 
         Args:
-            n: images in the batch.
             values: of an image, and of its logits.
         """
-        return 16 * n * values
+        return self.copies * n * values
 
 
 def _right(result: AttackResult, labels: Tensor) -> Tensor:
@@ -146,13 +228,14 @@ class BoundedAttack(Attack):
 
     def __post_init__(self) -> None:
         check_eps(self.eps, self.norm)
+        super().__post_init__()
 
     @classmethod
     def usual(cls, image_shape: tuple[int, int, int]) -> dict[str, Any]:
         """An eps for attacks whose norm is LINF by default."""
         if cls.about.norms[:1] != (LINF.name,):
             return {}
-        return {"eps": 0.3 if grey(image_shape) else 8 / 255}
+        return {"eps": 0.3 if image_shape[0] == 1 else 8 / 255}
 
     def doubts(self, result: AttackResult, labels: Tensor) -> list[Doubt]:
         doubts, n = super().doubts(result, labels), len(labels)
@@ -161,15 +244,6 @@ class BoundedAttack(Attack):
             text = f"None of {n} images is left at eps {self.eps:.3g}: a smaller eps or a minimal "
             doubts.append(Doubt("nothing-left", f"{text}attack tells how much less would do."))
         return doubts
-
-
-def grey(image_shape: tuple[int, int, int]) -> bool:
-    """Whether images (C, H, W) have one channel.
-
-    >>> grey((1, 28, 28))
-    True
-    """
-    return image_shape[0] == 1
 
 
 def check_eps(eps: float, norm: Norm) -> None:
@@ -192,6 +266,23 @@ for 8 of 255 grey levels give 8/255
 
 class MinimalAttack(Attack):
     """Looks for the smallest step that reaches the goal."""
+
+
+class RowSearch(MinimalAttack):
+    """Searches for the rows that have not reached their goal; the others stay. Draws nothing."""
+
+    @abstractmethod
+    def search(self, model: Classifier, x: Tensor, goal: Goal) -> Tensor:
+        """Images near x (N, C, H, W), at least 1, none of which has reached its goal."""
+
+    def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
+        out = x.detach().clone()
+        with model.frozen():
+            rows = (~goal.reached(model.labels(out))).nonzero()[:, 0]
+            if len(rows):
+                with model.cost.on_rows(rows):
+                    out[rows] = self.search(model, out[rows], goal[rows])
+        return out
 
 
 def with_usual(

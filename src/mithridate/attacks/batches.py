@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -27,10 +26,6 @@ log = logging.getLogger(__name__)
 def pass_bytes(model: Classifier, image: Tensor) -> int:
     """What a pass holds per image, estimated on one (1, C, H, W): every layer's output, and
     the two gradients that meet at the largest.
-
-    >>> model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), classes=3)
-    >>> pass_bytes(model, torch.zeros(1, 1, 2, 2))
-    60
     """
     sizes = [0]
 
@@ -49,57 +44,44 @@ def pass_bytes(model: Classifier, image: Tensor) -> int:
     return sum(sizes) + 2 * max(sizes)
 
 
-@contextmanager
-def batches(
-    attack: Attack, model: Classifier, x: Tensor, *, size: int | None, memory: int | None
-) -> Iterator[Batches]:
-    """Batches for an attack on x; the model's `compute_batch` is given back at the end.
+class Batches:
+    """Slices of rows of x for an attack, whose size is halved where memory runs out.
+
+    It changes the model's `compute_batch`: who hands in the model gives it back.
 
     Args:
         size: images a batch; None to keep to `memory`.
         memory: bytes; None for the module's defaults.
-    """
-    wanted = model.compute_batch
-    try:
-        if size is None:
-            size = _fitting(attack, model, x, _default(model.device) if memory is None else memory)
-        yield Batches(model, size)
-    finally:
-        model.compute_batch = wanted
-
-
-def _default(device: torch.device) -> int:
-    if device.type != "cuda":
-        return CPU_MEMORY
-    return int(CUDA_SHARE * torch.cuda.get_device_properties(device).total_memory)
-
-
-def _fitting(attack: Attack, model: Classifier, x: Tensor, memory: int) -> int:
-    """Images a batch: passes may take half of the memory, the attack the rest."""
-    check_number("memory", memory, low=1)
-    if len(x) == 0:
-        return LARGEST
-    try:
-        each = max(1, pass_bytes(model, x[:1].to(model.device)))
-    except torch.OutOfMemoryError:
-        each = memory
-    model.compute_batch = max(1, min(model.compute_batch, memory // 2 // each))
-    left, values = memory - model.compute_batch * each, x[0].numel() + model.classes
-    size = LARGEST
-    while size > 1 and 4 * attack.held(size, values) > left:
-        size //= 2
-    return size
-
-
-class Batches:
-    """Slices of rows, whose size is halved where memory runs out.
 
     Attributes:
         size: images a batch.
     """
 
-    def __init__(self, model: Classifier, size: int) -> None:
-        self.model, self.size = model, size
+    def __init__(
+        self, attack: Attack, model: Classifier, x: Tensor, *, size: int | None, memory: int | None
+    ) -> None:
+        self.model = model
+        if memory is None:
+            memory, device = CPU_MEMORY, model.device
+            if device.type == "cuda":
+                memory = int(CUDA_SHARE * torch.cuda.get_device_properties(device).total_memory)
+        self.size = self._fitting(attack, x, memory) if size is None else size
+
+    def _fitting(self, attack: Attack, x: Tensor, memory: int) -> int:
+        """Images a batch: passes may take half of the memory, the attack the rest."""
+        check_number("memory", memory, low=1)
+        model, size = self.model, LARGEST
+        if len(x) == 0:
+            return size
+        try:
+            each = max(1, pass_bytes(model, x[:1].to(model.device)))
+        except torch.OutOfMemoryError:
+            each = memory
+        model.compute_batch = max(1, min(model.compute_batch, memory // 2 // each))
+        left, values = memory - model.compute_batch * each, x[0].numel() + model.classes
+        while size > 1 and 4 * attack.held(size, values) > left:
+            size //= 2
+        return size
 
     def over(self, n: int, work: Callable[[slice], None]) -> Iterator[slice]:
         """Work on n rows slice by slice; each slice after it is done.
@@ -107,8 +89,10 @@ class Batches:
         Raises:
             RunError: a single image does not fit in the memory.
 
-        >>> model = Classifier(nn.Flatten(), classes=2)
-        >>> list(Batches(model, 4).over(10, lambda rows: None))
+        >>> from mithridate.attacks.fast_gradient import FGSM
+        >>> model, x = Classifier(nn.Flatten(), classes=2), torch.zeros(10, 1, 1, 2)
+        >>> batches = Batches(FGSM(eps=0.1), model, x, size=4, memory=None)
+        >>> list(batches.over(10, lambda rows: None))
         [slice(0, 4, None), slice(4, 8, None), slice(8, 10, None)]
         """
         start = 0

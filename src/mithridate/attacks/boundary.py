@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from mithridate import rng as random
-from mithridate.attacks.decision import (
-    Bracket,
-    DecisionAttack,
-    Progress,
-    Questions,
-    begin,
-    directions,
-    importance,
-    per_row,
-)
-from mithridate.classifier import Oracle
+from mithridate.attacks.base import Count, Fraction, Natural, Positive, per_row
+from mithridate.attacks.decision import DecisionAttack, Line, directions, importance
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
-from mithridate.errors import check_number
-from mithridate.goals import Goal
 from mithridate.norms import L2
 
 _WINDOW = 10  # answers by which a step size is judged
@@ -74,52 +63,36 @@ class Boundary(DecisionAttack):
         nist=("025",),
     )
 
-    budget: int = 5000
-    side: float = 0.1
-    pull: float = 0.1
-    init_trials: int = 100
-
-    def __post_init__(self) -> None:
-        check_number("budget", self.budget, low=1)
-        check_number("side", self.side, low=0, open_low=True)
-        check_number("pull", self.pull, low=0, high=0.999, open_low=True)
-        check_number("init_trials", self.init_trials, low=0)
-
-    @classmethod
-    def usual(cls, image_shape: tuple[int, int, int]) -> dict[str, Any]:
-        return {"budget": 1000}
+    norm = L2
+    tolerance = 0.01
+    budget: Count = 5000
+    side: Positive = 0.1
+    pull: Fraction = 0.1
+    init_trials: Natural = 100
+    starts: Tensor | None = field(default=None, repr=False, compare=False, metadata={"text": False})
 
     def cost(self, sizes: Sizes) -> Work:
         return Work(forwards=sizes.test * self.budget)
 
-    def steps(
-        self, model: Oracle, x: Tensor, goal: Goal, *, rng: torch.Generator
-    ) -> Iterator[Progress]:
-        """The attack, one item after the start, each step and the end: a curve of queries."""
-        ask, bracket = Questions(model, x, goal, self.budget), Bracket(x, L2)
-        every = rows = begin(ask, bracket, rng, self.init_trials, self.starts)
-        bracket.close(ask, rows, 0.01)
-        yield Progress.of(ask, bracket)
-
+    def walk(self, line: Line, rows: Tensor, rng: torch.Generator) -> Iterator[None]:
+        x = line.x
         side, pull = x.new_full((len(x),), self.side), x.new_full((len(x),), self.pull)
         stayed, pulled = x.new_full((len(x),), 0.5), x.new_full((len(x),), 0.25)
         stream = random.child(rng, "steps", device=x.device)
-        while len(rows := ask.left(rows, 2)):
-            delta = bracket.delta[rows]
+        while len(rows := line.left(rows, 2)):
+            delta = line.delta[rows]
             noise = directions(1, x, stream) * importance(delta)
-            sphere = _on_sphere(ask.x[rows], delta, noise, side[rows])
-            near = ask(rows, sphere)
+            sphere = _on_sphere(x[rows], delta, noise, side[rows])
+            near = line.ask(rows, sphere)
             stayed[rows] += (near.to(x) - stayed[rows]) / _WINDOW
             side = _adapted(side, stayed, 0.5, rows)
 
             going, delta = rows[near], sphere[near] * per_row(1 - pull[rows[near]])
-            nearer = ask(going, delta)
-            bracket.accept(going[nearer], delta[nearer])
+            nearer = line.ask(going, delta)
+            line.accept(going[nearer], delta[nearer])
             pulled[going] += (nearer.to(x) - pulled[going]) / _WINDOW
             pull = _adapted(pull, pulled, 0.25, going)
-            yield Progress.of(ask, bracket)
-        bracket.settle(ask, every)
-        yield Progress.of(ask, bracket)
+            yield
 
 
 def _on_sphere(x: Tensor, delta: Tensor, noise: Tensor, side: Tensor) -> Tensor:

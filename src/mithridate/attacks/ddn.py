@@ -9,17 +9,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mithridate.attacks.base import MinimalAttack, crossed, where_needed
+from mithridate.attacks.base import Count, Fraction, Positive, RowSearch, crossed, per_row
 from mithridate.classifier import Classifier
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
-from mithridate.errors import check_number
 from mithridate.goals import Goal
 from mithridate.norms import L2
 
 
 @dataclass(frozen=True, kw_only=True)
-class DDN(MinimalAttack):
+class DDN(RowSearch):
     """Decoupled direction and norm, in L2 (Rony et al. 2019, algorithm 1).
 
     One pass a step, and no constant to search for: the point lies on a sphere around x whose
@@ -55,25 +54,15 @@ class DDN(MinimalAttack):
         nist=("022",),
     )
 
-    steps: int = 100
-    gamma: float = 0.05
-    step_size: float = 1.0
-    radius: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_number("steps", self.steps, low=1)
-        check_number("gamma", self.gamma, low=0, high=0.999, open_low=True)
-        check_number("step_size", self.step_size, low=0, open_low=True)
-        check_number("radius", self.radius, low=0, open_low=True)
+    steps: Count = 100
+    gamma: Fraction = 0.05
+    step_size: Positive = 1.0
+    radius: Positive = 1.0
 
     def cost(self, sizes: Sizes) -> Work:
         return Work(gradients=sizes.test * self.steps)
 
-    def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
-        return where_needed(model, x, goal, self._shrink)
-
-    def _shrink(self, model: Classifier, x: Tensor, goal: Goal) -> Tensor:
-        """The loop of algorithm 1, on rows that have not reached their goal."""
+    def search(self, model: Classifier, x: Tensor, goal: Goal) -> Tensor:
         point, best = x, x.clone()
         smallest = x.new_full((len(x),), float("inf"))
         radius = x.new_full((len(x),), self.radius)
@@ -89,7 +78,7 @@ class DDN(MinimalAttack):
             step = self.step_size * (0.01 + 0.99 * cosine)
             radius = radius * torch.where(won, 1 - self.gamma, 1 + self.gamma)
             direction = L2.steepest(point - x - step * L2.steepest(gradient))
-            point = (x + radius[:, None, None, None] * direction).clamp_(0, 1)
+            point = (x + per_row(radius) * direction).clamp_(0, 1)
         with torch.no_grad():
             won = crossed(goal, model.logits(point))
         better = won & (L2.distance(point, x) < smallest)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mithridate import rng as random
-from mithridate.attacks.base import Attack, MinimalAttack
-from mithridate.attacks.context import Context
+from mithridate.attacks.base import Attack, Context, MinimalAttack, per_row
 from mithridate.classifier import Oracle
 from mithridate.errors import InputError
 from mithridate.goals import Goal
@@ -21,83 +20,125 @@ from mithridate.norms import L2, Norm
 
 CHUNK = 4096
 """Images in flight at once: bounds the memory, not the result."""
+CANDIDATES, HALVINGS = 16, 3
+"""Of the candidates for a start, a row tries so many, and halves its way to x so often."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class DecisionAttack(MinimalAttack):
-    """What asks for labels alone, from an image that reaches the goal inward.
+class Progress(NamedTuple):
+    """Where an attack stands: queries spent by each row (N,), and its best images (N, C, H, W)."""
 
-    Args:
-        starts: images (M, C, H, W) tried first, for goals that random images do not reach.
-    """
+    queries: Tensor
+    images: Tensor
 
-    starts: Tensor | None = field(default=None, repr=False, compare=False, metadata={"text": False})
+
+class StepwiseAttack(MinimalAttack):
+    """An attack that shows where it stands after each step."""
 
     @abstractmethod
     def steps(
-        self, model: Oracle, x: Tensor, goal: Goal, *, rng: torch.Generator
+        self, model: Any, x: Tensor, goal: Goal, *, rng: torch.Generator
     ) -> Iterator[Progress]:
         """The attack, one item after the start, each step and the end: a curve of queries."""
 
     def perturb(self, model: Oracle, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
-        return last_images(self.steps(model, x, goal, rng=rng), x)
+        for step in self.steps(model, x, goal, rng=rng):
+            x = step.images
+        return x
+
+
+class DecisionAttack(StepwiseAttack):
+    """What asks for labels alone, from an image that reaches the goal inward.
+
+    Attributes:
+        norm: in which the distance is measured.
+        budget: queries per image, never exceeded; None for no limit.
+        init_trials: random images tried for a start.
+        starts: images (M, C, H, W) tried first, for goals that random images do not reach.
+        tolerance: width of the bracket around the boundary, relative to the distance.
+    """
+
+    norm: Norm
+    budget: int | None
+    init_trials: int
+    starts: Tensor | None
+    tolerance: float
+
+    @abstractmethod
+    def walk(self, line: Line, rows: Tensor, rng: torch.Generator) -> Iterator[None]:
+        """Move `rows`, which have a start, nearer; an item after each step."""
+
+    def steps(
+        self, model: Oracle, x: Tensor, goal: Goal, *, rng: torch.Generator
+    ) -> Iterator[Progress]:
+        line = Line(model, x, goal, self.norm, self.budget)
+        rows = line.begin(rng, self.init_trials, self.starts)
+        line.close(rows, self.tolerance)
+        yield line.progress()
+        for _ in self.walk(line, rows, rng):
+            yield line.progress()
+        line.settle(rows)
+        yield line.progress()
+
+    @classmethod
+    def usual(cls, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+        return {"budget": 1000}
 
     def prepare(self, context: Context) -> tuple[Attack, dict[str, str]]:
         """With a target, random images hardly ever reach the goal: training images do."""
         if self.starts is not None or context.goal == "untargeted":
             return self, {}
         images = context.starts()
-        return replace(self, starts=images), {"starts": f"{len(images)} training images"}
+        ready: Attack = replace(cast(Any, self), starts=images)
+        return ready, {"starts": f"{len(images)} training images"}
 
 
-class Progress(NamedTuple):
-    """Where an attack stands: queries spent by each row (N,), and its best images (N, C, H, W).
+class Line:
+    """Per row, a step from x that reaches its goal, and how much of it may fail.
 
-    >>> Progress(torch.zeros(1), torch.zeros(1, 1, 2, 2)).images.shape
-    torch.Size([1, 1, 2, 2])
-    """
-
-    queries: Tensor
-    images: Tensor
-
-    @classmethod
-    def of(cls, ask: Questions, bracket: Bracket) -> Progress:
-        """What is known now; a row without a start is shown as it is."""
-        every = torch.arange(len(ask.x), device=ask.x.device)
-        return cls(ask.spent.clone(), ask.at(every, bracket.delta))
-
-
-class Questions:
-    """Asks an oracle whether steps from x reach the goals, and counts what each row asked.
+    Asks the model for labels and for nothing else, and counts what each row asked. Who hands in
+    rows keeps the budget, by asking for those that are `left` only.
 
     Args:
-        model: gives labels, and nothing else is asked of it.
         x: images (N, C, H, W) in [0, 1].
         goal: one per image.
-        budget: queries allowed per image; None for no limit. The caller keeps it by asking
-            for `left` rows only.
+        budget: queries allowed per image; None for no limit.
+
+    Attributes:
+        spent: queries (N,).
+        delta: steps (N, C, H, W); 0 where none is known.
+        high: their sizes in `norm`, (N,); infinite where none is known.
+        low: sizes at which the same step, shrunk, was seen or is known to fail (N,).
 
     >>> from mithridate.classifier import Classifier
     >>> from mithridate.goals import Untargeted
     >>> model = Classifier(torch.nn.Flatten(), classes=2)
-    >>> ask = Questions(model, torch.tensor([[[[0.6, 0.5]]]]), Untargeted([0]), budget=3)
-    >>> ask(torch.tensor([0]), torch.tensor([[[[-0.2, 0.0]]]])), ask.spent
+    >>> line = Line(model, torch.tensor([[[[0.6, 0.5]]]]), Untargeted([0]), L2, budget=3)
+    >>> line.ask(torch.tensor([0]), torch.tensor([[[[-0.2, 0.0]]]])), line.spent
     (tensor([True]), tensor([1]))
     """
 
-    def __init__(self, model: Oracle, x: Tensor, goal: Goal, budget: int | None) -> None:
-        self.model, self.x, self.goal, self.budget = model, x, goal, budget
+    def __init__(
+        self, model: Oracle, x: Tensor, goal: Goal, norm: Norm, budget: int | None
+    ) -> None:
+        self.model, self.x, self.goal, self.norm, self.budget = model, x, goal, norm, budget
         self.spent = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        self.delta = torch.zeros_like(x)
+        self.high, self.low = x.new_full((len(x),), float("inf")), x.new_zeros(len(x))
 
-    def __call__(self, rows: Tensor, delta: Tensor) -> Tensor:
+    def progress(self) -> Progress:
+        """What is known now; a row without a start is shown as it is."""
+        every = torch.arange(len(self.x), device=self.x.device)
+        return Progress(self.spent.clone(), self._at(every, self.delta))
+
+    def ask(self, rows: Tensor, delta: Tensor) -> Tensor:
         """Which of the steps `delta` (M, C, H, W) from `x[rows]` reach the goal: bool (M,)."""
         self.spent.index_add_(0, rows, torch.ones_like(rows))
         if len(rows) == 0:
             return torch.zeros(0, dtype=torch.bool, device=rows.device)
         with self.model.cost.on_rows(rows):
-            return self.goal[rows].reached(self.model.labels(self.at(rows, delta)))
+            return self.goal[rows].reached(self.model.labels(self._at(rows, delta)))
 
-    def at(self, rows: Tensor, delta: Tensor) -> Tensor:
+    def _at(self, rows: Tensor, delta: Tensor) -> Tensor:
         """The images asked about; the same bits whenever they are made again."""
         return (self.x[rows] + delta).clamp_(0, 1)
 
@@ -111,20 +152,87 @@ class Questions:
         """Those of `rows` that can still pay for `need` queries."""
         return rows if self.budget is None else rows[self.room(rows) >= need]
 
+    def accept(self, rows: Tensor, delta: Tensor) -> None:
+        """New steps that were seen to reach the goal; nothing is known below them."""
+        self.delta[rows] = delta
+        self.high[rows] = self.norm.size(delta)
+        self.low[rows] = 0.0
 
-def parts(rows: Tensor, each: int) -> Iterator[Tensor]:
-    """Rows (N,), so many at a time that at `each` images a row no more than CHUNK are in flight.
+    def halve(self, rows: Tensor) -> None:
+        """One query per row, in the middle between `low` and `high`."""
+        middle = (self.low[rows] + self.high[rows]) / 2
+        delta = shrink(self.delta[rows], middle, self.norm)
+        reached = self.ask(rows, delta)
+        self.delta[rows[reached]] = delta[reached]
+        self.high[rows[reached]] = middle[reached]
+        self.low[rows[~reached]] = middle[~reached]
 
-    >>> [len(part) for part in parts(torch.arange(5), CHUNK // 2)]
-    [2, 2, 1]
-    """
-    size = max(1, CHUNK // each)
-    return (rows[i : i + size] for i in range(0, len(rows), size))
+    def close(self, rows: Tensor, tolerance: float) -> None:
+        """Halve until each bracket is narrower than `tolerance` x its size, or the budget ends."""
+        while True:
+            wide = self.high[rows] - self.low[rows] > tolerance * self.high[rows]
+            rows = self.left(rows[wide])
+            if len(rows) == 0:
+                return
+            self.halve(rows)
+
+    def settle(self, rows: Tensor) -> None:
+        """With the query kept back, move each row a little further out, if it still succeeds.
+
+        A point on the boundary itself may be judged otherwise in a batch of another size,
+        where sums are rounded in another order.
+        """
+        if self.budget is not None:
+            rows = rows[self.spent[rows] < self.budget]
+        delta = self.delta[rows] * 1.001
+        reached = self.ask(rows, delta)
+        self.accept(rows[reached], delta[reached])
+
+    def begin(self, rng: torch.Generator, trials: int, starts: Tensor | None) -> Tensor:
+        """Rows that have not reached their goal and found a start: the nearest of 16 candidates.
+
+        Each candidate image is pulled to a tenth nearer than the best so far and asked about, one
+        query; where it reaches the goal, three more place it on the line to x. A row that has
+        none goes on to the last candidate. All rows have the same ones, so that no row's result
+        depends on its neighbours.
+
+        Args:
+            trials: random images to try in all, after those of `starts`.
+
+        Raises:
+            InputError: `starts` that are not shaped as the images.
+        """
+        x = self.x
+        if starts is not None and (starts.dim() != 4 or starts.shape[1:] != x.shape[1:]):
+            shape = " x ".join(map(str, x.shape[1:]))
+            raise InputError(f"starts are images M x {shape}, got {tuple(starts.shape)}")
+        rows = torch.arange(len(x), device=x.device)
+        rows = rows[~self.ask(rows, torch.zeros_like(x))]
+        for k, image in enumerate(_candidates(x, trials, rng, starts)):
+            trying = self.left(rows if k < CANDIDATES else rows[self.high[rows].isinf()])
+            if len(trying) == 0:
+                break
+            delta = image - x[trying]
+            near = torch.minimum(self.norm.size(delta), 0.9 * self.high[trying])
+            delta = shrink(delta, near, self.norm)
+            reached = self.ask(trying, delta)
+            fresh = trying[reached]
+            self.accept(fresh, delta[reached])
+            for _ in range(HALVINGS):
+                fresh = self.left(fresh)
+                self.halve(fresh)
+        return rows[self.high[rows].isfinite()]
 
 
-def per_row(values: Tensor) -> Tensor:
-    """(N,) shaped to multiply images (N, C, H, W)."""
-    return values[:, None, None, None]
+def _candidates(
+    x: Tensor, count: int, rng: torch.Generator, given: Tensor | None
+) -> Iterator[Tensor]:
+    """The images `given`, then `count` of uniform noise, each (C, H, W) as x."""
+    if given is not None:
+        yield from given.to(x)
+    stream = random.child(rng, "start", device=x.device)
+    for _ in range(count):
+        yield torch.rand(x.shape[1:], generator=stream, device=x.device).to(x)
 
 
 def shrink(delta: Tensor, radius: Tensor, norm: Norm) -> Tensor:
@@ -139,159 +247,11 @@ def shrink(delta: Tensor, radius: Tensor, norm: Norm) -> Tensor:
     return torch.maximum(torch.minimum(delta, per_row(radius)), -per_row(radius))
 
 
-class Bracket:
-    """Per row, a step that reaches the goal, its size, and a size at which it does not.
-
-    Attributes:
-        delta: steps (N, C, H, W); 0 where none is known.
-        high: their sizes (N,); infinite where none is known.
-        low: sizes at which the same step, shrunk, was seen or is known to fail (N,).
-    """
-
-    def __init__(self, x: Tensor, norm: Norm) -> None:
-        self.norm = norm
-        self.delta = torch.zeros_like(x)
-        self.high = x.new_full((len(x),), float("inf"))
-        self.low = x.new_zeros(len(x))
-
-    def accept(self, rows: Tensor, delta: Tensor) -> None:
-        """New steps that were seen to reach the goal; nothing is known below them."""
-        self.delta[rows] = delta
-        self.high[rows] = self.norm.size(delta)
-        self.low[rows] = 0.0
-
-    def halve(self, ask: Questions, rows: Tensor) -> None:
-        """One query per row, in the middle of its bracket."""
-        middle = (self.low[rows] + self.high[rows]) / 2
-        delta = shrink(self.delta[rows], middle, self.norm)
-        reached = ask(rows, delta)
-        self.delta[rows[reached]] = delta[reached]
-        self.high[rows[reached]] = middle[reached]
-        self.low[rows[~reached]] = middle[~reached]
-
-    def close(self, ask: Questions, rows: Tensor, tolerance: float) -> None:
-        """Halve until each bracket is narrower than `tolerance` x its size, or the budget ends."""
-        while True:
-            wide = self.high[rows] - self.low[rows] > tolerance * self.high[rows]
-            rows = ask.left(rows[wide])
-            if len(rows) == 0:
-                return
-            self.halve(ask, rows)
-
-    def settle(self, ask: Questions, rows: Tensor) -> None:
-        """With the query kept back, move each row a little further out, if it still succeeds.
-
-        A point on the boundary itself may be judged otherwise in a batch of another size,
-        where sums are rounded in another order.
-        """
-        if ask.budget is not None:
-            rows = rows[ask.spent[rows] < ask.budget]
-        delta = self.delta[rows] * 1.001
-        reached = ask(rows, delta)
-        self.accept(rows[reached], delta[reached])
-
-
-def random_starts(
-    x: Tensor, count: int, rng: torch.Generator, given: Tensor | None = None
-) -> Iterator[Tensor]:
-    """The images `given`, then `count` of uniform noise, each (C, H, W) as x."""
-    if given is not None:
-        yield from given.to(x)
-    stream = random.child(rng, "start", device=x.device)
-    for _ in range(count):
-        yield torch.rand(x.shape[1:], generator=stream, device=x.device).to(x)
-
-
-def find_starts(
-    ask: Questions,
-    bracket: Bracket,
-    rows: Tensor,
-    candidates: Iterable[Tensor],
-    *,
-    enough: int,
-    halvings: int,
-) -> Tensor:
-    """Rows of a first adversarial step each, kept in `bracket`: the nearest of several.
-
-    Each candidate image is pulled to a tenth nearer than the best so far and asked about, one
-    query; where it reaches the goal, `halvings` more queries place it on the line to x.
-
-    Args:
-        candidates: images (C, H, W), the same for every row, so that no row's result depends
-            on its neighbours.
-        enough: a row that has a start tries this many candidates in all; one that has none
-            goes on to the last.
-
-    Returns:
-        Those of `rows` that found a start.
-    """
-    norm = bracket.norm
-    for k, image in enumerate(candidates):
-        trying = rows if k < enough else rows[bracket.high[rows].isinf()]
-        trying = ask.left(trying)
-        if len(trying) == 0:
-            break
-        delta = image - ask.x[trying]
-        near = torch.minimum(norm.size(delta), 0.9 * bracket.high[trying])
-        delta = shrink(delta, near, norm)
-        reached = ask(trying, delta)
-        fresh = trying[reached]
-        bracket.accept(fresh, delta[reached])
-        for _ in range(halvings):
-            fresh = ask.left(fresh)
-            bracket.halve(ask, fresh)
-    return rows[bracket.high[rows].isfinite()]
-
-
-def begin(
-    ask: Questions, bracket: Bracket, rng: torch.Generator, trials: int, starts: Tensor | None
-) -> Tensor:
-    """Rows that have not reached their goal and found a start: the nearest of 16 candidates.
-
-    Args:
-        trials: random images to try in all, after those of `starts`.
-
-    Raises:
-        InputError: `starts` that are not shaped as the images.
-    """
-    check_starts(starts, ask.x)
-    rows = torch.arange(len(ask.x), device=ask.x.device)
-    rows = rows[~ask(rows, torch.zeros_like(ask.x))]
-    candidates = random_starts(ask.x, trials, rng, starts)
-    return find_starts(ask, bracket, rows, candidates, enough=16, halvings=3)
-
-
-def last_images(steps: Iterable[Progress], x: Tensor) -> Tensor:
-    """The images at which an attack ends; x where it has no step.
-
-    >>> last_images([], torch.zeros(1, 1, 2, 2)).shape
-    torch.Size([1, 1, 2, 2])
-    """
-    for step in steps:
-        x = step.images
-    return x
-
-
-def check_starts(starts: Tensor | None, x: Tensor) -> None:
-    """Refuse starting images that are not shaped as x.
-
-    Raises:
-        InputError: another shape than (M, C, H, W) with x's C, H, W.
-    """
-    if starts is not None and (starts.dim() != 4 or starts.shape[1:] != x.shape[1:]):
-        raise InputError(
-            f"starts are images M x {' x '.join(map(str, x.shape[1:]))}, got {tuple(starts.shape)}"
-        )
-
-
 def directions(count: int, x: Tensor, rng: torch.Generator, *, smooth: float = 1.0) -> Tensor:
     """Random directions (count, C, H, W): white noise, and `smooth` x as much at half resolution.
 
     Gradients of image classifiers are smooth, so that the second part finds more of them; the
     first keeps every direction possible.
-
-    >>> directions(2, torch.zeros(1, 3, 5, 4), random.rng(0)).shape
-    torch.Size([2, 3, 5, 4])
     """
     channels, height, width = x.shape[1:]
     half = (count, channels, -(-height // 2), -(-width // 2))

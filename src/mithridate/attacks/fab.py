@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
-from mithridate.attacks.base import ROUNDING, MinimalAttack, crossed
+from mithridate.attacks.base import (
+    ROUNDING,
+    Count,
+    MinimalAttack,
+    Nonnegative,
+    crossed,
+    one_of,
+    per_row,
+    pick,
+)
+from mithridate.attacks.deepfool import nearest_boundary
 from mithridate.attacks.losses import rivalries
 from mithridate.classifier import Classifier
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
-from mithridate.errors import InputError, check_number
 from mithridate.goals import Goal, SourceToTarget, Untargeted
 from mithridate.norms import L1, L2, LINF, Norm
 
@@ -71,55 +80,6 @@ def project(x: Tensor, w: Tensor, gap: Tensor, norm: Norm) -> Tensor:
     return w.sign() * moves
 
 
-def fab(
-    model: Classifier,
-    x: Tensor,
-    goal: Goal,
-    pair: Goal | None,
-    *,
-    start: Tensor,
-    norm: Norm,
-    steps: int,
-    enough: float = 0.0,
-) -> Tensor:
-    """One run of algorithm 1 for all rows.
-
-    Args:
-        x: images (N, C, H, W) in [0, 1].
-        goal: what counts as adversarial.
-        pair: the two classes whose boundary is approached; None for the nearest of all.
-        start: where to begin.
-        enough: a row that has an adversarial image at most this far is done.
-
-    Returns:
-        Images (N, C, H, W): the nearest adversarial ones, or x.
-    """
-    out, rows = x.clone(), torch.arange(len(x), device=x.device)
-    untargeted = isinstance(goal, Untargeted)
-    centre, point, best, size = x, start, x, x.new_full((len(x),), float("inf"))
-    for _ in range(steps):
-        with model.cost.on_rows(rows):
-            holding, rivals = _contest(model, point, goal, pair)
-            normal, rise = _nearest(model, point, holding, rivals, norm)
-            most = torch.where(size.isfinite() | untargeted, BIAS, 0.0)
-            point = _towards(centre, point, normal, rise, norm, most)
-            with torch.no_grad():
-                won = crossed(goal, model.logits(point))
-        far = norm.distance(point, centre)
-        best = _pick(won & (far < size), point, best)
-        size = torch.where(won, size.minimum(far), size)
-        point = _pick(won, centre + BACKWARD * (point - centre), point)
-        going = (size > enough).nonzero()[:, 0]
-        if len(going) < len(rows):
-            out[rows] = best
-            rows, goal = rows[going], goal[going]
-            pair = None if pair is None else pair[going]
-            centre, point, best, size = centre[going], point[going], best[going], size[going]
-        if len(rows) == 0:
-            break
-    return out.index_copy_(0, rows, best)
-
-
 def _towards(
     x: Tensor, point: Tensor, normal: Tensor, rise: Tensor, norm: Norm, most: Tensor
 ) -> Tensor:
@@ -145,39 +105,6 @@ def _contest(model: Classifier, x: Tensor, goal: Goal, pair: Goal | None) -> tup
     return logits.argmax(1, keepdim=True), wins.nonzero()[:, 1:]
 
 
-def _nearest(
-    model: Classifier, x: Tensor, holding: Tensor, rivals: Tensor, norm: Norm
-) -> tuple[Tensor, Tensor]:
-    """The nearest linearised boundary: its normal (N, C, H, W), and the rival's lead at x (N,).
-
-    The lead lacks a little more than rounding, so that whoever makes it up has crossed.
-
-    One forward pass serves the backward passes of all rivals.
-    """
-    normals, leads = [], []
-    for start in range(0, len(x), model.compute_batch):
-        rows = slice(start, start + model.compute_batch)
-        part = x[rows].detach().requires_grad_()
-        with torch.enable_grad():
-            logits = model.logits(part)
-            gaps = logits.gather(1, rivals[rows]) - logits.gather(1, holding[rows])
-            sums = gaps.sum(0).unbind()
-        nearest, normal, lead = x.new_full((len(part),), float("inf")), x[rows], gaps[:, 0]
-        for k in range(gaps.shape[1]):
-            last = k == gaps.shape[1] - 1
-            (gradient,) = torch.autograd.grad(sums[k], part, retain_graph=not last)
-            model.cost.gradients += len(part)
-            slope = (gradient * norm.steepest(gradient)).flatten(1).sum(1)
-            distance = gaps[:, k].detach().abs() / slope.clamp(min=1e-12)
-            closer = distance < nearest
-            nearest = torch.where(closer, distance, nearest)
-            normal = _pick(closer, gradient, normal)
-            lead = torch.where(closer, gaps[:, k].detach(), lead.detach())
-        normals.append(normal)
-        leads.append(lead - 3 * ROUNDING * logits.detach().abs().amax(1))
-    return torch.cat(normals), torch.cat(leads)
-
-
 def _refine(model: Classifier, x: Tensor, end: Tensor, goal: Goal) -> Tensor:
     """The final search: regula falsi on the margin between x and the end.
 
@@ -187,17 +114,13 @@ def _refine(model: Classifier, x: Tensor, end: Tensor, goal: Goal) -> Tensor:
         near, above, below = x, *(goal.margin(model.logits(point)) for point in (x, end))
         for _ in range(FINAL):
             share = (below / (below - above).clamp(max=-1e-12)).clamp(0, 1) * 0.9
-            tried = end + share[:, None, None, None] * (near - end)
+            tried = end + per_row(share) * (near - end)
             logits = model.logits(tried)
             won, margin = crossed(goal, logits), goal.margin(logits)
-            end, near = _pick(won, tried, end), _pick(won, near, tried)
+            end, near = pick(won, tried, end), pick(won, near, tried)
             below = torch.where(won, margin, below)
             above = torch.where(won, above, margin)
     return end
-
-
-def _pick(rows: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    return torch.where(rows[:, None, None, None], yes, no)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,21 +162,12 @@ class FAB(MinimalAttack):
         nist=("022",),
     )
 
-    norm: Norm = L2
-    steps: int = 100
-    restarts: int = 1
-    targets: int | None = None
-    enough: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.norm not in RADIUS:
-            raise InputError(f"fab measures distance in l1, l2 or linf, got {self.norm}")
-        check_number("steps", self.steps, low=1)
-        check_number("restarts", self.restarts, low=1)
-        if self.targets is not None:
-            check_number("targets", self.targets, low=1)
-        if self.enough is not None:
-            check_number("enough", self.enough, low=0)
+    copies: ClassVar[int] = 24
+    norm: Annotated[Norm, one_of(L1, L2, LINF)] = L2
+    steps: Count = 100
+    restarts: Count = 1
+    targets: Count | None = None
+    enough: Nonnegative | None = None
 
     def cost(self, sizes: Sizes) -> Work:
         rivals = min(self.targets or sizes.classes, sizes.classes - 1)
@@ -261,11 +175,8 @@ class FAB(MinimalAttack):
         each = rivals if self.targets is None else 1
         return Work(forwards=2 * runs + (FINAL + 2) * sizes.test, gradients=runs * each)
 
-    def held(self, n: int, values: int) -> int:
-        return 24 * n * values
-
     def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
-        x, norm, enough = x.detach(), self.norm, self.enough or 0.0
+        x = x.detach()
         with model.frozen():
             with torch.no_grad():
                 logits = model.logits(x)
@@ -274,25 +185,19 @@ class FAB(MinimalAttack):
             size = x.new_full((len(x),), float("inf"))
             for restart in range(self.restarts):
                 for pair in self._pairs(goal, logits):
-                    start = self._start(x, size, rng) if restart else x
+                    start = x
+                    if restart:
+                        radius = per_row(size.clamp(max=RADIUS[self.norm])) / 2
+                        start = (x + radius * self.norm.sample(x, 1.0, rng)).clamp_(0, 1)
                     if len(left) == 0:
                         break
                     with model.cost.on_rows(left):
-                        end = fab(
-                            model,
-                            x[left],
-                            goal[left],
-                            None if pair is None else pair[left],
-                            start=start[left],
-                            norm=norm,
-                            steps=self.steps,
-                            enough=enough,
-                        )
-                    far = norm.distance(end, x[left])
+                        end = self.run(model, x[left], goal[left], pair and pair[left], start[left])
+                    far = self.norm.distance(end, x[left])
                     far = torch.where(far > 0, far, float("inf"))
-                    best[left] = _pick(far < size[left], end, best[left])
+                    best[left] = pick(far < size[left], end, best[left])
                     size[left] = far.minimum(size[left])
-                    left = left[size[left] > enough]
+                    left = left[size[left] > (self.enough or 0.0)]
             ends = size.isfinite().nonzero()[:, 0]
             with model.cost.on_rows(ends):
                 best[ends] = _refine(model, x[ends], best[ends], goal[ends])
@@ -304,6 +209,41 @@ class FAB(MinimalAttack):
             return [None]
         return rivalries(goal, logits, self.targets)
 
-    def _start(self, x: Tensor, size: Tensor, rng: torch.Generator) -> Tensor:
-        radius = size.clamp(max=RADIUS[self.norm])[:, None, None, None] / 2
-        return (x + radius * self.norm.sample(x, 1.0, rng)).clamp_(0, 1)
+    def run(
+        self, model: Classifier, x: Tensor, goal: Goal, pair: Goal | None, start: Tensor
+    ) -> Tensor:
+        """One run of algorithm 1 for all rows.
+
+        Args:
+            goal: what counts as adversarial.
+            pair: the two classes whose boundary is approached; None for the nearest of all.
+            start: where to begin, (N, C, H, W).
+
+        Returns:
+            Images (N, C, H, W): the nearest adversarial ones, or x.
+        """
+        out, rows = x.clone(), torch.arange(len(x), device=x.device)
+        untargeted = isinstance(goal, Untargeted)
+        centre, point, best, size = x, start, x, x.new_full((len(x),), float("inf"))
+        for _ in range(self.steps):
+            with model.cost.on_rows(rows):
+                holding, rivals = _contest(model, point, goal, pair)
+                normal, rise, logits = nearest_boundary(model, point, holding, rivals, self.norm)
+                rise = rise - 3 * ROUNDING * logits.abs().amax(1)  # who makes it up has crossed
+                most = torch.where(size.isfinite() | untargeted, BIAS, 0.0)
+                point = _towards(centre, point, normal, rise, self.norm, most)
+                with torch.no_grad():
+                    won = crossed(goal, model.logits(point))
+            far = self.norm.distance(point, centre)
+            best = pick(won & (far < size), point, best)
+            size = torch.where(won, size.minimum(far), size)
+            point = pick(won, centre + BACKWARD * (point - centre), point)
+            going = (size > (self.enough or 0.0)).nonzero()[:, 0]
+            if len(going) < len(rows):
+                out[rows] = best
+                rows, goal = rows[going], goal[going]
+                pair = None if pair is None else pair[going]
+                centre, point, best, size = centre[going], point[going], best[going], size[going]
+            if len(rows) == 0:
+                break
+        return out.index_copy_(0, rows, best)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from mithridate.attacks.base import BoundedAttack, check_eps, grey
+from mithridate.attacks.base import BoundedAttack, Count, Positive
 from mithridate.classifier import Classifier
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
-from mithridate.errors import check_number
 from mithridate.goals import Goal
 from mithridate.norms import LINF, Norm
 
@@ -51,30 +49,23 @@ def descend(
     >>> descend(model, torch.tensor([[[[0.9, 0.1]]]]), Targeted([1]), step_size=0.25, steps=1)
     tensor([[[[0.6500, 0.3500]]]])
     """
-    point, centre = (x if start is None else start).detach().clone(), x.detach()
-    out = point
-    rows: Tensor | None = None
+    point, centre = (x if start is None else start).detach(), x.detach()
+    out, rows = point.clone(), torch.arange(len(x), device=x.device)
     for _ in range(steps):
         with model.cost.on_rows(rows):
             gradient, logits = model.gradient(point, goal)
         if stop_at_goal:
             going = (~goal.reached(logits.argmax(1))).nonzero()[:, 0]
-            if len(going) < len(point):
-                if rows is None:
-                    out, rows = point.clone(), going
-                else:
-                    out[rows] = point
-                    rows = rows[going]
-                point, centre, goal = point[going], centre[going], goal[going]
+            if len(going) < len(rows):
+                out[rows] = point
+                rows, point, centre, goal = rows[going], point[going], centre[going], goal[going]
                 gradient = gradient[going]
-            if len(going) == 0:
+            if len(rows) == 0:
                 return out
         point = point - step_size * norm.steepest(gradient)
         if eps is not None:
             point = centre + norm.project(point - centre, eps)
         point = point.clamp_(0, 1)
-    if rows is None:
-        return point
     return out.index_copy_(0, rows, point)
 
 
@@ -142,19 +133,13 @@ class IterativeFGSM(BoundedAttack):
     )
 
     norm: Norm = LINF
-    step_size: float = 0.05
-    steps: int | None = None
+    step_size: Positive = 0.05
+    steps: Count | None = None
     stop_at_goal: bool = True
-
-    def __post_init__(self) -> None:
-        check_eps(self.eps, self.norm)
-        check_number("step_size", self.step_size, low=0, open_low=True)
-        if self.steps is not None:
-            check_number("steps", self.steps, low=1)
 
     @classmethod
     def usual(cls, image_shape: tuple[int, int, int]) -> dict[str, Any]:
-        return super().usual(image_shape) | {"step_size": 0.05 if grey(image_shape) else 2 / 255}
+        return super().usual(image_shape) | {"step_size": 0.05 if image_shape[0] == 1 else 2 / 255}
 
     def cost(self, sizes: Sizes) -> Work:
         return Work(gradients=sizes.test * self.count)
@@ -165,5 +150,13 @@ class IterativeFGSM(BoundedAttack):
         return self.steps or max(1, math.ceil(self.eps / self.step_size - 1e-9))
 
     def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
-        run = partial(descend, model, x, goal, eps=self.eps, norm=self.norm)
-        return run(step_size=self.step_size, steps=self.count, stop_at_goal=self.stop_at_goal)
+        return descend(
+            model,
+            x,
+            goal,
+            step_size=self.step_size,
+            steps=self.count,
+            eps=self.eps,
+            norm=self.norm,
+            stop_at_goal=self.stop_at_goal,
+        )

@@ -4,33 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
 from mithridate import rng as random
+from mithridate.attacks.base import Count, Natural, Near, limits, per_row
 from mithridate.attacks.decision import (
     CHUNK,
-    Bracket,
     DecisionAttack,
-    Progress,
-    Questions,
-    begin,
+    Line,
     directions,
     importance,
-    per_row,
     shrink,
 )
-from mithridate.classifier import Oracle
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
-from mithridate.errors import InputError, check_number
-from mithridate.goals import Goal
-from mithridate.norms import L2, LINF, Norm
+from mithridate.norms import L2
 
-_TOLERANCE = 0.002  # width of the bracket around the boundary, relative to the distance
 _RADIUS = {"l2": 0.1, "linf": 0.2}  # length of a probe in L2, relative to the distance in norm
 _HALVINGS = 8  # tries of the geometric step search
 _FEWEST = 4  # probes below which an estimate is not worth a query
@@ -98,28 +91,15 @@ class HopSkipJump(DecisionAttack):
         nist=("025",),
     )
 
-    norm: Norm = L2
-    max_iter: int = 64
-    init_eval: int = 100
-    max_eval: int = 1000
-    budget: int | None = None
-    momentum: float = 0.7
-    init_trials: int = 100
-
-    def __post_init__(self) -> None:
-        if self.norm is not L2 and self.norm is not LINF:
-            raise InputError(f"hopskipjump works in l2 or linf, got {self.norm}")
-        check_number("max_iter", self.max_iter, low=0)
-        check_number("init_eval", self.init_eval, low=_FEWEST)
-        check_number("max_eval", self.max_eval, low=_FEWEST)
-        check_number("momentum", self.momentum, low=0, high=0.999)
-        check_number("init_trials", self.init_trials, low=0)
-        if self.budget is not None:
-            check_number("budget", self.budget, low=1)
-
-    @classmethod
-    def usual(cls, image_shape: tuple[int, int, int]) -> dict[str, Any]:
-        return {"budget": 1000}
+    tolerance = 0.002
+    norm: Near = L2
+    max_iter: Natural = 64
+    init_eval: Annotated[int, limits(_FEWEST)] = 100
+    max_eval: Annotated[int, limits(_FEWEST)] = 1000
+    budget: Count | None = None
+    momentum: Annotated[float, limits(0, 0.999)] = 0.7
+    init_trials: Natural = 100
+    starts: Tensor | None = field(default=None, repr=False, compare=False, metadata={"text": False})
 
     def cost(self, sizes: Sizes) -> Work:
         """The budget; without one about the probes, and 14 an iteration for its two searches."""
@@ -130,60 +110,53 @@ class HopSkipJump(DecisionAttack):
         return Work(forwards=sizes.test * queries)
 
     def held(self, n: int, values: int) -> int:
-        return (16 * n + 7 * _in_flight(n, self.max_eval, values)) * values
+        piece = _piece(self.max_eval, values)
+        in_flight = min(n * piece, max(_flying(values), piece))
+        return (16 * n + 7 * in_flight) * values
 
-    def steps(
-        self, model: Oracle, x: Tensor, goal: Goal, *, rng: torch.Generator
-    ) -> Iterator[Progress]:
-        """The attack, one item after the start, each iteration and the end: a curve of queries."""
-        ask, bracket = Questions(model, x, goal, self.budget), Bracket(x, self.norm)
-        every = rows = begin(ask, bracket, rng, self.init_trials, self.starts)
-        bracket.close(ask, rows, _TOLERANCE)
-        yield Progress.of(ask, bracket)
-
+    def walk(self, line: Line, rows: Tensor, rng: torch.Generator) -> Iterator[None]:
+        x = line.x
         normal, lift = torch.zeros_like(x), x.new_zeros(len(x))
         t = 0
         while t < self.max_iter or self.budget is not None:
             t += 1
-            rows = ask.left(rows, _FEWEST + 2)
+            rows = line.left(rows, _FEWEST + 2)
             if len(rows) == 0:
                 break
             probes = Probes(self._count(t), x, rng, "probes", t, smooth=1 / (1 + t / 30))
             estimate = torch.zeros_like(x)
             for part in probes.parts(rows):
-                estimate[part], share = self._estimate(ask, bracket, part, probes, lift[part])
+                estimate[part], share = self._estimate(line, part, probes, lift[part])
                 lift[part] = (lift[part] + 0.01 * (0.5 - share)).clamp(0, 0.2)
             normal = self.momentum * normal + estimate
-            moved = self._jump(ask, bracket, rows, normal, 1 / math.sqrt(t + 1))
-            bracket.close(ask, moved, _TOLERANCE)
-            yield Progress.of(ask, bracket)
-        bracket.settle(ask, every)
-        yield Progress.of(ask, bracket)
+            moved = self._jump(line, rows, normal, 1 / math.sqrt(t + 1))
+            line.close(moved, self.tolerance)
+            yield
 
     def _count(self, t: int) -> int:
         first = self.init_eval if self.budget is None else min(10, self.init_eval)
         return min(int(first * math.sqrt(t)), self.max_eval)
 
     def _estimate(
-        self, ask: Questions, bracket: Bracket, rows: Tensor, probes: Probes, lift: Tensor
+        self, line: Line, rows: Tensor, probes: Probes, lift: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Equations 9 and 16 at the boundary of each row, and the share of probes that succeed."""
-        x, centre = ask.x[rows][:, None], bracket.delta[rows]
+        x, centre = line.x[rows][:, None], line.delta[rows]
         along = L2.steepest(centre)
         if self.norm is L2:
-            middle = (1 + bracket.low[rows] / bracket.high[rows]) / 2
+            middle = (1 + line.low[rows] / line.high[rows]) / 2
             centre = centre * per_row(middle + lift)
-        reach = (_RADIUS[self.norm.name] * bracket.high[rows])[:, None, None, None, None]
-        room = ask.room(rows)[:, None] - 2
+        reach = (_RADIUS[self.norm.name] * line.high[rows])[:, None, None, None, None]
+        room = line.room(rows)[:, None] - 2
         hits, count = x.new_zeros(len(rows)), torch.zeros_like(rows)
         sums = None  # of the pieces before the last: of the probes that succeed, and of all
         done = 0
         for piece in probes:
-            moved = self._step(piece, bracket.delta[rows], along, reach)
+            moved = self._step(piece, line.delta[rows], along, reach)
             moved = moved.add_(x + centre[:, None]).clamp_(0, 1).sub_(x)
             asked = torch.arange(done, done + len(piece), device=x.device) < room
             reached = x.new_zeros(asked.shape)
-            reached[asked] = ask(rows[:, None].expand_as(asked)[asked], moved[asked]).to(x)
+            reached[asked] = line.ask(rows[:, None].expand_as(asked)[asked], moved[asked]).to(x)
             moved = moved.sub_(centre[:, None]).div_(reach)
             hits, count, done = hits + reached.sum(1), count + asked.sum(1), done + len(piece)
             if done < probes.count:
@@ -207,26 +180,25 @@ class HopSkipJump(DecisionAttack):
         shaped = probes[None]
         if self.norm is L2:
             shaped = probes * importance(delta)[:, None]
-            shaped -= _dot(shaped, along)[:, :, None, None, None] * along[:, None]
+            dot = torch.einsum("nbchw,nchw->nb", shaped, along)
+            shaped -= dot[:, :, None, None, None] * along[:, None]
         length = shaped.flatten(2).norm(dim=2).clamp(min=1e-12)[:, :, None, None, None]
         return (reach * shaped).div_(length)
 
-    def _jump(
-        self, ask: Questions, bracket: Bracket, rows: Tensor, normal: Tensor, size: float
-    ) -> Tensor:
+    def _jump(self, line: Line, rows: Tensor, normal: Tensor, size: float) -> Tensor:
         """The geometric step search of section IV-B; returns the rows that moved."""
-        moved = torch.zeros(len(ask.x), dtype=torch.bool, device=rows.device)
+        moved = torch.zeros(len(line.x), dtype=torch.bool, device=rows.device)
         going = rows
         for k in range(_HALVINGS):
-            going = ask.left(going)
+            going = line.left(going)
             if len(going) == 0:
                 break
-            radius = bracket.high[going]
+            radius = line.high[going]
             step = self._direction(normal[going]) * per_row(size * 0.5**k * radius)
-            delta = (ask.x[going] + bracket.delta[going] + step).clamp_(0, 1) - ask.x[going]
+            delta = (line.x[going] + line.delta[going] + step).clamp_(0, 1) - line.x[going]
             delta = shrink(delta, radius, self.norm)
-            reached = ask(going, delta)
-            bracket.accept(going[reached], delta[reached])
+            reached = line.ask(going, delta)
+            line.accept(going[reached], delta[reached])
             moved[going[reached]] = True
             going = going[~reached]
         return rows[moved[rows]]
@@ -236,11 +208,6 @@ class HopSkipJump(DecisionAttack):
             return L2.steepest(normal)
         mean = normal.abs().flatten(1).mean(1).clamp(min=1e-12)
         return (0.7 * normal / per_row(mean)).clamp(-1, 1)
-
-
-def _dot(many: Tensor, one: Tensor) -> Tensor:
-    """(N, B, C, H, W) . (N, C, H, W) -> (N, B)."""
-    return torch.einsum("nbchw,nchw->nb", many, one)
 
 
 class Probes:
@@ -256,10 +223,6 @@ class Probes:
         rng: only its seed counts.
         names: of the children of `rng` that the blocks are drawn from.
         smooth: as for `directions`.
-
-    >>> probes = Probes(5, torch.zeros(1, 1, 4, 4), random.rng(0), "probes")
-    >>> [piece.shape for piece in probes]
-    [torch.Size([5, 1, 4, 4])]
     """
 
     def __init__(
@@ -301,9 +264,3 @@ def _piece(count: int, values: int) -> int:
 def _flying(values: int) -> int:
     """Images of so many values that are in flight at once, where a piece is no larger."""
     return min(CHUNK, _fitting(FLIGHT, values))
-
-
-def _in_flight(n: int, count: int, values: int) -> int:
-    """Images in flight at once at most, for n rows of `count` probes each."""
-    piece = _piece(count, values)
-    return min(n * piece, max(_flying(values), piece))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
-from mithridate.attacks.base import MinimalAttack, crossed
+from mithridate.attacks.base import MinimalAttack, crossed, limits
 from mithridate.classifier import Classifier
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
-from mithridate.errors import InputError, check_number
+from mithridate.errors import InputError
 from mithridate.goals import Goal, Rows
 
 
@@ -99,17 +99,14 @@ class JSMA(MinimalAttack):
         nist=("022",),
     )
 
-    theta: float = 1.0
-    gamma: float = 0.145
-    candidates: int | None = 64
+    theta: Annotated[float, limits(-1, 1)] = 1.0
+    gamma: Annotated[float, limits(0, 1, open_low=True)] = 0.145
+    candidates: Annotated[int, limits(2)] | None = 64
 
     def __post_init__(self) -> None:
-        check_number("theta", self.theta, low=-1, high=1)
+        super().__post_init__()
         if self.theta == 0:
             raise InputError("theta must not be 0: nothing would change; give 1 or -1")
-        check_number("gamma", self.gamma, low=0, high=1, open_low=True)
-        if self.candidates is not None:
-            check_number("candidates", self.candidates, low=2)
 
     def cost(self, sizes: Sizes) -> Work:
         """About: for 28 x 28 values, as the sizes do not tell."""

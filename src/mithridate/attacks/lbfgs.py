@@ -8,12 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mithridate.attacks.base import MinimalAttack, crossed, where_needed
+from mithridate.attacks.base import Count, Positive, RowSearch, crossed
+from mithridate.attacks.losses import OfGoal
 from mithridate.classifier import Classifier
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
-from mithridate.errors import check_number
-from mithridate.goals import Goal, Rows
+from mithridate.goals import Goal
 
 SUFFICIENT = 1e-4
 """Share of the decrease that the slope promises which a step must keep (Armijo)."""
@@ -21,17 +21,11 @@ STALLED = 1e-5
 """Relative decrease below which a row is taken as minimised."""
 
 
-@dataclass(frozen=True)
-class Pull:
+class Pull(OfGoal):
     """ln(1 + exp(margin)): the cross-entropy between the two classes that contend."""
-
-    goal: Goal
 
     def loss(self, logits: Tensor) -> Tensor:
         return torch.nn.functional.softplus(self.goal.margin(logits))
-
-    def __getitem__(self, rows: Rows) -> Pull:
-        return Pull(self.goal[rows])
 
 
 def newton_step(gradient: Tensor, moves: Tensor, turns: Tensor, scale: Tensor) -> Tensor:
@@ -62,7 +56,7 @@ def newton_step(gradient: Tensor, moves: Tensor, turns: Tensor, scale: Tensor) -
 
 
 @dataclass(frozen=True, kw_only=True)
-class LBFGS(MinimalAttack):
+class LBFGS(RowSearch):
     """Minimise `c * |r|^2 + loss(x + r)` in the box, for the largest c (Szegedy et al. 2014, 4.1).
 
     Deviations: `|r|^2` for `|r|` (smooth, as L-BFGS wants; the same minima for another c). The
@@ -99,16 +93,10 @@ class LBFGS(MinimalAttack):
         nist=("022",),
     )
 
-    steps: int = 40
-    search_steps: int = 8
-    c: float = 1.0
-    memory: int = 5
-
-    def __post_init__(self) -> None:
-        check_number("steps", self.steps, low=1)
-        check_number("search_steps", self.search_steps, low=1)
-        check_number("c", self.c, low=0, open_low=True)
-        check_number("memory", self.memory, low=1)
+    steps: Count = 40
+    search_steps: Count = 8
+    c: Positive = 1.0
+    memory: Count = 5
 
     def cost(self, sizes: Sizes) -> Work:
         return Work(gradients=sizes.test * self.steps * self.search_steps)
@@ -116,10 +104,7 @@ class LBFGS(MinimalAttack):
     def held(self, n: int, values: int) -> int:
         return (20 + 5 * self.memory) * n * values
 
-    def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
-        return where_needed(model, x, goal, self._search)
-
-    def _search(self, model: Classifier, x: Tensor, goal: Goal) -> Tensor:
+    def search(self, model: Classifier, x: Tensor, goal: Goal) -> Tensor:
         best, least = x.clone(), x.new_full((len(x),), float("inf"))
         low, high, c = torch.zeros_like(least), least.clone(), torch.full_like(least, self.c)
         for _ in range(self.search_steps):

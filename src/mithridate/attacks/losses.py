@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, final
+from dataclasses import dataclass, replace
+from typing import Literal, Self, final
 
 import torch
 from torch import Tensor
@@ -13,8 +14,18 @@ from mithridate.goals import Goal, Rows, SourceToTarget, Untargeted
 Loss = Literal["ce", "dlr", "dlr-targeted"]
 
 
+@dataclass(frozen=True)
+class OfGoal:
+    """What is made of a goal, row by row."""
+
+    goal: Goal
+
+    def __getitem__(self, rows: Rows) -> Self:
+        return replace(self, goal=self.goal[rows])
+
+
 @final
-class DLR:
+class DLR(OfGoal):
     """Difference of logits ratio (Croce and Hein 2020, section 4), as something to minimise.
 
     The goal's margin over z1 - z3, where z1 >= z2 >= z3 are the largest logits: shifting or
@@ -22,46 +33,27 @@ class DLR:
 
     Deviations: any goal has a margin, so it serves targets too (the strongest other class
     against the target). With two classes there is no third logit, and the margin stands alone.
-
-    >>> DLR(Untargeted([0])).loss(torch.tensor([[9.0, 5.0, 1.0]]))
-    tensor([0.5000])
     """
-
-    def __init__(self, goal: Goal) -> None:
-        self.goal = goal
 
     def loss(self, logits: Tensor) -> Tensor:
         """(N, K) -> (N,), below 0 once the goal is reached."""
         return self.goal.margin(logits) / _spread(logits, 3)
 
-    def __getitem__(self, rows: Rows) -> DLR:
-        return DLR(self.goal[rows])
-
 
 @final
-class TargetedDLR:
+class TargetedDLR(OfGoal):
     """The ratio for one rival class (Croce and Hein 2020: "targeted DLR"), to be minimised.
 
     (z[source] - z[target]) / (z1 - (z3 + z4) / 2) for a `SourceToTarget` goal. Deviations: for
     another goal its margin is the numerator; with three classes z3 stands for both, with two
     the numerator stands alone.
-
-    >>> loss = TargetedDLR(SourceToTarget([0], [2]))
-    >>> loss.loss(torch.tensor([[9.0, 5.0, 2.0, 0.0]]))
-    tensor([0.8750])
     """
-
-    def __init__(self, goal: Goal) -> None:
-        self.goal = goal
 
     def loss(self, logits: Tensor) -> Tensor:
         """(N, K) -> (N,)."""
         pair = isinstance(self.goal, SourceToTarget)
         above = self.goal.loss(logits) if pair else self.goal.margin(logits)
         return above / _spread(logits, 4)
-
-    def __getitem__(self, rows: Rows) -> TargetedDLR:
-        return TargetedDLR(self.goal[rows])
 
 
 Objective = Goal | DLR | TargetedDLR
@@ -72,10 +64,6 @@ def rivalries(goal: Goal, logits: Tensor, count: int) -> Iterator[Goal]:
 
     Rivals are the `count` other classes of the largest logits, at most all, strongest first.
     A goal that names its target is its own only rivalry.
-
-    >>> pairs = rivalries(Untargeted([0]), torch.tensor([[9.0, 2.0, 5.0]]), 9)
-    >>> [pair.classes() for pair in pairs]
-    [(tensor([0]), tensor([2])), (tensor([0]), tensor([1]))]
     """
     if not isinstance(goal, Untargeted):
         yield goal

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import partial
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from mithridate import rng as random
-from mithridate.attacks.base import MinimalAttack
-from mithridate.attacks.decision import CHUNK, Progress, last_images, parts
+from mithridate.attacks.base import Count, Natural, limits
+from mithridate.attacks.decision import CHUNK, Progress, StepwiseAttack
 from mithridate.classifier import ScoreOracle
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
-from mithridate.errors import check_number
 from mithridate.goals import Goal
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnePixel(MinimalAttack):
+class OnePixel(StepwiseAttack):
     """Changes at most `pixels` pixels, found by differential evolution (Su et al. 2019, III).
 
     A candidate holds, for each pixel, its row, its column and one value per channel, all in
@@ -60,16 +60,10 @@ class OnePixel(MinimalAttack):
         nist=("025",),
     )
 
-    pixels: int = 1
-    population: int = 400
-    generations: int = 100
-    weight: float = 0.5
-
-    def __post_init__(self) -> None:
-        check_number("pixels", self.pixels, low=1)
-        check_number("population", self.population, low=4)
-        check_number("generations", self.generations, low=0)
-        check_number("weight", self.weight, low=0, high=2, open_low=True)
+    pixels: Count = 1
+    population: Annotated[int, limits(4)] = 400
+    generations: Natural = 100
+    weight: Annotated[float, limits(0, 2, open_low=True)] = 0.5
 
     @classmethod
     def usual(cls, image_shape: tuple[int, int, int]) -> dict[str, Any]:
@@ -81,9 +75,6 @@ class OnePixel(MinimalAttack):
     def held(self, n: int, values: int) -> int:
         asked = min(n * self.population, max(CHUNK, self.population))
         return 16 * n * values + 6 * n * self.population * self.pixels * 6 + 6 * asked * values
-
-    def perturb(self, model: ScoreOracle, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
-        return last_images(self.steps(model, x, goal, rng=rng), x)
 
     def steps(
         self, model: ScoreOracle, x: Tensor, goal: Goal, *, rng: torch.Generator
@@ -100,11 +91,7 @@ class OnePixel(MinimalAttack):
         for k in range(self.generations + 1):
             if len(rows) == 0:
                 return
-            asked = rows
-
-            def objective(trial: Tensor, asked: Tensor = asked) -> Tensor:
-                return _margins(model, x, goal, asked, trial)
-
+            objective = partial(_margins, model, x, goal, rows)
             if k == 0:
                 cost = objective(genes)
             else:
@@ -143,10 +130,6 @@ def generation(
 
     Returns:
         Genes and costs, no cost larger than before.
-
-    >>> genes, cost = torch.rand((1, 8, 1, 3), generator=random.rng(0)), torch.ones(1, 8)
-    >>> generation(genes, cost, lambda g: g.sum((2, 3)), 0.5, random.rng(0))[1].max().item()
-    1.0
     """
     keys = torch.rand((genes.shape[1],) * 2, generator=rng, device=rng.device)
     # A candidate sorts last in its own row: it is not among its three parents.
@@ -159,12 +142,7 @@ def generation(
 
 
 def paint(x: Tensor, genes: Tensor) -> Tensor:
-    """Images (N, C, H, W) with the pixels of (N, P, d, 2 + C) set: (N, P, C, H, W).
-
-    >>> paint(torch.zeros(1, 1, 2, 2), torch.tensor([[[[0.9, 0.1, 1.0]]]]))[0, 0, 0]
-    tensor([[0., 0.],
-            [1., 0.]])
-    """
+    """Images (N, C, H, W) with the pixels of (N, P, d, 2 + C) set: (N, P, C, H, W)."""
     height, width = x.shape[2:]
     flat = x.flatten(2)[:, None].repeat(1, genes.shape[1], 1, 1)
     row = (genes[..., 0] * height).long().clamp(max=height - 1)
@@ -177,9 +155,8 @@ def paint(x: Tensor, genes: Tensor) -> Tensor:
 
 def _margins(model: ScoreOracle, x: Tensor, goal: Goal, rows: Tensor, genes: Tensor) -> Tensor:
     """Margins (N, P) of all candidates, in shared calls of bounded size."""
-    count = genes.shape[1]
-    out = []
-    for part in parts(torch.arange(len(rows), device=x.device), count):
+    count, out = genes.shape[1], []
+    for part in torch.split(torch.arange(len(rows), device=x.device), max(1, CHUNK // count)):
         owners = rows[part].repeat_interleave(count)
         with model.cost.on_rows(owners):
             scores = model.scores(paint(x[rows[part]], genes[part]).flatten(0, 1))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from mithridate.attacks.base import BoundedAttack, check_eps, grey
+from mithridate.attacks.base import BoundedAttack, Count, Positive, pick
 from mithridate.attacks.fast_gradient import descend
 from mithridate.classifier import Classifier
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
-from mithridate.errors import InputError, check_number
+from mithridate.errors import InputError
 from mithridate.goals import Goal
 from mithridate.norms import LINF, Norm
 
@@ -53,17 +54,14 @@ class PGD(BoundedAttack):
     )
 
     norm: Norm = LINF
-    steps: int
-    step_size: float
-    restarts: int = 1
+    steps: Count
+    step_size: Positive
+    restarts: Count = 1
     random_start: bool = True
     stop_at_goal: bool = True
 
     def __post_init__(self) -> None:
-        check_eps(self.eps, self.norm)
-        check_number("steps", self.steps, low=1)
-        check_number("step_size", self.step_size, low=0, open_low=True)
-        check_number("restarts", self.restarts, low=1)
+        super().__post_init__()
         if self.restarts > 1 and not self.random_start:
             raise InputError(
                 f"{self.restarts} restarts from the same point give the same images: "
@@ -72,7 +70,7 @@ class PGD(BoundedAttack):
 
     @classmethod
     def usual(cls, image_shape: tuple[int, int, int]) -> dict[str, Any]:
-        step_size, steps = (0.01, 40) if grey(image_shape) else (2 / 255, 20)
+        step_size, steps = (0.01, 40) if image_shape[0] == 1 else (2 / 255, 20)
         return super().usual(image_shape) | {"step_size": step_size, "steps": steps}
 
     def cost(self, sizes: Sizes) -> Work:
@@ -80,54 +78,35 @@ class PGD(BoundedAttack):
         return Work(forwards=again, gradients=sizes.test * self.steps * self.restarts)
 
     def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
-        if not self.stop_at_goal:
-            return self._all_steps(model, x, goal, rng)
-        best, left = x.detach().clone(), torch.arange(len(x), device=x.device)
-        for _ in range(self.restarts):
-            start = self._start(x, rng)
-            if not self.random_start:
-                return self._descend(model, x, goal, start)
-            with model.cost.on_rows(left):
-                left = left[~goal[left].reached(model.labels(best[left]))]
-            if len(left) == 0:
-                return best
-            with model.cost.on_rows(left):
-                best[left] = self._descend(model, x[left], goal[left], start[left])
-        return best
-
-    def _all_steps(self, model: Classifier, x: Tensor, goal: Goal, rng: torch.Generator) -> Tensor:
-        best = self._descend(model, x, goal, self._start(x, rng))
-        if self.restarts == 1:
-            return best
-        smallest = _margin(model, best, goal)
-        for _ in range(1, self.restarts):
-            other = self._descend(model, x, goal, self._start(x, rng))
-            margin = _margin(model, other, goal)
-            better = margin < smallest
-            best = torch.where(better[:, None, None, None], other, best)
-            smallest = torch.where(better, margin, smallest)
-        return best
-
-    def _start(self, x: Tensor, rng: torch.Generator) -> Tensor:
-        """Drawn for every row, so that a row's start does not depend on who is left."""
-        if not self.random_start:
-            return x
-        return (x + self.norm.sample(x, self.eps, rng)).clamp_(0, 1)
-
-    def _descend(self, model: Classifier, x: Tensor, goal: Goal, start: Tensor) -> Tensor:
-        return descend(
+        run = partial(
+            descend,
             model,
-            x,
-            goal,
             step_size=self.step_size,
             steps=self.steps,
             eps=self.eps,
             norm=self.norm,
             stop_at_goal=self.stop_at_goal,
-            start=start,
         )
-
-
-def _margin(model: Classifier, x: Tensor, goal: Goal) -> Tensor:
-    with torch.no_grad():
-        return goal.margin(model.logits(x))
+        if not self.random_start:
+            return run(x, goal)
+        best, left = x.detach().clone(), torch.arange(len(x), device=x.device)
+        smallest = x.new_full((len(x),), float("inf"))
+        for _ in range(self.restarts):
+            # Drawn for every row, so that a row's start does not depend on who is left.
+            start = (x + self.norm.sample(x, self.eps, rng)).clamp_(0, 1)
+            if not self.stop_at_goal:
+                end = run(x, goal, start=start)
+                if self.restarts == 1:
+                    return end
+                with torch.no_grad():
+                    margin = goal.margin(model.logits(end))
+                best = pick(margin < smallest, end, best)
+                smallest = smallest.minimum(margin)
+                continue
+            with model.cost.on_rows(left):
+                left = left[~goal[left].reached(model.labels(best[left]))]
+            if len(left) == 0:
+                break
+            with model.cost.on_rows(left):
+                best[left] = run(x[left], goal[left], start=start[left])
+        return best

@@ -1,30 +1,35 @@
-"""Runs an attack in batches and certifies what it returns: bounds, budget, success."""
+"""Runs an attack in batches, certifies bounds, budget and success, and doubts the figures."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from mithridate.attacks.base import Attack
-from mithridate.attacks.batches import Batches, batches
-from mithridate.attacks.checks import certified, checked, first_line
-from mithridate.classifier import Classifier, Guarded
+from mithridate.attacks.base import Attack, BoundedAttack
+from mithridate.attacks.batches import Batches
+from mithridate.classifier import Classifier, Guarded, check_images
+from mithridate.doubts import Doubt
 from mithridate.errors import (
     InputError,
     MithridateError,
     NothingAssessedError,
     QueriesRefused,
+    RunError,
     check_number,
 )
 from mithridate.goals import Goal
 from mithridate.norms import L0, L1, L2, LINF
 from mithridate.rng import child
+
+FEW = 100
+"""Images below which a rate is doubted."""
+REFUSED = "stopped: refused"
 
 log = logging.getLogger(__name__)
 
@@ -136,34 +141,58 @@ def run_attack(
     if batch_size is not None:
         check_number("batch_size", batch_size, low=1)
     judge, asked = _white(model), model.attacker() if through is None else through
-    seen, pace = _white(asked), judge.compute_batch
+    seen = _white(asked)
+    paces = judge.compute_batch, seen.compute_batch
     _check_view(attack, judge, asked)
-    x = checked(judge, x, goal)
+    x = _checked(judge, x, goal)
     if seen is not judge:
-        checked(seen, x, goal)
+        _checked(seen, x, goal)
     if batch_size is None and isinstance(asked, Guarded):
         batch_size = 1
-    with (
-        judge.frozen(),
-        seen.frozen(),
-        batches(attack, seen, x, size=batch_size, memory=memory) as batch,
-    ):
+    with judge.frozen(), seen.frozen():
         try:
-            run = _Run(attack, judge, asked, x, goal.avoiding(judge.rejected), rng)
-            run.look(batch)
+            batch = Batches(attack, seen, x, size=batch_size, memory=memory)
+            run = _Run(attack, judge, asked, x, goal.avoiding(judge.rejected), rng, batch)
             for rows in batch.over(len(x), run.work):
-                if run.spent.status != "done":
+                if run.status != "done":
                     break
                 if progress is not None:
                     progress(rows.stop, len(x))
         finally:
-            judge.compute_batch = pace
+            judge.compute_batch, seen.compute_batch = paces
     return run.result()
 
 
 def _white(model: Classifier | Guarded) -> Classifier:
     """The classifier behind the guards, if there are any."""
     return model.model if isinstance(model, Guarded) else model
+
+
+def _checked(model: Classifier, x: Tensor, goal: Goal) -> Tensor:
+    """The images, fit for the model and the goals.
+
+    Raises:
+        InputError: unusable images or labels.
+    """
+    x, classes = check_images(x, model.image_shape).detach(), model.classes
+    if len(goal) != len(x):
+        raise InputError(f"one goal per image: got {len(goal)} goals for {len(x)} images")
+    for labels in goal.classes():
+        if len(x) and int(labels.max()) >= classes:
+            low, high = int(labels.min()), int(labels.max())
+            hint = "subtract 1" if low >= 1 and high == classes else f"use 0 to {classes - 1}"
+            raise InputError(f"labels run {low}..{high} for {classes} classes: {hint}")
+    if len(x):
+        try:
+            with torch.no_grad():
+                model.logits(x[:1].to(model.device))
+        except torch.OutOfMemoryError:
+            pass  # the batches deal with it
+        except RuntimeError as error:
+            raise InputError(
+                f"the model cannot take images of shape {tuple(x.shape[1:])}: {_first_line(error)}"
+            ) from error
+    return x
 
 
 def _check_view(attack: Attack, judge: Classifier, asked: Classifier | Guarded) -> None:
@@ -179,52 +208,42 @@ def _check_view(attack: Attack, judge: Classifier, asked: Classifier | Guarded) 
         raise InputError(
             f"the model takes images {shapes[0]}, that of through= {shapes[1]}: take one alike"
         )
-    about = getattr(attack, "about", None)
-    if isinstance(asked, Guarded) and about is not None and "gradient" in about.access:
+    if isinstance(asked, Guarded) and "gradient" in attack.about.access:
         raise InputError(
             f"{type(attack).__name__} needs gradients, and a guard gives labels and scores: take "
             "an attack by labels (hopskipjump) or scores (square), or give through= a model"
         )
 
 
-@dataclass(frozen=True)
-class _Spent:
-    """What the attack itself cost, and how it ended."""
-
-    queries: int = 0
-    gradients: int = 0
-    seconds: float = 0.0
-    status: str = "done"
-    traced: bool = True
-
-
-@dataclass
 class _Run:
-    """The rows attacked so far; the others are as the input."""
+    """The rows attacked so far; the others are as the input. All results are on its device.
 
-    attack: Attack
-    judge: Classifier
-    asked: Classifier | Guarded
-    x: Tensor
-    goal: Goal
-    rng: torch.Generator
-    spent: _Spent = field(default_factory=_Spent)
+    Raises:
+        NothingAssessedError: logits that are not finite.
+    """
 
-    def look(self, batch: Batches) -> None:
-        """Predict the input; the rows are as it is from now on.
-
-        Raises:
-            NothingAssessedError: logits that are not finite.
-        """
-        x = self.x
+    def __init__(
+        self,
+        attack: Attack,
+        judge: Classifier,
+        asked: Classifier | Guarded,
+        x: Tensor,
+        goal: Goal,
+        rng: torch.Generator,
+        batch: Batches,
+    ) -> None:
+        self.attack, self.judge, self.asked, self.seen = attack, judge, asked, _white(asked)
+        self.x, self.goal, self.rng = x, goal, rng
+        self.queries, self.gradients, self.seconds = 0, 0, 0.0
+        self.status, self.traced = "done", True
         self.out, self.sizes = x.clone(), x.new_zeros((4, len(x)))
         self.row_queries = x.new_zeros(len(x), dtype=torch.int64)
         self.clean, finite = torch.zeros_like(self.row_queries), x.new_zeros(len(x)).bool()
 
-        def work(rows: slice) -> None:
+        def look(rows: slice) -> None:
             self.clean[rows], finite[rows] = self._predict(x[rows])
 
-        for _ in batch.over(len(x), work):
+        for _ in batch.over(len(x), look):
             pass
         broken = int((~finite).sum())
         if broken:
@@ -237,30 +256,28 @@ class _Run:
 
     def work(self, rows: slice) -> None:
         """Attack some rows; where memory runs out, nothing but time was spent."""
-        before = self.spent
-        try:
-            self._attack(rows)
-        except torch.OutOfMemoryError:
-            self.spent = replace(before, seconds=self.spent.seconds)
-            raise
-
-    def _attack(self, rows: slice) -> None:
-        x, device = self.x, _white(self.asked).device
-        part, goal = x[rows].to(device), self.goal[rows].to(device)
+        x, device, cost = self.x[rows].to(self.seen.device), self.seen.device, self.asked.cost
+        goal = self.goal[rows].to(device).avoiding(self.seen.rejected)
         numbers = torch.arange(rows.start, rows.stop)
         stream = child(self.rng, "attack", device=device, rows=numbers)
-        with self.asked.cost.by_row(len(part), device) as ledger:
-            proposal = self._propose(part, goal.avoiding(_white(self.asked).rejected), stream)
-        self.row_queries[rows] = ledger.counts.to(x.device)
-        self.spent = replace(self.spent, traced=self.spent.traced and not ledger.broken)
-        if proposal is None:
-            return
-        proposal = certified(self.attack, proposal, part)
-        distances = torch.stack([norm.distance(proposal, part) for norm in (L0, L1, L2, LINF)])
-        predicted, sound = self._predict(proposal)
-        self.out[rows], self.predicted[rows] = proposal.to(x.device), predicted
-        self.success[rows] = self._reached(rows, predicted) & sound
-        self.sizes[:, rows] = distances.to(x.device)
+        queries, gradients, began = cost.queries, cost.gradients, _now(device)
+        with cost.by_row(len(x), device) as ledger:
+            try:
+                proposal, status = self._propose(x, goal, stream)
+            finally:
+                self.seconds += _now(device) - began
+        queries, gradients = cost.queries - queries, cost.gradients - gradients
+        if proposal is not None:
+            proposal = certified(self.attack, proposal, x)
+            distances = torch.stack([norm.distance(proposal, x) for norm in (L0, L1, L2, LINF)])
+            predicted, sound = self._predict(proposal)
+            self.out[rows], self.predicted[rows] = proposal.to(self.x.device), predicted
+            self.success[rows] = self._reached(rows, predicted) & sound
+            self.sizes[:, rows] = distances.to(self.x.device)
+        self.row_queries[rows] = ledger.counts.to(self.x.device)
+        self.traced = self.traced and not ledger.broken
+        self.queries, self.gradients = self.queries + queries, self.gradients + gradients
+        self.status = f"{status} after {self.queries} queries" if status == REFUSED else status
 
     def _reached(self, rows: slice, predicted: Tensor) -> Tensor:
         """Which goals these predictions reach; none by being rejected, whatever the goal says."""
@@ -269,66 +286,127 @@ class _Run:
         return reached if rejected is None else reached & (predicted != rejected)
 
     def _predict(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Classes, and which rows have finite logits, on the device of all results."""
+        """Classes, and which rows have finite logits."""
         judge = self.judge
         # Where memory ran out, it is the attacker's model whose passes were halved.
-        judge.compute_batch = min(judge.compute_batch, _white(self.asked).compute_batch)
+        judge.compute_batch = min(judge.compute_batch, self.seen.compute_batch)
         with torch.no_grad():
             logits = judge.logits(x.to(judge.device))
         device = self.x.device
         return logits.argmax(1).to(device), logits.isfinite().all(1).to(device)
 
-    def _propose(self, x: Tensor, goal: Goal, rng: torch.Generator) -> Tensor | None:
-        """The attack's images, or None where it stopped or crashed; either way at its expense."""
-        asked, status = self.asked, self.spent.status
-        cost, device = asked.cost, _white(asked).device
-        queries, gradients, began = cost.queries, cost.gradients, _now(device)
+    def _propose(self, x: Tensor, goal: Goal, rng: torch.Generator) -> tuple[Tensor | None, str]:
+        """The attack's images, or None where it stopped or crashed; and how it ended."""
+        # A guard is no Classifier: what an attack asks of it, it was checked, is an Oracle's.
+        view = cast(Classifier, self.asked)
         try:
             # A copy: were an attack to write into its input, distances would come out as 0.
-            # A guard is no Classifier: what an attack asks of it, it was checked, is an Oracle's.
-            view = cast(Classifier, asked)
-            return self.attack.perturb(view, x.clone(), goal, rng=rng).detach()
+            return self.attack.perturb(view, x.clone(), goal, rng=rng).detach(), "done"
         except KeyboardInterrupt:
-            status = "interrupted"
+            return None, "interrupted"
         except QueriesRefused:
-            spent = self.spent.queries + cost.queries - queries
-            status = f"stopped: refused after {spent} queries"
+            return None, REFUSED
         except (MithridateError, torch.OutOfMemoryError):
             raise
         except Exception as error:
             log.exception("%s crashed", self.attack)
-            status = f"failed: {type(error).__name__}: {first_line(error)}"
-        finally:
-            self.spent = replace(
-                self.spent,
-                queries=self.spent.queries + cost.queries - queries,
-                gradients=self.spent.gradients + cost.gradients - gradients,
-                seconds=self.spent.seconds + _now(device) - began,
-                status=status,
-            )
-        return None
+            return None, f"failed: {type(error).__name__}: {_first_line(error)}"
 
     def result(self) -> AttackResult:
-        spent = self.spent
-        whole = spent.traced and int(self.row_queries.sum()) == spent.queries
+        whole = self.traced and int(self.row_queries.sum()) == self.queries
+        l0, l1, l2, linf = self.sizes
         return AttackResult(
             adversarials=self.out,
             success=self.success,
             predicted=self.predicted,
             clean_predicted=self.clean,
-            l0=self.sizes[0],
-            l1=self.sizes[1],
-            l2=self.sizes[2],
-            linf=self.sizes[3],
-            queries=spent.queries,
-            gradients=spent.gradients,
-            seconds=spent.seconds,
-            status=spent.status,
+            l0=l0,
+            l1=l1,
+            l2=l2,
+            linf=linf,
+            queries=self.queries,
+            gradients=self.gradients,
+            seconds=self.seconds,
+            status=self.status,
             row_queries=self.row_queries if whole else None,
         )
+
+
+def certified(attack: Attack, proposal: Tensor, x: Tensor) -> Tensor:
+    """The proposal as float32, or the contract that it breaks."""
+    name = type(attack).__name__
+    if proposal.shape != x.shape:
+        raise RunError(f"{name} returned shape {tuple(proposal.shape)} for {tuple(x.shape)}: a bug")
+    proposal = proposal.to(x)
+    if len(proposal) == 0:
+        return proposal
+    low, high = (float(v) for v in torch.aminmax(proposal))
+    if not (low >= -1e-6 and high <= 1 + 1e-6):
+        raise RunError(f"{name} left [0, 1]: returned values in [{low:g}, {high:g}]: a bug")
+    proposal = proposal.clamp(0, 1)
+    if isinstance(attack, BoundedAttack):
+        farthest = float(attack.norm.distance(proposal, x).max())
+        if farthest > attack.eps * (1 + 1e-5) + 1e-6:
+            raise RunError(
+                f"{name} left its budget: {attack.norm} distance {farthest:g}, "
+                f"eps {attack.eps:g}: a bug"
+            )
+    return proposal
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+def doubts_of(
+    attack: Attack, result: AttackResult, labels: Tensor, reached: int | None = None
+) -> list[Doubt]:
+    """What to doubt of the rates, and what the attack's own settings make of them.
+
+    Args:
+        attack: as it ran, prepared.
+        labels: true classes of all the images, (N,).
+        reached: where the attack did not end, the images that the rates are over, the first so
+            many; None where the others count as not fooled.
+
+    >>> from mithridate.attacks.fast_gradient import FGSM
+    >>> from mithridate.goals import Untargeted
+    >>> from mithridate.rng import rng
+    >>> model = Classifier(torch.nn.Flatten(), classes=2)
+    >>> x, y = torch.tensor([[[[0.6, 0.5]]]]), torch.tensor([0])
+    >>> attack = FGSM(eps=0.1)
+    >>> result = run_attack(attack, model, x, Untargeted(y), rng=rng(0))
+    >>> [doubt.id for doubt in doubts_of(attack, result, y)]
+    ['few-images', 'nothing-left']
+    """
+    if result.status == "done":
+        reached = None
+    doubts = rate_doubts(len(labels), result.status, reached=reached)
+    return doubts + attack.doubts(result, labels[:reached])
+
+
+def rate_doubts(images: int, status: str, *, reached: int | None = None) -> list[Doubt]:
+    """What to doubt of a rate over so many images, after an attack that ended so.
+
+    Args:
+        reached: the images that the rate is over, where the others were left out of it.
+
+    >>> [doubt.text for doubt in rate_doubts(6, "interrupted", reached=4)][0]
+    'interrupted: 4 of 6 images were reached, the rates are over those.'
+    """
+    doubts, counted = [], images if reached is None else reached
+    if status != "done":
+        what = "images not reached count as not fooled."
+        if reached is not None:
+            rest = "the rates are over those" if reached else "so there are no rates"
+            what = f"{reached} of {images} images were reached, {rest}."
+        doubts.append(Doubt("stopped-early", f"{status}: {what}"))
+    if 0 < counted < FEW:
+        doubts.append(Doubt("few-images", f"Only {counted} images: the interval is wide."))
+    return doubts

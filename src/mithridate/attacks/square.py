@@ -4,84 +4,37 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mithridate.attacks.base import BoundedAttack, check_eps
-from mithridate.classifier import Classifier, ScoreOracle
+from mithridate.attacks.base import BoundedAttack, Near, limits, per_row, pick
+from mithridate.classifier import Classifier
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
-from mithridate.errors import InputError, check_number
 from mithridate.goals import Goal
-from mithridate.norms import L2, LINF, Norm
+from mithridate.norms import L2, LINF
 from mithridate.rng import Draws, by_row
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """After these of 10,000 queries the share of pixels halves (as in the authors' code)."""
-
-
-def share(p: float, query: int, queries: int) -> float:
-    """Share of the pixels in a square at some query; `p` at first.
-
-    >>> [share(0.8, i, 10_000) for i in (1, 11, 51, 10_000)]
-    [0.8, 0.4, 0.2, 0.0015625]
-    """
-    at = int(query / queries * 10_000)
-    return float(p / 2 ** sum(at > mark for mark in HALVINGS))
-
-
 SMALLEST = 1e-38
 """Probabilities that a float32 cannot hold count as this."""
 
 
-def square_attack(
-    model: ScoreOracle,
-    x: Tensor,
-    goal: Goal,
-    *,
-    eps: float,
-    norm: Norm,
-    queries: int,
-    p: float,
-    rng: torch.Generator,
-) -> Tensor:
-    """Algorithm 1 for all rows: one query for each row and iteration, until it reaches its goal.
-
-    Returns:
-        Images (N, C, H, W): the adversarial ones, or those of the smallest margin.
-    """
-    draws = by_row(rng, len(x))
-    start, propose = (_stripes, _paint) if norm is LINF else (_tiles, _bump)
-    scores = model.scores(x)
-    rows, margin = torch.arange(len(x), device=x.device), x.new_full((len(x),), float("inf"))
-    out, best, centre = x.clone(), x, x
-    for i in range(queries):
-        going = (~goal.reached(scores.argmax(1))).nonzero()[:, 0]
-        if len(going) < len(rows):
-            out[rows] = best
-            rows, margin, goal = rows[going], margin[going], goal[going]
-            centre, best = centre[going], best[going]
-            draws.keep(going)
-        if len(rows) == 0 or i == queries - 1:
-            break
-        tried = (propose if i else start)(best, centre, eps, share(p, i, queries), draws)
-        with model.cost.on_rows(rows):
-            scores = model.scores(tried)
-        tried_margin = goal.margin(scores.clamp(min=SMALLEST).log())
-        best = torch.where((tried_margin < margin)[:, None, None, None], tried, best)
-        margin = margin.minimum(tried_margin)
-    return out.index_copy_(0, rows, best)
+def share(p: float, query: int, queries: int) -> float:
+    """Share of the pixels in a square at some query; `p` at first."""
+    at = int(query / queries * 10_000)
+    return float(p / 2 ** sum(at > mark for mark in HALVINGS))
 
 
 def _stripes(best: Tensor, x: Tensor, eps: float, part: float, draws: Draws) -> Tensor:
     """Start in LINF: eps up or down in each column and channel."""
     n, channels, _, width = x.shape
-    return (x + eps * _signs(draws.uniform(channels * width)).view(n, channels, 1, width)).clamp(
-        0, 1
-    )
+    signs = _signs(draws.uniform(channels * width)).view(n, channels, 1, width)
+    return (x + eps * signs).clamp(0, 1)
 
 
 def _paint(best: Tensor, x: Tensor, eps: float, part: float, draws: Draws) -> Tensor:
@@ -93,7 +46,7 @@ def _paint(best: Tensor, x: Tensor, eps: float, part: float, draws: Draws) -> Te
     shift = eps * _signs(u[:, 2:])[:, :, None, None]
     up, down = (torch.where(inside, (x + s).clamp_(0, 1), best) for s in (shift, -shift))
     idle = (up == best).flatten(1).all(1)
-    return torch.where(idle[:, None, None, None], down, up)
+    return pick(idle, down, up)
 
 
 def _tiles(best: Tensor, x: Tensor, eps: float, part: float, draws: Draws) -> Tensor:
@@ -126,7 +79,7 @@ def _bump(best: Tensor, x: Tensor, eps: float, part: float, draws: Draws) -> Ten
     old = delta * here
     new = lying[:, None] * _signs(u[:, 5:])[:, :, None, None] * here
     new = new + old / _length(old).clamp(min=1e-12)
-    unused = (eps**2 - delta.square().flatten(1).sum(1)).clamp(min=0)[:, None, None, None]
+    unused = per_row((eps**2 - delta.square().flatten(1).sum(1)).clamp(min=0))
     freed = (delta.square() * (here | there)).sum((2, 3), keepdim=True)
     new = new / _length(new).clamp(min=1e-12) * (unused / channels + freed).sqrt()
     moved = torch.where(here, new, torch.where(there, 0, delta))
@@ -134,11 +87,7 @@ def _bump(best: Tensor, x: Tensor, eps: float, part: float, draws: Draws) -> Ten
 
 
 def bumps(side: int) -> Tensor:
-    """Two pyramids of opposite sign, one above the other (the paper's eta): (side, side), norm 1.
-
-    >>> bumps(3)[:, 1].sign()
-    tensor([ 1., -1., -1.])
-    """
+    """The paper's eta: two pyramids of opposite sign, one over the other; (side, side), norm 1."""
 
     def pyramid(height: int, width: int) -> Tensor:
         row = (torch.arange(height) - height // 2).abs()[:, None]
@@ -208,16 +157,9 @@ class Square(BoundedAttack):
         nist=("025",),
     )
 
-    norm: Norm = LINF
-    queries: int = 5000
-    p: float = 0.8
-
-    def __post_init__(self) -> None:
-        check_eps(self.eps, self.norm)
-        check_number("queries", self.queries, low=2)
-        check_number("p", self.p, low=0, high=1, open_low=True)
-        if self.norm not in (L2, LINF):
-            raise InputError(f"square works in l2 or linf, got {self.norm}")
+    norm: Near = LINF
+    queries: Annotated[int, limits(2)] = 5000
+    p: Annotated[float, limits(0, 1, open_low=True)] = 0.8
 
     @classmethod
     def usual(cls, image_shape: tuple[int, int, int]) -> dict[str, Any]:
@@ -227,14 +169,31 @@ class Square(BoundedAttack):
         return Work(forwards=sizes.test * self.queries)
 
     def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
+        """Algorithm 1 for all rows: one query for each row and iteration, until it is done."""
+        x = x.detach()
         with model.frozen():
-            return square_attack(
-                model,
-                x.detach(),
-                goal,
-                eps=self.eps,
-                norm=self.norm,
-                queries=self.queries,
-                p=self.p,
-                rng=rng,
+            draws = by_row(rng, len(x))
+            start, propose = (_stripes, _paint) if self.norm is LINF else (_tiles, _bump)
+            scores = model.scores(x)
+            rows, margin = (
+                torch.arange(len(x), device=x.device),
+                x.new_full((len(x),), float("inf")),
             )
+            out, best, centre = x.clone(), x, x
+            for i in range(self.queries):
+                going = (~goal.reached(scores.argmax(1))).nonzero()[:, 0]
+                if len(going) < len(rows):
+                    out[rows] = best
+                    rows, margin, goal = rows[going], margin[going], goal[going]
+                    centre, best = centre[going], best[going]
+                    draws.keep(going)
+                if len(rows) == 0 or i == self.queries - 1:
+                    break
+                part = share(self.p, i, self.queries)
+                tried = (propose if i else start)(best, centre, self.eps, part, draws)
+                with model.cost.on_rows(rows):
+                    scores = model.scores(tried)
+                tried_margin = goal.margin(scores.clamp(min=SMALLEST).log())
+                best = pick(tried_margin < margin, tried, best)
+                margin = margin.minimum(tried_margin)
+            return out.index_copy_(0, rows, best)

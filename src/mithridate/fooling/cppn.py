@@ -13,8 +13,7 @@ from mithridate.classifier import Classifier
 from mithridate.component import About
 from mithridate.errors import check_number
 from mithridate.fooling.base import Elites, FoolingMethod, Shape, check_enough
-from mithridate.fooling.direct import mutated
-from mithridate.fooling.map_elites import map_elites
+from mithridate.fooling.map_elites import map_elites, mutated
 
 INPUTS = 4
 """x and y, both from -1 to 1, the distance to the centre, and a 1."""

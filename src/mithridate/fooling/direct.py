@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from mithridate.classifier import Classifier
 from mithridate.component import About
 from mithridate.errors import check_number
 from mithridate.fooling.base import Elites, FoolingMethod, Shape, check_enough
-from mithridate.fooling.map_elites import map_elites
+from mithridate.fooling.map_elites import map_elites, mutated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,28 +80,3 @@ class Direct(FoolingMethod):
             confidence=self.confidence,
             rng=rng,
         )
-
-
-def mutated(
-    genes: Tensor,
-    rate: float,
-    eta: float,
-    *,
-    low: float = 0.0,
-    high: float = 1.0,
-    rng: torch.Generator,
-) -> Tensor:
-    """Each gene changed with probability `rate`, by polynomial mutation (Deb and Agrawal 1995).
-
-    With u uniform, the step is `(2u)^(1/(eta+1)) - 1` for u below a half, its mirror image
-    above, times `high - low`; results are clipped to [low, high].
-
-    >>> from mithridate.rng import rng
-    >>> mutated(torch.zeros(2), 1.0, 15.0, low=-1.0, rng=rng(0)).abs().max() < 1
-    tensor(True)
-    """
-    chosen = torch.rand(genes.shape, generator=rng, device=rng.device) < rate
-    u = torch.rand(genes.shape, generator=rng, device=rng.device)
-    size = 1 - (2 * torch.minimum(u, 1 - u)) ** (1 / (eta + 1))
-    step = torch.where(u < 0.5, -size, size) * (high - low)
-    return torch.where(chosen, (genes + step).clamp(low, high), genes)

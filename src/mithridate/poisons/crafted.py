@@ -12,8 +12,8 @@ from torch import Tensor
 
 from mithridate import component
 from mithridate.attacks.base import BoundedAttack, check_eps
-from mithridate.attacks.checks import certified
 from mithridate.attacks.pgd import PGD
+from mithridate.attacks.run import certified
 from mithridate.classifier import Classifier
 from mithridate.data.image_set import ImageSet
 from mithridate.errors import InputError, NothingAssessedError, check_whole

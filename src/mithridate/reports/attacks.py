@@ -109,7 +109,7 @@ def settings_text(text: str) -> str:
     """
 
     spaced = re.sub(r"=([^,\s]*)", r" \1", text)
-    return re.sub(r"(?<= )\d+\.\d+(?=,|$)", lambda found: words.setting(float(found[0])), spaced)
+    return re.sub(r"(?<= )\d+\.\d+(?=,|$)", lambda match: words.setting(float(match[0])), spaced)
 
 
 def strongest(attacks: Sequence[AttackRow]) -> AttackRow | None:

@@ -97,8 +97,8 @@ def context(first: StudyFolder, second: StudyFolder) -> dict[str, Any]:
     lines = list(_lines(first, second, shared))
     corrected = holm([line.pair.p if line.pair else None for line in lines])
     with_holm = list(zip(lines, corrected, strict=True))
-    made = [_table(second, m, with_holm, at) for at, m in enumerate(second.study.matrices, 1)]
-    tables = [table for table in made if table is not None]
+    every = [_table(second, m, with_holm, at) for at, m in enumerate(second.study.matrices, 1)]
+    tables = [table for table in every if table is not None]
     export.embed_files(tables)
     differing = sum(not line.equal for line in lines)
     tested = sum(p is not None for p in corrected)
@@ -155,13 +155,14 @@ def _by_cell(images: pa.Table | None) -> dict[str, Images]:
     """Cell -> its images; empty where none was recorded."""
     if images is None or images.num_rows == 0:
         return {}
-    names, at = np.unique(images["cell"].to_numpy(), return_inverse=True)
+    codes = images["cell"].combine_chunks().dictionary_encode()
+    names, at = codes.dictionary.to_pylist(), codes.indices.to_numpy()
     columns = {name: images[name].to_numpy() for name in JUDGED[1:]}
     order = np.lexsort((columns["image"], at))
-    parts = np.split(order, np.cumsum(np.bincount(at))[:-1])
+    parts = np.split(order, np.cumsum(np.bincount(at, minlength=len(names)))[:-1])
     return {
         name: {column: values[rows] for column, values in columns.items()}
-        for name, rows in zip(names.tolist(), parts, strict=True)
+        for name, rows in zip(names, parts, strict=True)
     }
 
 

@@ -55,23 +55,23 @@ def environment() -> Environment:
     >>> environment().from_string("{{ name }}").render(name="<b>")
     '&lt;b&gt;'
     """
-    made = Environment(
+    jinja = Environment(
         loader=PackageLoader("mithridate.reports"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    made.filters |= {"short": plot.short, "clean": words.printable}
+    jinja.filters |= {"short": plot.short, "clean": words.printable}
     script = (files("mithridate.reports") / "templates" / "tables.js").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    made.globals |= {
+    jinja.globals |= {
         "w": words,
         "shown": SHOWN,
         "script": Markup(script),
         "script_hash": digest,
     }
-    return made
+    return jinja
 
 
 def context(record: StudyFolder) -> dict[str, Any]:

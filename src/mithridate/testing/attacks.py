@@ -14,8 +14,7 @@ from torch import Tensor
 
 from mithridate import component
 from mithridate import rng as random
-from mithridate.attacks.base import Attack, BoundedAttack, MinimalAttack
-from mithridate.attacks.context import Context
+from mithridate.attacks.base import Attack, BoundedAttack, Context, MinimalAttack
 from mithridate.attacks.run import AttackResult, run_attack
 from mithridate.classifier import Classifier
 from mithridate.cost import Sizes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -171,6 +171,9 @@ class PoisonConformance(ABC):
 
     def test_data_and_surrogate_untouched(self) -> None:
         data, poison, surrogate = self._data(), self.make(), self.surrogate()
+        pair: Any = (data, data)  # as `load_data` returns
+        text = refusal(lambda: poison.poison(pair, surrogate=surrogate, rng=rng(0)))
+        assert "data is an ImageSet, got tuple" in text
         if surrogate is not None:
             surrogate.module.train()
         with untouched(set=data, surrogate=surrogate):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -199,7 +200,10 @@ def _described(plan: Plan, entries: Mapping[str, Entry]) -> dict[str, Any]:
             "image_shape": [int(size) for size in values["image_shape"]],
             "sha256": values["data_sha256"],
         }
-    return {"preset": plan.spec.preset, "models": models, "data": data}
+    about = {"preset": plan.spec.preset, "models": models, "data": data}
+    if plan.spec.preset:  # a verb's run is an event; a study's record says nothing of its hour
+        about["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+    return about
 
 
 def _tables(plan: Plan, entries: Mapping[str, Entry]) -> dict[str, pa.Table]:

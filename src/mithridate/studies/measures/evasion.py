@@ -177,7 +177,7 @@ class Measured(Unit[Mapping[str, Any]]):
             "wrong": int((~_right(table)).sum()),
             "left_out": attacked.left_out,
             "eps": getattr(attack, "eps", None),
-            "settings": ", ".join(f"{key}={value}" for key, value in settings.items()),
+            "settings": ", ".join(f"{key}={_word(value)}" for key, value in settings.items()),
             "mean_distance": None,
             "median_distance": None,
             **own,
@@ -246,3 +246,11 @@ def _by_channel(attacked: Attacked, test: ImageSet, fooled: Tensor) -> dict[str,
 def _right(table: pa.Table) -> NDArray[np.bool_]:
     """Which images were classified rightly before the attack."""
     return np.asarray(np.asarray(table["clean"]) == np.asarray(table["label"]))
+
+
+def _word(value: object) -> str:
+    """
+    >>> _word(None), _word(True), _word(0.3)
+    ('none', 'yes', '0.3')
+    """
+    return {"None": "none", "True": "yes", "False": "no"}.get(str(value), str(value))

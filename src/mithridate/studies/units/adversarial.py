@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from mithridate.attacks import Attack, AttackResult, run_attack
-from mithridate.attacks.context import Context
-from mithridate.attacks.doubts import doubts_of
+from mithridate.attacks.base import Context
+from mithridate.attacks.run import doubts_of
 from mithridate.classifier import Classifier
 from mithridate.component import Choice
 from mithridate.cost import Sizes, Work
