@@ -209,6 +209,7 @@ def _show(result: Published, screen: Screen) -> None:
     screen.data(
         {
             "status": result.study.status,
+            "aim": _aim(rows),
             "clean_accuracy": None if before is None else before.model_dump(),
             "attacks": [_plain(cell, row) for cell, row in zip(cells, rows, strict=True)],
             "strongest": strongest.name if strongest else None,
@@ -226,16 +227,34 @@ def _show(result: Published, screen: Screen) -> None:
     screen.say(f"Report: {result.report}")
 
 
+def _aim(rows: list[AttackRow]) -> dict[str, Any] | None:
+    """Goal and images, the same for every attack; None where none ran."""
+    row = next((row for row in rows if row.ran), None)
+    if row is None:
+        return None
+    about = {"goal": row.goal, "target": row.target, "images": row.n}
+    return about | {"wrong": row.wrong, "left_out": row.left_out}
+
+
 def _plain(cell: Any, row: AttackRow) -> dict[str, Any]:
-    """An attack, for other programs."""
-    tree = cell.model_dump()
+    """An attack, for other programs: costs in all, settings and means by themselves."""
+    from mithridate.studies.engine.spec import toml_value
+
+    values = cell.model_dump()["values"]
+    settings = [part.partition("=") for part in str(values.pop("settings", "")).split(", ") if part]
+    words = {"yes": True, "no": False, "none": None}
+    means = ("mean_l2", "mean_linf", "mean_l2_by_channel", "mean_linf_by_channel")
     return {
         "name": row.name,
         "status": row.status,
         "n": row.n,
         "seconds": row.seconds,
-        **tree["values"],
-        "doubts": tree["doubts"],
+        **values,
+        **{key: values[key] and values[key]["value"] for key in means if key in values},
+        "settings": {key: words.get(value, toml_value(value)) for key, _, value in settings},
+        "access": row.access.split("+") if row.access else [],
+        **{key: round((values.get(key) or 0) * row.n) for key in ("queries", "gradients")},
+        "doubts": [doubt.model_dump() for doubt in row.doubts],
     }
 
 

@@ -63,7 +63,7 @@ def untouched(**things: Classifier | ImageSet | Goal | Tensor | None) -> Iterato
     ...     _ = x.add_(1)
     Traceback (most recent call last):
     ...
-    AssertionError: the input was changed
+    AssertionError: the input was changed...
     """
     before, random = {name: _state(thing) for name, thing in things.items()}, torch.get_rng_state()
     yield

@@ -143,7 +143,8 @@ def test_a_default_that_another_measure_of_the_study_knows_is_left_out_here():
         ("pgd", "pgd"),
         ({"name": "pgd", "eps": 0.3}, "pgd eps=0.3"),
         ({"epochs": 2}, "epochs=2"),
-        ([1, 2], "[1, 2]"),
+        ([1, 2], "1, 2"),
+        ([], "none"),
     ],
 )
 def test_labels(value, label):
