@@ -259,7 +259,8 @@ class Classifier:
         layout = torch.channels_last if fast else torch.contiguous_format
         x = x.to(self.device)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
-            return self._core(x, layout)
+            out: Tensor = self._core(x, layout)
+            return out
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits (N, classes) of images (N, C, H, W); differentiable where x asks for it."""
@@ -466,7 +467,8 @@ def _without_inference(module: nn.Module) -> Callable[[], None]:
     new: dict[int, Tensor] = {}
     with torch.inference_mode(False):
         for part in module.modules():
-            for store in (part._parameters, part._buffers):
+            stores: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)
+            for store in stores:
                 for name, tensor in list(store.items()):
                     if tensor is None or not tensor.is_inference():
                         continue

@@ -212,9 +212,8 @@ def _value(make: Callable[..., Any], key: str, value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        hints = inspect.get_annotations(
-            make.__init__ if isinstance(make, type) else make, eval_str=True
-        )
+        function = vars(make).get("__init__", make) if isinstance(make, type) else make
+        hints = inspect.get_annotations(function, eval_str=True)
     except Exception:  # an annotation that cannot be evaluated tells nothing
         hints = {}
     if hints.get(key) in (int, float, bool, str):

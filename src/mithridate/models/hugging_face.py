@@ -85,16 +85,19 @@ def open_folder(folder: Path, *, image_shape: Shape | None = None) -> Classifier
     network = _network(folder)
     channels = int(getattr(network.config, "num_channels", 3))
     prepared = Preprocessed(network, processor, channels)
-    size = prepared.size or (_number(getattr(network.config, "image_size", None)),) * 2
-    if image_shape is None and None in size:
-        raise InputError(
-            f"{folder} does not say the size of its images: give image_shape=(C, H, W)"
-        )
+    if image_shape is None:
+        own = getattr(network.config, "image_size", None)
+        size = prepared.size or ((own, own) if isinstance(own, int) else None)
+        if size is None:
+            raise InputError(
+                f"{folder} does not say the size of its images: give image_shape=(C, H, W)"
+            )
+        image_shape = channels, *size
     names = getattr(network.config, "id2label", None) or {}
     return Classifier(
         prepared,
         classes=dict(names),
-        image_shape=image_shape or (channels, *size),
+        image_shape=image_shape,
         info={"hugging_face": {"type": str(config.get("model_type")), "preprocessor": processor}},
     )
 
@@ -224,10 +227,6 @@ def _sizes(size: Any) -> dict[str, int] | None:
         return {"height": size, "width": size}
     known = ("height", "width", "shortest_edge")
     return {key: int(size[key]) for key in known if size.get(key)} if size else None
-
-
-def _number(size: Any) -> int | None:
-    return size if isinstance(size, int) else None
 
 
 def _json(path: Path) -> dict[str, Any]:

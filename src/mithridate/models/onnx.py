@@ -107,9 +107,8 @@ class OnnxModule(nn.Module):
         size, n = self.batch or len(x), len(x)
         if n % size:  # the file takes so many at once and no fewer
             x = torch.cat([x, x[:1].expand(size - n % size, *x.shape[1:])])
-        parts = [
-            self.run.run(None, {self.input: part.contiguous().numpy()}) for part in x.split(size)
-        ]
+        rows = (slice(i, i + size) for i in range(0, len(x), size))
+        parts = [self.run.run(None, {self.input: x[r].contiguous().numpy()}) for r in rows]
         return [torch.cat([torch.as_tensor(p) for p in out])[:n] for out in zip(*parts)]  # noqa: B905
 
 

@@ -85,7 +85,7 @@ def open_model(
     """
     text, place = str(source), Path(source)
     stated = {"outputs": outputs, "bounds": bounds}
-    about = {key: value for key, value in stated.items() if value is not None}
+    about: dict[str, Any] = {key: value for key, value in stated.items() if value is not None}
     opening = _Opening(text, place, network, classes, image_shape, settings or {}, trust_code)
     if text.startswith("hf:") or (place / "config.json").is_file():
         from mithridate.models.hugging_face import open_folder, snapshot
@@ -342,7 +342,7 @@ def open_for(
     Raises:
         InputError: as `open_model` and `in_order_of`.
     """
-    stated = classes.split(",") if classes not in (None, "data") else None  # type: ignore[union-attr]
+    stated = classes.split(",") if classes not in (None, "data") else None
     counted = stated or len(names) or None
     model = open_model(source, classes=counted, image_shape=image_shape, **how)
     return in_order_of(model, names, source) if names and classes != "data" else model
