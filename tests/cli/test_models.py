@@ -177,6 +177,30 @@ def test_gradients_of_an_onnx_file_are_refused(there: Any, tmp_path: Path) -> No
     assert "hopskipjump" in statuses["pgd"]
 
 
+def test_a_hugging_face_folder_is_attacked(there: Any, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="the extra hf is not installed")
+    names = {label: str(label) for label in range(10)}
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        image_size=8, patch_size=4, num_channels=1, id2label=names,
+        label2id={name: label for label, name in names.items()},
+    )  # fmt: skip
+    train, test = mi.load_data("digits")
+    network = mi.fit(
+        transformers.ViTForImageClassification(config), train, epochs=8, rng=mi.rng(0), lr=5e-3
+    ).module
+    network.save_pretrained(tmp_path / "vit")
+    done = there("attack", tmp_path / "vit", "--attack", "fgsm", *ASKED, "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    x, y = test.batch(range(len(test)))
+    with torch.no_grad():
+        right = (network.eval()(x).logits.argmax(1) == y).float().mean()
+    assert float(right) > 0.5
+    result = json.loads(done.out)
+    assert result["clean_accuracy"]["value"] == pytest.approx(float(right))
+    assert result["attacks"][0]["success"]["value"] > 0.5
+
+
 def test_audit_fool_and_sanitize_open_it_too(there: Any, tmp_path: Path) -> None:
     audit = ("audit", "state.pt", *OWN, "--data", "digits", "--reference", "training.pt")
     small = ("control_epochs=1", "pairs=1", "images=4", "samples=20", "grow_steps=3",
