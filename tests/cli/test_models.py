@@ -175,6 +175,10 @@ def test_gradients_of_an_onnx_file_are_refused(there: Any, tmp_path: Path) -> No
     assert statuses["square"] == "done"
     assert "needs gradients" in statuses["pgd"]
     assert "hopskipjump" in statuses["pgd"]
+    through = ("--through", "state.pt", *OWN)  # gradients of another model that is at hand
+    done = there("attack", "net.onnx", "--attack", "pgd", *through, *ASKED, "--out", tmp_path / "o")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["attacks"][0]["success"]["value"] > 0.5
 
 
 def test_a_hugging_face_folder_is_attacked(there: Any, tmp_path: Path) -> None:

@@ -220,11 +220,15 @@ def test_a_registered_network_fits_its_weights_alone(
     assert (model.classes, model.image_shape) == (7, shape)
 
 
-def test_half_precision_weights_run_in_half_precision(code: Path) -> None:
+def test_half_precision_weights_run_as_the_module_does(code: Path) -> None:
     module = trained(code)
-    save_file({k: t.bfloat16() if t.is_floating_point() else t for k, t in
-               module.state_dict().items()}, "h.safetensors")  # fmt: skip
+    half = {k: t.bfloat16() if t.is_floating_point() else t for k, t in module.state_dict().items()}
+    save_file(half, "h.safetensors")
+    module.load_state_dict(half)  # what plain torch does with them
     model = mi.load("h.safetensors", network="net.py:Net", trust_code=True, image_shape=SHAPE)
+    torch.testing.assert_close(model.logits(images()), module(images()))
+    Path("half.py").write_text("from net import Net\n\ndef make():\n    return Net().bfloat16()\n")
+    model = mi.load("h.safetensors", network="half.py:make", trust_code=True, image_shape=SHAPE)
     assert model.module.head.weight.dtype == torch.bfloat16
     torch.testing.assert_close(model.logits(images()), module(images()), rtol=0.1, atol=0.1)
 

@@ -106,11 +106,15 @@ def _network(folder: Path) -> nn.Module:
     """transformers' own module; every weight comes from the file."""
     try:
         from transformers import AutoModelForImageClassification
+        from transformers.utils import logging
     except Exception as error:  # where a package it looks for is broken, it raises whatever comes
         raise CheckpointError(
             f"{folder} is a Hugging Face model, and transformers cannot be imported "
             f"({type(error).__name__}): pip install 'mithridate[hf]'"
         ) from None
+    bar, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         network, report = AutoModelForImageClassification.from_pretrained(
             str(folder),
@@ -122,6 +126,10 @@ def _network(folder: Path) -> nn.Module:
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{folder} is refused by transformers: {reason}") from None
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
     missing = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
     if missing:
         raise CheckpointError(

@@ -21,6 +21,9 @@ PICKLED = (".pt", ".pth", ".pt2", ".pkl", ".pickle", ".bin", ".ckpt", ".tar")
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "ema.", "encoder.")
 """What wrappers put before the names of tensors: DataParallel, compile, Lightning, averages."""
 
+MOST = 100
+"""Combinations of prefixes that are tried."""
+
 COUNT = "num_batches_tracked"
 """A batch norm's counter: old files lack it, and evaluation does not use it."""
 
@@ -63,6 +66,8 @@ def read(place: Path) -> dict[str, Tensor]:
 def fill(place: Path, module: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Put weights into a module, whatever wrapper they were saved from.
 
+    They become numbers of the module's own format, as in `load_state_dict`.
+
     Raises:
         CheckpointError: they are another module's.
 
@@ -76,9 +81,6 @@ def fill(place: Path, module: nn.Module, tensors: dict[str, Tensor]) -> None:
     named = {n: t for n, t in _renamed(own, tensors).items() if n in own or not n.endswith(COUNT)}
     named |= {n: t for n, t in own.items() if n not in named and n.endswith(COUNT)}
     checkpoint.compare(place, module, named)
-    numbers = {t.dtype for t in named.values() if t.is_floating_point()}
-    if len(numbers) == 1:  # a network saved in half precision is run in it
-        module.to(numbers.pop())
     module.load_state_dict(named)
 
 
@@ -97,6 +99,8 @@ def _renamed(own: Iterable[str], tensors: dict[str, Tensor]) -> dict[str, Tensor
     for named in tries:  # grows
         if fits(named):
             return named
+        if len(tries) > MOST:
+            break
         for prefix in PREFIXES:
             short = {n.removeprefix(prefix): t for n, t in named.items() if n.startswith(prefix)}
             if short:
