@@ -175,15 +175,15 @@ def test_a_run_that_breaks_says_so(digits: tuple[ImageSet, ImageSet]) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"steps": 0}, "steps is a whole number from 1"),
-        ({"critic_steps": 0}, "critic_steps is a whole number from 1"),
-        ({"batch_size": 1.5}, "batch_size is a whole number from 1"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"critic_steps": 0}, "critic_steps must be at least 1, got 0"),
+        ({"batch_size": 1.5}, "batch_size is a whole number, got 1.5"),
         ({"penalty": -1}, "penalty must be at least 0"),
         ({"lr": 0}, "lr must be above 0"),
         ({"betas": (0.0, 1)}, "beta2 must be below 1"),
         ({"betas": (-0.1, 0.9)}, "beta1 must be at least 0"),
         ({"batch_norm": True, "batch_size": 1}, "raise batch_size"),
-        ({"latent": 0}, "latent is a whole number from 1"),
+        ({"latent": 0}, "latent must be at least 1, got 0"),
         ({"device": "nothing"}, "cannot be used"),
     ],
 )

@@ -196,8 +196,8 @@ def test_a_broken_file_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"latent": 0}, "latent is a whole number from 1"),
-        ({"latent": 2.0}, "latent is a whole number from 1"),
+        ({"latent": 0}, "latent must be at least 1, got 0"),
+        ({"latent": 2.0}, "latent is a whole number, got 2.0"),
         ({"width": 0}, "width must be above 0"),
         ({"batch_norm": 1}, "batch_norm is true or false"),
     ],

@@ -120,8 +120,8 @@ def test_attack_defense_table_record_and_report(run: Run, model: Path) -> None:
     own, ours = result["attacks"]
     assert (own["name"], ours["name"]) == ("two-steps", "fgsm")
     assert own["status"] == "done"
-    assert own["settings"] == "eps=0.3, norm=linf, share=0.25"
-    assert (own["norm"], own["access"], own["kind"]) == ("linf", "gradient", "bounded")
+    assert own["settings"] == {"eps": 0.3, "norm": "linf", "share": 0.25}
+    assert (own["norm"], own["access"], own["kind"]) == ("linf", ["gradient"], "bounded")
     assert own["queries"] >= own["gradients"] > 0
     study = json.loads(Path("out/study.json").read_text("utf-8"))
     assert study["models"][0]["architecture"] == "digits-cnn behind few-greys"
