@@ -309,3 +309,14 @@ def test_classes_are_matched_by_name() -> None:
     for other in (["cat", "dog", "owl"], ["one", "two", "owl"]):
         with pytest.raises(InputError, match="--classes"):
             in_order_of(model, other)
+
+
+def test_a_classifier_that_a_function_makes_keeps_its_range(code: Path) -> None:
+    Path("ranged.py").write_text(
+        "import mithridate as mi\nfrom net import Net\n\n"
+        "def make():\n    return mi.Classifier(Net(), classes=4, bounds=(0, 255))\n"
+    )
+    module = trained(code)
+    torch.save(module.state_dict(), "m.pt")
+    model = mi.load("m.pt", network="ranged.py:make", trust_code=True, image_shape=SHAPE)
+    torch.testing.assert_close(model.logits(images()), module(255 * images()))

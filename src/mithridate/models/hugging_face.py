@@ -174,8 +174,8 @@ class Preprocessed(nn.Module):
         for name, default in (("mean", 0.0), ("std", 1.0)):
             values = processor.get(f"image_{name}") if normal else None
             values = [values] * channels if isinstance(values, int | float) else values
-            told = torch.tensor(values or [default] * channels, dtype=torch.float32)
-            self.register_buffer(name, told.reshape(1, -1, 1, 1))
+            numbers = torch.tensor(values or [default] * channels, dtype=torch.float32)
+            self.register_buffer(name, numbers.reshape(1, -1, 1, 1))
 
     @property
     def size(self) -> tuple[int, int] | None:

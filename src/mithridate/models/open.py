@@ -84,8 +84,8 @@ def open_model(
     mithridate.errors.CheckpointError: cannot read missing.safetensors: no such file
     """
     text, place = str(source), Path(source)
-    stated = {"outputs": outputs, "bounds": bounds}
-    about: dict[str, Any] = {key: value for key, value in stated.items() if value is not None}
+    pairs = (("outputs", outputs), ("bounds", bounds))
+    about: dict[str, Any] = {key: value for key, value in pairs if value is not None}
     opening = _Opening(text, place, network, classes, image_shape, settings or {}, trust_code)
     if text.startswith("hf:") or (place / "config.json").is_file():
         from mithridate.models.hugging_face import open_folder, snapshot
@@ -135,14 +135,16 @@ class _Opening:
         self.count = len(names) or self.count
         return self._first(
             self._builders(self.network, {}),
-            lambda made: checkpoint.load(self.place, network=made),
+            lambda module: checkpoint.load(self.place, network=module),
         )
 
     def built(self, about: dict[str, Any]) -> Classifier:
         """The user's own code, which makes the whole model."""
         if self.network is not None:
             raise InputError(f"{self.text} makes the model itself: leave --network out")
-        return self._first(self._builders(self.text, {}), lambda made: self._wrapped(made, about))
+        return self._first(
+            self._builders(self.text, {}), lambda module: self._wrapped(module, about)
+        )
 
     def filled(self, about: dict[str, Any]) -> Classifier:
         """A network that the caller names, with the weights of the file."""
@@ -150,10 +152,10 @@ class _Opening:
         if self.network is None:
             raise self._nameless(f"a state dict ({len(tensors)} tensors)")
 
-        def fill(made: nn.Module) -> Classifier:
-            weights.fill(self.place, made, tensors)
-            checkpoint.check_finite(self.place, made)
-            return self._wrapped(made, about)
+        def fill(module: nn.Module) -> Classifier:
+            weights.fill(self.place, module, tensors)
+            checkpoint.check_finite(self.place, module)
+            return self._wrapped(module, about)
 
         if isinstance(self.network, nn.Module):
             return fill(copy.deepcopy(self.network).cpu())
@@ -203,10 +205,10 @@ class _Opening:
         problems: list[InputError] = []
         for build in builders:
             try:
-                made = build()
-                if isinstance(made, Classifier) and not self.place.exists():
-                    return made
-                return use(made.core() if isinstance(made, Classifier) else made)
+                network = build()
+                if isinstance(network, Classifier) and not self.place.exists():
+                    return network
+                return use(network.core() if isinstance(network, Classifier) else network)
             except InputError as error:
                 problems.append(error)
         raise problems[0]
@@ -301,13 +303,13 @@ def _as_stated(
     """The classifier on a device, with the names, range and outputs that the caller states."""
     names = model.class_names
     if classes is not None:
-        stated = Classifier(nn.Identity(), classes=classes).class_names
-        if len(stated) != model.classes:
+        labels = Classifier(nn.Identity(), classes=classes).class_names
+        if len(labels) != model.classes:
             raise InputError(
-                f"{text} has {model.classes} classes, the data has {len(stated)}: give the data "
+                f"{text} has {model.classes} classes, the data has {len(labels)}: give the data "
                 "that it was trained for"
             )
-        names = names if isinstance(classes, int) else stated
+        names = names if isinstance(classes, int) else labels
     settings = {"bounds": model.input_range, "outputs": model.outputs, **about}
     if (device, names) == (model.device, model.class_names) and not about:
         return model
@@ -342,9 +344,9 @@ def open_for(
     Raises:
         InputError: as `open_model` and `in_order_of`.
     """
-    stated = classes.split(",") if classes not in (None, "data") else None
-    counted = stated or len(names) or None
-    model = open_model(source, classes=counted, image_shape=image_shape, **how)
+    labels = classes.split(",") if classes not in (None, "data") else None
+    known = labels or len(names) or None
+    model = open_model(source, classes=known, image_shape=image_shape, **how)
     return in_order_of(model, names, source) if names and classes != "data" else model
 
 
