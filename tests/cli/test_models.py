@@ -121,7 +121,6 @@ def test_seven_formats_are_attacked(
         attack = "square"
     words = ("attack", *model, "--attack", attack, *ASKED, "--out", tmp_path / "out")
     words += ("--set", "queries=300") if attack == "square" else ()
-    print("mithridate " + shlex.join(map(str, words)))
     done = there(*words)
     assert done.code == 0, done.err
     result = json.loads(done.out)
@@ -129,6 +128,7 @@ def test_seven_formats_are_attacked(
     assert result["clean_accuracy"]["value"] == pytest.approx(truth(formats))
     assert result["attacks"][0]["success"]["value"] > 0.5
     assert (tmp_path / "out" / "report.html").is_file()
+    print("mithridate " + shlex.join(map(str, words)))  # pytest -rP shows it
 
 
 @pytest.mark.parametrize("name", ["module.pt", "script.pt", "program.pt2"])
