@@ -125,11 +125,11 @@ def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module 'mithridate' has no attribute {name!r}")
     module, _, attribute = _PLACES[name].partition(":")
-    found: Any = importlib.import_module(module)
+    value: Any = importlib.import_module(module)
     if attribute:
-        found = getattr(found, attribute)
-    globals()[name] = found
-    return found
+        value = getattr(value, attribute)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:
@@ -140,8 +140,8 @@ class _RngModule(types.ModuleType):
     """The module `mithridate.rng`, which answers `mithridate.rng(0)` as well."""
 
     def __call__(self, seed: int) -> torch.Generator:
-        made: torch.Generator = self.rng(seed)
-        return made
+        generator: torch.Generator = self.rng(seed)
+        return generator
 
 
 class _Package(types.ModuleType):

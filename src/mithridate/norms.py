@@ -58,10 +58,10 @@ class Norm(ABC):
         >>> Norm.named("linf") is LINF
         True
         """
-        found = {"l0": L0, "l1": L1, "l2": L2, "linf": LINF}.get(name.lower())
-        if found is None:
+        norm = {"l0": L0, "l1": L1, "l2": L2, "linf": LINF}.get(name.lower())
+        if norm is None:
             raise unknown("norm", name, ["l0", "l1", "l2", "linf"])
-        return found
+        return norm
 
     def __repr__(self) -> str:
         return self.name

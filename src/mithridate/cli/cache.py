@@ -45,16 +45,16 @@ def list_(
     if kind is not None and kind not in kinds:
         raise unknown("kind in the cache", kind, kinds)
     if kind is not None:
-        told = [_unit(unit) for unit in sorted(kinds[kind], key=lambda unit: -unit.used)]
-        rows = [(t["unit"][:12], *_shared(t), _brief(t["spec"])) for t in told]
+        entries = [_unit(unit) for unit in sorted(kinds[kind], key=lambda unit: -unit.used)]
+        rows = [(t["unit"][:12], *_shared(t), _brief(t["spec"])) for t in entries]
         screen.table(("unit", "size", "made in", "last used", kind), rows)
     else:
-        told = [_sum(name, units) for name, units in sorted(kinds.items())]
-        rows = [(t["kind"], str(t["units"]), *_shared(t)) for t in told]
+        entries = [_sum(name, units) for name, units in sorted(kinds.items())]
+        rows = [(t["kind"], str(t["units"]), *_shared(t)) for t in entries]
         screen.table(("kind", "units", "size", "made in", "last used"), rows)
     every = [unit for units in kinds.values() for unit in units]
     total = sum(unit.bytes for unit in every)
-    screen.data({"cache": str(store.root), "units" if kind else "kinds": told, "bytes": total})
+    screen.data({"cache": str(store.root), "units" if kind else "kinds": entries, "bytes": total})
     screen.say(f"{_count(len(every))}, {sized(total)}, in {store.root}")
     return 0
 
@@ -180,10 +180,10 @@ def parse_bytes(text: str) -> int:
     >>> parse_bytes("5GB"), parse_bytes("1.5 KiB"), parse_bytes("0")
     (5000000000, 1536, 0)
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", text.strip().lower())
-    if found is None or (found[3] and not found[2]):
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", text.strip().lower())
+    if match is None or (match[3] and not match[2]):
         raise InputError(f"--to takes a size such as 5GB or 500MB, got {text!r}")
-    return int(float(found[1]) * (1024 if found[3] else 1000) ** UNITS[found[2]])
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** UNITS[match[2]])
 
 
 def sized(count: float) -> str:
@@ -221,14 +221,14 @@ def _sum(kind: str, units: list[Kept]) -> dict[str, Any]:
 
 
 def _unit(unit: Kept) -> dict[str, Any]:
-    told = {"unit": unit.key, "kind": unit.kind, "spec": unit.spec}
-    return {**told, "bytes": unit.bytes, "seconds": unit.seconds, "used": unit.used}
+    about = {"unit": unit.key, "kind": unit.kind, "spec": unit.spec}
+    return {**about, "bytes": unit.bytes, "seconds": unit.seconds, "used": unit.used}
 
 
-def _shared(told: dict[str, Any]) -> tuple[str, str, str]:
-    seconds = told["seconds"]
-    used = time.strftime("%Y-%m-%d %H:%M", time.localtime(told["used"]))
-    return sized(told["bytes"]), "-" if seconds is None else f"{seconds:,.1f} s", used
+def _shared(entry: dict[str, Any]) -> tuple[str, str, str]:
+    seconds = entry["seconds"]
+    used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry["used"]))
+    return sized(entry["bytes"]), "-" if seconds is None else f"{seconds:,.1f} s", used
 
 
 def _brief(spec: dict[str, Any]) -> str:

@@ -62,11 +62,11 @@ class Gate:
         >>> gate.breached({"suspicious": None, "accuracy": 0.95}) is None
         True
         """
-        found = []
+        verdicts = []
         for group in self.groups:
-            told = [test.breached(values) for test in group]
-            found.append(False if False in told else None if None in told else True)
-        return True if True in found else None if None in found else False
+            answers = [test.breached(values) for test in group]
+            verdicts.append(False if False in answers else None if None in answers else True)
+        return True if True in verdicts else None if None in verdicts else False
 
 
 def parse(text: str) -> Gate:
@@ -86,10 +86,10 @@ def parse(text: str) -> Gate:
 
 
 def _test(part: str, text: str) -> Test:
-    found = re.fullmatch(r"\s*([A-Za-z_]+)\s*(?:(<=|>=|<|>)\s*(\S+))?\s*", part)
-    if found is None:
+    match = re.fullmatch(r"\s*([A-Za-z_]+)\s*(?:(<=|>=|<|>)\s*(\S+))?\s*", part)
+    if match is None:
         raise InputError(f"--fail-on {text!r} cannot be read: {FORM}")
-    name, sign, limit = found.groups()
+    name, sign, limit = match.groups()
     if name not in NAMES:
         raise unknown("finding", name, NAMES)
     if sign is None and name != "suspicious":

@@ -137,11 +137,11 @@ def _explain(error: Exception) -> int:
     """One line on standard error, and the exit code."""
     if os.environ.get("MITHRIDATE_DEBUG", "") not in ("", "0"):
         traceback.print_exception(error)
-    told: Any = getattr(error, "format_message", None)
+    usage: Any = getattr(error, "format_message", None)
     if isinstance(error, MithridateError):
         text, code = str(error), error.exit_code
-    elif told is not None:  # a usage error of typer's
-        text, code = f"{told()}{_where(error)}", USAGE
+    elif usage is not None:  # a usage error of typer's
+        text, code = f"{usage()}{_where(error)}", USAGE
     elif isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
         text, code = f"{place}{error.strerror or error}; choose another place or make room", FAILED

@@ -187,7 +187,7 @@ def deal(
     """
     known = {name: set(keys) for name, keys in owners.items()}
     spelled = {name.replace("-", "_"): name for name in known}
-    dealt: dict[str, dict[str, str]] = {name: {} for name in known}
+    shares: dict[str, dict[str, str]] = {name: {} for name in known}
     for word, value in values.items():
         prefix, _, key = word.partition(".")
         owner = spelled.get(prefix) if key else None
@@ -200,10 +200,10 @@ def deal(
             among = known[owner] if owner else set().union(*known.values())
             raise unknown(f"{owner or ''} setting".strip(), key, among)
         for name in having:
-            if key in dealt[name]:
+            if key in shares[name]:
                 raise InputError(f"--set {name}.{key} is given twice: leave one out")
-            dealt[name][key] = value
-    return dealt
+            shares[name][key] = value
+    return shares
 
 
 def parsed(values: Mapping[str, str], hints: Mapping[str, Any], owner: str) -> dict[str, Any]:

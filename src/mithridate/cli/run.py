@@ -50,17 +50,19 @@ def run(
         plan, out or Path(f"mithridate-{plan.spec.name}"), screen, workers=workers, ray=ray
     )
     done = sum(cell.status == "done" for cell in result.cells)
-    made = len(result.conducted.ran.made)
+    fresh = len(result.conducted.ran.made)
     if result.study.finding:
         screen.say(result.study.finding)
-    screen.say(f"{done} of {len(result.cells)} cells, {made} units made, in {span(result.seconds)}")
+    screen.say(
+        f"{done} of {len(result.cells)} cells, {fresh} units made, in {span(result.seconds)}"
+    )
     screen.data(
         {
             "finding": result.study.finding,
             "cells": len(result.cells),
             "done": done,
             "failed": len(result.failures),
-            "made": made,
+            "made": fresh,
             "seconds": result.seconds,
             "report": str(result.report),
         }

@@ -79,11 +79,11 @@ class Screen:
         with bars:
             task = bars.add_task(title, total=None)
 
-            def told(done: int, total: int, what: str) -> None:
+            def report(done: int, total: int, what: str) -> None:
                 description = title if not what or what == title else f"{title}: {what}"
                 bars.update(task, completed=done, total=total, description=description)
 
-            yield told
+            yield report
 
 
 def plain(value: Any) -> Any:
@@ -101,13 +101,13 @@ def plain(value: Any) -> Any:
     return value if isinstance(value, bool | int | str | None) else str(value)
 
 
-def share(found: Mapping[str, Any] | None) -> str:
+def share(interval: Mapping[str, Any] | None) -> str:
     """A proportion of a record, with its interval and count.
 
     >>> share({"value": 0.5, "low": 0.095, "high": 0.905, "k": 1, "n": 2})
     '50.0 % (95 % interval 9.5 to 90.5, 1 of 2)'
     """
-    if found is None:
+    if interval is None:
         return "not measured"
-    value, low, high = (f"{100 * found[key]:.1f}" for key in ("value", "low", "high"))
-    return f"{value} % (95 % interval {low} to {high}, {found['k']} of {found['n']})"
+    value, low, high = (f"{100 * interval[key]:.1f}" for key in ("value", "low", "high"))
+    return f"{value} % (95 % interval {low} to {high}, {interval['k']} of {interval['n']})"

@@ -79,9 +79,9 @@ def train(
         raise InputError(
             "what to train: give either --network NAME, or --from FILE to train that one further"
         )
-    dealt = _dealt(pairs(settings), network=network, poison=poison, harden=harden)
-    way = None if harden is None else component.create("hardeners", harden, dealt["harden"])
-    attack = None if poison is None else component.create("poisons", poison, dealt["poison"])
+    shares = _shares(pairs(settings), network=network, poison=poison, harden=harden)
+    way = None if harden is None else component.create("hardeners", harden, shares["harden"])
+    attack = None if poison is None else component.create("poisons", poison, shares["poison"])
     check_surrogate(poison, attack, surrogate)
 
     from typing import get_type_hints
@@ -94,7 +94,7 @@ def train(
 
     where, random = place(device), rng(seed)
     clean, test = load_data(data)
-    model = _start(network, start, clean, dealt["network"], where)
+    model = _start(network, start, clean, shares["network"], where)
     own = None if surrogate is None else load(surrogate, device=where)
     poisoned = None
     if attack is not None:
@@ -112,13 +112,13 @@ def train(
                 device=where,
                 checkpoint=kept,
                 progress=progress,
-                **parsed(dealt["training"], get_type_hints(fit), "training"),
+                **parsed(shares["training"], get_type_hints(fit), "training"),
             )
     except KeyboardInterrupt:
         screen.note(f"finished epochs are in {kept}; to go on: {command_line()}")
         raise
     if poisoned is not None:
-        trained.info["poison"] = {"name": poison, "settings": dealt["poison"], "seed": seed}
+        trained.info["poison"] = {"name": poison, "settings": shares["poison"], "seed": seed}
         if poisoned.surrogate is not None:
             trained.info["poison"]["surrogate"] = poisoned.surrogate
     save(trained, out)
@@ -132,7 +132,7 @@ def train(
     return 0
 
 
-def _dealt(values: dict[str, str], **names: str | None) -> dict[str, dict[str, str]]:
+def _shares(values: dict[str, str], **names: str | None) -> dict[str, dict[str, str]]:
     """The settings of each component; a component that is not there has none to give."""
     from mithridate import component
     from mithridate.facts import settings

@@ -176,7 +176,7 @@ def _columns(file: Path, image: str | None, label: str | None) -> Columns:
 
 
 def _choose(
-    file: Path, what: str, wanted: str | None, found: Sequence[str], every: Sequence[str]
+    file: Path, what: str, wanted: str | None, columns: Sequence[str], every: Sequence[str]
 ) -> str:
     if wanted is not None:
         if wanted not in every:
@@ -184,13 +184,13 @@ def _choose(
                 f"{file} has no column {wanted!r}: take one of {', '.join(map(repr, every))}"
             )
         return wanted
-    if len(found) == 1:
-        return found[0]
-    if what in found:
+    if len(columns) == 1:
+        return columns[0]
+    if what in columns:
         return what
-    if found:
+    if columns:
         raise DataError(
-            f"{file} has several {what} columns ({', '.join(found)}): "
+            f"{file} has several {what} columns ({', '.join(columns)}): "
             f"name one with load_parquet({what}_column=...)"
         )
     raise DataError(
@@ -202,8 +202,8 @@ def _choose(
 def _features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
     """The hub's description of the columns; empty where there is none that can be read."""
     try:
-        told = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-        features = told.get("info", {}).get("features", {})
+        header = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = header.get("info", {}).get("features", {})
         return {k: v for k, v in features.items() if isinstance(v, dict)}
     except (ValueError, AttributeError, RecursionError):
         return {}
@@ -268,12 +268,12 @@ def _encoded(
 
 
 def _names(
-    told: dict[str, tuple[str, ...] | None],
+    named: dict[str, tuple[str, ...] | None],
     labels: Sequence[np.ndarray[Any, Any]],
     folder: Path,
 ) -> tuple[str, ...]:
     """The class names that both splits agree on, else numbers."""
-    train, test = told["train"], told["test"]
+    train, test = named["train"], named["test"]
     if train and test and train != test:
         raise DataError(
             f"{folder}: train and test name their classes differently: mend the schema metadata"

@@ -81,11 +81,11 @@ def _room(goal: Path) -> str:
     there = goal.absolute()
     while not there.exists() and there != there.parent:
         there = there.parent
-    told = f"{shutil.disk_usage(there).free:,} bytes free"
+    room = f"{shutil.disk_usage(there).free:,} bytes free"
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     if limit != resource.RLIM_INFINITY:
-        told += f", and no file larger than {limit:,} allowed (ulimit -f)"
-    return told
+        room += f", and no file larger than {limit:,} allowed (ulimit -f)"
+    return room
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: dict[str, Any]) -> None:

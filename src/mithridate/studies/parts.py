@@ -23,30 +23,30 @@ Box = tuple[int, int, int, int]
 """(top, left, bottom, right) in pixels, half-open."""
 
 
-def proportion(found: Interval | None) -> dict[str, Any] | None:
+def proportion(interval: Interval | None) -> dict[str, Any] | None:
     """A share for the record; None where nothing was counted.
 
     >>> proportion(Interval(0.5, 0.1, 0.9, 2, 1))
     {'value': 0.5, 'low': 0.1, 'high': 0.9, 'k': 1, 'n': 2}
     """
-    if found is None or found.n == 0 or found.k is None:
+    if interval is None or interval.n == 0 or interval.k is None:
         return None
     return {
-        "value": found.value,
-        "low": found.low,
-        "high": found.high,
-        "k": found.k,
-        "n": found.n,
+        "value": interval.value,
+        "low": interval.low,
+        "high": interval.high,
+        "k": interval.k,
+        "n": interval.n,
     }
 
 
-def mean_part(found: Mean) -> dict[str, Any] | None:
+def mean_part(mean: Mean) -> dict[str, Any] | None:
     """A mean for the record; None where nothing was averaged.
 
     >>> mean_part(Mean(0.5, 0.1, 0.9, 3, 0.2))
     {'value': 0.5, 'low': 0.1, 'high': 0.9, 'n': 3, 'sd': 0.2}
     """
-    return dataclasses.asdict(found) if found.n else None
+    return dataclasses.asdict(mean) if mean.n else None
 
 
 def number(value: float | Tensor | None) -> float | None:
@@ -174,7 +174,7 @@ def _revision() -> str | None:
     folder = Path(__file__).parent
     git = ["git", "-C", str(folder)]
     try:
-        told = [
+        answers = [
             subprocess.run(
                 [*git, *arguments],
                 capture_output=True,
@@ -190,6 +190,6 @@ def _revision() -> str | None:
         ]
     except (OSError, subprocess.TimeoutExpired):
         return None
-    if any(part.returncode for part in told):
+    if any(part.returncode for part in answers):
         return None
-    return f"{told[1].stdout.strip()} ({'changed' if told[2].stdout.strip() else 'clean'})"
+    return f"{answers[1].stdout.strip()} ({'changed' if answers[2].stdout.strip() else 'clean'})"

@@ -80,10 +80,10 @@ def _check_varied(name: str, logits: Tensor, labels: Tensor) -> None:
         raise NothingAssessedError(
             f"{name} was shown a single image, which tells nothing: add more"
         )
-    said = logits.argmax(1)
-    if bool((said != said[0]).any()) or bool((labels == labels[0]).all()):
+    predicted = logits.argmax(1)
+    if bool((predicted != predicted[0]).any()) or bool((labels == labels[0]).all()):
         return
     raise NothingAssessedError(
-        f"{name} calls all {len(labels)} images class {int(said[0])}: a constant model cannot be "
-        "judged; check its pixel range, normalisation and training"
+        f"{name} calls all {len(labels)} images class {int(predicted[0])}: a constant model "
+        "cannot be judged; check its pixel range, normalisation and training"
     )

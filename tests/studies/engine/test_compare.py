@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from mithridate.errors import InputError
-from mithridate.studies.engine.compare import check, comparisons, finding, said
+from mithridate.studies.engine.compare import check, comparisons, finding, place_text
 from mithridate.studies.engine.spec import build
 
 BASE = {"name": "a", "title": "A", "matrix": {"m": {"measure": "evasion"}}, "scales": {"small": {}}}
@@ -199,8 +199,11 @@ def test_success_is_compared_over_images_that_both_saw_classified_rightly():
 
 
 def test_choices_in_words():
-    assert said({"attack": [{"name": "pgd", "eps": 0.3}, "fgsm"]}) == "attack pgd eps=0.3 or fgsm"
-    assert said({}) == ""
+    assert (
+        place_text({"attack": [{"name": "pgd", "eps": 0.3}, "fgsm"]})
+        == "attack pgd eps=0.3 or fgsm"
+    )
+    assert place_text({}) == ""
 
 
 FLAGS = [row(i, {"p": i % 2}, alarm=value) for i, value in enumerate((True, False, True, None))]

@@ -19,7 +19,7 @@ from mithridate.studies.units import data
 from mithridate.studies.units.adversarial import Adversarial
 from mithridate.studies.units.data import Data
 from mithridate.studies.units.inspected import Calibrated, Maps, inspecting, pairs
-from mithridate.studies.units.model import Opened, Control, Trained, shapes_of
+from mithridate.studies.units.model import Control, Opened, Trained, shapes_of
 from mithridate.studies.units.poisoned import poisoned_unit
 
 DATA = Data.named("digits")

@@ -44,9 +44,11 @@ def comparisons(
     both were measured on the same images, the paired interval and McNemar's exact test stand
     beside the unpaired interval of Zhong et al. 2020; the p-values are corrected together (Holm).
     """
-    found = [c for c in (_compared(one, rows, tables) for one in spec.compare) if c is not None]
-    corrected = holm([one["mcnemar"] for one in found])
-    return [{**one, "holm": p} for one, p in zip(found, corrected, strict=True)]
+    comparisons = [
+        c for c in (_compared(one, rows, tables) for one in spec.compare) if c is not None
+    ]
+    corrected = holm([one["mcnemar"] for one in comparisons])
+    return [{**one, "holm": p} for one, p in zip(comparisons, corrected, strict=True)]
 
 
 def _compared(
@@ -68,8 +70,8 @@ def _compared(
         "title": one.title,
         "matrix": one.matrix,
         "value": one.value,
-        "first": said(one.first),
-        "second": said(one.second),
+        "first": place_text(one.first),
+        "second": place_text(one.second),
         "difference": unpaired.value,
         "unpaired": (unpaired.low, unpaired.high),
         "paired": paired,
@@ -88,8 +90,8 @@ def _group(rows: Sequence[Row], matrix: str, where: Mapping[str, Any]) -> list[R
 
 def _pooled(group: Sequence[Row], value: str) -> tuple[int, int]:
     """k of n over all cells of a group."""
-    found = [row["values"].get(value) for row in group]
-    shares = [share for share in found if isinstance(share, Mapping) and "k" in share]
+    values = [row["values"].get(value) for row in group]
+    shares = [share for share in values if isinstance(share, Mapping) and "k" in share]
     return sum(s["k"] for s in shares), sum(s["n"] for s in shares)
 
 
@@ -130,10 +132,10 @@ def _rest(row: Row, named: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     return tuple((axis, label) for axis, label in row["axes"].items() if axis not in named)
 
 
-def said(where: Mapping[str, Any]) -> str:
+def place_text(where: Mapping[str, Any]) -> str:
     """A choice of cells in words.
 
-    >>> said({"attack": "fgsm", "seed": [0, 1]})
+    >>> place_text({"attack": "fgsm", "seed": [0, 1]})
     'attack fgsm, seed 0 or 1'
     """
     return ", ".join(
@@ -175,7 +177,7 @@ def _sentence(one: FindingSpec, group: Sequence[Row]) -> str:
     interval = wilson(k, n)
     if percent:
         mean, *numbers = (round(number, 2) for number in (mean, *numbers))  # hundredths do
-    told = {
+    words = {
         "k": str(k),
         "n": str(n),
         "low": f"{100 * interval.low:.1f}",
@@ -184,12 +186,12 @@ def _sentence(one: FindingSpec, group: Sequence[Row]) -> str:
         "least": f"{min(numbers):.4g}",
         "most": f"{max(numbers):.4g}",
     }
-    return _filled(one.text, told)
+    return _filled(one.text, words)
 
 
-def _filled(text: str, told: Mapping[str, str]) -> str:
+def _filled(text: str, words: Mapping[str, str]) -> str:
     try:
-        return text.format(**told)
+        return text.format(**words)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         names = ", ".join(TOLD)
         raise InputError(f"finding {text!r}: {error} is not known; it may name {names}") from None

@@ -17,7 +17,7 @@ def names(folder: Path, kind: str) -> list[str]:
     Raises:
         RunError: a folder, a link, a name of the store's own, or a format that is not kept.
     """
-    found = []
+    names = []
     with os.scandir(folder) as every:
         for file in every:
             plain = file.is_file(follow_symlinks=False)
@@ -26,8 +26,8 @@ def names(folder: Path, kind: str) -> list[str]:
                     f"unit {kind} wrote {file.name}: a product is files, no folders, that end in "
                     f"{', '.join(FORMATS)}, and not {UNIT} or {TIMING}"
                 )
-            found.append(file.name)
-    return sorted(found)
+            names.append(file.name)
+    return sorted(names)
 
 
 def hashed(path: Path) -> Part:

@@ -114,9 +114,9 @@ def parsed(folder: Path, key: str, text: bytes) -> Entry:
     body = text[: -len(signed(b"}"))] + b"}"
     if text != signed(body):
         raise Damaged(key, f"{UNIT} is not what was written")
-    found = json.loads(body)
-    if found["key"] != key or found["schema"] != SCHEMA:
+    record = json.loads(body)
+    if record["key"] != key or record["schema"] != SCHEMA:
         raise Damaged(key, f"{UNIT} is another unit's, or of another schema")
-    files = {name: Part(**part) for name, part in found["files"].items()}
+    files = {name: Part(**part) for name, part in record["files"].items()}
     names = ("kind", "version", "spec", "inputs", "components", "values")
-    return Entry(key, folder, **{name: found[name] for name in names}, files=files)
+    return Entry(key, folder, **{name: record[name] for name in names}, files=files)

@@ -148,8 +148,8 @@ class Maker:
         entry = self._sound(unit)
         if entry is not None:
             return "found", entry.seconds or 0.0
-        made, entry = self._make(unit)
-        return ("made" if made else "found"), entry.seconds or 0.0
+        fresh, entry = self._make(unit)
+        return ("made" if fresh else "found"), entry.seconds or 0.0
 
     def opened(self, unit: Unit[P]) -> P:
         """The unit's product as others get it, made first where it is missing or damaged."""

@@ -134,14 +134,14 @@ def header(spec: Spec, plan: Plan, command: str) -> dict[str, Any]:
 
 def _axes(plan: Plan, matrix: str) -> dict[str, list[Any]]:
     """Axis -> the labels that its cells have, in order."""
-    found: dict[str, list[Any]] = {}
+    labels_of: dict[str, list[Any]] = {}
     for cell in plan.cells:
         if cell.matrix == matrix:
             for axis, label in cell.labels.items():
-                labels = found.setdefault(axis, [])
+                labels = labels_of.setdefault(axis, [])
                 if label not in labels:
                     labels.append(label)
-    return found
+    return labels_of
 
 
 def _entry(store: Store, leaf: Unit[Any]) -> Entry | None:
@@ -208,12 +208,12 @@ def _described(plan: Plan, entries: Mapping[str, Entry]) -> dict[str, Any]:
 
 def _tables(plan: Plan, entries: Mapping[str, Entry]) -> dict[str, pa.Table]:
     """Cell -> its per-image results, where it has such."""
-    found = {}
+    by_cell = {}
     for cell, _ in plan.leaves:
         entry = entries.get(cell.id)
         if entry is not None and TABLE in entry.files:
-            found[cell.id] = read_table(entry.folder / TABLE)
-    return found
+            by_cell[cell.id] = read_table(entry.folder / TABLE)
+    return by_cell
 
 
 def _one_table(tables: Mapping[str, pa.Table]) -> pa.Table:

@@ -138,15 +138,15 @@ def discard_damaged(plan: Plan, store: Store) -> set[str]:
 
     Damaged products that others are made of are found where they are opened.
     """
-    found = set()
+    damaged_keys = set()
     for _, leaf in plan.leaves:
         if store.has(leaf.key):
             try:
                 store.read(leaf.key)
             except Damaged:
                 store.discard(leaf.key)
-                found.add(leaf.key)
-    return found
+                damaged_keys.add(leaf.key)
+    return damaged_keys
 
 
 def _take(outcome: Outcome, ran: Ran) -> None:
@@ -161,10 +161,10 @@ def _take(outcome: Outcome, ran: Ran) -> None:
 
 def _stored_parents(unit: Unit[Any]) -> set[str]:
     """Keys of the stored units that a unit needs; those not stored are looked through."""
-    found: set[str] = set()
+    stored: set[str] = set()
     for parent in unit.parents():
         if parent.stored:
-            found.add(parent.key)
+            stored.add(parent.key)
         else:
-            found |= _stored_parents(parent)
-    return found
+            stored |= _stored_parents(parent)
+    return stored

@@ -250,10 +250,10 @@ def toml_value(text: str) -> Any:
     ([0, 1], 'full', 0.3)
     """
     try:
-        found = tomllib.loads(f"v = {text}")
+        table = tomllib.loads(f"v = {text}")
     except tomllib.TOMLDecodeError:
         return text
-    return found["v"] if len(found) == 1 else text
+    return table["v"] if len(table) == 1 else text
 
 
 def _check_paths(tree: Mapping[str, Any], given: Mapping[str, Any], where: str) -> None:
@@ -266,8 +266,8 @@ def _check_paths(tree: Mapping[str, Any], given: Mapping[str, Any], where: str) 
 
 def _table(tree: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     """The table under a key; empty where it is something else, which validation refuses."""
-    found = tree.get(key)
-    return found if isinstance(found, Mapping) else {}
+    inner = tree.get(key)
+    return inner if isinstance(inner, Mapping) else {}
 
 
 def _read(study: str, seen: tuple[str, ...]) -> dict[str, Any]:
@@ -289,8 +289,8 @@ def _read(study: str, seen: tuple[str, ...]) -> dict[str, Any]:
     if not isinstance(base, str):
         raise InputError(f"{study}: extends names one study, got {base!r}")
     beside = Path(study).parent / base
-    found = str(beside) if base.endswith(".toml") and not Path(base).is_absolute() else base
-    return merge(_read(found, (*seen, study)), tree)
+    place = str(beside) if base.endswith(".toml") and not Path(base).is_absolute() else base
+    return merge(_read(place, (*seen, study)), tree)
 
 
 def _holds(tree: Any, key: str) -> bool:

@@ -141,8 +141,8 @@ class Store:
         entry = self._entry(key)
         for name, part in entry.files.items():
             with reading(key, name):
-                found = hashed(entry.folder / name)
-            if found != part:
+                digest = hashed(entry.folder / name)
+            if digest != part:
                 raise Damaged(key, f"{name} is not what was written")
         return entry
 

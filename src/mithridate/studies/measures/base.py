@@ -46,8 +46,8 @@ def row(
 ) -> dict[str, Any]:
     """The values of a measuring unit's product; `data` tells the names of the classes."""
     names = {} if data is None else {"class_names": list(data.class_names)}
-    told = [{"id": doubt.id, "text": doubt.text} for doubt in doubts]
-    return {"values": dict(values), "doubts": told, **names}
+    listed = [{"id": doubt.id, "text": doubt.text} for doubt in doubts]
+    return {"values": dict(values), "doubts": listed, **names}
 
 
 def write_pictures(folder: Path, arrays: Mapping[str, Tensor | None]) -> None:

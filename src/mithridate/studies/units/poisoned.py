@@ -43,8 +43,8 @@ class Stamped(Unit[Poisoned]):
 
     def open(self, folder: Path, values: Mapping[str, Any], get: Open) -> Poisoned:
         random = child(rng(self.seed), *self.stream) if self.stream else rng(self.seed)
-        made: Poison = self.poison.make()
-        return made.poison(get(self.data).train, rng=random)
+        poison: Poison = self.poison.make()
+        return poison.poison(get(self.data).train, rng=random)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
