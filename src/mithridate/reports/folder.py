@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from mithridate.errors import InputError, RunError
 from mithridate.reports.images import Array
@@ -227,7 +227,7 @@ def write(
     for name in (RECORD, ARRAYS):  # of the first form, which would be read in place of the study
         _place(folder / name, None)
     _place(folder / IMAGES, table and (lambda p: pq.write_table(table, p, compression="zstd")))
-    _place(folder / PICTURES, arrays and (lambda p: save_file(arrays, p)))
+    _place(folder / PICTURES, arrays and save(arrays))  # its own file would be the owner's alone
     _place(folder / TIMINGS, times and "".join(map(_line, times)).encode())
     _place(folder / CELLS, "".join(map(_line, lines)).encode())
     _place(folder / STUDY, text.encode())

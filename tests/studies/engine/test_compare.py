@@ -271,7 +271,7 @@ def test_what_the_study_does_not_have_is_refused_before_any_work():
     one = {
         "title": "t",
         "matrix": "m",
-        "value": "v",
+        "value": "success",
         "first": {"attack": "a"},
         "second": {"more": 1},
     }
@@ -279,7 +279,9 @@ def test_what_the_study_does_not_have_is_refused_before_any_work():
     def checked(**parts):
         check(build({**good, **parts}, {}, "a.toml"))
 
-    checked(compare=[one], finding=[{"matrix": "m", "value": "v", "text": "{n}", "where": {}}])
+    checked(
+        compare=[one], finding=[{"matrix": "m", "value": "success", "text": "{n}", "where": {}}]
+    )
     for wrong, says in (
         ({"matrix": "x"}, "no matrix named 'x'"),
         ({"first": {"atack": 1}}, "did you mean 'attack'"),
@@ -288,4 +290,21 @@ def test_what_the_study_does_not_have_is_refused_before_any_work():
         with pytest.raises(InputError, match=says):
             checked(compare=[{**one, **wrong}])
     with pytest.raises(InputError, match="did you mean 'attack'"):
-        checked(finding=[{"matrix": "m", "value": "v", "text": "", "where": {"attac": "a"}}])
+        checked(finding=[{"matrix": "m", "value": "success", "text": "", "where": {"attac": "a"}}])
+    view = {"kind": "bars", "matrix": "m", "value": "success"}
+    checked(view=[view | {"by": "attack"}])
+    for wrong, says in (
+        ({"by": "atack"}, "did you mean 'attack'"),
+        ({"where": {"seed": 1}}, "no axis of matrix.m named 'seed'"),
+    ):
+        with pytest.raises(InputError, match=says):
+            checked(view=[view | wrong])
+
+
+def test_a_value_that_the_measure_does_not_give_is_refused() -> None:
+    tree = {"matrix": {"m": {"measure": "evasion", "axes": {"attack": ["fgsm"]}}}, "name": "n"}
+    tree |= {"title": "t", "scales": {"full": {}}}
+    for kind in ("bars", "curve"):
+        view = {"kind": kind, "matrix": "m", "value": "accuracy_lft", "x": "attack"}
+        with pytest.raises(InputError, match="did you mean 'accuracy_left'"):
+            check(build({**tree, "view": [view]}, {}, "a.toml"))

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mithridate import component
 from mithridate.errors import InputError, unknown
 from mithridate.metrics import (
     holm,
@@ -198,16 +199,23 @@ def _filled(text: str, words: Mapping[str, str]) -> str:
 
 
 def check(spec: Spec) -> None:
-    """See that findings and comparisons can be told, before any work.
+    """See that findings, comparisons and views can be told, before any work.
 
     Raises:
         InputError: a sentence that names something else than `TOLD`; a matrix or an axis that
-            the study does not have.
+            the study does not have; a number that the matrix's measure does not give.
     """
     for one in spec.finding:
         _filled(one.text, dict.fromkeys(TOLD, ""))
     rules = [(one.matrix, one.where) for one in spec.finding]
     rules += [(one.matrix, side) for one in spec.compare for side in (one.first, one.second)]
+    numbers = [(one.matrix, one.value) for one in spec.compare]
+    for view in spec.view:
+        name = view.get("matrix", "")
+        named = [view[key] for key in ("by", "series", "x", "over") if view.get(key)]
+        rules.append((name, {**dict.fromkeys(named), **view.get("where", {})}))
+        if view.get("kind") in ("bars", "curve"):
+            numbers.append((name, view.get("value", "")))
     for name, where in rules:
         if name not in spec.matrix:
             raise unknown("matrix", name, spec.matrix)
@@ -215,3 +223,7 @@ def check(spec: Spec) -> None:
         for axis in where:
             if axis not in axes:
                 raise unknown(f"axis of matrix.{name}", axis, set(axes))
+    for name, value in numbers:
+        columns = component.find("measures", spec.matrix[name].measure).columns
+        if columns and value not in {**columns, **spec.columns}:
+            raise unknown(f"value of matrix.{name}", value, {**columns, **spec.columns})
