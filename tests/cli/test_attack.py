@@ -44,7 +44,8 @@ def test_a_table_a_sentence_and_the_place_of_the_report(attack) -> None:
     done = attack("--attack", "fgsm", "--attack", "deepfool,fgsm", samples=40)
     assert done.code == 0, done.err
     lines = done.out.splitlines()
-    assert "40 test images, of which" in lines[0]
+    assert lines[0].startswith("2 attacks on ")
+    assert "40 test images, of which" in lines[1]
     head = next(line for line in lines if line.startswith("attack "))
     rows = [line.split() for line in lines[lines.index(head) + 1 :][:2]]
     assert [(row[0], row[-1]) for row in rows] == [("fgsm", "done"), ("deepfool", "done")]
@@ -159,6 +160,22 @@ def test_ctrl_c_keeps_the_attacks_before_and_the_same_command_goes_on(attack, mo
     done = attack(*words)
     assert done.code == 0, done.err
     assert [row.status for row in rows_of("run")] == ["done"] * 3
+    monkeypatch.setattr(DeepFool, "perturb", stop)
+    done = attack(*words)  # again, and interrupted: a finished record is no less for it
+    assert done.code == 130
+    assert "run keeps the finished record" in done.err
+    assert [row.status for row in rows_of("run")] == ["done"] * 3
+
+
+def test_the_page_says_which_defence_is_in_front_and_whether_it_is_known(attack) -> None:
+    words = ("--attack", "fgsm", "--defense", "spatial-smoothing", "--out", "run")
+    for more, says in (
+        ((), "clean.safetensors behind spatial-smoothing, which the attacker knows"),
+        (("--through", "undefended"), "behind spatial-smoothing, by one who does not know it"),
+    ):
+        done = attack(*words, *more)
+        assert says in done.out.splitlines()[0]
+        assert says in Path("run/report.html").read_text()
 
 
 def test_an_attack_that_fails_or_refuses_is_a_row(attack, monkeypatch) -> None:

@@ -216,6 +216,7 @@ def _show(result: Published, screen: Screen) -> None:
             "report": str(result.report),
         }
     )
+    screen.say(f"{result.study.title}.")
     screen.say(reading.goal_line(rows, names_of(result.study, cells[0])))
     screen.say(f"Accuracy before, whole test set: {reading.bracketed(before)}")
     screen.say("")

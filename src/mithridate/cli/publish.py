@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mithridate.cli.options import command_line
 from mithridate.cli.screen import Screen
-from mithridate.errors import RunError
+from mithridate.errors import InputError, RunError
 
 if TYPE_CHECKING:
     from mithridate.reports.schema import Cell, Study, Timing
@@ -151,13 +151,28 @@ def conducted(
     _note_failures(
         records.cells, screen, verb=bool(plan.spec.preset)
     )  # before the report, which a full disk refuses too
-    report = write(records, out)
+    if result.ran.interrupted and _finished(out, records.study["spec_sha256"]):
+        report = out / "report.html"
+        screen.note(f"{out} keeps the finished record of the same run")
+    else:
+        report = write(records, out)
     if not keep:
         forget(result)
     if result.ran.interrupted:
         screen.note(f"finished units are kept; to go on: {command_line()}")
     study, cells, timings = parts(records.study, records.cells, records.timings)
     return Published(result, study, cells, timings, report, time.monotonic() - began)
+
+
+def _finished(out: Path, spec_sha256: str) -> bool:
+    """Whether a folder holds a complete record of this very study."""
+    from mithridate import reports
+
+    try:
+        study = reports.read(out).study
+    except InputError:
+        return False
+    return study.status == "complete" and study.spec_sha256 == spec_sha256
 
 
 def write(records: Records, out: Path) -> Path:

@@ -55,9 +55,10 @@ def attack(
     if defenses:
         subject["defense"] = list(defenses)
     names = [str(one["name"]) for one in attacks]
+    called = _attacked(model, [str(one["name"]) for one in defenses], through)
     return Spec(
         name="attack",
-        title=f"{names[0] if len(names) == 1 else f'{len(names)} attacks'} on {model}",
+        title=f"{names[0] if len(names) == 1 else f'{len(names)} attacks'} on {called}",
         question="How can this model be fooled?",
         scale="",
         preset="attack",
@@ -66,7 +67,7 @@ def attack(
         defaults=subject,
         options={"attack": {str(one["name"]): {"attack": dict(one)} for one in attacks}},
         matrix={
-            "clean": MatrixSpec(measure="accuracy", title="Clean accuracy", set={"called": model}),
+            "clean": MatrixSpec(measure="accuracy", title="Clean accuracy", set={"called": called}),
             "attacks": MatrixSpec(
                 measure="evasion",
                 title="Attacks",
@@ -82,6 +83,21 @@ def attack(
             ),
         },
     )
+
+
+def _attacked(model: str, defenses: Sequence[str], through: str | None) -> str:
+    """What is attacked, and what its attacker looks at.
+
+    >>> _attacked("m.pt", ["spatial-smoothing"], None)
+    'm.pt behind spatial-smoothing, which the attacker knows'
+    >>> _attacked("m.pt", [], "other.pt")
+    'm.pt, by one who looks at other.pt'
+    """
+    behind = f" behind {', '.join(defenses)}" if defenses else ""
+    if through is None:
+        return f"{model}{behind}{', which the attacker knows' if defenses else ''}"
+    seen = "does not know it" if through == "undefended" else f"looks at {through}"
+    return f"{model}{behind}, by one who {seen}"
 
 
 def audit(
