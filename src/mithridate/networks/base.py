@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -138,7 +138,7 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
 def initialise(module: nn.Module, rng: torch.Generator) -> None:
     """Draw all weights anew, in place: `reset_parameters` of every submodule, on `rng`'s seed.
 
-    A parameter that no submodule's `reset_parameters` covers keeps its value.
+    A parameter that no submodule's `reset_parameters` covers keeps its value: see `kept`.
 
     >>> a, b = nn.Linear(3, 2), nn.Linear(3, 2)
     >>> for net in (a, b):
@@ -148,9 +148,32 @@ def initialise(module: nn.Module, rng: torch.Generator) -> None:
     """
     with seeded(rng.initial_seed()):
         for part in module.modules():
-            reset = getattr(part, "reset_parameters", None)
-            if callable(reset):
+            reset = _reset(part)
+            if reset is not None:
                 reset()
+
+
+def kept(module: nn.Module) -> list[str]:
+    """The parameters that `initialise` cannot draw anew: their module does not say how.
+
+    >>> net = nn.Sequential(nn.Linear(3, 2), nn.ParameterList([torch.zeros(2)]))
+    >>> kept(net)
+    ['1.0']
+    """
+    return [
+        f"{name}.{own}" if name else own
+        for name, part in module.named_modules()
+        if _reset(part) is None
+        for own, _ in part.named_parameters(recurse=False)
+    ]
+
+
+def _reset(part: nn.Module) -> Callable[[], object] | None:
+    for name in ("reset_parameters", "_reset_parameters"):  # the second is torch's attention's
+        reset: Callable[[], object] | None = getattr(part, name, None)
+        if callable(reset):
+            return reset
+    return None
 
 
 def names() -> list[str]:

@@ -28,6 +28,15 @@ PLAN = {"samples": 10, "images": 4, "steps": 2, "grow_steps": 2, "pairs": 1}
 INSPECTOR = Choice("inspectors", "bias-maps", PLAN)
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As units compute: sums over several threads round differently."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def sets():
     return mi.load_data("digits")

@@ -8,6 +8,8 @@ from mithridate import rng as random
 from mithridate.classifier import Classifier
 from mithridate.data import ImageSet
 from mithridate.defenses.inspect.base import Progress, tell
+from mithridate.errors import InputError
+from mithridate.networks.base import kept
 from mithridate.training import fit
 
 
@@ -52,13 +54,24 @@ def train_control(
     rng: torch.Generator,
     progress: Progress | None = None,
 ) -> Classifier:
-    """One of them: as `like`, its weights drawn and trained anew."""
-    trained = fit(like.module, data, epochs=epochs, rng=rng, device=like.device, progress=progress)
-    return Classifier(
-        trained.module,
+    """One of them: as `like`, its weights drawn and trained anew.
+
+    Raises:
+        InputError: parameters that would keep the values of `like`, poison and all.
+    """
+    same = kept(like.module)
+    if same:
+        raise InputError(
+            f"no clean model can be trained like this one: {same[0]!r} belongs to a layer without "
+            "reset_parameters, and would keep its weights; give clean models (--reference)"
+        )
+    blank = Classifier(
+        like.module,
         bounds=like.input_range,
         classes=like.class_names,
         image_shape=like.image_shape,
         outputs=like.outputs,
-        info=trained.info,
+    )
+    return fit(
+        blank, data, epochs=epochs, rng=rng, device=like.device, progress=progress, fresh=True
     )

@@ -93,7 +93,7 @@ class Settings(Subject):
         return [
             Control(
                 like=suspect,
-                shapes=shapes_of(model),
+                shapes=shapes_of(model, suspect.code),
                 data=self.data_unit,
                 epochs=epochs,
                 seed=self.control_seed,

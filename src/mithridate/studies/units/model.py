@@ -20,7 +20,8 @@ from mithridate.errors import InputError
 from mithridate.models.factory import code_digest, whole_path
 from mithridate.models.open import open_for, source_digest
 from mithridate.networks import checkpoint
-from mithridate.networks.base import create
+from mithridate.networks.base import create, initialise
+from mithridate.networks.storage import digest
 from mithridate.poisons import Poisoned
 from mithridate.rng import child, rng
 from mithridate.studies.engine.unit import Open, Progress, Unit
@@ -245,10 +246,15 @@ class Control(ModelUnit):
         return self.like.blank(shape, classes, get)
 
 
-def shapes_of(model: Classifier) -> str:
-    """What is the same for two models of one architecture: sha256 of layers and shapes."""
-    shapes = [(key, tuple(value.shape)) for key, value in model.module.state_dict().items()]
-    text = repr((repr(model.module), shapes, tuple(model.input_range), model.outputs))
+def shapes_of(model: Classifier, code: str = "") -> str:
+    """What is the same for two models of one architecture, as a sha256.
+
+    Layers, shapes, what `initialise` leaves (means and deviations of the pixels), and `code`, the
+    sha256 of the user's own.
+    """
+    blank = copy.deepcopy(model.module).cpu()
+    initialise(blank, rng(0))
+    text = repr((repr(blank), digest(blank.state_dict()), *model.input_range, model.outputs, code))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
