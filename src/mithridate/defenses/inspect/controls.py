@@ -63,7 +63,8 @@ def train_control(
     if same:
         raise InputError(
             f"no clean model can be trained like this one: {same[0]!r} belongs to a layer without "
-            "reset_parameters, and would keep its weights; give as many clean models by --reference as --controls asks for"
+            "reset_parameters, and would keep its weights; give as many clean models by "
+            "--reference as --controls asks for"
         )
     blank = Classifier(
         like.module,
