@@ -251,7 +251,7 @@ class Study(Part):
     )
     name: str
     title: str
-    preset: Literal["", "attack", "audit"] = ""
+    preset: Literal["", "attack", "audit", "defend"] = ""
     created: datetime | None = None
     question: str
     finding: str
