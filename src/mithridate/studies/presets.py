@@ -154,6 +154,13 @@ def defend(
                 axes={"protection": shown, "attack": names, "attacker": [IGNORES, KNOWS]},
                 exclude=[{"protection": blind, "attacker": IGNORES}],
             )
+    bars = {"kind": "bars", "value": "accuracy_left", "by": "protection", "series": "attacker"}
+    charts = [
+        {**bars, "matrix": name, "title": f"{one.title}: accuracy left"}
+        for name, one in matrix.items()
+        if name != "clean"
+    ]
+    tables = [{"kind": "table", "matrix": name, "title": one.title} for name, one in matrix.items()]
     return Spec(
         name="defend",
         title=f"Defences of {model}",
@@ -169,6 +176,7 @@ def defend(
             "attacker": {IGNORES: {"through": "undefended"}, KNOWS: {}},
         },
         matrix=matrix,
+        view=[{"kind": "defenses", "matrix": "clean"}, *charts, *tables],
     )
 
 
