@@ -99,7 +99,7 @@ def defend(
     *,
     network: str | Table | None = None,
     opening: Table | None = None,
-    attacks: Sequence[Table] = tuple({"name": name} for name in AGAINST),
+    attacks: Sequence[Table] = (),
     samples: int = 1000,
     asked_samples: int = 100,
     epochs: int = 5,
@@ -111,7 +111,7 @@ def defend(
 
     Args:
         defenses: label -> name and settings of a hardener, transform, detector or guard.
-        attacks: name and settings of each, as `attack` takes them.
+        attacks: name and settings of each, as `attack` takes them; `AGAINST` by default.
         samples: test images of an attack by gradients.
         asked_samples: of one by labels or scores, which asks thousands of times an image.
         epochs: of a hardener, which trains the model further.
@@ -119,6 +119,7 @@ def defend(
     >>> list(defend("m.safetensors", "digits", {"median": {"name": "spatial-smoothing"}}).matrix)
     ['clean', 'attacks', 'asked']
     """
+    attacks = attacks or [{"name": name} for name in AGAINST]
     chains: dict[str, Table] = {NONE: {}}
     guards = []
     for label, one in defenses.items():

@@ -102,7 +102,7 @@ class Evasion(Measure):
             seen = settings.unaware()
         elif settings.through is not None:
             seen = settings.opened(settings.through)
-        images: Adversarial | Transferred = Adversarial(
+        images = Adversarial(
             model=seen,
             aware=settings.through is None,
             data=settings.data_unit,
@@ -114,12 +114,13 @@ class Evasion(Measure):
             stream=settings.attack_stream,
             **settings.place,
         )
+        shown: Adversarial | Transferred = images
         if settings.through is not None:
-            images = Transferred(
+            shown = Transferred(
                 model=model, source=images, data=settings.data_unit, **settings.place
             )
         return Measured(
-            adversarial=images,
+            adversarial=shown,
             data=settings.data_unit,
             attack=attack,
             goal=settings.goal,
