@@ -75,6 +75,8 @@ class Classifier:
             is reached by it.
         attacker: makes the view that a defence inside declares for attackers who know it.
         gradients: whether the module has any; another runtime's gives labels and scores only.
+        scored: whether it gives scores; where it gives labels only, the module's outputs are 1 at
+            the label and 0 elsewhere.
 
     Raises:
         InputError: not a module, fewer than two classes, empty bounds, no such class to reject.
@@ -102,6 +104,7 @@ class Classifier:
         rejected: int | None = None,
         attacker: Callable[[], Classifier] | None = None,
         gradients: bool = True,
+        scored: bool = True,
     ) -> None:
         if not isinstance(module, nn.Module):
             raise InputError(f"a classifier wraps a torch.nn.Module, got {type(module).__name__}")
@@ -129,7 +132,7 @@ class Classifier:
         self.info = dict(info or {})
         self.rejected = rejected
         self._attacker = attacker
-        self.gradients = gradients
+        self.gradients, self.scored = gradients, scored
         self.cost = Cost()
         on_cpu = self.device.type == "cpu"
         self.compute_batch = compute_batch or (128 if on_cpu else 2048)
@@ -186,6 +189,7 @@ class Classifier:
             rejected=self.classes if adds else self.rejected,
             attacker=attacker,
             gradients=self.gradients,
+            scored=self.scored,
         )
 
     def to(self, device: torch.device | str) -> Classifier:
@@ -275,7 +279,13 @@ class Classifier:
             return torch.cat(parts)
 
     def scores(self, x: Tensor) -> Tensor:
-        """Probabilities (N, classes), no gradient."""
+        """Probabilities (N, classes), no gradient.
+
+        Raises:
+            InputError: the model gives labels only.
+        """
+        if not self.scored:
+            raise InputError("this model gives labels only, no scores")
         with torch.no_grad():
             return self.logits(x).softmax(1)
 

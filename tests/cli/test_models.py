@@ -153,7 +153,9 @@ def test_what_is_refused_names_the_command_that_converts_it(there: Any, name: st
         (("state.pt", "--set", "network.width=9"), "goes with --network"),
         (("state.pt", *OWN, "--set", "network.depth=9"), "no setting of"),
         (("state.pt", *OWN, "--classes", "a,b"), "number of classes"),
-        (("https://host/model",), "endpoints cannot be opened"),
+        (("ftp://host/model",), "give http(s)://host/path"),
+        (("http://127.0.0.1:1/model",), "cannot be reached"),
+        (("state.pt", *OWN, "--set", "endpoint.budget=9"), "go with an address"),
         (("stranger.py:whole",), "--trust-code"),
     ],
 )

@@ -24,7 +24,7 @@ from mithridate.rng import child, rng
 from mithridate.studies.engine.unit import Open, Progress, Unit
 from mithridate.studies.measures.base import Measure, row, write_pictures
 from mithridate.studies.parts import box_iou, number, numbers, proportion, recipe_epochs
-from mithridate.studies.soundness import check_model
+from mithridate.studies.soundness import check_model, model_doubts
 from mithridate.studies.subject import MaybeNamed, Subject
 from mithridate.studies.units.data import Data
 from mithridate.studies.units.inspected import Calibrated, inspecting
@@ -189,7 +189,7 @@ class Judged(Unit[Mapping[str, Any]]):
         poisoned = None if self.poisoned is None else get(self.poisoned)
         truth = {} if poisoned is None else truth_of(verdict, poisoned, test.image_shape)
         write_pictures(folder, self._pictures(verdict, model, test))
-        doubts = list(verdict.doubts)
+        doubts = [*model_doubts(model), *verdict.doubts]
         if not self.trusted:
             text = "No reference was given: clean models were trained here."
             doubts.append(Doubt("no-reference", text))

@@ -25,7 +25,7 @@ from mithridate.networks.storage import read_tensors, write_tensors
 from mithridate.rng import child, rng
 from mithridate.studies.engine.tables import read_table, write_table
 from mithridate.studies.engine.unit import Open, Progress, Unit
-from mithridate.studies.soundness import check_model
+from mithridate.studies.soundness import check_model, model_doubts
 from mithridate.studies.units.data import Data
 
 FILE, TABLE = "adversarial.safetensors", "images.parquet"
@@ -129,7 +129,10 @@ class Adversarial(Unit[Attacked]):
             "gradients": result.gradients + gradients,
             "left_out": len(drawn) - len(rows),
             "prepared": dict(prepared),
-            "doubts": [[d.id, d.text] for d in doubts_of(attack, result, labels)],
+            "doubts": [
+                [doubt.id, doubt.text]
+                for doubt in (*model_doubts(model), *doubts_of(attack, result, labels))
+            ],
         }
 
     def open(self, folder: Path, values: Mapping[str, Any], get: Open) -> Attacked:
