@@ -7,7 +7,7 @@ Images are float32 in [0, 1], N x C x H x W. A module that wants another range s
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple, Protocol, Self, TypeVar, final
 
@@ -148,6 +148,17 @@ class Classifier:
         first = next(self.module.parameters(), None)
         return torch.device("cpu") if first is None else first.device
 
+    @property
+    def gives(self) -> str:
+        """What may be asked of it, in words."""
+        scores = "labels and scores" if self.scored else "labels only"
+        return "gradients" if self.gradients else scores
+
+    def shows(self, access: Collection[str]) -> bool:
+        """Whether it gives what a component needs to see, as `About.access` has it."""
+        there = {"gradient": self.gradients, "score": self.scored}
+        return all(there.get(kind, True) for kind in access)
+
     def attacker(self) -> Classifier:
         """What an attacker who knows the defences inside looks at; self where there are none."""
         return self if self._attacker is None else self._attacker()
@@ -285,7 +296,7 @@ class Classifier:
             InputError: the model gives labels only.
         """
         if not self.scored:
-            raise InputError("this model gives labels only, no scores")
+            raise InputError(f"this model gives {self.gives}, no scores")
         with torch.no_grad():
             return self.logits(x).softmax(1)
 
@@ -329,7 +340,7 @@ class Classifier:
             InputError: the model has no gradients.
         """
         if not self.gradients:
-            raise InputError("this model gives labels and scores only, no gradients")
+            raise InputError(f"this model gives {self.gives}, no gradients")
         if len(x) == 0:
             return torch.zeros_like(x), x.new_zeros((0, self.classes))
         self.cost.charge(len(x))

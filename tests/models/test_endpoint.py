@@ -392,3 +392,64 @@ def test_addresses_and_settings_that_cannot_be(server: Server) -> None:
         mi.load(server.url, classes=10)
     with pytest.raises(InputError, match="go with an address"):
         mi.load("m.safetensors", endpoint={"budget": 9})
+
+
+def test_the_command_line_goes_on_where_the_budget_ended(
+    server: Server,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Any,
+) -> None:
+    from mithridate.cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MY_TOKEN", SECRET)
+    server.answer = lambda asked: {"scores": truth(torch.tensor(asked["images"])).tolist()}
+
+    def attack(budget: int, *more: str) -> tuple[int, str, str]:
+        words = (
+            f"attack {server.url} --data digits --attack hopskipjump,square,pgd --samples 6 "
+            f"--set hopskipjump.budget=60 --set square.queries=60 --set endpoint.budget={budget} "
+            "--set endpoint.auth=MY_TOKEN --set endpoint.timeout=5 --quiet --json"
+        )
+        capsys.readouterr()
+        code = main([*words.split(), *more])
+        forget()
+        return code, *capsys.readouterr()
+
+    whole = attack(5000, "--out", "whole")
+    assert whole[0] == 0, whole[2]
+    asked = server.images
+    (tmp_path / "cache").rename(tmp_path / "first")
+    code, _, error = attack(asked - 60, "--out", "part")
+    assert code == 4
+    assert "raise endpoint.budget" in error
+    assert server.images <= 2 * asked - 60
+    code, plan, _ = attack(5000, "--out", "part", "--plan")
+    assert code == 0
+    assert json.loads(plan)["forwards"] > 0
+    code, out, error = attack(5000, "--out", "part")
+    assert code == 0, error
+    assert 2 * asked <= server.images <= 2 * asked + 12, "each new process looks again"
+    again, first = json.loads(out), json.loads(whole[1])
+    for one, other in zip(again["attacks"], first["attacks"], strict=True):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+    assert [one["status"] for one in again["attacks"]][:2] == ["done", "done"]
+    assert "needs gradients" in again["attacks"][2]["status"]
+    assert "not-pinned" in [doubt["id"] for doubt in again["attacks"][0]["doubts"]]
+    assert again["clean_accuracy"]["n"] == 6
+    for place in tmp_path.rglob("*"):
+        assert not (place.is_file() and b"s3cret" in place.read_bytes())
+
+
+def test_an_audit_says_what_can_be_done_without_gradients(
+    server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mithridate.cli.main import main
+
+    server.answer = lambda asked: {"scores": truth(torch.tensor(asked["images"])).tolist()}
+    audit = ["audit", server.url, "--data", "digits", "--quiet"]
+    assert main(audit) == 2
+    assert "take one of white-noise (--inspector)" in capsys.readouterr().err
+    assert main([*audit, "--inspector", "white-noise"]) == 2
+    assert "give 8 clean ones of the same kind (--reference" in capsys.readouterr().err

@@ -209,16 +209,13 @@ def _check_view(attack: Attack, judge: Classifier, asked: Classifier | Guarded) 
         raise InputError(
             f"the model takes images {shapes[0]}, that of through= {shapes[1]}: take one alike"
         )
-    gives = {"gradient": seen.gradients, "score": seen.scored}
-    lacking = [kind for kind, there in gives.items() if not there]
-    if not set(lacking).isdisjoint(attack.about.access):
+    if not seen.shows(attack.about.access):
         known = ((n, find("attacks", n).about.access) for n in in_order("attacks"))
-        others = [name for name, access in known if set(lacking).isdisjoint(access)]
-        what = next(kind for kind in lacking if kind in attack.about.access)
+        others = [name for name, access in known if seen.shows(access)]
+        lacking = next(kind for kind in attack.about.access if not seen.shows((kind,)))
         raise InputError(
-            f"{type(attack).__name__} needs {what}s, and this model gives labels"
-            f"{' and scores' if seen.scored else ' only'}: take one of {', '.join(others)}, or "
-            f"give through= a model with {what}s"
+            f"{type(attack).__name__} needs {lacking}s, and this model gives {seen.gives}: take "
+            f"one of {', '.join(others)}, or give through= a model with {lacking}s"
         )
     if isinstance(asked, Guarded) and "gradient" in attack.about.access:
         raise InputError(

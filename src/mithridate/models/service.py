@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import http.client
 import json
@@ -328,6 +329,7 @@ def service_at(url: str) -> Service:
     return _services[place]
 
 
+@atexit.register
 def close() -> None:
     """Forget every service of this process, its file and its connections closed."""
     while _services:
