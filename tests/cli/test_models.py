@@ -224,6 +224,26 @@ def test_audit_fool_and_sanitize_open_it_too(there: Any, tmp_path: Path) -> None
     assert done.code == 0, done.err
 
 
+def test_any_weights_are_trained_further_and_crafted_against(there: Any, tmp_path: Path) -> None:
+    few = ("--data", "digits", "--epochs", 1, "--quiet", "--json", "--set", "lr=1e-4")
+    done = there("train", "--from", "training.pt", *OWN, *few, "--out", tmp_path / "m.safetensors")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["accuracy"]["value"] > 0.8, "it began from the weights"
+    done = there("train", *OWN, "--set", "network.width=4", *few, "--out", tmp_path / "n.st")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["accuracy"]["value"] < 0.5, "it began from scratch"
+    state = mi.networks.checkpoint.read_tensors(tmp_path / "n.st")[0]
+    assert state["conv.weight"].shape == (4, 1, 3, 3)
+    poison = ("poison", "--data", "digits", "--poison", "clean-label", "--surrogate", "state.pt")
+    small = [w for s in ("trigger=c-top-right", "target=3", "count=9", "steps=1", "eps=0.1")
+             for w in ("--set", s)]  # fmt: skip
+    done = there(*poison, *OWN, *small, "--quiet", "--out", tmp_path / "set")
+    assert done.code == 0, done.err
+    ours = ("train", "--from", tmp_path / "m.safetensors", "--network", "resnet18", *few)
+    done = there(*ours, "--trust-code", "--out", tmp_path / "o.safetensors")
+    assert done.code == 2
+
+
 def test_the_code_is_part_of_what_is_attacked(there: Any, formats: Path, tmp_path: Path) -> None:
     """The same weights in other code: the cached answer of the old code is not given again."""
     words = ("state.pt", "--trust-code", "--attack", "fgsm", *ASKED, "--keep")

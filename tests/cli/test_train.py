@@ -104,7 +104,9 @@ def test_poison_and_hardener_have_settings_of_their_own(call, models) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--from", "m.safetensors"), "give either --network NAME, or --from FILE"),
+        (("--from", "m.safetensors"), "cannot read m.safetensors"),
+        (("--network", "digit-cnn"), "did you mean 'digits-cnn'"),
+        (("--network", "net.py:Net"), "--trust-code"),
         (("--harden", "adversarial"), "did you mean 'adversarial-training'"),
         (("--harden", "adversarial-training"), "adversarial-training needs eps"),
         ((*HARDEN, "--set", "ratio=2"), "ratio"),

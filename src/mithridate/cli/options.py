@@ -34,8 +34,7 @@ OutFolder = Annotated[
 OutFile = Annotated[Path, typer.Option("--out", metavar="FILE", help="The checkpoint to write.")]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Default: 20 below 10,000 images, else 5.")]
 Surrogate = Annotated[
-    Path | None,
-    typer.Option(metavar="MODEL", help="A checkpoint, for poisons crafted against a model."),
+    str | None, typer.Option(metavar="MODEL", help="For poisons crafted against a model.")
 ]
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="A file, a folder, hf:org/name or http(s)://...")

@@ -144,6 +144,11 @@ class _Opening:
         """Our checkpoint; where it does not know its network, the caller's."""
         architecture = header.get("architecture")
         named = isinstance(architecture, dict) and architecture.get("name") is not None
+        if named and isinstance(self.network, str) and self.network != architecture["name"]:
+            raise InputError(
+                f"{self.text} holds a {architecture['name']}, not a {self.network}: leave "
+                "--network out (in Python network=)"
+            )
         if named or not isinstance(self.network, str):
             network = self.network if isinstance(self.network, nn.Module) else None
             return checkpoint.load(self.place, network=network)
