@@ -298,21 +298,31 @@ def test_class_names_are_compared(there: Any, tmp_path: Path, formats: Path) -> 
         assert json.loads(done.out)["clean_accuracy"]["value"] > 0.9
 
 
-def test_a_study_file_cannot_trust_code(there: Any, tmp_path: Path) -> None:
-    study = tmp_path / "own.toml"
+def test_a_study_file_cannot_trust_code_or_send_a_secret(there: Any, tmp_path: Path) -> None:
+    study, run = tmp_path / "own.toml", ("run", tmp_path / "own.toml", "--quiet", "--workers", 1)
     text = (
         'name = "own"\ntitle = "Own"\nquestion = "?"\n[defaults]\ndata = "digits"\n'
-        'model = "state.pt"\nnetwork = "stranger.py:Net"\n{}'
-        '[matrix.clean]\nmeasure = "accuracy"\n'
+        '{}network = "stranger.py:Net"\n{}[matrix.clean]\nmeasure = "accuracy"\n{}'
     )
-    study.write_text(text.format("opening = {trust_code = true}\n"))
-    done = there("run", study, "--quiet", "--out", tmp_path / "o")
-    assert done.code == 2
-    assert "cannot trust code for you" in done.err
-    study.write_text(text.format(""))
-    done = there("run", study, "--quiet", "--out", tmp_path / "p", "--workers", 1)
+    model = 'model = "state.pt"\n'
+    for inside, axes, message in (
+        ("opening = {trust_code = true}\n", "", "cannot trust code for you"),
+        ("", '[matrix.clean.axes]\n"opening.trust_code" = [true]\n', "cannot trust code for you"),
+        ('opening = {endpoint = {auth = "HOME"}}\n', "", "cannot send a secret of yours"),
+    ):
+        study.write_text(text.format(model, inside, axes))
+        done = there(*run, "--out", tmp_path / "o")
+        assert done.code == 2
+        assert message in done.err
+    study.write_text(text.format(model, "", ""))
+    done = there(*run, "--out", tmp_path / "p")
     assert done.code != 0
-    assert "--trust-code" in (tmp_path / "p" / "cells.jsonl").read_text() + done.err
-    trusted = ("--set", "defaults.opening.trust_code=true", "--workers", 1)
-    done = there("run", study, "--quiet", "--out", tmp_path / "o", *trusted)
+    said = (tmp_path / "p" / "cells.jsonl").read_text() + done.err
+    assert "add --set defaults.opening.trust_code=true" in said, "in a study's words"
+    trusted = ("--set", "defaults.opening.trust_code=true")
+    done = there(*run, "--out", tmp_path / "o", *trusted)
     assert done.code == 0, done.err
+    study.write_text(text.format("", "train = {epochs = 1}\n", ""))
+    done = there(*run, "--out", tmp_path / "q")
+    assert done.code == 2
+    assert "stranger.py:Net is your own code, and a study trains networks that have" in done.err

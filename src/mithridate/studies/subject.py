@@ -149,6 +149,12 @@ class Subject(Part):
         """
         if self.network is None or self.train is None:
             raise InputError("a cell needs network and train.epochs, or model: a checkpoint file")
+        name = str(self.network["name"])
+        if ":" in name:
+            raise InputError(
+                f"network {name} is your own code, and a study trains networks that have a name "
+                "(mithridate list networks): give model, whose weights belong to it"
+            )
         return self.network, self.train
 
     def clean_model(self, seed: int | None = None, stream: tuple[str, ...] = ()) -> Trained:

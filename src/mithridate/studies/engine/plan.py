@@ -18,7 +18,7 @@ from mithridate.errors import InputError, MithridateError, unknown
 from mithridate.rng import rng
 from mithridate.studies.engine.cells import Cell, cells
 from mithridate.studies.engine.perform import maker_of
-from mithridate.studies.engine.spec import Spec, validated
+from mithridate.studies.engine.spec import Spec, in_keys, validated
 from mithridate.studies.engine.store import Store
 from mithridate.studies.engine.unit import Unit
 from mithridate.studies.units.data import Data
@@ -121,7 +121,7 @@ def _unit_of(cell: Cell) -> Unit[Any]:
         unit: Unit[Any] = measure.unit(validated(measure.settings, cell.settings, where))
         return unit
     except MithridateError as error:
-        text = str(error)
+        text = str(error) if cell.verb else in_keys(str(error))
         named = where in text or cell.verb
         raise type(error)(text if named else f"{where}: {text}") from None
 

@@ -99,7 +99,7 @@ class Settings(Subject):
         ]
         raise InputError(
             f"{component.name_of(inspector)} needs {' and '.join(inspector.about.access)}s, and "
-            f"{self.model} gives {model.gives}: take one of {', '.join(others)} (--inspector)"
+            f"{self.model} gives {model.gives}: take --inspector {' or '.join(others)}"
         )
 
     def _like(self, missing: int) -> list[ModelUnit]:
@@ -111,8 +111,8 @@ class Settings(Subject):
         if not model.gradients:
             raise InputError(
                 f"{self.model} has no weights here, so that clean models like it cannot be "
-                f"trained: give {self.controls} clean ones of the same kind (--reference, in a "
-                f"study references), or as many controls as there are of them"
+                f"trained: give {self.controls} clean ones by --reference, or as many --controls "
+                "as there are of them"
             )
         epochs = self.control_epochs or recipe_epochs(model, len(self.data_unit.loaded.train))
         return [
