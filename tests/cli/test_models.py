@@ -177,6 +177,7 @@ def test_gradients_of_an_onnx_file_are_refused(there: Any, tmp_path: Path) -> No
     assert statuses["square"] == "done"
     assert "needs gradients" in statuses["pgd"]
     assert "hopskipjump" in statuses["pgd"]
+    assert there("attack", "net.onnx", "--attack", "square", "--plan", *ASKED).code == 0
     through = ("--through", "state.pt", *OWN)  # gradients of another model that is at hand
     done = there("attack", "net.onnx", "--attack", "pgd", *through, *ASKED, "--out", tmp_path / "o")
     assert done.code == 0, done.err
