@@ -275,6 +275,16 @@ def test_what_comes_back_is_understood(server: Server, kind: str, batch: int) ->
         torch.testing.assert_close(model.scores(x), truth(x).float(), rtol=1e-3, atol=1e-5)
 
 
+def test_answers_by_name_are_kept_with_the_names(server: Server) -> None:
+    server.answer = lambda asked: [
+        "ab"[k % 2] for k in truth(torch.tensor(asked["images"])).argmax(1)
+    ]
+    x, y = digits(9)
+    for names, flip in (("ab", 0), ("ba", 1)):
+        model = mi.load(server.url, classes=[*names], image_shape=SHAPE)
+        assert torch.equal(model.labels(x), (y + flip) % 2)
+
+
 def test_labels_only_are_attacked_by_labels_only(server: Server) -> None:
     server.answer = lambda asked: truth(torch.tensor(asked["images"])).argmax(1).tolist()
     model, (x, y) = opened(server), digits(3)
@@ -340,7 +350,7 @@ def test_a_service_that_answers_at_random_is_asked_each_time(server: Server) -> 
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (lambda a: {"busy": True}, "no label and no scores for each of 4 images of 10 classes"),
+        (lambda a: {"busy": True}, "no label and no scores of 10 classes for each of 4 images"),
         (lambda a: {"z": [[0.5] * 9] * 4}, "no label and no scores"),
         (lambda a: {"a": [1, 2, 3, 4], "b": [4, 5, 6, 7]}, "has numbers at a and b; .*answer=PATH"),
         (lambda a: {"p": [[0.3] * 10] * 4}, "do not sum to 1: say with --outputs"),

@@ -277,7 +277,8 @@ class _Asked:
         read, kept = self._reader(facts), self.service.kept
         if facts.random:
             return np.concatenate([*self._asked(texts, read)])
-        schema = f"{self.endpoint.template};{facts.answer};".encode()
+        # Which number a name or a place in a list becomes, depends on the classes too.
+        schema = repr((self.endpoint.template, facts.answer, self.names, self.count)).encode()
         keys = [hashlib.sha256(schema + text.encode()).digest() for text in texts]
         there, wanted = kept.get(keys), dict(zip(keys, texts, strict=True))
         new = [key for key in wanted if key not in there]
@@ -391,14 +392,9 @@ class _Asked:
         if len(found) == 1:
             return found[0]
         if not found:
-            which = (
-                f" of {self.count} classes" if self.count else ", and how many classes there are"
-            )
-            which += " is not known" if self.count is None else ""
-            raise Garbled(
-                f"gave no label and no scores for each of {n} images{which}: "
-                f"{json.dumps(answer)[:80]}"
-            )
+            which = f"of {self.count} classes" if self.count else "of a number of classes not told"
+            said = json.dumps(answer)[:80]
+            raise Garbled(f"gave no label and no scores {which} for each of {n} images: {said}")
         raise InputError(f"{self.url} has numbers at {' and '.join(found)}; {HINT}")
 
 

@@ -143,13 +143,13 @@ class _Opening:
     def own(self, header: dict[str, Any]) -> Classifier:
         """Our checkpoint; where it does not know its network, the caller's."""
         architecture = header.get("architecture")
-        named = isinstance(architecture, dict) and architecture.get("name") is not None
-        if named and isinstance(self.network, str) and self.network != architecture["name"]:
+        named = architecture.get("name") if isinstance(architecture, dict) else None
+        if isinstance(self.network, str) and named not in (None, self.network):
             raise InputError(
-                f"{self.text} holds a {architecture['name']}, not a {self.network}: leave "
-                "--network out (in Python network=)"
+                f"{self.text} holds a {named}, not a {self.network}: leave --network out (in "
+                "Python network=)"
             )
-        if named or not isinstance(self.network, str):
+        if named is not None or not isinstance(self.network, str):
             network = self.network if isinstance(self.network, nn.Module) else None
             return checkpoint.load(self.place, network=network)
         shape, names = header.get("image_shape"), header.get("class_names", ())

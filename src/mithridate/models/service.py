@@ -74,8 +74,17 @@ class Kept:
     """
 
     def __init__(self, place: Path) -> None:
-        place.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
+        try:
+            self._open(place)
+        except (OSError, sqlite3.Error) as error:
+            raise RunError(
+                f"{place} cannot be written ({one_line(error)}): it keeps a service's answers; "
+                "MITHRIDATE_CACHE names another cache"
+            ) from None
+
+    def _open(self, place: Path) -> None:
+        place.parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(place, timeout=60, isolation_level=None, check_same_thread=False)
         self._db.executescript(
             "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;"
