@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator
@@ -305,7 +306,8 @@ def test_a_study_file_cannot_trust_code_or_send_a_secret(there: Any, tmp_path: P
         'name = "own"\ntitle = "Own"\nquestion = "?"\n[defaults]\ndata = "digits"\n'
         '{}network = "stranger.py:Net"\n{}[matrix.clean]\nmeasure = "accuracy"\n{}'
     )
-    model = 'model = "state.pt"\n'
+    shutil.copy("state.pt", tmp_path / "own.pt")
+    model = f'model = "{tmp_path}/own.pt"\n'
     for inside, axes, message in (
         ("opening = {trust_code = true}\n", "", "cannot trust code for you"),
         ("", '[matrix.clean.axes]\n"opening.trust_code" = [true]\n', "cannot trust code for you"),

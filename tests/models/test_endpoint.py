@@ -136,7 +136,7 @@ def test_scores_are_learned_kept_and_asked_about_once(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "queries"), [(3, 120), pytest.param(12, 450, marks=pytest.mark.slow)]
+    ("images", "queries"), [(3, 120), pytest.param(20, 550, marks=pytest.mark.slow)]
 )
 def test_faults_change_nothing_and_the_budget_holds(
     server: Server, images: int, queries: int
