@@ -7,7 +7,7 @@ Images are float32 in [0, 1], N x C x H x W. A module that wants another range s
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple, Protocol, Self, TypeVar, final
 
@@ -75,6 +75,8 @@ class Classifier:
             is reached by it.
         attacker: makes the view that a defence inside declares for attackers who know it.
         gradients: whether the module has any; another runtime's gives labels and scores only.
+        scored: whether it gives scores; where it gives labels only, the module's outputs are 1 at
+            the label and 0 elsewhere.
 
     Raises:
         InputError: not a module, fewer than two classes, empty bounds, no such class to reject.
@@ -102,6 +104,7 @@ class Classifier:
         rejected: int | None = None,
         attacker: Callable[[], Classifier] | None = None,
         gradients: bool = True,
+        scored: bool = True,
     ) -> None:
         if not isinstance(module, nn.Module):
             raise InputError(f"a classifier wraps a torch.nn.Module, got {type(module).__name__}")
@@ -129,7 +132,7 @@ class Classifier:
         self.info = dict(info or {})
         self.rejected = rejected
         self._attacker = attacker
-        self.gradients = gradients
+        self.gradients, self.scored = gradients, scored
         self.cost = Cost()
         on_cpu = self.device.type == "cpu"
         self.compute_batch = compute_batch or (128 if on_cpu else 2048)
@@ -144,6 +147,17 @@ class Classifier:
         """Where the module's parameters are (CPU for a module without any)."""
         first = next(self.module.parameters(), None)
         return torch.device("cpu") if first is None else first.device
+
+    @property
+    def gives(self) -> str:
+        """What may be asked of it, in words."""
+        scores = "labels and scores" if self.scored else "labels only"
+        return "gradients" if self.gradients else scores
+
+    def shows(self, access: Collection[str]) -> bool:
+        """Whether it gives what a component needs to see, as `About.access` has it."""
+        there = {"gradient": self.gradients, "score": self.scored}
+        return all(there.get(kind, True) for kind in access)
 
     def attacker(self) -> Classifier:
         """What an attacker who knows the defences inside looks at; self where there are none."""
@@ -186,6 +200,7 @@ class Classifier:
             rejected=self.classes if adds else self.rejected,
             attacker=attacker,
             gradients=self.gradients,
+            scored=self.scored,
         )
 
     def to(self, device: torch.device | str) -> Classifier:
@@ -275,7 +290,13 @@ class Classifier:
             return torch.cat(parts)
 
     def scores(self, x: Tensor) -> Tensor:
-        """Probabilities (N, classes), no gradient."""
+        """Probabilities (N, classes), no gradient.
+
+        Raises:
+            InputError: the model gives labels only.
+        """
+        if not self.scored:
+            raise InputError(f"this model gives {self.gives}, no scores")
         with torch.no_grad():
             return self.logits(x).softmax(1)
 
@@ -319,7 +340,7 @@ class Classifier:
             InputError: the model has no gradients.
         """
         if not self.gradients:
-            raise InputError("this model gives labels and scores only, no gradients")
+            raise InputError(f"this model gives {self.gives}, no gradients")
         if len(x) == 0:
             return torch.zeros_like(x), x.new_zeros((0, self.classes))
         self.cost.charge(len(x))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator
@@ -153,7 +154,9 @@ def test_what_is_refused_names_the_command_that_converts_it(there: Any, name: st
         (("state.pt", "--set", "network.width=9"), "goes with --network"),
         (("state.pt", *OWN, "--set", "network.depth=9"), "no setting of"),
         (("state.pt", *OWN, "--classes", "a,b"), "number of classes"),
-        (("https://host/model",), "endpoints cannot be opened"),
+        (("ftp://host/model",), "give http(s)://host/path"),
+        (("http://127.0.0.1:1/model",), "cannot be reached"),
+        (("state.pt", *OWN, "--set", "endpoint.budget=9"), "go with an address"),
         (("stranger.py:whole",), "--trust-code"),
     ],
 )
@@ -175,6 +178,7 @@ def test_gradients_of_an_onnx_file_are_refused(there: Any, tmp_path: Path) -> No
     assert statuses["square"] == "done"
     assert "needs gradients" in statuses["pgd"]
     assert "hopskipjump" in statuses["pgd"]
+    assert there("attack", "net.onnx", "--attack", "square", "--plan", *ASKED).code == 0
     through = ("--through", "state.pt", *OWN)  # gradients of another model that is at hand
     done = there("attack", "net.onnx", "--attack", "pgd", *through, *ASKED, "--out", tmp_path / "o")
     assert done.code == 0, done.err
@@ -220,6 +224,26 @@ def test_audit_fool_and_sanitize_open_it_too(there: Any, tmp_path: Path) -> None
     sanitize = ("sanitize", "--data", "digits", "--model", "compiled.pth", *OWN, "--quiet")
     done = there(*sanitize, "--out", tmp_path / "kept")
     assert done.code == 0, done.err
+
+
+def test_any_weights_are_trained_further_and_crafted_against(there: Any, tmp_path: Path) -> None:
+    few = ("--data", "digits", "--epochs", 1, "--quiet", "--json", "--set", "lr=1e-4")
+    done = there("train", "--from", "training.pt", *OWN, *few, "--out", tmp_path / "m.safetensors")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["accuracy"]["value"] > 0.8, "it began from the weights"
+    done = there("train", *OWN, "--set", "network.width=4", *few, "--out", tmp_path / "n.st")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["accuracy"]["value"] < 0.5, "it began from scratch"
+    state = mi.networks.checkpoint.read_tensors(tmp_path / "n.st")[0]
+    assert state["conv.weight"].shape == (4, 1, 3, 3)
+    poison = ("poison", "--data", "digits", "--poison", "clean-label", "--surrogate", "state.pt")
+    small = [w for s in ("trigger=c-top-right", "target=3", "count=9", "steps=1", "eps=0.1")
+             for w in ("--set", s)]  # fmt: skip
+    done = there(*poison, *OWN, *small, "--quiet", "--out", tmp_path / "set")
+    assert done.code == 0, done.err
+    ours = ("train", "--from", tmp_path / "m.safetensors", "--network", "resnet18", *few)
+    done = there(*ours, "--trust-code", "--out", tmp_path / "o.safetensors")
+    assert done.code == 2
 
 
 def test_the_code_is_part_of_what_is_attacked(there: Any, formats: Path, tmp_path: Path) -> None:
@@ -276,21 +300,32 @@ def test_class_names_are_compared(there: Any, tmp_path: Path, formats: Path) -> 
         assert json.loads(done.out)["clean_accuracy"]["value"] > 0.9
 
 
-def test_a_study_file_cannot_trust_code(there: Any, tmp_path: Path) -> None:
-    study = tmp_path / "own.toml"
+def test_a_study_file_cannot_trust_code_or_send_a_secret(there: Any, tmp_path: Path) -> None:
+    study, run = tmp_path / "own.toml", ("run", tmp_path / "own.toml", "--quiet", "--workers", 1)
     text = (
         'name = "own"\ntitle = "Own"\nquestion = "?"\n[defaults]\ndata = "digits"\n'
-        'model = "state.pt"\nnetwork = "stranger.py:Net"\n{}'
-        '[matrix.clean]\nmeasure = "accuracy"\n'
+        '{}network = "stranger.py:Net"\n{}[matrix.clean]\nmeasure = "accuracy"\n{}'
     )
-    study.write_text(text.format("opening = {trust_code = true}\n"))
-    done = there("run", study, "--quiet", "--out", tmp_path / "o")
-    assert done.code == 2
-    assert "cannot trust code for you" in done.err
-    study.write_text(text.format(""))
-    done = there("run", study, "--quiet", "--out", tmp_path / "p", "--workers", 1)
+    shutil.copy("state.pt", tmp_path / "own.pt")
+    model = f'model = "{tmp_path}/own.pt"\n'
+    for inside, axes, message in (
+        ("opening = {trust_code = true}\n", "", "cannot trust code for you"),
+        ("", '[matrix.clean.axes]\n"opening.trust_code" = [true]\n', "cannot trust code for you"),
+        ('opening = {endpoint = {auth = "HOME"}}\n', "", "cannot send a secret of yours"),
+    ):
+        study.write_text(text.format(model, inside, axes))
+        done = there(*run, "--out", tmp_path / "o")
+        assert done.code == 2
+        assert message in done.err
+    study.write_text(text.format(model, "", ""))
+    done = there(*run, "--out", tmp_path / "p")
     assert done.code != 0
-    assert "--trust-code" in (tmp_path / "p" / "cells.jsonl").read_text() + done.err
-    trusted = ("--set", "defaults.opening.trust_code=true", "--workers", 1)
-    done = there("run", study, "--quiet", "--out", tmp_path / "o", *trusted)
+    said = (tmp_path / "p" / "cells.jsonl").read_text() + done.err
+    assert "add --set defaults.opening.trust_code=true" in said, "in a study's words"
+    trusted = ("--set", "defaults.opening.trust_code=true")
+    done = there(*run, "--out", tmp_path / "o", *trusted)
     assert done.code == 0, done.err
+    study.write_text(text.format("", "train = {epochs = 1}\n", ""))
+    done = there(*run, "--out", tmp_path / "q")
+    assert done.code == 2
+    assert "stranger.py:Net is your own code, and a study trains networks that have" in done.err

@@ -75,6 +75,13 @@ def test_trained_further_on_poison_it_prints_the_success(call, models) -> None:
     assert info["parent"]["training"]["epochs"] == 6
 
 
+def test_a_checkpoint_of_another_network_is_no_silent_choice(call, models) -> None:
+    words = ("train", "--from", models / "clean.safetensors", "--network", "cifar-cnn")
+    done = call(*words, "--data", "digits", "--out", "m.safetensors")
+    assert done.code == 2
+    assert "holds a digits-cnn, not a cifar-cnn: leave --network out" in done.err
+
+
 def test_all_to_all_counts_the_next_class(call, models) -> None:
     words = ("train", "--from", models / "clean.safetensors", "--data", "digits", *BADNETS)
     every = ("--set", "all_to_all=yes", "--set", "fraction=0.4")
@@ -104,7 +111,9 @@ def test_poison_and_hardener_have_settings_of_their_own(call, models) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--from", "m.safetensors"), "give either --network NAME, or --from FILE"),
+        (("--from", "m.safetensors"), "cannot read m.safetensors"),
+        (("--network", "digit-cnn"), "did you mean 'digits-cnn'"),
+        (("--network", "net.py:Net"), "--trust-code"),
         (("--harden", "adversarial"), "did you mean 'adversarial-training'"),
         (("--harden", "adversarial-training"), "adversarial-training needs eps"),
         ((*HARDEN, "--set", "ratio=2"), "ratio"),

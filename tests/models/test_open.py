@@ -267,7 +267,8 @@ def _foreign(folder: Path) -> dict[str, tuple[str, str]]:
         "m.xyz": ("ending '.xyz'", ".safetensors"),
         "tf": ("SavedModel", "tf2onnx.convert --saved-model"),
         "empty": ("folder", "config.json"),
-        "http://localhost/model": ("endpoint", "file"),
+        "ftp://localhost/model": ("http(s)://host/path", "file"),
+        "http://localhost/model": ("a service", "leave --network out"),
         "missing.pt": ("no such file", "missing.pt"),
     }
 

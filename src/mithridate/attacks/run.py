@@ -209,13 +209,13 @@ def _check_view(attack: Attack, judge: Classifier, asked: Classifier | Guarded) 
         raise InputError(
             f"the model takes images {shapes[0]}, that of through= {shapes[1]}: take one alike"
         )
-    if not seen.gradients and "gradient" in attack.about.access:
-        others = [
-            n for n in in_order("attacks") if "gradient" not in find("attacks", n).about.access
-        ]
+    if not seen.shows(attack.about.access):
+        known = ((n, find("attacks", n).about.access) for n in in_order("attacks"))
+        others = [name for name, access in known if seen.shows(access)]
+        lacking = next(kind for kind in attack.about.access if not seen.shows((kind,)))
         raise InputError(
-            f"{type(attack).__name__} needs gradients, and this model gives labels and scores: "
-            f"take one of {', '.join(others)}, or give through= a model with gradients"
+            f"{type(attack).__name__} needs {lacking}s, and this model gives {seen.gives}: take "
+            f"one of {', '.join(others)}, or give through= a model with {lacking}s"
         )
     if isinstance(asked, Guarded) and "gradient" in attack.about.access:
         raise InputError(

@@ -222,7 +222,8 @@ def _show(result: Published, screen: Screen) -> None:
     )
     screen.say(f"{result.study.title}.")
     screen.say(reading.goal_line(rows, names_of(result.study, cells[0])))
-    screen.say(f"Accuracy before, whole test set: {reading.bracketed(before)}")
+    of = "" if before is None else f", {before.n:,} images"
+    screen.say(f"Accuracy before{of}: {reading.bracketed(before)}")
     screen.say("")
     screen.table(HEAD, [_cells(row) for row in rows])
     screen.say("")

@@ -91,7 +91,11 @@ def audit(
     from mithridate.studies import presets
 
     references = list(reference or ())
-    presets.checked(model, data, references=references, device=place(device).type, **facts)
+    where = place(device).type
+    suspect, _ = presets.checked(model, data, references=references, device=where, **facts)
+    if not suspect.gradients and "attack_images" not in own:
+        own["attack_images"] = 0
+        screen.note("evasion is left out, as its attacks need gradients: see mithridate attack")
     spec = presets.audit(
         model,
         data,

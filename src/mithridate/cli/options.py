@@ -34,10 +34,11 @@ OutFolder = Annotated[
 OutFile = Annotated[Path, typer.Option("--out", metavar="FILE", help="The checkpoint to write.")]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Default: 20 below 10,000 images, else 5.")]
 Surrogate = Annotated[
-    Path | None,
-    typer.Option(metavar="MODEL", help="A checkpoint, for poisons crafted against a model."),
+    str | None, typer.Option(metavar="MODEL", help="For poisons crafted against a model.")
 ]
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="A file, a folder, or hf:org/name.")]
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A file, a folder, hf:org/name or http(s)://...")
+]
 Network = Annotated[
     str | None,
     typer.Option(
@@ -134,17 +135,23 @@ def opening(
     outputs: str | None,
     values: dict[str, str],
 ) -> dict[str, Any]:
-    """What a preset, and `Subject`, is told about a model; takes network.KEY out of `values`.
+    """What a preset, and `Subject`, is told about a model.
+
+    Takes network.KEY and endpoint.KEY out of `values`.
 
     >>> values = {"network.width": "2", "eps": "0.1"}
     >>> opening("net.py:Net", True, None, None, values)["network"], values
     ({'name': 'net.py:Net', 'width': '2'}, {'eps': '0.1'})
     """
-    own = {key: values.pop(key) for key in list(values) if key.startswith("network.")}
-    if own and network is None:
-        raise InputError(f"--set {next(iter(own))} goes with --network: name one")
-    settings = {key.partition(".")[2]: value for key, value in own.items()}
-    facts = {"trust_code": trust_code, "classes": classes, "outputs": outputs}
+    settings, endpoint = (
+        {key.partition(".")[2]: values.pop(key) for key in list(values) if key.startswith(owner)}
+        for owner in ("network.", "endpoint.")
+    )
+    if settings and network is None:
+        raise InputError(f"--set network.{next(iter(settings))} goes with --network: name one")
+    facts = {
+        "trust_code": trust_code, "classes": classes, "outputs": outputs, "endpoint": endpoint,
+    }  # fmt: skip
     return {
         "network": None if network is None else {"name": network, **settings},
         "opening": {key: value for key, value in facts.items() if value},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,12 +10,16 @@ from mithridate.cli.options import (
     AsJson,
     Data,
     Device,
+    Network,
     OutFolder,
     Quiet,
     Seed,
     Settings,
     Surrogate,
+    TrustCode,
     deal,
+    opened,
+    opening,
     pairs,
     place,
     set_facts,
@@ -37,6 +40,8 @@ def poison(
     out: OutFolder,
     settings: Settings = None,
     surrogate: Surrogate = None,
+    network: Network = None,
+    trust_code: TrustCode = False,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -47,23 +52,23 @@ def poison(
     from mithridate.data.export import MANIFEST, check_free, export_set
 
     screen = Screen(as_json=as_json, quiet=quiet)
-    known = component.settings(component.find("poisons", poison))
-    given = deal(pairs(settings), {"poison": known})["poison"]
+    known, values = component.settings(component.find("poisons", poison)), pairs(settings)
+    facts = opening(network, trust_code, None, None, values)
+    given = deal(values, {"poison": known})["poison"]
     attack: Poison = component.create("poisons", poison, given)
     check_surrogate(poison, attack, surrogate)
     check_free(out)
 
     from mithridate.data import load_data
-    from mithridate.networks.checkpoint import load
     from mithridate.rng import child, rng
 
     where = place(device)
-    model = None if surrogate is None else load(surrogate, device=where)
     train, test = load_data(data)
+    model = None if surrogate is None else opened(surrogate, facts, where, train)
     with screen.stage("poisoning"):
         aimed = attack.aim(test).to(where)
         poisoned = aimed.poison(train, surrogate=model, rng=child(rng(seed), "poison"))
-    own = {"file": None if surrogate is None else str(surrogate), "sha256": poisoned.surrogate}
+    own = {"file": surrogate, "sha256": poisoned.surrogate}
     manifest = _manifest(poisoned, train, test) | {
         "poison": {"name": poison, "settings": given},
         "surrogate": None if poisoned.surrogate is None else own,
@@ -81,7 +86,7 @@ def poison(
     return 0
 
 
-def check_surrogate(name: str | None, attack: Poison | None, surrogate: Path | None) -> None:
+def check_surrogate(name: str | None, attack: Poison | None, surrogate: str | None) -> None:
     """Refuse a missing surrogate, and one that is not needed.
 
     Raises:

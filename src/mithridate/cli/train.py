@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,8 +15,11 @@ from mithridate.cli.options import (
     Quiet,
     Seed,
     Surrogate,
+    TrustCode,
     command_line,
     deal,
+    opened,
+    opening,
     pairs,
     parsed,
     place,
@@ -52,11 +54,15 @@ def train(
     data: Data,
     out: OutFile,
     network: Annotated[
-        str | None, typer.Option("--network", metavar="NAME", help="See mithridate list networks.")
+        str | None,
+        typer.Option(
+            "--network", metavar="NAME", help="See mithridate list networks; or FILE.py:Class."
+        ),
     ] = None,
     start: Annotated[
-        Path | None, typer.Option("--from", metavar="FILE", help="Train this checkpoint further.")
+        str | None, typer.Option("--from", metavar="MODEL", help="Train this one further.")
     ] = None,
+    trust_code: TrustCode = False,
     poison: Annotated[
         str | None, typer.Option("--poison", metavar="NAME", help="See mithridate list poisons.")
     ] = None,
@@ -75,11 +81,15 @@ def train(
     from mithridate import component
 
     screen = Screen(as_json=as_json, quiet=quiet)
-    if (network is None) == (start is None):
+    if network is None and start is None:
         raise InputError(
-            "what to train: give either --network NAME, or --from FILE to train that one further"
+            "what to train: give --network NAME, or --from MODEL to train that one further"
         )
-    shares = _shares(pairs(settings), network=network, poison=poison, harden=harden)
+    values = pairs(settings)
+    ours = start is None and ":" not in str(network)
+    facts = {} if ours else opening(network, trust_code, None, None, values)
+    known = network if ours else None
+    shares = _shares(values, network=known, poison=poison, harden=harden)
     way = None if harden is None else component.create("hardeners", harden, shares["harden"])
     attack = None if poison is None else component.create("poisons", poison, shares["poison"])
     check_surrogate(poison, attack, surrogate)
@@ -87,15 +97,16 @@ def train(
     from typing import get_type_hints
 
     from mithridate.data import load_data
-    from mithridate.networks.checkpoint import load, save
+    from mithridate.networks.checkpoint import save
     from mithridate.rng import child, rng
     from mithridate.studies.parts import usual_epochs
     from mithridate.training import fit
 
     where, random = place(device), rng(seed)
     clean, test = load_data(data)
-    model = _start(network, start, clean, shares["network"], where)
-    own = None if surrogate is None else load(surrogate, device=where)
+    model = _start(network, start, clean, facts or shares["network"], where)
+    bare = {"network": None, "opening": {"trust_code": trust_code}}
+    own = None if surrogate is None else opened(surrogate, bare, where, clean)
     poisoned = None
     if attack is not None:
         aimed = attack.aim(test).to(where)
@@ -151,20 +162,30 @@ def _shares(values: dict[str, str], **names: str | None) -> dict[str, dict[str, 
 
 def _start(
     network: str | None,
-    start: Path | None,
+    start: str | None,
     data: ImageSet,
-    values: dict[str, str],
+    values: dict[str, Any],
     where: torch.device,
 ) -> Any:
-    """The module to train from scratch, or the classifier to train further."""
+    """The module to train from scratch, or the classifier to train further.
+
+    Args:
+        values: of a registered network its settings, else what `opening` tells.
+    """
     import inspect
 
     from mithridate import component
-    from mithridate.networks import checkpoint, create
+    from mithridate.networks import create
 
-    if network is None:
-        assert start is not None
-        return checkpoint.load(start, device=where)
+    if start is not None:
+        model = opened(start, values, where, data)
+        if not model.gradients:
+            raise InputError(f"{start} gives {model.gives}, and no weights to train further")
+        return model
+    assert network is not None
+    if ":" in network:
+        own = {key: value for key, value in values["network"].items() if key != "name"}
+        return opened(network, {**values, "network": own}, where, data).module
     given = inspect.signature(component.find("networks", network), eval_str=True).parameters
     hints = {name: parameter.annotation for name, parameter in given.items()}
     own = parsed(values, hints, network)

@@ -15,6 +15,7 @@ from mithridate import component
 from mithridate.classifier import Bounds, Classifier, Core
 from mithridate.errors import CheckpointError, InputError
 from mithridate.models import factory, weights
+from mithridate.models.endpoint import Endpoint, endpoint_digest, is_endpoint, open_endpoint
 from mithridate.models.factory import Shape
 from mithridate.networks import checkpoint
 from mithridate.networks.base import create, move
@@ -52,6 +53,7 @@ def open_model(
     trust_code: bool = False,
     outputs: str | None = None,
     bounds: tuple[float, float] | None = None,
+    endpoint: Endpoint | Mapping[str, Any] | None = None,
 ) -> Classifier:
     """A classifier from anywhere.
 
@@ -61,7 +63,8 @@ def open_model(
         source: a checkpoint that `save` wrote; a state dict or a training checkpoint (`.pt`,
             `.pth`, `.ckpt`, plain `.safetensors`); a folder of Hugging Face's with
             `config.json`, or its id `hf:org/name[@revision]`; an ONNX file, which gives scores
-            and no gradients; or the user's own `file.py:callable` that makes the whole model.
+            and no gradients; the user's own `file.py:callable` that makes the whole model; or the
+            address of a service, `http(s)://host/path`, which gives scores or labels.
         network: what weights without an architecture belong to: a module (a copy is filled), the
             name of a registered network, `path/to/file.py:Class` or `package.module:callable`.
         device: where the classifier shall be.
@@ -72,6 +75,7 @@ def open_model(
         trust_code: the user's own code may run.
         outputs, bounds: as `Classifier` has them; by default as the file says, else logits of
             pixels in [0, 1].
+        endpoint: how a service is asked, or some settings of `Endpoint` by name.
 
     Raises:
         CheckpointError: missing, damaged, foreign or unsafe, or weights of another network.
@@ -87,7 +91,20 @@ def open_model(
     pairs = (("outputs", outputs), ("bounds", bounds))
     about: dict[str, Any] = {key: value for key, value in pairs if value is not None}
     opening = _Opening(text, place, network, classes, image_shape, settings or {}, trust_code)
-    if text.startswith("hf:") or (place / "config.json").is_file():
+    if endpoint and not is_endpoint(text):
+        raise InputError(f"endpoint settings go with an address, http(s)://host/path, not {text}")
+    if is_endpoint(text):
+        if network is not None:
+            raise InputError(f"{text} is a service, which has its network: leave --network out")
+        model = open_endpoint(
+            text,
+            endpoint=Endpoint.of(endpoint),
+            classes=classes,
+            image_shape=image_shape,
+            **about,
+        )
+        about = {}
+    elif text.startswith("hf:") or (place / "config.json").is_file():
         from mithridate.models.hugging_face import open_folder, snapshot
 
         folder = snapshot(text) if text.startswith("hf:") else place
@@ -126,8 +143,13 @@ class _Opening:
     def own(self, header: dict[str, Any]) -> Classifier:
         """Our checkpoint; where it does not know its network, the caller's."""
         architecture = header.get("architecture")
-        named = isinstance(architecture, dict) and architecture.get("name") is not None
-        if named or not isinstance(self.network, str):
+        named = architecture.get("name") if isinstance(architecture, dict) else None
+        if isinstance(self.network, str) and named not in (None, self.network):
+            raise InputError(
+                f"{self.text} holds a {named}, not a {self.network}: leave --network out (in "
+                "Python network=)"
+            )
+        if named is not None or not isinstance(self.network, str):
             network = self.network if isinstance(self.network, nn.Module) else None
             return checkpoint.load(self.place, network=network)
         shape, names = header.get("image_shape"), header.get("class_names", ())
@@ -241,13 +263,20 @@ class _Opening:
         raise InputError(f"{self.text} does not take images {own or 'tried'}: {reason}")
 
 
-def source_digest(source: str) -> str:
+def source_digest(source: str, *, endpoint: Mapping[str, Any] | None = None, **how: Any) -> str:
     """The sha256 of what `open_model` would read: a file, or all files of a model's folder.
+
+    A service has no file: address, schema and its answers to a few images stand for it.
+
+    Args:
+        endpoint, how: of a service, as `open_model` has them: `classes` and `image_shape`.
 
     Raises:
         CheckpointError: there is nothing to read.
     """
     place = Path(source)
+    if is_endpoint(source):
+        return endpoint_digest(source, endpoint=Endpoint.of(endpoint), **how)
     if "://" in source:
         _check_known(source, place)
     if source.startswith("hf:"):
@@ -269,7 +298,7 @@ def _check_known(text: str, place: Path) -> None:
     """Refuse what is no model file that can be opened: what it is, why, and what to do."""
     if "://" in text:
         raise InputError(
-            f"{text}: endpoints cannot be opened; give a file, a folder or hf:org/name"
+            f"{text} cannot be opened: give http(s)://host/path, a file, a folder or hf:org/name"
         )
     if place.is_dir():
         if (place / "saved_model.pb").is_file():
@@ -320,6 +349,7 @@ def _as_stated(
         image_shape=model.image_shape,
         info=model.info,
         gradients=model.gradients,
+        scored=model.scored,
         **settings,
     )
 
@@ -344,10 +374,21 @@ def open_for(
     Raises:
         InputError: as `open_model` and `in_order_of`.
     """
-    labels = classes.split(",") if classes not in (None, "data") else None
-    known = labels or len(names) or None
+    known = classes_of(source, names, classes)
     model = open_model(source, classes=known, image_shape=image_shape, **how)
     return in_order_of(model, names, source) if names and classes != "data" else model
+
+
+def classes_of(
+    source: str, names: Sequence[str], classes: str | None
+) -> int | Sequence[str] | None:
+    """The `classes` of `open_model`: those stated, else as many as the data have.
+
+    A service may call its labels by the data's names.
+    """
+    if classes not in (None, "data"):
+        return str(classes).split(",")
+    return (tuple(names) if is_endpoint(source) else len(names)) or None
 
 
 def in_order_of(model: Classifier, names: Sequence[str], what: str = "the model") -> Classifier:
@@ -377,6 +418,7 @@ def in_order_of(model: Classifier, names: Sequence[str], what: str = "the model"
             image_shape=model.image_shape,
             info={**model.info, "class_order": order},
             gradients=model.gradients,
+            scored=model.scored,
         )
     few = [", ".join(map(str, each[:3])) for each in (model.class_names, names)]
     raise InputError(

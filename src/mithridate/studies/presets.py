@@ -10,6 +10,7 @@ from mithridate.classifier import Classifier
 from mithridate.data import ImageSet
 from mithridate.defenses.inspect.base import same_architecture
 from mithridate.errors import InputError, unknown
+from mithridate.models.endpoint import is_endpoint
 from mithridate.studies.engine.spec import MatrixSpec, Spec
 from mithridate.studies.soundness import check_model
 from mithridate.studies.subject import Subject, defense_choice
@@ -63,6 +64,7 @@ def attack(
         subject["defense"] = list(defenses)
     names = [str(one["name"]) for one in attacks]
     called = _attacked(model, [str(one["name"]) for one in defenses], through)
+    few = {"samples": samples, "sample_seed": seed} if is_endpoint(model) else {}
     return Spec(
         name="attack",
         title=f"{names[0] if len(names) == 1 else f'{len(names)} attacks'} on {called}",
@@ -74,7 +76,9 @@ def attack(
         defaults=subject,
         options={"attack": {str(one["name"]): {"attack": dict(one)} for one in attacks}},
         matrix={
-            "clean": MatrixSpec(measure="accuracy", title="Clean accuracy", set={"called": called}),
+            "clean": MatrixSpec(
+                measure="accuracy", title="Clean accuracy", set={"called": called, **few}
+            ),
             "attacks": MatrixSpec(
                 measure="evasion",
                 title="Attacks",

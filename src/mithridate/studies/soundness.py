@@ -7,12 +7,13 @@ from torch import Tensor
 
 from mithridate.classifier import Classifier, Guarded
 from mithridate.data import ImageSet
+from mithridate.doubts import Doubt
 from mithridate.errors import InputError, NothingAssessedError
 from mithridate.networks.fitting import check_fits
 from mithridate.studies.parts import unguarded
 
-LOOK = 512
-"""Images looked at."""
+LOOK, LOOK_AT_SERVICE = 512, 64
+"""Images looked at; of a service, each of whose answers is a query."""
 
 
 def check_model(
@@ -53,7 +54,7 @@ def check_model(
         )
     if model.rejected is None:
         check_fits(model, data)
-    count = min(LOOK, len(data))
+    count = min(LOOK_AT_SERVICE if is_service(model) else LOOK, len(data))
     rows = torch.arange(count) * len(data) // count
     with torch.no_grad():
         logits = model.logits(data.batch(rows)[0].to(model.device)).cpu()
@@ -68,6 +69,16 @@ def check_model(
         )
     if varied:
         _check_varied(name, logits, data.labels[rows])
+
+
+def is_service(model: Classifier | Guarded) -> bool:
+    """Whether somebody else answers for the model."""
+    return unguarded(model).info.get("runtime") == "http"
+
+
+def model_doubts(model: Classifier | Guarded) -> list[Doubt]:
+    """What the model itself makes of all figures about it."""
+    return [Doubt(*doubt) for doubt in unguarded(model).info.get("doubts", ())]
 
 
 def _sums_to_one(outputs: Tensor) -> bool:

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from mithridate.component import TABLES, Choice, names
 from mithridate.errors import InputError, unknown
+from mithridate.models.endpoint import Endpoint, is_endpoint
 from mithridate.poisons import Poisoned
 from mithridate.studies.engine.spec import Part
 from mithridate.studies.engine.unit import Unit
@@ -27,6 +28,11 @@ def _named(value: Any) -> Any:
 def _with_name(value: dict[str, Any]) -> dict[str, Any]:
     if "name" not in value:
         raise InputError("no name: give one beside its settings (mithridate list)")
+    return value
+
+
+def _asked(value: dict[str, Any]) -> dict[str, Any]:
+    Endpoint.of(value)
     return value
 
 
@@ -65,11 +71,13 @@ class Opening(Part):
         classes: their names in the model's order, joined by commas; "data" where that is the
             data's order whatever they are called.
         outputs: as `Classifier` has it.
+        endpoint: how a service is asked, settings of `models.endpoint.Endpoint` by name.
     """
 
     trust_code: bool = False
     classes: str | None = None
     outputs: Literal["logits", "probabilities", "sigmoid"] | None = None
+    endpoint: Annotated[dict[str, Any], AfterValidator(_asked)] = Field(default_factory=dict)
 
 
 class Subject(Part):
@@ -147,6 +155,12 @@ class Subject(Part):
         """
         if self.network is None or self.train is None:
             raise InputError("a cell needs network and train.epochs, or model: a checkpoint file")
+        name = str(self.network["name"])
+        if ":" in name:
+            raise InputError(
+                f"network {name} is your own code, and a study trains networks that have a name "
+                "(mithridate list networks): give model, whose weights belong to it"
+            )
         return self.network, self.train
 
     def clean_model(self, seed: int | None = None, stream: tuple[str, ...] = ()) -> Trained:
@@ -189,14 +203,16 @@ class Subject(Part):
         source = self.model if path is None else path
         assert source is not None, "there is a model"
         test = self.data_unit.loaded.test
-        settings = dict(self.network or {})
+        settings, opening = dict(self.network or {}), self.opening.model_dump()
+        if path is not None and not is_endpoint(path):
+            opening["endpoint"] = {}
         return Opened.at(
             source,
             network=settings.pop("name", None),
             settings=settings,
             names=tuple(test.class_names),
             image_shape=tuple(test.image_shape),
-            **self.opening.model_dump(),
+            **opening,
             **self.place,
         )
 

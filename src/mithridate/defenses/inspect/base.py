@@ -268,8 +268,9 @@ def stamp(images: Tensor, trigger: Tensor) -> Tensor:
 
 
 def same_architecture(models: Sequence[Classifier]) -> bool:
-    """Whether all modules have parameters of the same names and shapes."""
-    shapes = [{k: v.shape for k, v in m.module.state_dict().items()} for m in models]
+    """Whether all modules have parameters of the same names and shapes, as far as they show any."""
+    shown = [model.module.state_dict() for model in models if model.gradients]
+    shapes = [{name: tensor.shape for name, tensor in state.items()} for state in shown]
     return all(s == shapes[0] for s in shapes)
 
 

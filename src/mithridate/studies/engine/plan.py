@@ -18,7 +18,7 @@ from mithridate.errors import InputError, MithridateError, unknown
 from mithridate.rng import rng
 from mithridate.studies.engine.cells import Cell, cells
 from mithridate.studies.engine.perform import maker_of
-from mithridate.studies.engine.spec import Spec, validated
+from mithridate.studies.engine.spec import Spec, in_keys, validated
 from mithridate.studies.engine.store import Store
 from mithridate.studies.engine.unit import Unit
 from mithridate.studies.units.data import Data
@@ -121,7 +121,7 @@ def _unit_of(cell: Cell) -> Unit[Any]:
         unit: Unit[Any] = measure.unit(validated(measure.settings, cell.settings, where))
         return unit
     except MithridateError as error:
-        text = str(error)
+        text = str(error) if cell.verb else in_keys(str(error))
         named = where in text or cell.verb
         raise type(error)(text if named else f"{where}: {text}") from None
 
@@ -174,10 +174,16 @@ class Speed:
     """Seconds per image of a model: forward, with input gradient, and trained."""
 
     def __init__(self, model: Classifier, shape: tuple[int, int, int]) -> None:
+        self.gradient = self.train = 0.0
+        if "seconds" in model.info:  # of a service: each image that it is asked about is a query
+            self.forward = float(model.info["seconds"])
+            return
         x = torch.full((BATCH, *shape), 0.5)
         goal = _Zero()
         grey = ImageSet((x * 255).byte(), [0] * BATCH, model.class_names)
         self.forward = _seconds(lambda: model.labels(x))
+        if not model.gradients:
+            return
         self.gradient = _seconds(lambda: model.gradient(x, goal))
         self.train = _seconds(lambda: fit(model, grey, epochs=1, rng=rng(0)))
 

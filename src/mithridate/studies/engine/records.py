@@ -20,7 +20,7 @@ from mithridate.studies.engine.compare import check, comparisons, finding
 from mithridate.studies.engine.entry import TIMING, Damaged, Entry
 from mithridate.studies.engine.plan import Plan
 from mithridate.studies.engine.run import Ran
-from mithridate.studies.engine.spec import Spec
+from mithridate.studies.engine.spec import Spec, in_keys
 from mithridate.studies.engine.store import Store
 from mithridate.studies.engine.tables import COLUMNS, read_table
 from mithridate.studies.engine.unit import Unit, canonical
@@ -164,7 +164,9 @@ def _why(leaf: Unit[Any], ran: Ran, spec: Spec) -> str:
     failure = ran.failed.get(leaf.key)
     if failure is None:
         return "not run"
-    refused = spec.preset and failure.exit_code == InputError.exit_code
+    if not spec.preset:
+        return f"failed: {in_keys(failure.reason)}"
+    refused = failure.exit_code == InputError.exit_code
     return f"{'refused' if refused else 'failed'}: {failure.reason}"
 
 

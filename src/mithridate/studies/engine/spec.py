@@ -283,6 +283,11 @@ def _read(study: str, seen: tuple[str, ...]) -> dict[str, Any]:
             f"{study}: a study's file cannot trust code for you: take trust_code out, and where "
             "you trust it add --set defaults.opening.trust_code=true"
         )
+    if _holds(tree, "auth"):
+        raise InputError(
+            f"{study}: a study's file cannot send a secret of yours: take auth out, and where you "
+            "trust the address add --set defaults.opening.endpoint.auth=VARIABLE"
+        )
     base = tree.get("extends")
     if base is None:
         return tree
@@ -294,9 +299,14 @@ def _read(study: str, seen: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _holds(tree: Any, key: str) -> bool:
-    """Whether a key stands anywhere in a tree of tables and lists."""
+    """Whether a key stands anywhere in a tree of tables and lists, or ends a dotted one.
+
+    >>> _holds({"axes": {"opening.trust_code": [True]}}, "trust_code")
+    True
+    """
     if isinstance(tree, Mapping):
-        return key in tree or any(_holds(part, key) for part in tree.values())
+        here = any(str(name).rpartition(".")[2] == key for name in tree)
+        return here or any(_holds(part, key) for part in tree.values())
     return isinstance(tree, list) and any(_holds(part, key) for part in tree)
 
 
@@ -311,3 +321,26 @@ def _text(study: str) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise InputError(f"cannot read the study {study}: {reason}") from None
+
+
+KEYS = {
+    "--network": "network",
+    "--trust-code": "--set defaults.opening.trust_code=true",
+    "--classes": "opening.classes",
+    "--outputs": "opening.outputs",
+    "--reference": "references",
+    "--controls": "controls",
+    "--inspector": "inspector",
+    "--set network.KEY=VALUE": "network = {KEY = VALUE}",
+}
+"""An option of the verbs -> what says the same in a study."""
+
+
+def in_keys(text: str) -> str:
+    """A message about options, in a study's keys.
+
+    >>> in_keys("x: add --network, and if you trust it --trust-code")
+    'x: add network, and if you trust it --set defaults.opening.trust_code=true'
+    """
+    names = "|".join(map(re.escape, sorted(KEYS, key=len, reverse=True)))
+    return re.sub(rf"(?:{names})(?![\w-])", lambda option: KEYS[option[0]], text)

@@ -7,15 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pydantic import Field
+
 from mithridate.classifier import Classifier
 from mithridate.component import name_of
 from mithridate.cost import Sizes, Work
+from mithridate.data import some_rows
 from mithridate.metrics import accuracy, wilson
 from mithridate.networks.checkpoint import fingerprint
+from mithridate.rng import rng
 from mithridate.studies.engine.unit import Open, Progress, Unit
 from mithridate.studies.measures.base import Measure, row, write_pictures
 from mithridate.studies.parts import confused, mean_images, proportion, unguarded
-from mithridate.studies.soundness import check_model
+from mithridate.studies.soundness import check_model, model_doubts
 from mithridate.studies.subject import Subject
 from mithridate.studies.units.data import Data
 from mithridate.training import predict
@@ -27,10 +31,14 @@ class Settings(Subject):
     Attributes:
         varied: refuse a constant model, of which nothing can be said.
         called: how messages call it.
+        samples: test images, drawn by `sample_seed` as the measure evasion draws them; None for
+            all of them.
     """
 
     varied: bool = False
     called: str = "the model"
+    samples: int | None = Field(default=None, ge=1)
+    sample_seed: int = Field(default=0, ge=0)
 
 
 class Accuracy(Measure):
@@ -60,6 +68,8 @@ class Accuracy(Measure):
             data=settings.data_unit,
             varied=settings.varied,
             called=settings.called,
+            samples=settings.samples,
+            seed=settings.sample_seed if settings.samples is not None else 0,
             **settings.place,
         )
 
@@ -74,10 +84,15 @@ class Predicted(Unit[Mapping[str, Any]]):
     data: Data
     varied: bool
     called: str
+    samples: int | None
+    seed: int
 
     def make(self, get: Open, folder: Path, tell: Progress) -> dict[str, Any]:
         model, test = unguarded(get(self.model)), get(self.data).test
         check_model(self.called, model, test, varied=self.varied)
+        if self.samples is not None:
+            rows = some_rows(test, self.samples, rng(self.seed))
+            test = test.subset(rows, name=test.name)
         predicted = predict(model, test)
         write_pictures(
             folder,
@@ -95,15 +110,15 @@ class Predicted(Unit[Mapping[str, Any]]):
             "data": test.name,
             "images": len(test),
             "image_shape": [float(size) for size in test.image_shape],
-            "data_sha256": test.fingerprint(),
+            "data_sha256": get(self.data).test.fingerprint(),
         }
         if model.rejected is not None:
             rejected = int((predicted == model.rejected).sum())
             values["rejected"] = proportion(wilson(rejected, len(test)))
-        return row(values, [], test)
+        return row(values, model_doubts(model), test)
 
     def work(self, sizes: Sizes) -> Work:
-        return Work(forwards=sizes.test, disk=2**16)
+        return Work(forwards=min(self.samples or sizes.test, sizes.test), disk=2**16)
 
 
 def architecture(model: Classifier) -> str:

@@ -15,7 +15,7 @@ from mithridate.classifier import Classifier
 from mithridate.component import Choice
 from mithridate.cost import Sizes, Work
 from mithridate.data import ImageSet
-from mithridate.defenses.inspect import CleanSide, Verdict, judge, stamp
+from mithridate.defenses.inspect import CleanSide, Inspector, Verdict, judge, stamp
 from mithridate.doubts import Doubt
 from mithridate.errors import InputError
 from mithridate.metrics import confusion
@@ -24,7 +24,7 @@ from mithridate.rng import child, rng
 from mithridate.studies.engine.unit import Open, Progress, Unit
 from mithridate.studies.measures.base import Measure, row, write_pictures
 from mithridate.studies.parts import box_iou, number, numbers, proportion, recipe_epochs
-from mithridate.studies.soundness import check_model
+from mithridate.studies.soundness import check_model, model_doubts
 from mithridate.studies.subject import MaybeNamed, Subject
 from mithridate.studies.units.data import Data
 from mithridate.studies.units.inspected import Calibrated, inspecting
@@ -83,12 +83,37 @@ class Settings(Subject):
             raise InputError("at least one clean model is needed to compare with: raise controls")
         return tuple(models)
 
+    def check_view(self, inspector: Inspector) -> None:
+        """Refuse an inspector that needs more than a model of the user's own gives.
+
+        Raises:
+            InputError: names those that do not.
+        """
+        model = None if self.model is None else self.opened().loaded
+        if model is None or model.shows(inspector.about.access):
+            return
+        others = [
+            name
+            for name in component.in_order("inspectors")
+            if model.shows(component.find("inspectors", name).about.access)
+        ]
+        raise InputError(
+            f"{component.name_of(inspector)} needs {' and '.join(inspector.about.access)}s, and "
+            f"{self.model} gives {model.gives}: take --inspector {' or '.join(others)}"
+        )
+
     def _like(self, missing: int) -> list[ModelUnit]:
         """Clean models of the architecture of a model file."""
         suspect = self.opened()
         if not missing:
             return []
         model = suspect.loaded
+        if not model.gradients:
+            raise InputError(
+                f"{self.model} has no weights here, so that clean models like it cannot be "
+                f"trained: give {self.controls} clean ones by --reference, or as many --controls "
+                "as there are of them"
+            )
         epochs = self.control_epochs or recipe_epochs(model, len(self.data_unit.loaded.train))
         return [
             Control(
@@ -130,7 +155,7 @@ class Inspection(Measure):
     def unit(self, settings: Settings) -> Unit[Any]:
         """The verdict, over a calibrated clean side that other suspects share."""
         choice = Choice.of("inspectors", {"name": "bias-maps", **settings.inspector})
-        choice.make()
+        settings.check_view(choice.make())
         common: dict[str, Any] = {
             "data": settings.data_unit,
             "seed": settings.inspect_seed,
@@ -189,7 +214,7 @@ class Judged(Unit[Mapping[str, Any]]):
         poisoned = None if self.poisoned is None else get(self.poisoned)
         truth = {} if poisoned is None else truth_of(verdict, poisoned, test.image_shape)
         write_pictures(folder, self._pictures(verdict, model, test))
-        doubts = list(verdict.doubts)
+        doubts = [*model_doubts(model), *verdict.doubts]
         if not self.trusted:
             text = "No reference was given: clean models were trained here."
             doubts.append(Doubt("no-reference", text))

@@ -27,7 +27,7 @@ from mithridate.rng import child, rng
 from mithridate.studies.engine.tables import read_table, write_table
 from mithridate.studies.engine.unit import Open, Progress, Unit
 from mithridate.studies.parts import unguarded
-from mithridate.studies.soundness import check_model
+from mithridate.studies.soundness import check_model, model_doubts
 from mithridate.studies.units.data import Data
 
 FILE, TABLE = "adversarial.safetensors", "images.parquet"
@@ -131,7 +131,10 @@ class Adversarial(Unit[Attacked]):
             "gradients": result.gradients + gradients,
             "left_out": len(drawn) - len(rows),
             "prepared": dict(prepared),
-            "doubts": [[d.id, d.text] for d in doubts_of(attack, result, labels)],
+            "doubts": [
+                [doubt.id, doubt.text]
+                for doubt in (*model_doubts(model), *doubts_of(attack, result, labels))
+            ],
         }
 
     def open(self, folder: Path, values: Mapping[str, Any], get: Open) -> Attacked:
@@ -207,7 +210,7 @@ class Transferred(Unit[Attacked]):
         )
         own = table_of(result, proposal.rows, labels)
         own = own.set_column(own.schema.get_field_index("queries"), "queries", table["queries"])
-        doubts = doubts_of(self.source.attack.make(), result, labels)
+        doubts = [*model_doubts(model), *doubts_of(self.source.attack.make(), result, labels)]
         return replace(proposal, table=own, doubts=tuple(doubts))
 
 

@@ -6,7 +6,7 @@ import copy
 import hashlib
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,7 +20,7 @@ from mithridate.data import some_rows
 from mithridate.defenses.inspect import train_control
 from mithridate.errors import InputError
 from mithridate.models.factory import code_digest, whole_path
-from mithridate.models.open import open_for, source_digest
+from mithridate.models.open import classes_of, open_for, source_digest
 from mithridate.networks import checkpoint
 from mithridate.networks.base import create, initialise
 from mithridate.networks.storage import digest
@@ -141,8 +141,8 @@ class Opened(ModelUnit):
     """A model of the user's own, opened from wherever it is and named by its bytes.
 
     Attributes:
-        path, network, settings, classes, outputs: as `models.open_model` has them.
-        sha256, code: of the model's file or files, and of the user's own code.
+        path, network, settings, classes, outputs, endpoint: as `models.open_model` has them.
+        sha256, code: of the model's file or files (`source_digest`), and of the user's own code.
         names: the data's classes, in whose order the model's are put; not where classes is "data".
         image_shape: of the data.
     """
@@ -160,6 +160,7 @@ class Opened(ModelUnit):
     names: tuple[str, ...] = ()
     image_shape: Shape | None = None
     trust_code: bool = field(default=False, metadata={"key": False})
+    endpoint: Mapping[str, Any] = field(default_factory=dict, metadata={"key": False})
 
     @classmethod
     def at(cls, path: str, *, network: str | None = None, **more: Any) -> Opened:
@@ -169,8 +170,15 @@ class Opened(ModelUnit):
             CheckpointError: it cannot be read.
         """
         place, named = whole_path(path), network and whole_path(network)
-        digest, code = source_digest(place), code_digest(named)
-        return cls(path=place, sha256=digest, network=named, code=code, **more)
+        unit = cls(path=place, sha256="", network=named, **more)
+        return replace(unit, sha256=unit.digest(), code=code_digest(named))
+
+    def digest(self) -> str:
+        """Of what is opened, as it is now."""
+        classes = classes_of(self.path, self.names, self.classes)
+        return source_digest(
+            self.path, endpoint=self.endpoint, classes=classes, image_shape=self.image_shape
+        )
 
     def open(self, folder: Path, values: Mapping[str, Any], get: Open) -> Classifier:
         """The classifier.
@@ -178,7 +186,7 @@ class Opened(ModelUnit):
         Raises:
             InputError: the file is not the one that the study was planned with.
         """
-        now = source_digest(self.path), code_digest(self.network)
+        now = self.digest(), code_digest(self.network)
         if now != (self.sha256, self.code):
             raise InputError(f"{self.path} changed while the study ran: run it again")
         return self.loaded
@@ -206,6 +214,7 @@ def _loaded(unit: Opened) -> Classifier:
         image_shape=unit.image_shape,
         outputs=unit.outputs,
         trust_code=unit.trust_code,
+        endpoint=unit.endpoint,
         device=unit.device,
     )
 
