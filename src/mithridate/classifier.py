@@ -408,7 +408,8 @@ class Classifier:
         """Which nn.Linear makes the logits, and in which of its calls: kept from now on.
 
         It is the first that ran whose output is the logits, up to a shift of each row and a
-        factor (a softmax, a temperature); else the last that gives a row of logits an image.
+        factor (a softmax, a temperature); else the last that gives a row of logits an image, and
+        on which the logits depend.
         """
         calls: list[tuple[nn.Linear, Tensor]] = []
         linear = [m for m in self.module.modules() if isinstance(m, nn.Linear)]
@@ -434,6 +435,8 @@ class Classifier:
             if out.dim() == 2 and len(out) == len(logits) and out.shape[1] in widths
         ]
         exact = [place for place in fitting if _alike(calls[place][1], logits[:, :own])]
+        if not exact:
+            fitting = [place for place in fitting if self._matters(calls[place][0], x, logits)]
         layers = {id(calls[place][0]) for place in fitting}
         if not fitting or (not exact and len(fitting) > len(layers)):
             why = "is called more than once a pass" if fitting else "is no nn.Linear"
@@ -445,6 +448,18 @@ class Classifier:
         layer = calls[place][0]
         self._head = layer, sum(other is layer for other, _ in calls[:place])
         return self._head
+
+    def _matters(self, layer: nn.Linear, x: Tensor, logits: Tensor) -> bool:
+        """Are the logits of the first images others when this layer's output is?"""
+        before = self.cost.queries
+        hook = layer.register_forward_hook(lambda _, args, out: out.flip(-1) + 1)
+        try:
+            with self.frozen(), torch.no_grad():
+                other = self._passed(slice(0, len(logits)), lambda rows: self._forward(x[rows]))
+        finally:
+            self.cost.queries = before
+            hook.remove()
+        return not torch.equal(other, logits)
 
 
 def as_classifier(model: nn.Module | Classifier | Guarded, x: Tensor) -> Classifier | Guarded:

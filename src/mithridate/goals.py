@@ -220,7 +220,7 @@ class SourceToTarget(Goal):
 
 
 def as_goal(goal: Goal | Tensor | Sequence[int]) -> Goal:
-    """A goal; of labels, to leave them.
+    """A goal on tensors of its own; of labels, to leave them.
 
     Raises:
         InputError: neither.
@@ -228,7 +228,8 @@ def as_goal(goal: Goal | Tensor | Sequence[int]) -> Goal:
     >>> as_goal([0, 1]).reached(torch.tensor([0, 0]))
     tensor([False,  True])
     """
-    return goal if isinstance(goal, Goal) else Untargeted(goal)
+    own = goal if isinstance(goal, Goal) else Untargeted(goal)
+    return own._with(**{name: getattr(own, name).clone() for name in own.vectors})
 
 
 def goal_of(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -31,6 +33,19 @@ def check_levels(x: Tensor, bits: int) -> None:
             f"quantize={bits} wants images of whole levels, multiples of 1/{top}: round them "
             f"first, x.mul({top}).round().div({top})"
         )
+
+
+def within_levels(attack: Attack, bits: int) -> Attack:
+    """The attack with no more of its eps in LINF than whole levels can use.
+
+    >>> from mithridate.attacks.fast_gradient import FGSM
+    >>> within_levels(FGSM(eps=0.3), 8).eps == 76 / 255
+    True
+    """
+    if not (isinstance(attack, BoundedAttack) and attack.norm is LINF):
+        return attack
+    top = 2**bits - 1
+    return replace(attack, eps=int(attack.eps * top * (1 + 1e-6) + 1e-6) / top)
 
 
 def rounded(

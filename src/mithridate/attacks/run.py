@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mithridate.attacks.base import Attack, BoundedAttack
 from mithridate.attacks.batches import Batches
 from mithridate.attacks.losses import LogOdds
-from mithridate.attacks.quantize import check_levels, rounded
+from mithridate.attacks.quantize import check_levels, rounded, within_levels
 from mithridate.classifier import Classifier, Guarded, as_classifier, check_images
 from mithridate.component import find, in_order
 from mithridate.doubts import Doubt
@@ -156,31 +156,32 @@ def run_attack(
         raise InputError(f"an attack is an instance such as FGSM(eps=0.1), got {what}")
     if not isinstance(rng, torch.Generator):
         rng = generator(rng)
-    model, goal = as_classifier(model, check_images(x)), as_goal(goal)
-    judge, asked = _white(model), model.attacker() if through is None else through
-    seen = _white(asked)
-    paces = judge.compute_batch, seen.compute_batch
-    _check_view(attack, judge, asked)
-    x = _checked(judge, x, goal)
-    if seen is not judge:
-        _checked(seen, x, goal)
-    if quantize is not None:
-        check_levels(x, quantize)
-    if batch_size is None and isinstance(asked, Guarded):
-        batch_size = 1
-    with judge.frozen(), seen.frozen():
-        try:
-            batch = Batches(attack, seen, x, size=batch_size, memory=memory)
-            wanted = goal.avoiding(judge.rejected)
-            run = _Run(attack, judge, asked, x, wanted, rng, batch, quantize)
-            for rows in batch.over(len(x), run.work):
-                if run.status != "done":
-                    break
-                if progress is not None:
-                    progress(rows.stop, len(x))
-        finally:
-            judge.compute_batch, seen.compute_batch = paces
-    return run.result()
+    with torch.inference_mode(False):  # tensors of that mode have no gradients
+        model, goal = as_classifier(model, check_images(x)), as_goal(goal)
+        judge, asked = _white(model), model.attacker() if through is None else through
+        seen = _white(asked)
+        paces = judge.compute_batch, seen.compute_batch
+        _check_view(attack, judge, asked)
+        x = _checked(judge, x.clone() if x.is_inference() else x, goal)
+        if seen is not judge:
+            _checked(seen, x, goal)
+        if quantize is not None:
+            check_levels(x, quantize)
+        if batch_size is None and isinstance(asked, Guarded):
+            batch_size = 1
+        with judge.frozen(), seen.frozen():
+            try:
+                batch = Batches(attack, seen, x, size=batch_size, memory=memory)
+                wanted = goal.avoiding(judge.rejected)
+                run = _Run(attack, judge, asked, x, wanted, rng, batch, quantize)
+                for rows in batch.over(len(x), run.work):
+                    if run.status != "done":
+                        break
+                    if progress is not None:
+                        progress(rows.stop, len(x))
+            finally:
+                judge.compute_batch, seen.compute_batch = paces
+        return run.result()
 
 
 def _white(model: Classifier | Guarded) -> Classifier:
@@ -347,7 +348,10 @@ class _Run:
         view = cast(Classifier, self.asked)
         try:
             # A copy: were an attack to write into its input, distances would come out as 0.
-            near = self.attack.perturb(view, x.clone(), goal, rng=rng).detach()
+            attack = self.attack
+            if self.quantize is not None:
+                attack = within_levels(attack, self.quantize)
+            near = attack.perturb(view, x.clone(), goal, rng=rng).detach()
             if self.quantize is not None:
                 near, lost = rounded(view, self.attack, x, near, goal, self.quantize)
                 self.lost[rows] = lost.to(self.lost.device)

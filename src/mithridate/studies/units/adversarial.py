@@ -19,7 +19,7 @@ from mithridate.component import Choice
 from mithridate.cost import Sizes, Work
 from mithridate.data import some_rows
 from mithridate.doubts import Doubt
-from mithridate.errors import InputError, RunError
+from mithridate.errors import InputError
 from mithridate.goals import Targeted, goal_of
 from mithridate.networks.storage import read_tensors, write_tensors
 from mithridate.rng import child, rng
@@ -60,6 +60,7 @@ class Adversarial(Unit[Attacked]):
     Attributes:
         through: what the attacker looks at; None for an attacker who knows the defence.
         target: the class of every image; None for one of the others at random.
+        quantize: bits of the image file that must hold the result; None for any float.
         samples: test images, drawn by `seed`.
         stream: names a child of the seed's random numbers.
     """
@@ -73,6 +74,7 @@ class Adversarial(Unit[Attacked]):
     attack: Choice
     goal: Literal["untargeted", "targeted"] = "untargeted"
     target: int | None = None
+    quantize: int | None = None
     samples: int
     seed: int
     stream: tuple[str, ...] = ()
@@ -113,12 +115,11 @@ class Adversarial(Unit[Attacked]):
             goal,
             rng=child(random, self.attack.name),
             through=asked,
+            quantize=self.quantize,
             progress=lambda done, total: tell(done, total, self.attack.name),
         )
         if result.status == "interrupted":
             raise KeyboardInterrupt
-        if result.status.startswith("failed"):
-            raise RunError(result.status.removeprefix("failed: "))
         tensors = {"adversarials": result.adversarials.cpu(), "rows": rows}
         if isinstance(goal, Targeted):
             tensors["wanted"] = goal.labels
