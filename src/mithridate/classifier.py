@@ -15,11 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from mithridate.cost import Cost as Cost
-from mithridate.errors import InputError
+from mithridate.errors import InputError, check_whole, one_line
 
 OUTPUTS = ("logits", "probabilities", "sigmoid")
 """What a module may return."""
 
+SMALLEST = torch.finfo(torch.float32).tiny
+"""A module's probabilities below count as this: those of its float32 that are 0 have no slope."""
 T = TypeVar("T")
 
 
@@ -44,6 +46,7 @@ class ScoreOracle(Oracle, Protocol):
     """What a score-based attack may see: labels and probabilities."""
 
     def scores(self, x: Tensor) -> Tensor: ...
+    def log_scores(self, x: Tensor) -> Tensor: ...
 
 
 class Objective(Protocol):
@@ -111,8 +114,10 @@ class Classifier:
         names = _names(classes)
         if len(names) < 2:
             raise InputError(f"a classifier has at least 2 classes, got {len(names)}")
-        if not bounds[0] < bounds[1]:
+        if not _increasing(bounds):
             raise InputError(f"bounds are (low, high) with low < high, got {bounds}")
+        if compute_batch is not None:
+            check_whole("compute_batch", compute_batch, low=1)
         if outputs not in OUTPUTS:
             raise InputError(f"outputs is 'logits', 'probabilities' or 'sigmoid', got {outputs!r}")
         if outputs == "sigmoid" and len(names) != 2:
@@ -120,7 +125,7 @@ class Classifier:
         if rejected is not None and not 0 <= rejected < len(names):
             raise InputError(f"rejected is one of the {len(names)} classes, got {rejected}")
         if device is not None:
-            module.to(device)
+            _move(module, device)
         self.module = module
         self.bounds = Bounds(0.0, 1.0)
         self.input_range = Bounds(float(bounds[0]), float(bounds[1]))
@@ -204,8 +209,12 @@ class Classifier:
         )
 
     def to(self, device: torch.device | str) -> Classifier:
-        """Move the module; returns self."""
-        self.module.to(device)
+        """Move the module; returns self.
+
+        Raises:
+            InputError: there is no such device here.
+        """
+        _move(self.module, device)
         return self
 
     @contextmanager
@@ -300,6 +309,11 @@ class Classifier:
         with torch.no_grad():
             return self.logits(x).softmax(1)
 
+    def log_scores(self, x: Tensor) -> Tensor:
+        """Their logarithms (N, classes), exact also where a probability rounds to 0 or 1."""
+        with torch.no_grad():
+            return self.logits(x).log_softmax(1)
+
     def labels(self, x: Tensor) -> Tensor:
         """Predicted classes (N,), int64."""
         with torch.no_grad():
@@ -337,7 +351,7 @@ class Classifier:
         or anything with `loss(logits) -> (N,)` and row slicing.
 
         Raises:
-            InputError: the model has no gradients.
+            InputError: the model has no gradients, or its forward cuts them off.
         """
         if not self.gradients:
             raise InputError(f"this model gives {self.gives}, no gradients")
@@ -348,7 +362,7 @@ class Classifier:
         def work(rows: slice) -> tuple[Tensor, Tensor]:
             part = x[rows].detach()
             part = (part.clone() if part.is_inference() else part).requires_grad_()
-            out = self._forward(part)
+            out = with_slope(self._forward(part))
             loss = objective[rows].loss(out).sum()
             self.cost.gradients += len(part)
             return torch.autograd.grad(loss, part)[0], out.detach()
@@ -415,7 +429,8 @@ class Classifier:
         """Which nn.Linear makes the logits, and in which of its calls: kept from now on.
 
         It is the first that ran whose output is the logits, up to a shift of each row and a
-        factor (a softmax, a temperature); else the last that gives a row of logits an image.
+        factor (a softmax, a temperature); else the last that gives a row of logits an image, and
+        on which the logits depend.
         """
         calls: list[tuple[nn.Linear, Tensor]] = []
         linear = [m for m in self.module.modules() if isinstance(m, nn.Linear)]
@@ -441,6 +456,8 @@ class Classifier:
             if out.dim() == 2 and len(out) == len(logits) and out.shape[1] in widths
         ]
         exact = [place for place in fitting if _alike(calls[place][1], logits[:, :own])]
+        if not exact:
+            fitting = [place for place in fitting if self._matters(calls[place][0], x, logits)]
         layers = {id(calls[place][0]) for place in fitting}
         if not fitting or (not exact and len(fitting) > len(layers)):
             why = "is called more than once a pass" if fitting else "is no nn.Linear"
@@ -452,6 +469,76 @@ class Classifier:
         layer = calls[place][0]
         self._head = layer, sum(other is layer for other, _ in calls[:place])
         return self._head
+
+    def _matters(self, layer: nn.Linear, x: Tensor, logits: Tensor) -> bool:
+        """Are the logits of the first images others when this layer's output is?"""
+        before = self.cost.queries
+        hook = layer.register_forward_hook(lambda _, args, out: out.flip(-1) + 1)
+        try:
+            with self.frozen(), torch.no_grad():
+                other = self._passed(slice(0, len(logits)), lambda rows: self._forward(x[rows]))
+        finally:
+            self.cost.queries = before
+            hook.remove()
+        return not torch.equal(other, logits)
+
+
+def as_classifier(model: nn.Module | Classifier | Guarded, x: Tensor) -> Classifier | Guarded:
+    """A classifier; of a bare module for images in [0, 1], its classes counted by running it.
+
+    Raises:
+        InputError: it is neither, or does not give logits for such images.
+
+    >>> as_classifier(nn.Flatten(), torch.zeros(1, 1, 1, 3)).classes
+    3
+    """
+    if isinstance(model, Classifier | Guarded):
+        return model
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"a model is a Classifier or a torch.nn.Module, got {type(model).__name__}"
+        )
+    if len(x) == 0:
+        raise InputError("a bare module's classes are counted on images, got none: wrap it in one")
+    with Classifier(model, classes=2).frozen() as probe, torch.no_grad():
+        out = Core(model, Bounds(0, 1), "logits")(x[:2].to(probe.device))
+    if out.shape[1] == 1:
+        raise InputError(
+            "the module gives one number an image: wrap it in Classifier(module, classes=2, "
+            'outputs="sigmoid")'
+        )
+    return Classifier(model, classes=out.shape[1])
+
+
+def with_slope(out: Tensor) -> Tensor:
+    """Logits, if a gradient can be taken of them.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if not out.requires_grad:
+        raise InputError(
+            "the module's forward gives no gradient, as under torch.no_grad() or after .detach(): "
+            "take that out, or take an attack by scores (square) or labels (hopskipjump)"
+        )
+    return out
+
+
+def _move(module: nn.Module, device: torch.device | str) -> None:
+    try:
+        module.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"the model cannot go to {device}: {one_line(error)}; give device='cpu'"
+        ) from None
+
+
+def _increasing(bounds: object) -> bool:
+    try:
+        low, high = bounds  # type: ignore[misc]
+        return bool(low < high)
+    except (TypeError, ValueError):
+        return False
 
 
 def _names(classes: object) -> list[str]:
@@ -518,7 +605,7 @@ def _as_logits(out: Tensor, outputs: str) -> Tensor:
     if outputs == "logits":
         return out
     both = torch.cat([1 - out, out], 1) if out.shape[1] == 1 else out
-    return both.clamp(min=1e-12).log()
+    return both.clamp(min=SMALLEST).log()
 
 
 def output_of(out: object, n: int, classes: int | None = None, outputs: str = "logits") -> Tensor:
@@ -649,6 +736,11 @@ class Guarded:
         """Probabilities (N, classes); raises as `labels`."""
         self._watch(x.detach())
         return self._behind.scores(x)
+
+    def log_scores(self, x: Tensor) -> Tensor:
+        """Their logarithms (N, classes); raises as `labels`."""
+        self._watch(x.detach())
+        return self._behind.log_scores(x)
 
     def attacker(self) -> Guarded:
         """What an attacker looks at: the answers, and nothing behind them."""

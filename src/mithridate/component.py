@@ -8,6 +8,7 @@ reference read both from here.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import types
 import typing
@@ -161,6 +162,27 @@ class Component:
     about: ClassVar[About]
     version: ClassVar[int] = 1
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """A subclass's `__post_init__` finds settings that are as its fields declare them."""
+        super().__init_subclass__(**kwargs)
+        own = cls.__dict__.get("__post_init__")
+        if own is not None:
+
+            @functools.wraps(own)
+            def checked(self: Component) -> None:
+                _as_declared(self)
+                own(self)
+
+            cls.__post_init__ = checked  # type: ignore[attr-defined]
+
+    def __post_init__(self) -> None:
+        """Numbers of NumPy become Python's, "linf" the norm, 10.0 the whole number 10.
+
+        Raises:
+            InputError: a setting that its field cannot hold.
+        """
+        _as_declared(self)
+
     @classmethod
     def usual(cls, image_shape: tuple[int, int, int]) -> dict[str, Any]:
         """The settings that are usual for images (C, H, W), where they are not the defaults."""
@@ -169,6 +191,24 @@ class Component:
     def cost(self, sizes: Sizes) -> Work:
         """What it will ask of a model, about; for a plan's estimate."""
         return Work()
+
+
+@cache
+def hints(cls: type[Any]) -> dict[str, Any]:
+    """Annotations of a class, with their metadata; none where only a type checker can read them."""
+    try:
+        return typing.get_type_hints(cls, include_extras=True)
+    except NameError:
+        return {}
+
+
+def _as_declared(component: Component) -> None:
+    declared = hints(type(component))
+    for field in dataclasses.fields(component) if dataclasses.is_dataclass(component) else ():
+        value = getattr(component, field.name, None)
+        wanted = parse(value, declared.get(field.name), field.name)
+        if wanted is not value:
+            object.__setattr__(component, field.name, wanted)
 
 
 def names(kind: str) -> list[str]:
@@ -355,12 +395,19 @@ def held(component: object) -> Iterator[Component]:
 def parse(value: Any, hint: Any, where: str) -> Any:
     """Read a string as `hint` (bool, int, float, str, optional, literal, or a type with `named`).
 
-    >>> parse("8/255", float, "pgd.eps") == 8 / 255
-    True
+    Numbers of NumPy and of one-element tensors become Python's, and 10.0 the whole number 10.
+
+    >>> parse("8/255", float, "pgd.eps") == 8 / 255, parse(10.0, int, "pgd.steps")
+    (True, 10)
+
+    Raises:
+        InputError: a word that is no such thing, or a fraction where a whole number is wanted.
     """
-    if not isinstance(value, str):
-        return value
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return parse(value, arguments[0], where)
+    if not isinstance(value, str):
+        return _as_number(value, hint, where)
     if origin in (typing.Union, types.UnionType):
         if value.lower() in ("none", "") and type(None) in arguments:
             return None
@@ -377,6 +424,21 @@ def parse(value: Any, hint: Any, where: str) -> Any:
     if hasattr(hint, "named"):
         return hint.named(value)
     return _parse_scalar(value, hint, where)
+
+
+def _as_number(value: Any, hint: Any, where: str) -> Any:
+    """A number as the hint wants it; anything else as it is."""
+    among = typing.get_args(hint) or (hint,)
+    options = {
+        (*typing.get_args(one), one)[0] if hasattr(one, "__metadata__") else one for one in among
+    }
+    if getattr(value, "ndim", None) == 0 and options & {int, float, bool}:
+        value = value.item()
+    if isinstance(value, float) and int in options and float not in options:
+        if not value.is_integer():
+            raise InputError(f"{where} is a whole number, got {value:g}")
+        return int(value)
+    return value
 
 
 def _parse_scalar(value: str, hint: Any, where: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from numbers import Integral, Real
 
 
 class MithridateError(Exception):
@@ -70,7 +71,7 @@ def check_number(
     ...
     mithridate.errors.InputError: steps must be at least 1, got 0
     """
-    numeric = isinstance(value, int | float) and not isinstance(value, bool) and value == value
+    numeric = isinstance(value, Real) and not isinstance(value, bool) and value == value
     if not numeric or value < low or (open_low and value == low):
         raise InputError(f"{name} must be {'above' if open_low else 'at least'} {low}, got {value}")
     if value > high:
@@ -87,9 +88,9 @@ def check_whole(
     ...
     mithridate.errors.InputError: row is a whole number, got 1.5
     """
-    if not isinstance(value, int) or isinstance(value, bool):
+    if not isinstance(value, Integral) or isinstance(value, bool):
         raise InputError(f"{name} is a whole number, got {value!r}")
-    check_number(name, value, low=low, high=high)
+    check_number(name, int(value), low=low, high=high)
 
 
 def one_line(error: object, most: int = 160) -> str:

@@ -25,7 +25,11 @@ def as_labels(labels: Tensor | Sequence[int] | int, what: str = "labels") -> Ten
     >>> as_labels([3, 1])
     tensor([3, 1])
     """
-    tensor = torch.as_tensor(labels)
+    try:
+        tensor = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError):
+        got = type(labels).__name__
+        raise InputError(f"{what} are class numbers, one an image, got {got}") from None
     if tensor.numel() == 0:
         tensor = tensor.long()
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
@@ -213,6 +217,19 @@ class SourceToTarget(Goal):
 
     def margin(self, logits: Tensor) -> Tensor:
         return _others(logits, self.target) - _of(logits, self.target)
+
+
+def as_goal(goal: Goal | Tensor | Sequence[int]) -> Goal:
+    """A goal on tensors of its own; of labels, to leave them.
+
+    Raises:
+        InputError: neither.
+
+    >>> as_goal([0, 1]).reached(torch.tensor([0, 0]))
+    tensor([False,  True])
+    """
+    own = goal if isinstance(goal, Goal) else Untargeted(goal)
+    return own._with(**{name: getattr(own, name).clone() for name in own.vectors})
 
 
 def goal_of(

@@ -40,6 +40,19 @@ class Norm(ABC):
     def steepest(self, gradient: Tensor) -> Tensor:
         """The step of norm 1 with the largest inner product with `gradient`; 0 where it is 0."""
 
+    def step(self, gradient: Tensor, point: Tensor, length: float | Tensor) -> Tensor:
+        """A step from points in [0, 1] up the gradient, `length` long: one number, or (N,).
+
+        As `steepest`, which knows no walls, but in L1, where the steepest coordinate may be at one.
+        """
+        if isinstance(length, Tensor):
+            length = _per_row(length, gradient)
+        return length * self.steepest(gradient)
+
+    def inside(self, point: Tensor, centre: Tensor, eps: float) -> Tensor:
+        """Points of the ball around centres and of [0, 1]; in LINF and L1 the nearest (in L2)."""
+        return (centre + self.project(point - centre, eps)).clamp_(0, 1)
+
     @abstractmethod
     def sample(self, like: Tensor, eps: float, rng: torch.Generator) -> Tensor:
         """Uniform draws from the ball of radius eps, shaped and placed as `like`.
@@ -130,6 +143,47 @@ class _L1(Norm):
         sign = flat.gather(1, top).sign()
         return torch.zeros_like(flat).scatter(1, top, sign).view_as(gradient)
 
+    def step(self, gradient: Tensor, point: Tensor, length: float | Tensor) -> Tensor:
+        """SLIDE's step (Tramer and Boneh 2019, section 4), which does not stop at walls.
+
+        The steepest 1 % of the coordinates share the length alike; those at the wall that they
+        would be pushed through have no part in it. Deviation: what a coordinate has no room for
+        goes to the next steepest, so a step as long as the box is wide is the steepest in the box.
+
+        >>> x, g = torch.tensor([[0.5, 1.0, 0.2]]), torch.tensor([[1.0, 3.0, -2.0]])
+        >>> L1.step(g, x, 0.6)
+        tensor([[ 0.4000,  0.0000, -0.2000]])
+        """
+        return spread(gradient, point, length, 0.01 * _flat(point).shape[1])
+
+    def inside(self, point: Tensor, centre: Tensor, eps: float) -> Tensor:
+        """Croce and Hein 2021, proposition 2.1: a soft threshold, each coordinate up to its wall.
+
+        The sum of what is left falls with the threshold in straight pieces that bend where a
+        coordinate comes off its wall and where it is at its centre: sorting the bends finds it.
+
+        >>> x, u = torch.tensor([[0.9, 0.5, 0.5]]), torch.tensor([[1.9, 0.9, 0.5]])
+        >>> L1.inside(u, x, 0.3)
+        tensor([[1.0000, 0.7000, 0.5000]])
+        """
+        flat, middle = _flat(point), _flat(centre)
+        if flat.numel() == 0:
+            return point.clamp(0, 1)
+        move = (flat - middle).double()
+        far, room = move.abs(), torch.where(move > 0, 1 - middle, middle).double()
+        bends, order = torch.cat([(far - room).clamp(min=0), far], 1).sort(1)
+        turns = torch.where(order < flat.shape[1], 1.0, -1.0).double().cumsum(1)
+        steps = bends.diff(dim=1, prepend=torch.zeros_like(bends[:, :1]))
+        held = far.minimum(room).sum(1, keepdim=True)
+        left = held - (steps[:, 1:] * turns[:, :-1]).cumsum(1)
+        left = torch.cat([held, left], 1)  # at each bend
+        at = ((left > eps).sum(1, keepdim=True) - 1).clamp(min=0)
+        slope = turns.gather(1, at).clamp(min=1)
+        threshold = bends.gather(1, at) + (left.gather(1, at) - eps) / slope
+        threshold = torch.where(held > eps, threshold, 0)
+        moved = (far - threshold).clamp(min=0).minimum(room).to(flat) * move.sign().to(flat)
+        return (middle + moved).clamp_(0, 1).view_as(point)
+
     def sample(self, like: Tensor, eps: float, rng: torch.Generator) -> Tensor:
         """Exponential draws normalised with one spare coordinate are uniform in the simplex."""
         numbers, size = by_row(rng, len(like)), _flat(like).shape[1]
@@ -182,6 +236,28 @@ class _LINF(Norm):
     def sample(self, like: Tensor, eps: float, rng: torch.Generator) -> Tensor:
         numbers = by_row(rng, len(like)).uniform(_flat(like).shape[1])
         return _as(numbers.mul_(2 * eps).sub_(eps), like)
+
+
+def spread(
+    gradient: Tensor, point: Tensor, length: float | Tensor, count: float | Tensor
+) -> Tensor:
+    """A step in L1 up the gradient, from points in [0, 1]: the steepest coordinates first.
+
+    Args:
+        length: of the step, one number or (N,).
+        count: coordinates, at least one, that move alike where they have the room; one number
+            or (N,). What they have no room for goes to the next ones.
+    """
+    flat, here = _flat(gradient), _flat(point)
+    if flat.numel() == 0:
+        return gradient
+    length, count = (torch.as_tensor(v, device=flat.device).to(flat) for v in (length, count))
+    most = (length / count.round().clamp(min=1)).expand(len(flat))[:, None]
+    slope, order = flat.abs().sort(stable=True, dim=1, descending=True)
+    room = torch.where(flat > 0, 1 - here, here).gather(1, order).minimum(most) * (slope > 0)
+    before = room.cumsum(1) - room
+    moves = (length.expand(len(flat))[:, None] - before).clamp(min=0).minimum(room)
+    return (torch.zeros_like(flat).scatter(1, order, moves) * flat.sign()).view_as(gradient)
 
 
 L0: Norm = _L0()

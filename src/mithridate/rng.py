@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -79,13 +80,13 @@ def rng(seed: int) -> torch.Generator:
     >>> torch.equal(torch.rand(3, generator=rng(7)), torch.rand(3, generator=rng(7)))
     True
     """
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+    if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= seed < 2**63:
         raise InputError(f"a seed is an integer from 0 to 2**63 - 1, got {seed!r}")
-    return torch.Generator().manual_seed(seed)
+    return torch.Generator().manual_seed(int(seed))
 
 
 def child(
-    parent: torch.Generator,
+    parent: torch.Generator | int,
     *names: str | int,
     device: torch.device | str = "cpu",
     rows: Tensor | None = None,
@@ -96,12 +97,15 @@ def child(
     piece of work gets the same numbers whatever ran before it.
 
     Args:
+        parent: a generator, or the seed of one.
         rows: makes the child a `Stream`, for these of the parent's rows: int64 indices.
 
     >>> a, b = child(rng(0), "train", 1), child(rng(0), "train", 2)
     >>> a.initial_seed() == child(rng(0), "train", 1).initial_seed() != b.initial_seed()
     True
     """
+    if not isinstance(parent, torch.Generator):
+        parent = rng(parent)
     text = "/".join(str(part) for part in (parent.initial_seed(), *names))
     digest = hashlib.sha256(text.encode()).digest()
     seed = int.from_bytes(digest[:8], "big") >> 1

@@ -63,7 +63,7 @@ def test_iterative_form_ends_within_a_step_of_the_boundary():
     [(0.3, 0.05, 6), (0.3, 0.1, 3), (0.55, 0.05, 11), (0.12, 0.05, 3), (0.0, 0.05, 1)],
 )
 def test_default_steps_reach_the_surface(eps, step, count):
-    assert IterativeFGSM(eps=eps, step_size=step).count == count
+    assert IterativeFGSM(eps=eps, step_size=step).pace((1, 8, 8)) == (count, step)
 
 
 def test_targeted_and_source_to_target_reach_the_target():

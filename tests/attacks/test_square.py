@@ -99,10 +99,10 @@ class _Shifted:
     def __init__(self, model, by):
         self.model, self.by, self.cost, self.frozen = model, by, model.cost, model.frozen
 
-    def scores(self, x):
+    def log_scores(self, x):
         z = self.model.logits(x).detach() / self.by
         self.labels_ = getattr(self, "labels_", z.argmax(1))
-        return (z + torch.nn.functional.one_hot(self.labels_, 2)).softmax(1)
+        return (z + torch.nn.functional.one_hot(self.labels_, 2)).log_softmax(1)
 
 
 def test_one_query_for_each_row_and_iteration():

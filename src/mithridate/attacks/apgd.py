@@ -1,4 +1,4 @@
-"""Auto-PGD: gradient steps with momentum, whose length each row halves by itself."""
+"""Auto-PGD: gradient steps whose length, and in L1 whose sparsity, each row sets by itself."""
 
 from __future__ import annotations
 
@@ -10,18 +10,24 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from mithridate.attacks.base import BoundedAttack, Count, Near, per_row, pick
-from mithridate.attacks.losses import DLR, Loss, Objective, TargetedDLR, rivalries
+from mithridate.attacks.base import Ball, BoundedAttack, Count, pick
+from mithridate.attacks.losses import DLR, LogOdds, Loss, Objective, TargetedDLR, rivalries
 from mithridate.classifier import Classifier
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
 from mithridate.goals import Goal
-from mithridate.norms import LINF, Norm
+from mithridate.norms import L0, L1, LINF, Norm, spread
 
 MOMENTUM = 0.75
 """alpha of algorithm 1: the share of the new step; the rest repeats the last move."""
 ENOUGH = 0.75
 """rho of condition 1: the share of steps that must lower the loss."""
+WIDE = ((3.0, 0.3), (2.0, 0.3))
+"""In L1, the wider balls first: radius as a multiple of eps, and share of the steps."""
+EVERY = 0.04
+"""In L1, the share of the steps between two checkpoints."""
+SPARSER = 1.5
+"""In L1, a step changes so many times fewer values than the best point does; steps shrink by it."""
 
 
 def checkpoints(steps: int) -> list[int]:
@@ -73,6 +79,10 @@ class StepRule(_Rows):
         self.best, self.last = self.best.minimum(loss), loss
         return better
 
+    def direction(self, gradient: Tensor, point: Tensor, norm: Norm) -> Tensor:
+        """A step of the present size down the gradient."""
+        return norm.step(-gradient, point, self.step)
+
     def check(self, length: int) -> Tensor:
         """A checkpoint, `length` steps after the last: which rows halve their step, bool (N,).
 
@@ -85,6 +95,51 @@ class StepRule(_Rows):
         self.last = torch.where(self.halved, self.best, self.last)
         self.best_before, self.falls = self.best, torch.zeros_like(self.falls)
         return self.halved
+
+
+@dataclass
+class SparseRule(_Rows):
+    """Step size and sparsity of some rows in L1 (Croce and Hein 2021, section 3).
+
+    Attributes:
+        step: present step size, (N,), and so on for the others; first: at first.
+        count: values that a step changes.
+        best: smallest loss seen.
+        changed: values that the best point changed at the last checkpoint.
+    """
+
+    step: Tensor
+    first: Tensor
+    count: Tensor
+    best: Tensor
+    changed: Tensor
+
+    @classmethod
+    def begin(cls, step: float, loss: Tensor, changed: Tensor) -> SparseRule:
+        """The state after the losses (N,) of starting points that change so many values, (N,)."""
+        size = torch.zeros_like(loss) + step
+        return cls(size, size, changed / SPARSER, loss, changed)
+
+    def see(self, loss: Tensor) -> Tensor:
+        """Take the losses of the next points; which are the best so far, bool (N,)."""
+        better = loss < self.best
+        self.best = self.best.minimum(loss)
+        return better
+
+    def direction(self, gradient: Tensor, point: Tensor, norm: Norm) -> Tensor:
+        """A step of the present size and sparsity down the gradient."""
+        return spread(-gradient, point, self.step, self.count)
+
+    def check(self, changed: Tensor) -> Tensor:
+        """A checkpoint, where the best point changes so many values: which rows go back to it.
+
+        Those that have grown sparser begin anew there; the others' steps shrink, to a tenth.
+        """
+        back = changed < 0.95 * self.changed
+        smaller = (self.step / SPARSER).maximum(self.first / 10)
+        self.step = torch.where(back, self.first, smaller)
+        self.count, self.changed = changed / SPARSER, changed
+        return back
 
 
 @dataclass
@@ -106,15 +161,14 @@ class _Path(_Rows):
         self.closest = pick(margin < self.margin, self.point, self.closest)
         self.margin = margin.minimum(self.margin)
 
-    def move(self, gradient: Tensor, step: Tensor, norm: Norm, eps: float, share: float) -> None:
-        """A projected step to z, downhill, then a share of it and of the last move."""
+    def move(self, step: Tensor, norm: Norm, eps: float, share: float) -> None:
+        """A projected step to z, then a share of it and of the last move."""
         here = self.point
-        z = self._inside(here - per_row(step) * norm.steepest(gradient), norm, eps)
-        point = here + share * (z - here) + (1 - share) * (here - self.previous)
-        self.previous, self.point = here, self._inside(point, norm, eps)
-
-    def _inside(self, point: Tensor, norm: Norm, eps: float) -> Tensor:
-        return (self.centre + norm.project(point - self.centre, eps)).clamp_(0, 1)
+        z = norm.inside(here + step, self.centre, eps)
+        if share < 1:
+            z = here + share * (z - here) + (1 - share) * (here - self.previous)
+            z = norm.inside(z, self.centre, eps)
+        self.previous, self.point = here, z
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,21 +176,25 @@ class APGD(BoundedAttack):
     """PGD whose step sizes follow the progress of each image (Croce and Hein 2020, section 3).
 
     Algorithm 1 with its constants: first step 2 eps, momentum 0.75, checkpoints at 22 %, 41 %,
-    57 %... of the steps, conditions 1 and 2 for each image by itself.
+    57 %... of the steps, conditions 1 and 2 for each image by itself. In L1, APGD of Croce and
+    Hein 2021 (section 3): steps of length eps along the steepest values alone, without momentum,
+    projected on ball and box at once; every 4 % of the steps a row sets how many values a step
+    changes and how long it is; 30 % of the steps in a ball of 3 eps and 30 % in one of 2 eps.
 
     Deviations: the conditions are asked at the checkpoint's own point, as in the authors' code
     (algorithm 1 takes one more step and throws it away), and strictly below 3 of 4 as in the
     text (their code: at most). Starts are uniform in the ball; theirs are scaled to touch its
-    surface. By default a row that reached its goal stops; later restarts and target classes
-    see the rows that are left. With `stop_at_goal=False` every row takes every step, and the
-    point of the smallest margin is kept.
+    surface. In L1, a value at its wall leaves its part of a step to the next. By default a row
+    that reached its goal stops; later restarts and target classes see the rows that are left.
+    With `stop_at_goal=False` every row takes every step, and the point of the smallest margin
+    is kept.
 
     Args:
         eps: radius of the ball, at least 0.
-        norm: LINF or L2.
+        norm: LINF, L2 or L1.
         steps: gradients per restart, at least 1.
-        loss: "ce" (the goal's own: cross-entropy), "dlr", or "dlr-targeted": for an
-            `Untargeted` goal one run per rival class, else for the goal's target.
+        loss: "ce" (cross-entropy, by its log-odds, which never saturate), "dlr", or
+            "dlr-targeted": for an `Untargeted` goal one run per rival class, else for the target.
         restarts: random starts to try, of each rival class too.
         targets: rival classes to try, those of the largest logits on x ("dlr-targeted").
         eot: passes that each gradient is the mean of, for models that draw random numbers.
@@ -152,14 +210,15 @@ class APGD(BoundedAttack):
     about: ClassVar[About] = About(
         paper="Croce and Hein 2020, section 3",
         kind="bounded",
-        norms=("linf", "l2"),
+        norms=("linf", "l2", "l1"),
         access=("gradient",),
         atlas=("AML.T0015", "AML.T0043.000"),
         nist=("022",),
     )
 
+    version: ClassVar[int] = 2
     copies: ClassVar[int] = 20
-    norm: Near = LINF
+    norm: Ball = LINF
     steps: Count = 100
     loss: Loss = "ce"
     restarts: Count = 1
@@ -170,7 +229,8 @@ class APGD(BoundedAttack):
     def cost(self, sizes: Sizes) -> Work:
         rivals = min(self.targets, sizes.classes - 1) if self.loss == "dlr-targeted" else 1
         runs = sizes.test * self.restarts * rivals
-        return Work(forwards=runs, gradients=runs * self.steps * self.eot)
+        forwards = runs * (1 + len(WIDE)) if self.norm is L1 else runs
+        return Work(forwards=forwards, gradients=runs * self.steps * self.eot)
 
     def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
         x = x.detach()
@@ -199,7 +259,7 @@ class APGD(BoundedAttack):
         """What each run minimises, in turn."""
         for _ in range(self.restarts):
             if self.loss == "ce":
-                yield goal
+                yield LogOdds(goal)
             elif self.loss == "dlr":
                 yield DLR(goal)
             else:
@@ -208,22 +268,54 @@ class APGD(BoundedAttack):
     def _run(
         self, model: Classifier, x: Tensor, goal: Goal, objective: Objective, start: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Algorithm 1 for all rows: `steps` gradients each, and a last forward pass.
+        """All of the steps: in L1, those in wider balls first.
 
         Returns:
             Images (N, C, H, W): the first that reached the goal, or that of the smallest margin;
             and this margin, (N,).
         """
-        out, rows = start.clone(), torch.arange(len(x), device=x.device)
+        eps, left = self.eps, self.steps
+        for factor, share in WIDE if self.norm is L1 else ():
+            steps = int(share * self.steps)
+            left -= steps
+            if steps:
+                start = self.norm.inside(start, x, factor * eps)
+                start, _ = self._walk(model, x, goal, objective, start, factor * eps, steps)
+                start = self.norm.inside(start, x, eps)
+        return self._walk(model, x, goal, objective, start, eps, left, last=True)
+
+    def _walk(
+        self,
+        model: Classifier,
+        x: Tensor,
+        goal: Goal,
+        objective: Objective,
+        start: Tensor,
+        eps: float,
+        steps: int,
+        *,
+        last: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Algorithm 1 for all rows: `steps` gradients each, and a last forward pass.
+
+        Returns:
+            As `_run` if these are the last steps, else the images of the smallest loss.
+        """
+        out = start.clone() if last else start
+        rows, sparse = torch.arange(len(x), device=x.device), self.norm is L1
         margins = x.new_full((len(x),), float("inf"))
         path, rule, mark = _Path(x, start, start, start, start, start, margins), None, 0
-        for k in range(self.steps + 1):
+        marks = range(0, steps, max(1, int(EVERY * steps))) if sparse else checkpoints(steps)
+        for k in range(steps + 1):
             with model.cost.on_rows(rows):
-                gradient, logits = self._look(model, path.point, objective, k)
+                gradient, logits = self._look(model, path.point, objective, look=k == steps)
             loss = objective.loss(logits)
-            rule = StepRule.begin(2 * self.eps, loss) if rule is None else rule
+            if rule is None and sparse:
+                rule = SparseRule.begin(eps, loss, L0.distance(path.point, path.centre))
+            elif rule is None:
+                rule = StepRule.begin(2 * eps, loss)
             path.see(gradient, goal.margin(logits), rule.see(loss) | (k == 0))
-            if self.stop_at_goal:
+            if last and self.stop_at_goal:
                 going = (~goal.reached(logits.argmax(1))).nonzero()[:, 0]
                 if len(going) < len(rows):
                     out[rows], margins[rows] = path.closest, path.margin
@@ -234,21 +326,27 @@ class APGD(BoundedAttack):
                         gradient[going],
                     )
                     goal, objective = goal[going], objective[going]
-            if len(rows) == 0 or k == self.steps:
+            if len(rows) == 0 or k == steps:
                 break
-            if k in checkpoints(self.steps):
-                back, mark = rule.check(k - mark), k
+            if k and k in marks:
+                if isinstance(rule, SparseRule):
+                    back = rule.check(L0.distance(path.best, path.centre))
+                else:
+                    back, mark = rule.check(k - mark), k
                 path.point = pick(back, path.best, path.point)
                 gradient = pick(back, path.best_gradient, gradient)
-            path.move(gradient, rule.step, self.norm, self.eps, MOMENTUM if k else 1.0)
+            step = rule.direction(gradient, path.point, self.norm)
+            path.move(step, self.norm, eps, MOMENTUM if k and not sparse else 1.0)
+        if not last:
+            return path.best, path.margin
         out[rows], margins[rows] = path.closest, path.margin
         return out, margins
 
     def _look(
-        self, model: Classifier, x: Tensor, objective: Objective, k: int
+        self, model: Classifier, x: Tensor, objective: Objective, *, look: bool
     ) -> tuple[Tensor, Tensor]:
-        """Gradient and logits at x, the mean of `eot` passes; after the last step logits alone."""
-        if k == self.steps:
+        """Gradient and logits at x, the mean of `eot` passes; to `look` only, logits alone."""
+        if look:
             with torch.no_grad():
                 return torch.zeros_like(x), model.logits(x)
         gradient, logits = model.gradient(x, objective)

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from mithridate.attacks.apgd import APGD
-from mithridate.attacks.base import Attack, BoundedAttack, Count, Near, limits
+from mithridate.attacks.base import Attack, Ball, BoundedAttack, Count, limits
 from mithridate.attacks.fab import FAB
 from mithridate.attacks.square import Square
 from mithridate.classifier import Classifier
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
 from mithridate.goals import Goal
-from mithridate.norms import LINF
+from mithridate.norms import L1, LINF
 from mithridate.rng import child
 
 Variant = Literal["standard", "plus", "rand"]
@@ -29,7 +29,9 @@ class AutoAttack(BoundedAttack):
 
     "standard": APGD on cross-entropy, APGD on targeted DLR, targeted FAB, Square. "plus": APGD
     on both losses and FAB on all classes with 5 restarts, Square, then the targeted ones.
-    "rand", for models that draw random numbers: APGD on both losses, gradients the mean of 20.
+    "rand", for models that draw random numbers: APGD on both losses, gradients the mean of 20. In
+    L1, as Croce and Hein 2021: "standard" restarts the first APGD 5 times, and the targeted one
+    has 5 rivals.
 
     An image leaves at the first success, predicted anew at each member's end; one that none
     fools comes back as it was. So robust accuracy is the share of images that are not fooled.
@@ -41,7 +43,7 @@ class AutoAttack(BoundedAttack):
 
     Args:
         eps: radius of the ball, at least 0.
-        norm: LINF or L2.
+        norm: LINF, L2 or L1.
         variant: "standard", "plus" or "rand".
         steps: of APGD and FAB, at least 1.
         queries: of Square, at least 2.
@@ -57,14 +59,15 @@ class AutoAttack(BoundedAttack):
     about: ClassVar[About] = About(
         paper="Croce and Hein 2020, section 5",
         kind="bounded",
-        norms=("linf", "l2"),
+        norms=("linf", "l2", "l1"),
         access=("gradient", "score"),
         atlas=("AML.T0015", "AML.T0043.000", "AML.T0043.001"),
         nist=("022", "025"),
     )
 
+    version: ClassVar[int] = 2
     copies: ClassVar[int] = 24
-    norm: Near = LINF
+    norm: Ball = LINF
     variant: Variant = "standard"
     steps: Count = 100
     queries: Annotated[int, limits(2)] = 5000
@@ -83,9 +86,15 @@ class AutoAttack(BoundedAttack):
         if self.variant == "rand":
             return {"apgd-ce": apgd(eot=20), "apgd-dlr": apgd(loss="dlr", eot=20)}
         square = Square(eps=eps, norm=norm, queries=self.queries)
-        targeted = {"apgd-t": apgd(loss="dlr-targeted"), "fab-t": fab(targets=self.targets)}
+        rivals, restarts = self.targets, 1
+        if norm is L1:
+            rivals, restarts = min(rivals, 5), 5
+        targeted = {
+            "apgd-t": apgd(loss="dlr-targeted", targets=rivals),
+            "fab-t": fab(targets=self.targets),
+        }
         if self.variant == "standard":
-            return {"apgd-ce": apgd(), **targeted, "square": square}
+            return {"apgd-ce": apgd(restarts=restarts), **targeted, "square": square}
         return {
             "apgd-ce": apgd(restarts=5),
             "apgd-dlr": apgd(loss="dlr", restarts=5),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -14,7 +14,6 @@ from typing import (
     Literal,
     get_args,
     get_origin,
-    get_type_hints,
 )
 
 import torch
@@ -28,7 +27,7 @@ from mithridate.data import ImageSet, some_rows
 from mithridate.doubts import Doubt
 from mithridate.errors import InputError, check_number
 from mithridate.goals import Goal
-from mithridate.norms import L2, LINF, Norm
+from mithridate.norms import L1, L2, LINF, Norm
 
 if TYPE_CHECKING:  # the runner certifies attacks, so it stands above them
     from mithridate.attacks.run import AttackResult
@@ -86,19 +85,12 @@ def _check_option(name: str, value: object, *, options: tuple[object, ...]) -> N
 
 
 Near = Annotated[Norm, one_of(L2, LINF)]
+Ball = Annotated[Norm, one_of(L1, L2, LINF)]
 Count = Annotated[int, limits(1)]
 Natural = Annotated[int, limits(0)]
 Nonnegative = Annotated[float, limits(0)]
 Positive = Annotated[float, limits(0, open_low=True)]
 Fraction = Annotated[float, limits(0, 0.999, open_low=True)]
-
-
-@cache
-def _hints(cls: type) -> dict[str, Any]:
-    try:
-        return get_type_hints(cls, include_extras=True)
-    except NameError:  # a stranger's, imported for a type checker alone
-        return {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +141,7 @@ class Attack(Component, ABC):
     copies: ClassVar[int] = 16
 
     def __post_init__(self) -> None:
-        for name, hint in _hints(type(self)).items():
+        for name, hint in component.hints(type(self)).items():
             value, parts = getattr(self, name, None), get_args(hint)
             for part in (hint, *parts):
                 if get_origin(part) is Annotated and not (value is None and type(None) in parts):
@@ -194,6 +186,23 @@ class Attack(Component, ABC):
         if access == ("label",) and lost:
             text = f"No starting point was found for {lost} of {n} images: not fooled, untried."
             doubts.append(Doubt("no-start", text))
+        for lost_rows, name, text in (
+            (
+                result.no_gradient,
+                "zero-gradients",
+                "have no gradient and were not fooled: for them "
+                "an attack by gradients says nothing, compare one by scores or labels.",
+            ),
+            (
+                result.lost_to_rounding,
+                "lost-to-rounding",
+                "were fooled by what the attack proposed, "
+                "and not by the nearest image of whole grey levels that was found.",
+            ),
+        ):
+            count = 0 if lost_rows is None else int(lost_rows[:n].sum())
+            if count:
+                doubts.append(Doubt(name, f"{count} of {n} images {text}"))
         queries = self.cost(Sizes(test=1)).forwards
         if access and "gradient" not in access and 0 < queries < SMALL:
             text = (
@@ -237,6 +246,10 @@ class BoundedAttack(Attack):
             return {}
         return {"eps": 0.3 if image_shape[0] == 1 else 8 / 255}
 
+    def held(self, n: int, values: int) -> int:
+        # Projecting on ball and box at once sorts two bends a value, in float64.
+        return super().held(n, values) * (3 if self.norm is L1 else 1)
+
     def doubts(self, result: AttackResult, labels: Tensor) -> list[Doubt]:
         doubts, n = super().doubts(result, labels), len(labels)
         left = int((result.predicted[:n] == labels.to(result.predicted.device)).sum())
@@ -266,6 +279,17 @@ for 8 of 255 grey levels give 8/255
 
 class MinimalAttack(Attack):
     """Looks for the smallest step that reaches the goal."""
+
+    def doubts(self, result: AttackResult, labels: Tensor) -> list[Doubt]:
+        doubts, n = super().doubts(result, labels), len(labels)
+        name = next((name for name in ("steps", "rounds") if hasattr(self, name)), None)
+        left = int((~result.success[:n] & _right(result, labels)).sum())
+        if left and name and "gradient" in self.about.access:
+            text = f"{left} of {n} images are not fooled by an attack that may go as far as it must"
+            doubts.append(
+                Doubt("unfinished", f"{text}: it ended too early for them, raise {name}.")
+            )
+        return doubts
 
 
 class RowSearch(MinimalAttack):
@@ -301,6 +325,8 @@ def with_usual(
     """
     own, settings = dict(given or {}), component.find("attacks", name).usual(image_shape)
     norm = str(own.get("norm", "linf")).lower()
+    if norm != "linf":
+        settings.pop("step_size", None)  # of linf; the attack's own default follows from eps
     if norm != "linf" and "eps" in settings and "eps" not in own:
         raise InputError(
             f"{name}: eps {settings['eps']:.3g} is for linf: give --set eps for {norm}"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mithridate.attacks.base import Count, Fraction, Positive, RowSearch, crossed, per_row
+from mithridate.attacks.losses import LogOdds
 from mithridate.classifier import Classifier
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
@@ -25,8 +26,8 @@ class DDN(RowSearch):
     radius shrinks by gamma where it is adversarial and grows by gamma where not, while it
     turns down the loss.
 
-    Deviations: pixels are not rounded to 256 levels (the paper's Q: a caller who wants them
-    rounds, and asks again), and a row that has reached its goal at the start is left as it is.
+    Deviations: pixels are not rounded to 256 levels (the paper's Q: `run_attack(quantize=8)`
+    does, for every attack), and a row that has reached its goal at the start is left as it is.
 
     Args:
         steps: passes, at least 1; the paper's 100, 300 or 1000.
@@ -54,6 +55,7 @@ class DDN(RowSearch):
         nist=("022",),
     )
 
+    version: ClassVar[int] = 2
     steps: Count = 100
     gamma: Fraction = 0.05
     step_size: Positive = 1.0
@@ -67,7 +69,7 @@ class DDN(RowSearch):
         smallest = x.new_full((len(x),), float("inf"))
         radius = x.new_full((len(x),), self.radius)
         for k in range(self.steps):
-            gradient, logits = model.gradient(point, goal)
+            gradient, logits = model.gradient(point, LogOdds(goal))
             won = crossed(goal, logits)
             distance = L2.distance(point, x)
             better = won & (distance < smallest)

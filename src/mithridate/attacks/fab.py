@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from mithridate.attacks.base import (
     ROUNDING,
+    Ball,
     Count,
     MinimalAttack,
     Nonnegative,
     crossed,
-    one_of,
     per_row,
     pick,
 )
@@ -163,7 +163,7 @@ class FAB(MinimalAttack):
     )
 
     copies: ClassVar[int] = 24
-    norm: Annotated[Norm, one_of(L1, L2, LINF)] = L2
+    norm: Ball = L2
     steps: Count = 100
     restarts: Count = 1
     targets: Count | None = None

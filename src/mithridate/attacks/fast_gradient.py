@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mithridate.attacks.base import BoundedAttack, Count, Positive
+from mithridate.attacks.losses import LogOdds
 from mithridate.classifier import Classifier
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
@@ -53,7 +54,7 @@ def descend(
     out, rows = point.clone(), torch.arange(len(x), device=x.device)
     for _ in range(steps):
         with model.cost.on_rows(rows):
-            gradient, logits = model.gradient(point, goal)
+            gradient, logits = model.gradient(point, LogOdds(goal))
         if stop_at_goal:
             going = (~goal.reached(logits.argmax(1))).nonzero()[:, 0]
             if len(going) < len(rows):
@@ -62,10 +63,8 @@ def descend(
                 gradient = gradient[going]
             if len(rows) == 0:
                 return out
-        point = point - step_size * norm.steepest(gradient)
-        if eps is not None:
-            point = centre + norm.project(point - centre, eps)
-        point = point.clamp_(0, 1)
+        point = point + norm.step(-gradient, point, step_size)
+        point = point.clamp_(0, 1) if eps is None else norm.inside(point, centre, eps)
     return out.index_copy_(0, rows, point)
 
 
@@ -73,7 +72,8 @@ def descend(
 class FGSM(BoundedAttack):
     """Fast gradient sign method: one step of length eps (Goodfellow et al. 2015, section 4).
 
-    Deviations: targeted where the goal is; any norm (LINF is the published one); an image that
+    Deviations: targeted where the goal is; any norm (LINF is the published one; in L1 the
+    steepest values go to their walls, one after the other, as far as eps reaches); an image that
     has reached its goal already is left as it is.
 
     Raises:
@@ -92,6 +92,7 @@ class FGSM(BoundedAttack):
         nist=("022",),
     )
 
+    version: ClassVar[int] = 2
     norm: Norm = LINF
 
     def cost(self, sizes: Sizes) -> Work:
@@ -113,14 +114,15 @@ class IterativeFGSM(BoundedAttack):
 
     Args:
         eps: radius of the ball, at least 0.
-        step_size: length of a step, above 0.
+        step_size: length of a step, above 0; None for the usual: in LINF 0.05 for grey images and
+            2/255 for colour, else eps / 10.
         steps: how many at most; None takes as many as reach the ball's surface.
 
     Raises:
         InputError: a value out of range.
 
-    >>> IterativeFGSM(eps=0.3).count
-    6
+    >>> IterativeFGSM(eps=0.3).pace((1, 28, 28))
+    (6, 0.05)
     """
 
     about: ClassVar[About] = About(
@@ -132,8 +134,9 @@ class IterativeFGSM(BoundedAttack):
         nist=("022",),
     )
 
+    version: ClassVar[int] = 2
     norm: Norm = LINF
-    step_size: Positive = 0.05
+    step_size: Positive | None = None
     steps: Count | None = None
     stop_at_goal: bool = True
 
@@ -142,20 +145,22 @@ class IterativeFGSM(BoundedAttack):
         return super().usual(image_shape) | {"step_size": 0.05 if image_shape[0] == 1 else 2 / 255}
 
     def cost(self, sizes: Sizes) -> Work:
-        return Work(gradients=sizes.test * self.count)
+        return Work(gradients=sizes.test * self.pace((3, 1, 1))[0])
 
-    @property
-    def count(self) -> int:
-        """Steps to take: `steps`, or eps / step_size rounded up."""
-        return self.steps or max(1, math.ceil(self.eps / self.step_size - 1e-9))
+    def pace(self, image_shape: tuple[int, int, int]) -> tuple[int, float]:
+        """Steps for images (C, H, W), `steps` or eps / step_size rounded up; and their length."""
+        usual = self.usual(image_shape)["step_size"] if self.norm is LINF else self.eps / 10
+        size = self.step_size or float(usual)
+        return self.steps or (math.ceil(self.eps / size - 1e-9) if self.eps else 1), size
 
     def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
+        steps, step_size = self.pace((x.shape[1], x.shape[2], x.shape[3]))
         return descend(
             model,
             x,
             goal,
-            step_size=self.step_size,
-            steps=self.count,
+            step_size=step_size,
+            steps=steps,
             eps=self.eps,
             norm=self.norm,
             stop_at_goal=self.stop_at_goal,

@@ -1,4 +1,4 @@
-"""Scale-free objectives: a margin over the spread of the largest logits."""
+"""Objectives whose gradient does not vanish, however large the logits are."""
 
 from __future__ import annotations
 
@@ -22,6 +22,33 @@ class OfGoal:
 
     def __getitem__(self, rows: Rows) -> Self:
         return replace(self, goal=self.goal[rows])
+
+
+@final
+class LogOdds(OfGoal):
+    """The log-odds of cross-entropy's own probability p: ln p / (1 - p), to be minimised.
+
+    p is that of the true label where the goal is to leave it, else that of not being the target.
+    Cross-entropy is a monotone function of it, so its gradient has the same direction and the
+    same points are best; but where softmax rounds p to 1, that of cross-entropy is 0 and this one
+    is not. For steps whose length does not depend on the gradient's.
+
+    >>> goal, logits = Untargeted([0]), torch.tensor([[900.0, 0.0]], requires_grad=True)
+    >>> torch.autograd.grad(goal.loss(logits), logits)[0].abs(), LogOdds(goal).loss(logits).item()
+    (tensor([[0., 0.]]), 900.0)
+    """
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """(N, K) -> (N,)."""
+        goal = self.goal
+        if isinstance(goal, SourceToTarget):  # its softmax cancels: nothing saturates
+            return goal.loss(logits)
+        away, (label,) = isinstance(goal, Untargeted), goal.classes()
+        held = torch.zeros_like(logits, dtype=torch.bool).scatter(1, label[:, None], True)
+        if away and goal.rejected is not None:
+            held[:, goal.rejected] = True
+        inside, others = (logits.masked_fill(m, float("-inf")).logsumexp(1) for m in (~held, held))
+        return inside - others if away else others - inside
 
 
 @final
@@ -56,7 +83,7 @@ class TargetedDLR(OfGoal):
         return above / _spread(logits, 4)
 
 
-Objective = Goal | DLR | TargetedDLR
+Objective = LogOdds | DLR | TargetedDLR
 
 
 def rivalries(goal: Goal, logits: Tensor, count: int) -> Iterator[Goal]:

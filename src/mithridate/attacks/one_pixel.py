@@ -60,6 +60,7 @@ class OnePixel(StepwiseAttack):
         nist=("025",),
     )
 
+    version: ClassVar[int] = 2
     pixels: Count = 1
     population: Annotated[int, limits(4)] = 400
     generations: Natural = 100
@@ -159,7 +160,7 @@ def _margins(model: ScoreOracle, x: Tensor, goal: Goal, rows: Tensor, genes: Ten
     for part in torch.split(torch.arange(len(rows), device=x.device), max(1, CHUNK // count)):
         owners = rows[part].repeat_interleave(count)
         with model.cost.on_rows(owners):
-            scores = model.scores(paint(x[rows[part]], genes[part]).flatten(0, 1))
-        margin = goal[owners].margin(scores.clamp(min=1e-30).log())
+            scores = model.log_scores(paint(x[rows[part]], genes[part]).flatten(0, 1))
+        margin = goal[owners].margin(scores)
         out.append(margin.view(-1, count))
     return torch.cat(out)

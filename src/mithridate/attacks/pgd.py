@@ -30,9 +30,12 @@ class PGD(BoundedAttack):
 
     Args:
         eps: radius of the ball, at least 0.
-        norm: LINF (sign steps), L2 (normalised gradients) or L1 (one coordinate a step).
-        steps: passes per restart, at least 1.
-        step_size: length of a step, above 0.
+        norm: LINF (sign steps), L2 (normalised gradients) or L1 (SLIDE of Tramer and Boneh 2019:
+            the steepest 1 % of the values).
+        steps: passes per restart, at least 1; None for the usual, 40 for grey images, 20 for
+            colour.
+        step_size: length of a step, above 0; None for the usual: in LINF 0.01 for grey images and
+            2/255 for colour, else 2.5 eps / steps.
         restarts: random starts to try, at least 1.
         random_start: begin at a uniform draw from the ball (clipped to [0, 1]), not at x.
         stop_at_goal: see above.
@@ -40,8 +43,8 @@ class PGD(BoundedAttack):
     Raises:
         InputError: a value out of range, or restarts without a random start.
 
-    >>> PGD(eps=0.3, steps=40, step_size=0.01).restarts
-    1
+    >>> PGD(eps=8 / 255).pace((3, 32, 32)) == (20, 2 / 255)
+    True
     """
 
     about: ClassVar[About] = About(
@@ -53,9 +56,10 @@ class PGD(BoundedAttack):
         nist=("022",),
     )
 
+    version: ClassVar[int] = 2
     norm: Norm = LINF
-    steps: Count
-    step_size: Positive
+    steps: Count | None = None
+    step_size: Positive | None = None
     restarts: Count = 1
     random_start: bool = True
     stop_at_goal: bool = True
@@ -73,16 +77,25 @@ class PGD(BoundedAttack):
         step_size, steps = (0.01, 40) if image_shape[0] == 1 else (2 / 255, 20)
         return super().usual(image_shape) | {"step_size": step_size, "steps": steps}
 
+    def pace(self, image_shape: tuple[int, int, int]) -> tuple[int, float]:
+        """Steps and their length for images (C, H, W)."""
+        usual = self.usual(image_shape)
+        steps = self.steps or int(usual["steps"])
+        usual_size = usual["step_size"] if self.norm is LINF else 2.5 * self.eps / steps
+        return steps, usual_size if self.step_size is None else self.step_size
+
     def cost(self, sizes: Sizes) -> Work:
         again = sizes.test * (self.restarts - 1)
-        return Work(forwards=again, gradients=sizes.test * self.steps * self.restarts)
+        steps = self.pace((1, 1, 1))[0]
+        return Work(forwards=again, gradients=sizes.test * steps * self.restarts)
 
     def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
+        steps, step_size = self.pace((x.shape[1], x.shape[2], x.shape[3]))
         run = partial(
             descend,
             model,
-            step_size=self.step_size,
-            steps=self.steps,
+            step_size=step_size,
+            steps=steps,
             eps=self.eps,
             norm=self.norm,
             stop_at_goal=self.stop_at_goal,

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mithridate.attacks.base import Attack, BoundedAttack
 from mithridate.attacks.batches import Batches
-from mithridate.classifier import Classifier, Guarded, check_images
+from mithridate.attacks.losses import LogOdds
+from mithridate.attacks.quantize import check_levels, rounded, within_levels
+from mithridate.classifier import Classifier, Guarded, as_classifier, check_images
 from mithridate.component import find, in_order
 from mithridate.doubts import Doubt
 from mithridate.errors import (
@@ -24,15 +25,14 @@ from mithridate.errors import (
     RunError,
     check_number,
 )
-from mithridate.goals import Goal
+from mithridate.goals import Goal, as_goal
 from mithridate.norms import L0, L1, L2, LINF
 from mithridate.rng import child
+from mithridate.rng import rng as generator
 
 FEW = 100
 """Images below which a rate is doubted."""
 REFUSED = "stopped: refused"
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +56,11 @@ class AttackResult:
             that cannot be told, as from an attack that drops rows without `Cost.on_rows`.
         seconds: time spent in the attack.
         status: "done", "interrupted" (Ctrl-C: finished batches are kept, the other rows equal
-            the input), "failed: ..." (the attack crashed: likewise) or "stopped: refused after N
-            queries" (by a guard: likewise).
+            the input) or "stopped: refused after N queries" (by a guard: likewise).
+        no_gradient: rows not fooled at whose input the gradient is 0 or not finite, bool (N,);
+            None for an attack that asks for no gradients.
+        lost_to_rounding: rows that the attack's proposal fooled and no rounded image did, bool
+            (N,); None without `quantize`.
     """
 
     adversarials: Tensor
@@ -73,6 +76,8 @@ class AttackResult:
     seconds: float
     status: str
     row_queries: Tensor | None = None
+    no_gradient: Tensor | None = None
+    lost_to_rounding: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.success)
@@ -85,12 +90,13 @@ class AttackResult:
 
 def run_attack(
     attack: Attack,
-    model: Classifier | Guarded,
+    model: Classifier | Guarded | nn.Module,
     x: Tensor,
-    goal: Goal,
+    goal: Goal | Tensor | Sequence[int],
     *,
-    rng: torch.Generator,
+    rng: torch.Generator | int,
     through: Classifier | Guarded | None = None,
+    quantize: int | None = None,
     batch_size: int | None = None,
     memory: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -108,14 +114,18 @@ def run_attack(
     Args:
         attack: proposes images.
         model: moved nowhere and returned as it was; batches go to its device. Behind a guard, it
-            is the guard that the attack asks, and the model itself that certifies, unasked.
+            is the guard that the attack asks, and the model itself that certifies, unasked. A
+            bare module is wrapped: images in [0, 1], its classes counted by running it.
         x: images (N, C, H, W) in [0, 1].
-        goal: one goal per image.
+        goal: one goal per image; of labels, to leave them.
         through: what the attacker looks at. None: `model.attacker()`, the view that its own
             defences declare for one who knows them. The model without its defence: an attacker
             who ignores it (*oblivious*). Another model: a transfer.
-        rng: a seeded generator. A row's random numbers depend on its seed and the row's place
-            in x, not on the batch; only an attack that is universal depends on that.
+        quantize: bits of the image file that must hold the result, 8 as a rule: adversarials are
+            whole levels (`quantize.rounded` says how), and all figures are theirs. Costs at most
+            10 queries an image more.
+        rng: a seeded generator, or a seed. A row's random numbers depend on its seed and the row's
+            place in x, not on the batch; only an attack that is universal depends on that.
         batch_size: images handed to the attack at once; `model.compute_batch` is another
             thing. None for as many as fit in `memory`, at most 1024.
         memory: bytes that the attack and its passes may take, beside x and the result, where
@@ -125,10 +135,10 @@ def run_attack(
 
     Raises:
         InputError: unusable images or labels, a `through` of other classes or images, or an
-            attack by gradients on a guard.
+            attack by gradients on a guard, or with `quantize` images that are no whole levels.
         NothingAssessedError: the model's logits on x are not finite.
-        RunError: the attack left [0, 1], its budget or the shape of x: a bug of the attack; or
-            the memory does not hold a single image.
+        RunError: the attack crashed, or left [0, 1], its budget or the shape of x: a bug of the
+            attack; or the memory does not hold a single image.
 
     >>> from mithridate.attacks.fast_gradient import FGSM
     >>> from mithridate.goals import Untargeted
@@ -141,27 +151,37 @@ def run_attack(
     """
     if batch_size is not None:
         check_number("batch_size", batch_size, low=1)
-    judge, asked = _white(model), model.attacker() if through is None else through
-    seen = _white(asked)
-    paces = judge.compute_batch, seen.compute_batch
-    _check_view(attack, judge, asked)
-    x = _checked(judge, x, goal)
-    if seen is not judge:
-        _checked(seen, x, goal)
-    if batch_size is None and isinstance(asked, Guarded):
-        batch_size = 1
-    with judge.frozen(), seen.frozen():
-        try:
-            batch = Batches(attack, seen, x, size=batch_size, memory=memory)
-            run = _Run(attack, judge, asked, x, goal.avoiding(judge.rejected), rng, batch)
-            for rows in batch.over(len(x), run.work):
-                if run.status != "done":
-                    break
-                if progress is not None:
-                    progress(rows.stop, len(x))
-        finally:
-            judge.compute_batch, seen.compute_batch = paces
-    return run.result()
+    if not isinstance(attack, Attack):
+        what = f"the class {attack.__name__}" if isinstance(attack, type) else repr(attack)
+        raise InputError(f"an attack is an instance such as FGSM(eps=0.1), got {what}")
+    if not isinstance(rng, torch.Generator):
+        rng = generator(rng)
+    with torch.inference_mode(False):  # tensors of that mode have no gradients
+        model, goal = as_classifier(model, check_images(x)), as_goal(goal)
+        judge, asked = _white(model), model.attacker() if through is None else through
+        seen = _white(asked)
+        paces = judge.compute_batch, seen.compute_batch
+        _check_view(attack, judge, asked)
+        x = _checked(judge, x.clone() if x.is_inference() else x, goal)
+        if seen is not judge:
+            _checked(seen, x, goal)
+        if quantize is not None:
+            check_levels(x, quantize)
+        if batch_size is None and isinstance(asked, Guarded):
+            batch_size = 1
+        with judge.frozen(), seen.frozen():
+            try:
+                batch = Batches(attack, seen, x, size=batch_size, memory=memory)
+                wanted = goal.avoiding(judge.rejected)
+                run = _Run(attack, judge, asked, x, wanted, rng, batch, quantize)
+                for rows in batch.over(len(x), run.work):
+                    if run.status != "done":
+                        break
+                    if progress is not None:
+                        progress(rows.stop, len(x))
+            finally:
+                judge.compute_batch, seen.compute_batch = paces
+        return run.result()
 
 
 def _white(model: Classifier | Guarded) -> Classifier:
@@ -240,7 +260,9 @@ class _Run:
         goal: Goal,
         rng: torch.Generator,
         batch: Batches,
+        quantize: int | None,
     ) -> None:
+        self.quantize = quantize
         self.attack, self.judge, self.asked, self.seen = attack, judge, asked, _white(asked)
         self.x, self.goal, self.rng = x, goal, rng
         self.queries, self.gradients, self.seconds = 0, 0, 0.0
@@ -260,6 +282,7 @@ class _Run:
                 f"the model's logits are NaN or infinite on {broken} of {len(x)} images: "
                 "nothing to attack"
             )
+        self.no_gradient, self.lost = torch.zeros_like(finite), torch.zeros_like(finite)
         self.predicted = self.clean.clone()
         self.success = self._reached(slice(None), self.clean)
 
@@ -272,7 +295,7 @@ class _Run:
         queries, gradients, began = cost.queries, cost.gradients, _now(device)
         with cost.by_row(len(x), device) as ledger:
             try:
-                proposal, status = self._propose(x, goal, stream)
+                proposal, status = self._propose(rows, x, goal, stream)
             finally:
                 self.seconds += _now(device) - began
         queries, gradients = cost.queries - queries, cost.gradients - gradients
@@ -283,10 +306,23 @@ class _Run:
             self.out[rows], self.predicted[rows] = proposal.to(self.x.device), predicted
             self.success[rows] = self._reached(rows, predicted) & sound
             self.sizes[:, rows] = distances.to(self.x.device)
+            if "gradient" in self.attack.about.access:
+                self._look_for_gradient(rows, x, goal)
         self.row_queries[rows] = ledger.counts.to(self.x.device)
         self.traced = self.traced and not ledger.broken
         self.queries, self.gradients = self.queries + queries, self.gradients + gradients
         self.status = f"{status} after {self.queries} queries" if status == REFUSED else status
+
+    def _look_for_gradient(self, rows: slice, x: Tensor, goal: Goal) -> None:
+        """Rows not fooled whose input has no gradient: an attack by gradients was blind there."""
+        cost = self.seen.cost
+        before, left = (cost.queries, cost.gradients), ~self.success[rows].to(x.device)
+        gradient, _ = self.seen.gradient(x[left], LogOdds(goal[left]))
+        cost.queries, cost.gradients = before
+        size = gradient.flatten(1).abs().sum(1)
+        blind = torch.zeros_like(left)
+        blind[left] = ~((size > 0) & size.isfinite())
+        self.no_gradient[rows] = blind.to(self.no_gradient.device)
 
     def _reached(self, rows: slice, predicted: Tensor) -> Tensor:
         """Which goals these predictions reach; none by being rejected, whatever the goal says."""
@@ -304,13 +340,22 @@ class _Run:
         device = self.x.device
         return logits.argmax(1).to(device), logits.isfinite().all(1).to(device)
 
-    def _propose(self, x: Tensor, goal: Goal, rng: torch.Generator) -> tuple[Tensor | None, str]:
-        """The attack's images, or None where it stopped or crashed; and how it ended."""
+    def _propose(
+        self, rows: slice, x: Tensor, goal: Goal, rng: torch.Generator
+    ) -> tuple[Tensor | None, str]:
+        """The attack's images, or None where it stopped; and how it ended."""
         # A guard is no Classifier: what an attack asks of it, it was checked, is an Oracle's.
         view = cast(Classifier, self.asked)
         try:
             # A copy: were an attack to write into its input, distances would come out as 0.
-            return self.attack.perturb(view, x.clone(), goal, rng=rng).detach(), "done"
+            attack = self.attack
+            if self.quantize is not None:
+                attack = within_levels(attack, self.quantize)
+            near = attack.perturb(view, x.clone(), goal, rng=rng).detach()
+            if self.quantize is not None:
+                near, lost = rounded(view, self.attack, x, near, goal, self.quantize)
+                self.lost[rows] = lost.to(self.lost.device)
+            return near, "done"
         except KeyboardInterrupt:
             return None, "interrupted"
         except QueriesRefused:
@@ -318,8 +363,8 @@ class _Run:
         except (MithridateError, torch.OutOfMemoryError):
             raise
         except Exception as error:
-            log.exception("%s crashed", self.attack)
-            return None, f"failed: {type(error).__name__}: {_first_line(error)}"
+            text = f"{type(error).__name__}: {_first_line(error)}"
+            raise RunError(f"{type(self.attack).__name__} crashed: {text}") from error
 
     def result(self) -> AttackResult:
         whole = self.traced and int(self.row_queries.sum()) == self.queries
@@ -338,6 +383,8 @@ class _Run:
             seconds=self.seconds,
             status=self.status,
             row_queries=self.row_queries if whole else None,
+            no_gradient=self.no_gradient if "gradient" in self.attack.about.access else None,
+            lost_to_rounding=None if self.quantize is None else self.lost,
         )
 
 

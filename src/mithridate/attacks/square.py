@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mithridate.attacks.base import BoundedAttack, Near, limits, per_row, pick
+from mithridate.attacks.base import Ball, BoundedAttack, limits, per_row, pick
 from mithridate.classifier import Classifier
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
 from mithridate.goals import Goal
-from mithridate.norms import L2, LINF
+from mithridate.norms import L1, L2, LINF, Norm
 from mithridate.rng import Draws, by_row
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """After these of 10,000 queries the share of pixels halves (as in the authors' code)."""
-SMALLEST = 1e-38
-"""Probabilities that a float32 cannot hold count as this."""
+Proposal = Callable[[Tensor, Tensor, float, float, Draws], Tensor]
 
 
 def share(p: float, query: int, queries: int) -> float:
@@ -49,8 +50,10 @@ def _paint(best: Tensor, x: Tensor, eps: float, part: float, draws: Draws) -> Te
     return pick(idle, down, up)
 
 
-def _tiles(best: Tensor, x: Tensor, eps: float, part: float, draws: Draws) -> Tensor:
-    """Start in L2: a grid of about 5 x 5 bumps, each of a random sign and lie."""
+def _tiles(
+    best: Tensor, x: Tensor, eps: float, part: float, draws: Draws, norm: Norm = L2
+) -> Tensor:
+    """Start in L2 and L1: a grid of about 5 x 5 bumps, each of a random sign and lie."""
     n, channels, height, width = x.shape
     side = max(1, min(height, width) // 5)
     down, across = height // side, width // side
@@ -61,15 +64,18 @@ def _tiles(best: Tensor, x: Tensor, eps: float, part: float, draws: Draws) -> Te
     top, left = (height - down * side) // 2, (width - across * side) // 2
     rest = (left, width - across * side - left, top, height - down * side - top)
     delta = F.pad(lying * _signs(u[:, 1:]), rest)
-    return (x + eps * L2.steepest(delta)).clamp_(0, 1)
+    size = norm.size(delta)
+    return norm.inside(x + eps * (delta / per_row(torch.where(size > 0, size, 1))), x, eps)
 
 
-def _bump(best: Tensor, x: Tensor, eps: float, part: float, draws: Draws) -> Tensor:
-    """Algorithm 3: one window gets a bump and the norm of another, which is emptied."""
+def _bump(
+    best: Tensor, x: Tensor, eps: float, part: float, draws: Draws, norm: Norm = L2
+) -> Tensor:
+    """Algorithm 3, in L1 by its norm: a window gets a bump and the norm of another, now empty."""
     _, channels, height, width = x.shape
     side = max(3, round(math.sqrt(part * height * width))) // 2 * 2 + 1
     side = min(side, height - 1 + height % 2, width - 1 + width % 2)
-    u, delta = draws.uniform(5 + channels), best - x
+    u, delta, power = draws.uniform(5 + channels), best - x, 1 if norm is L1 else 2
     top, left = _corner(u, x, side)
     here, there = _window(top, left, x, side), _window(*_corner(u[:, 2:], x, side), x, side)
     bump = bumps(side).to(x)
@@ -78,12 +84,14 @@ def _bump(best: Tensor, x: Tensor, eps: float, part: float, draws: Draws) -> Ten
     lying = torch.where(u[:, 4, None, None] < 0.5, bump[row, column], bump.T[row, column])
     old = delta * here
     new = lying[:, None] * _signs(u[:, 5:])[:, :, None, None] * here
-    new = new + old / _length(old).clamp(min=1e-12)
-    unused = per_row((eps**2 - delta.square().flatten(1).sum(1)).clamp(min=0))
-    freed = (delta.square() * (here | there)).sum((2, 3), keepdim=True)
-    new = new / _length(new).clamp(min=1e-12) * (unused / channels + freed).sqrt()
+    new = new + old / _length(old, power).clamp(min=1e-12)
+    sizes = delta.abs() ** power
+    unused = per_row((eps**power - sizes.flatten(1).sum(1)).clamp(min=0))
+    freed = (sizes * (here | there)).sum((2, 3), keepdim=True)
+    length = (unused / channels + freed) ** (1 / power)
+    new = new / _length(new, power).clamp(min=1e-12) * length
     moved = torch.where(here, new, torch.where(there, 0, delta))
-    return (x + L2.project(moved, eps)).clamp_(0, 1)
+    return norm.inside(x + moved, x, eps)
 
 
 def bumps(side: int) -> Tensor:
@@ -103,9 +111,9 @@ def _signs(u: Tensor) -> Tensor:
     return torch.where(u < 0.5, -1.0, 1.0)
 
 
-def _length(delta: Tensor) -> Tensor:
-    """Norm of each channel, (N, C, 1, 1)."""
-    return delta.square().sum((2, 3), keepdim=True).sqrt()
+def _length(delta: Tensor, power: int) -> Tensor:
+    """L1 (power 1) or L2 norm (2) of each channel, (N, C, 1, 1)."""
+    return (delta.abs() ** power).sum((2, 3), keepdim=True) ** (1 / power)
 
 
 def _corner(u: Tensor, x: Tensor, side: int) -> tuple[Tensor, Tensor]:
@@ -126,7 +134,7 @@ def _window(top: Tensor, left: Tensor, x: Tensor, side: int) -> Tensor:
 class Square(BoundedAttack):
     """Random search by squares (Andriushchenko et al. 2020, algorithms 1 to 3). Scores only.
 
-    Each iteration tries one square (LINF) or a bump of both signs (L2) on each row and keeps it
+    Each iteration tries one square (LINF) or a bump of both signs (L2, L1) on each row and keeps it
     where the goal's margin of log-probabilities falls. A row costs one query an iteration,
     the look at the image itself included, and leaves once it has reached its goal.
 
@@ -136,7 +144,7 @@ class Square(BoundedAttack):
 
     Args:
         eps: radius of the ball, at least 0.
-        norm: LINF or L2.
+        norm: LINF, L2, or L1 as Croce and Hein 2021 (appendix) have it.
         queries: per row at most, at least 2.
         p: share of the pixels that the first squares cover; the schedule of 10,000 queries is
             stretched to `queries`.
@@ -151,13 +159,14 @@ class Square(BoundedAttack):
     about: ClassVar[About] = About(
         paper="Andriushchenko et al. 2020, algorithms 1 to 3",
         kind="bounded",
-        norms=("linf", "l2"),
+        norms=("linf", "l2", "l1"),
         access=("score",),
         atlas=("AML.T0015", "AML.T0043.001"),
         nist=("025",),
     )
 
-    norm: Near = LINF
+    version: ClassVar[int] = 2
+    norm: Ball = LINF
     queries: Annotated[int, limits(2)] = 5000
     p: Annotated[float, limits(0, 1, open_low=True)] = 0.8
 
@@ -173,8 +182,11 @@ class Square(BoundedAttack):
         x = x.detach()
         with model.frozen():
             draws = by_row(rng, len(x))
-            start, propose = (_stripes, _paint) if self.norm is LINF else (_tiles, _bump)
-            scores = model.scores(x)
+            start: Proposal = _stripes
+            propose: Proposal = _paint
+            if self.norm is not LINF:
+                start, propose = (partial(f, norm=self.norm) for f in (_tiles, _bump))
+            scores = model.log_scores(x)
             rows, margin = (
                 torch.arange(len(x), device=x.device),
                 x.new_full((len(x),), float("inf")),
@@ -192,8 +204,8 @@ class Square(BoundedAttack):
                 part = share(self.p, i, self.queries)
                 tried = (propose if i else start)(best, centre, self.eps, part, draws)
                 with model.cost.on_rows(rows):
-                    scores = model.scores(tried)
-                tried_margin = goal.margin(scores.clamp(min=SMALLEST).log())
+                    scores = model.log_scores(tried)
+                tried_margin = goal.margin(scores)
                 best = pick(tried_margin < margin, tried, best)
                 margin = margin.minimum(tried_margin)
             return out.index_copy_(0, rows, best)

@@ -89,14 +89,15 @@ def attack(
 ) -> int:
     """Attack a model, say what is left of its accuracy, and write the report.
 
-    Settings that --set does not give are the usual ones for grey or colour images. Ctrl-C keeps
-    the attacks that are finished, and the same command goes on.
+    Settings that --set does not give are the usual ones for grey or colour images; quantize=8
+    certifies on whole grey levels. Ctrl-C keeps finished attacks, and the same command goes on.
     """
     from mithridate.cli import publish
     from mithridate.studies.subject import defense_choice
 
     screen = Screen(as_json=as_json, quiet=quiet)
     names, values = chosen(attack), pairs(settings)
+    quantize = _bits(values.pop("quantize", None))
     if target is not None and goal != "targeted":
         raise InputError("--target goes with --goal targeted: add it, or leave --target out")
     if through == "undefended" and not defense:
@@ -118,6 +119,7 @@ def attack(
         goal=goal,
         target=None if target is None else presets.class_of(target, test.class_names),
         through=through,
+        quantize=quantize,
         seed=seed,
         device=device,
         threads=publish.cores(),
@@ -130,6 +132,17 @@ def attack(
     if result.interrupted:
         return publish.INTERRUPTED
     return publish.FAILED if result.failures else 0
+
+
+def _bits(text: str | None) -> int | None:
+    from mithridate import component
+    from mithridate.errors import check_whole
+
+    if text is None:
+        return None
+    bits = int(component.parse(text, int, "quantize"))
+    check_whole("quantize", bits, low=1, high=16)
+    return bits
 
 
 def words_of(items: list[str]) -> list[str]:

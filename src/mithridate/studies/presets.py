@@ -41,6 +41,7 @@ def attack(
     goal: str = "untargeted",
     target: int | None = None,
     through: str | None = None,
+    quantize: int | None = None,
     seed: int = 0,
     device: str = "auto",
     threads: int = 1,
@@ -54,7 +55,8 @@ def attack(
         attacks: name and settings of each; what is not given is the usual for such images.
         defenses: transforms, detectors and guards in front of the model, in order.
         target: the class of every image; None for one of the others at random.
-        through: as the measure evasion has it: None for an attacker who knows the defences.
+        through, quantize: as the measure evasion has them: an attacker who knows the defences,
+            and images of any float, by default.
 
     >>> attack("m.safetensors", "digits", [{"name": "pgd"}]).matrix["attacks"].axes
     {'attack': ['pgd']}
@@ -87,6 +89,7 @@ def attack(
                     "goal": goal,
                     "target": target,
                     "through": through,
+                    "quantize": quantize,
                     "attack_seed": seed,
                     "gallery": True,
                 },

@@ -105,7 +105,9 @@ class AttackConformance(ABC):
         model, x, access = self.model(), self.images(), self.attack().about.access
         if "gradient" in access:
             return
-        closed = {"gradient", "logits", "module"} | ({"scores"} if access == ("label",) else set())
+        closed = {"gradient", "logits", "module"} | (
+            {"scores", "log_scores"} if access == ("label",) else set()
+        )
         goal = self.goal("untargeted", model, x)
         narrow = cast(Classifier, _Narrow(model, closed))
         out = self.attack().perturb(narrow, x, goal, rng=random.rng(0))

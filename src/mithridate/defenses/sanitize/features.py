@@ -13,6 +13,8 @@ from mithridate.defenses.sanitize.base import present
 from mithridate.errors import NothingAssessedError
 
 BATCH = 1024
+BLOCK = 4096
+"""Features taken to float64 at once."""
 LEAST = 10
 """Images a class needs."""
 GAP = 6.5
@@ -28,8 +30,10 @@ Side = Literal["trace", "smaller"]
 class Space:
     """The penultimate activations of a set, and how far each class differs from the others.
 
-    Holds them in float32 on the CPU: N x F x 4 bytes, 120 MB for the 60,000 images of MNIST
-    and 500 features; an F x F matrix besides. A class at a time is taken to float64.
+    Holds them on the CPU: N x F x 4 bytes, 120 MB for the 60,000 images of MNIST and 500 features;
+    an F x F matrix besides. A class at a time is taken to float64. Where there are more features
+    than images they are replaced by N coordinates in which all images lie as before (`isometric`):
+    every figure that follows is the same, up to rounding.
 
     Args:
         classifier: with a linear last layer.
@@ -49,10 +53,13 @@ class Space:
         parts = [classifier.features(x.to(classifier.device)).cpu() for x, _ in data.batches(BATCH)]
         self.features = torch.cat(parts).float()
         del parts
+        self.wide = self.features.shape[1]
         if not bool(self.features.isfinite().all()):
             raise NothingAssessedError(
                 "the model's features are NaN or infinite: nothing can be said of the images"
             )
+        if len(self.features) < self.wide:
+            self.features = isometric(self.features)
         self.rows: dict[int, Tensor] = {}
         width = self.features.shape[1]
         self._spread = torch.zeros(width, width, dtype=torch.float64)
@@ -79,7 +86,7 @@ class Space:
         if not relative or len(self.rows) < 2:
             return x
         others = (self._spread - x.T @ x / len(x)) / (len(self.rows) - 1)
-        others.diagonal().add_(others.diagonal().mean())
+        others.diagonal().add_(others.trace() / self.wide)
         root = torch.linalg.cholesky(others)
         whitened: Tensor = torch.linalg.solve_triangular(root, x.T, upper=False).T
         return whitened
@@ -87,6 +94,23 @@ class Space:
     def _centred(self, c: int) -> Tensor:
         x = self.features[self.rows[c]].double()
         return x - x.mean(0)
+
+
+def isometric(x: Tensor) -> Tensor:
+    """Rows (n, F) in n coordinates around their mean, float64: all inner products are the same.
+
+    From the n x n Gram matrix, summed up a block of features at a time.
+
+    >>> isometric(torch.tensor([[0.0, 0.0, 0.0], [3.0, 0.0, 4.0]])).diff(dim=0).norm().item()
+    5.0
+    """
+    gram = torch.zeros(len(x), len(x), dtype=torch.float64)
+    for block in x.split(BLOCK, 1):
+        part = block.double()
+        part -= part.mean(0)
+        gram.addmm_(part, part.T)
+    sizes, axes = torch.linalg.eigh(gram)
+    return axes * sizes.clamp(min=0).sqrt()
 
 
 def principal(x: Tensor, dimensions: int, *, whiten: bool = False) -> Tensor:
@@ -99,12 +123,14 @@ def principal(x: Tensor, dimensions: int, *, whiten: bool = False) -> Tensor:
     >>> principal(torch.tensor([[3.0, 1.0], [-3.0, -1.0]]), 1).abs().flatten()
     tensor([3.1623, 3.1623])
     """
-    variances, axes = torch.linalg.eigh(x.T @ x / len(x))
+    few = len(x) < x.shape[1]  # then the axes of the smaller matrix give the projections at once
+    variances, axes = torch.linalg.eigh((x @ x.T if few else x.T @ x) / len(x))
     variances, axes = variances.flip(0)[:dimensions], axes.flip(1)[:, :dimensions]
     there = variances > 1e-12 * variances[0]
-    out: Tensor = x @ axes[:, there]
+    variances, axes = variances[there], axes[:, there]
+    out: Tensor = axes * (len(x) * variances).sqrt() if few else x @ axes
     if whiten:
-        out /= variances[there].sqrt()
+        out /= variances.sqrt()
     return out
 
 

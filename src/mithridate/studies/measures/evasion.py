@@ -39,6 +39,7 @@ class Settings(Subject):
         through: what the attacker looks at: by default the model as one who knows its defences
             does; "undefended", the model without them and not hardened; or a checkpoint file, for
             transfer.
+        quantize: bits of the image file that must hold the result, such as 8; None for any float.
         samples: test images, drawn by `attack_seed`; all where there are fewer.
         attack_seed, attack_stream: of the attack's random choices.
         gallery: also keep the same images under every attack, for the report.
@@ -48,6 +49,7 @@ class Settings(Subject):
     goal: Literal["untargeted", "targeted"] = "untargeted"
     target: int | None = Field(default=None, ge=0)
     through: str | None = None
+    quantize: int | None = Field(default=None, ge=1, le=16)
     samples: int = Field(default=1000, ge=1)
     attack_seed: int = Field(default=0, ge=0)
     attack_stream: tuple[str, ...] = ()
@@ -109,6 +111,7 @@ class Evasion(Measure):
             attack=attack,
             goal=settings.goal,
             target=settings.target,
+            quantize=settings.quantize,
             samples=settings.samples,
             seed=settings.attack_seed,
             stream=settings.attack_stream,
@@ -179,7 +182,9 @@ class Measured(Unit[Mapping[str, Any]]):
                     "mean_distance": float(sizes.mean()),
                     "median_distance": float(np.median(sizes)),
                 }
+        bits = self.adversarial.quantize
         settings = component.values(attack) | dict(attacked.prepared)
+        settings |= {} if bits is None else {"quantize": bits}
         return {
             "norm": None if norm is None else str(norm),
             "access": "+".join(about.access) if about else "",

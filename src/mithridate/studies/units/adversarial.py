@@ -20,7 +20,7 @@ from mithridate.component import Choice
 from mithridate.cost import Sizes, Work
 from mithridate.data import some_rows
 from mithridate.doubts import Doubt
-from mithridate.errors import InputError, NothingAssessedError, RunError
+from mithridate.errors import InputError, NothingAssessedError
 from mithridate.goals import Targeted, Untargeted, goal_of
 from mithridate.networks.storage import read_tensors, write_tensors
 from mithridate.rng import child, rng
@@ -31,6 +31,7 @@ from mithridate.studies.soundness import check_model, model_doubts
 from mithridate.studies.units.data import Data
 
 FILE, TABLE = "adversarial.safetensors", "images.parquet"
+NOTHING_LEFT = "nothing-left"
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Adversarial(Unit[Attacked]):
         aware: the attacker knows the defences, and takes the view that they declare; else he
             looks at the model as it answers.
         target: the class of every image; None for one of the others at random.
+        quantize: bits of the image file that must hold the result; None for any float.
         samples: test images, drawn by `seed`.
         stream: names a child of the seed's random numbers.
     """
@@ -76,6 +78,7 @@ class Adversarial(Unit[Attacked]):
     attack: Choice
     goal: Literal["untargeted", "targeted"] = "untargeted"
     target: int | None = None
+    quantize: int | None = None
     samples: int
     seed: int
     stream: tuple[str, ...] = ()
@@ -115,12 +118,11 @@ class Adversarial(Unit[Attacked]):
             goal,
             rng=child(random, self.attack.name),
             through=asked,
+            quantize=self.quantize,
             progress=lambda done, total: tell(done, total, self.attack.name),
         )
         if result.status == "interrupted":
             raise KeyboardInterrupt
-        if result.status.startswith("failed"):
-            raise RunError(result.status.removeprefix("failed: "))
         tensors = {"adversarials": result.adversarials.cpu(), "rows": rows}
         if isinstance(goal, Targeted):
             tensors["wanted"] = goal.labels
@@ -208,10 +210,17 @@ class Transferred(Unit[Attacked]):
             seconds=0.0,
             status="done",
         )
-        own = table_of(result, proposal.rows, labels)
-        own = own.set_column(own.schema.get_field_index("queries"), "queries", table["queries"])
-        doubts = [*model_doubts(model), *doubts_of(self.source.attack.make(), result, labels)]
-        return replace(proposal, table=own, doubts=tuple(doubts))
+        shown = table_of(result, proposal.rows, labels)
+        place = shown.schema.get_field_index("queries")
+        # What ails the attack is the source's; what became of the images is this model's.
+        own = doubts_of(self.source.attack.make(), result, labels)
+        doubts = [doubt for doubt in proposal.doubts if doubt.id != NOTHING_LEFT]
+        doubts += [doubt for doubt in own if doubt.id == NOTHING_LEFT]
+        return replace(
+            proposal,
+            table=shown.set_column(place, "queries", table["queries"]),
+            doubts=tuple(dict.fromkeys([*model_doubts(model), *doubts])),
+        )
 
 
 def table_of(result: AttackResult, rows: Tensor, labels: Tensor) -> pa.Table:
