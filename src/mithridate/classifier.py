@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mithridate.cost import Cost as Cost
-from mithridate.errors import InputError
+from mithridate.errors import InputError, check_whole, one_line
 
 OUTPUTS = ("logits", "probabilities", "sigmoid")
 """What a module may return."""
@@ -108,7 +108,11 @@ class Classifier:
         names = _names(classes)
         if len(names) < 2:
             raise InputError(f"a classifier has at least 2 classes, got {len(names)}")
-        if not bounds[0] < bounds[1]:
+        try:
+            low, high = (float(end) for end in bounds)
+        except (TypeError, ValueError):
+            low = high = 0.0
+        if not low < high:
             raise InputError(f"bounds are (low, high) with low < high, got {bounds}")
         if outputs not in OUTPUTS:
             raise InputError(f"outputs is 'logits', 'probabilities' or 'sigmoid', got {outputs!r}")
@@ -116,11 +120,13 @@ class Classifier:
             raise InputError(f"outputs 'sigmoid' is for 2 classes, got {len(names)}")
         if rejected is not None and not 0 <= rejected < len(names):
             raise InputError(f"rejected is one of the {len(names)} classes, got {rejected}")
+        if compute_batch is not None:
+            check_whole("compute_batch", compute_batch, low=1)
         if device is not None:
-            module.to(device)
+            move(module, device)
         self.module = module
         self.bounds = Bounds(0.0, 1.0)
-        self.input_range = Bounds(float(bounds[0]), float(bounds[1]))
+        self.input_range = Bounds(low, high)
         self.classes = len(names)
         self.class_names = tuple(names)
         self.image_shape = image_shape
@@ -138,6 +144,19 @@ class Classifier:
         self._plain: list[tuple[nn.Parameter, Tensor]] = []
         self._core = self.core()
         self._head: tuple[nn.Linear, int] | None = None
+
+    def __repr__(self) -> str:
+        """What it is, in a line.
+
+        >>> Classifier(nn.Flatten(), classes=2, image_shape=(1, 1, 2), bounds=(0, 255))
+        Classifier(Flatten, 2 classes, images 1x1x2 as [0, 255], on cpu)
+        """
+        own = getattr(self.module, "network_name", type(self.module).__name__)
+        shape = "x".join(map(str, self.image_shape)) if self.image_shape else "of any shape"
+        if self.input_range != (0, 1):
+            shape += f" as [{self.input_range.low:g}, {self.input_range.high:g}]"
+        outputs = "" if self.outputs == "logits" else f", {self.outputs}"
+        return f"Classifier({own}, {self.classes} classes, images {shape}{outputs}, on {self.device})"
 
     @property
     def device(self) -> torch.device:
@@ -189,8 +208,12 @@ class Classifier:
         )
 
     def to(self, device: torch.device | str) -> Classifier:
-        """Move the module; returns self."""
-        self.module.to(device)
+        """Move the module; returns self.
+
+        Raises:
+            InputError: no such device.
+        """
+        move(self.module, device)
         return self
 
     @contextmanager
@@ -431,6 +454,65 @@ class Classifier:
         layer = calls[place][0]
         self._head = layer, sum(other is layer for other, _ in calls[:place])
         return self._head
+
+
+def move(module: nn.Module, device: torch.device | str) -> None:
+    """Bring a module to a device.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    try:
+        module.to(device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = one_line(error, 120)
+        raise InputError(f"device {str(device)!r} cannot be used ({reason}): use cpu") from None
+
+
+def as_classifier(
+    model: object, x: Tensor | None = None, names: Sequence[str] | None = None
+) -> Classifier:
+    """A classifier as it is; a bare module as one of logits, for images in [0, 1].
+
+    How many classes a module has is found by running it on two images.
+
+    Args:
+        x: images (N, C, H, W) that it takes; needed for a module.
+        names: of the classes, where they are known.
+
+    Raises:
+        InputError: neither a classifier nor a module, or a module that does not take the images.
+
+    >>> as_classifier(nn.Flatten(), torch.zeros(5, 1, 1, 3))
+    Classifier(Flatten, 3 classes, images 1x1x3, on cpu)
+    """
+    if isinstance(model, Classifier):
+        return model
+    if not isinstance(model, nn.Module) or x is None:
+        raise InputError(
+            f"a model is a Classifier or a torch.nn.Module, got {type(model).__name__}: "
+            "wrap it, mi.Classifier(module, classes=...)"
+        )
+    shape = tuple(x.shape[1:])
+    modes = [(part, part.training) for part in model.modules()]
+    trial = Classifier(model, classes=2)
+    model.eval()
+    try:
+        with torch.no_grad():
+            some = x[:2].to(trial.device)
+            count = Core(model, Bounds(0.0, 1.0), "logits")(some).shape[1]
+    except InputError:
+        raise
+    except Exception as error:  # the user's own forward may raise anything
+        raise InputError(
+            f"the module cannot take images of shape {shape}: {one_line(error)}"
+        ) from error
+    finally:
+        for part, training in modes:
+            part.training = training
+    if names is not None and len(names) != count:
+        raise InputError(f"the module has {count} outputs, and the data {len(names)} classes")
+    return Classifier(model, classes=count if names is None else names, image_shape=shape)
 
 
 def _names(classes: object) -> list[str]:

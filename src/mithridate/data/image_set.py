@@ -236,6 +236,17 @@ class ImageSet:
         store = ChangedStore(self._store, index, pixels)
         return ImageSet(store, after, self._names, name or self.name)
 
+    def renamed(self, class_names: Sequence[str]) -> ImageSet:
+        """The same images, whose classes are called otherwise; there may be more of them.
+
+        Raises:
+            InputError: too few names, or one twice.
+
+        >>> ImageSet(torch.zeros(1, 1, 1, 1).byte(), [0], ["0"]).renamed(["cat", "dog"]).classes
+        2
+        """
+        return ImageSet(self._store, self._labels, class_names, self.name)
+
     def fingerprint(self) -> str:
         """sha256 over shape, class names, pixels and labels; the set's own name is left out.
 

@@ -8,16 +8,23 @@ import torch
 
 from mithridate.classifier import Classifier
 from mithridate.data import ImageSet
+from mithridate.data.gather import image_sets
 from mithridate.errors import InputError, one_line
 
 
-def check_set(what: str, data: object) -> None:
-    """Refuse anything but an ImageSet."""
-    if not isinstance(data, ImageSet):
-        raise InputError(
-            f"the {what} set is an ImageSet, got {type(data).__name__}: "
-            "make one with load_data or ImageSet(images, labels, class_names)"
-        )
+def check_set(what: str, data: object) -> ImageSet:
+    """An image set, as it is or of what holds its images (`image_sets`); one, and no pair.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        sets = image_sets(data)
+    except InputError as error:
+        raise InputError(f"the {what} set: {error}") from None
+    if len(sets) > 1:
+        raise InputError(f"the {what} set is one set, got two: give one of them")
+    return sets[0]
 
 
 def check_fits(model: Classifier, data: ImageSet, expected: Sequence[int] | None = None) -> None:
