@@ -29,7 +29,7 @@ from mithridate.rng import Random, as_generator, child, rng
 from mithridate.studies import presets
 from mithridate.studies.conduct import conduct, forget, the_store, why_nothing
 from mithridate.studies.engine.perform import maker_of
-from mithridate.studies.engine.plan import plan_of
+from mithridate.studies.engine.plan import place, plan_of
 from mithridate.studies.engine.spec import Spec
 from mithridate.studies.units.data import Data
 from mithridate.studies.units.held import hold_model, hold_sets, holding
@@ -96,6 +96,8 @@ def attack(
     """
     every = attacks == "all"
     tables = _tables(attacks, "attacks")
+    if not tables:
+        raise InputError('no attack is named: give one, or "all"')
     _deal(tables, settings if eps is None else {"eps": eps, **settings})
     if target is not None and goal == "untargeted":
         raise InputError("a target goes with goal='targeted': leave one out")
@@ -108,7 +110,9 @@ def attack(
             defenses=[table for one in _listed(defense) for table in _tables(one, "defenses")],
             samples=_plain(samples),
             goal=goal or ("untargeted" if target is None else "targeted"),
-            target=None if target is None else presets.class_of(str(target), taken.test.class_names),
+            target=None
+            if target is None
+            else presets.class_of(str(target), taken.test.class_names),
             through=None if through is None else taken.another(through),
             seed=_seed(seed),
             device=taken.device,
@@ -241,7 +245,7 @@ class _Taken:
         held: bool,
     ) -> None:
         self.how = dict(opening or {})
-        self.facts, self.device = _facts(self.how), "auto"
+        self.facts, self.device = _facts(self.how), place("auto").type
         files = isinstance(model, str | Path)
         if isinstance(data, str | Path):
             self.data = str(data)
@@ -273,7 +277,7 @@ class _Taken:
         """A model as a classifier of the data's classes, in their order."""
         names, shape = self.test.class_names, self.test.image_shape
         if isinstance(model, str | Path):
-            model = open_model(model, image_shape=shape, **self.how)
+            model = open_model(model, **{"image_shape": shape, "device": self.device, **self.how})
         else:
             known = None if all(name.isdecimal() for name in names) else names
             model = as_classifier(model, self.test.batch(range(min(2, len(self.test))))[0], known)

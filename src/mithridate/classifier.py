@@ -120,6 +120,8 @@ class Classifier:
             raise InputError(f"outputs 'sigmoid' is for 2 classes, got {len(names)}")
         if rejected is not None and not 0 <= rejected < len(names):
             raise InputError(f"rejected is one of the {len(names)} classes, got {rejected}")
+        if image_shape is not None and not _is_shape(image_shape):
+            raise InputError(f"image_shape is (channels, height, width), got {image_shape!r}")
         if compute_batch is not None:
             check_whole("compute_batch", compute_batch, low=1)
         if device is not None:
@@ -156,7 +158,9 @@ class Classifier:
         if self.input_range != (0, 1):
             shape += f" as [{self.input_range.low:g}, {self.input_range.high:g}]"
         outputs = "" if self.outputs == "logits" else f", {self.outputs}"
-        return f"Classifier({own}, {self.classes} classes, images {shape}{outputs}, on {self.device})"
+        return (
+            f"Classifier({own}, {self.classes} classes, images {shape}{outputs}, on {self.device})"
+        )
 
     @property
     def device(self) -> torch.device:
@@ -286,7 +290,18 @@ class Classifier:
             return out
 
     def logits(self, x: Tensor) -> Tensor:
-        """Logits (N, classes) of images (N, C, H, W); differentiable where x asks for it."""
+        """Logits (N, classes) of images (N, C, H, W); differentiable where x asks for it.
+
+        Raises:
+            InputError: no float tensor, or images of another shape than the model's.
+        """
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise InputError(f"images are a float tensor N x C x H x W in [0, 1], got {got}")
+        if self.image_shape is not None and tuple(x.shape[1:]) != tuple(self.image_shape):
+            raise InputError(
+                f"images are {tuple(x.shape[1:])}, the model was built for {self.image_shape}"
+            )
         if len(x) == 0:
             return x.new_zeros((0, self.classes))
         self.cost.charge(len(x))
@@ -296,6 +311,18 @@ class Classifier:
                 for rows in self._chunks(len(x))
             ]
             return torch.cat(parts)
+
+    def __call__(self, x: Tensor | Sequence[Any]) -> Tensor:
+        """Logits (N, classes) of images, a tensor or one by one; with `metadata`, MAITE's Model."""
+        if not isinstance(x, Tensor):
+            x = torch.stack([torch.as_tensor(image) for image in x])
+        with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
+            return self.logits(x)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What it is called, and its classes, as MAITE has it."""
+        return {"id": repr(self), "index2label": dict(enumerate(self.class_names))}
 
     def scores(self, x: Tensor) -> Tensor:
         """Probabilities (N, classes), no gradient."""
@@ -456,6 +483,14 @@ class Classifier:
         return self._head
 
 
+def _is_shape(shape: object) -> bool:
+    return (
+        isinstance(shape, tuple | list)
+        and len(shape) == 3
+        and all(isinstance(size, int) and size > 0 for size in shape)
+    )
+
+
 def move(module: nn.Module, device: torch.device | str) -> None:
     """Bring a module to a device.
 
@@ -489,9 +524,10 @@ def as_classifier(
     if isinstance(model, Classifier):
         return model
     if not isinstance(model, nn.Module) or x is None:
+        also = "" if x is None else " or a torch.nn.Module"
         raise InputError(
-            f"a model is a Classifier or a torch.nn.Module, got {type(model).__name__}: "
-            "wrap it, mi.Classifier(module, classes=...)"
+            f"a model is a Classifier{also}, got {type(model).__name__}: wrap it, "
+            "mi.Classifier(module, classes=...)"
         )
     shape = tuple(x.shape[1:])
     modes = [(part, part.training) for part in model.modules()]

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from mithridate.classifier import Classifier
+from mithridate.classifier import Classifier, as_classifier
 from mithridate.data import ImageSet
 from mithridate.errors import InputError, RunError, check_number, unknown
 from mithridate.networks.base import initialise, move, seeded
@@ -208,7 +208,7 @@ def fit(
 
 
 def predict(
-    model: Classifier,
+    model: Classifier | nn.Module,
     data: ImageSet,
     *,
     rows: Sequence[int] | None = None,
@@ -222,6 +222,8 @@ def predict(
     >>> predict(Classifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), classes=2), data).shape
     torch.Size([3])
     """
+    data = check_set("image", data)
+    model = as_classifier(model, data.batch(range(min(2, len(data))))[0])
     chosen: Sequence[int] = range(len(data)) if rows is None else rows
     parts = [torch.zeros(0, dtype=torch.int64)]
     for start in range(0, len(chosen), batch):

@@ -25,6 +25,7 @@ from mithridate.errors import (
     check_number,
 )
 from mithridate.goals import Goal
+from mithridate.metrics import wilson
 from mithridate.norms import L0, L1, L2, LINF
 from mithridate.rng import child
 
@@ -76,6 +77,20 @@ class AttackResult:
 
     def __len__(self) -> int:
         return len(self.success)
+
+    def __repr__(self) -> str:
+        """The figures, without the pixels: success with its 95 % interval, distances of those."""
+        n, k = len(self), int(self.success.sum())
+        parts = [f"{self.status}: success on {k:,} of {n:,} images"]
+        if n:
+            share = wilson(k, n)
+            parts[0] += f", {share.value:.1%} [{100 * share.low:.1f}, {100 * share.high:.1f}]"
+            spent = (self.queries / n, self.gradients / n)
+            parts.append("{:,.4g} queries and {:,.4g} gradients an image".format(*spent))
+        if k:
+            sizes = (float(part[self.success].mean()) for part in (self.l2, self.linf))
+            parts.insert(1, "mean L2 {:.3g}, Linf {:.3g}".format(*sizes))
+        return f"AttackResult({'; '.join(parts)})"
 
     @property
     def given_up(self) -> Tensor:

@@ -29,7 +29,9 @@ LABELS = ("label", "labels", "target", "y", "fine_label")
 BATCH = 256
 
 
-def image_sets(data: object, names: Sequence[str] | None = None) -> list[ImageSet]:
+def image_sets(
+    data: object, names: Sequence[str] | None = None, *, what: str = "the data set"
+) -> list[ImageSet]:
     """One image set, or two that are a training and a test set.
 
     Pixels are kept as 8 bits: floats in [0, 1] are rounded to the nearest of 256 levels.
@@ -40,6 +42,7 @@ def image_sets(data: object, names: Sequence[str] | None = None) -> list[ImageSe
             (training, test) of such. A loader is read in its data set's own order, unless its
             sampler picks.
         names: of the classes, where the data have no names of their own (`.classes`).
+        what: how messages call them.
 
     Raises:
         InputError: none of these, or images that are no set; one line.
@@ -62,8 +65,8 @@ def image_sets(data: object, names: Sequence[str] | None = None) -> list[ImageSe
         images, labels = (as_tensor(part, "images and labels") for part in data)  # type: ignore[attr-defined]
     else:
         raise InputError(
-            "data are a name, an ImageSet, a torch Dataset or DataLoader, or (images, labels), "
-            f"got {type(data).__name__}"
+            f"{what} is an ImageSet, a torch Dataset or DataLoader, or (images, labels), "
+            f"got {type(data).__name__}: make one, or load_data(NAME)"
         )
     labels = as_labels(labels)
     if names is None:
@@ -106,7 +109,9 @@ def _read(data: DataLoader[Any] | Dataset[Any]) -> tuple[Tensor, Tensor]:
         raise InputError(f"{error}{hint if 'normalisation' in str(error) else ''}") from None
     except Exception as error:  # the user's own data set may raise anything
         reason = " ".join(str(error).split())[:160]
-        raise InputError(f"the data set cannot be read: {type(error).__name__}: {reason}") from error
+        raise InputError(
+            f"the data set cannot be read: {type(error).__name__}: {reason}"
+        ) from error
     if not images:
         raise InputError("the data set is empty")
     return torch.cat(images), torch.cat(labels)
@@ -120,7 +125,10 @@ def _in_order(loader: DataLoader[Any]) -> DataLoader[Any]:
         and not sampler.replacement
         and sampler.num_samples == len(sampler.data_source)
     )
-    if isinstance(loader.dataset, IterableDataset) or type(loader.batch_sampler) is not BatchSampler:
+    if (
+        isinstance(loader.dataset, IterableDataset)
+        or type(loader.batch_sampler) is not BatchSampler
+    ):
         return loader
     if not every:
         return loader

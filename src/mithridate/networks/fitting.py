@@ -18,12 +18,11 @@ def check_set(what: str, data: object) -> ImageSet:
     Raises:
         InputError: it is none.
     """
-    try:
-        sets = image_sets(data)
-    except InputError as error:
-        raise InputError(f"the {what} set: {error}") from None
+    sets = image_sets(data, what=f"the {what} set")
     if len(sets) > 1:
-        raise InputError(f"the {what} set is one set, got two: give one of them")
+        raise InputError(
+            f"the {what} set is an ImageSet, got {type(data).__name__} of two: give one"
+        )
     return sets[0]
 
 

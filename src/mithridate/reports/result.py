@@ -1,4 +1,4 @@
-"""What attacks or an audit came to, for Python and notebooks: a few lines, a table, a chart, a page."""
+"""What attacks or an audit came to, for Python and notebooks: lines, a table, a chart, a page."""
 
 from __future__ import annotations
 
@@ -104,7 +104,9 @@ class Result:
         own = self.study.preset == "attack"
         cells = [cell for cell in self.cells if not own or cell.matrix == ATTACKS]
         seconds = [row.seconds for row in attacks.rows(cells, self.timings)]
-        rows = [_flat(cell, not own) | {"seconds": s} for cell, s in zip(cells, seconds, strict=True)]
+        rows = [
+            _flat(cell, not own) | {"seconds": s} for cell, s in zip(cells, seconds, strict=True)
+        ]
         keys = dict.fromkeys(key for row in rows for key in row)
         return [{key: row.get(key) for key in keys} for row in rows]
 
@@ -172,7 +174,9 @@ class Result:
 
     def _chart(self) -> tuple[str, Axis, list[Mark]]:
         """The audit's statistic where it is calibrated; else the accuracy that attacks left."""
-        cell = next((c for c in self.cells if c.matrix == audits.VERDICT and c.status == DONE), None)
+        cell = next(
+            (c for c in self.cells if c.matrix == audits.VERDICT and c.status == DONE), None
+        )
         own = number_of(cell, "statistic")
         null = [value for value in list_of(cell, "null_values") if value is not None]
         if cell is not None and own is not None and null:

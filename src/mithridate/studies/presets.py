@@ -93,7 +93,7 @@ def attack(
 def _told_apart(attacks: Sequence[Table]) -> list[str]:
     """A name for each, with the settings in which attacks of one name differ.
 
-    >>> _told_apart([{"name": "pgd", "eps": 0.1, "steps": 5}, {"name": "pgd", "eps": 0.2, "steps": 5}])
+    >>> _told_apart([{"name": "pgd", "eps": eps, "steps": 5} for eps in (0.1, 0.2)])
     ['pgd eps=0.1', 'pgd eps=0.2']
     """
     names = []

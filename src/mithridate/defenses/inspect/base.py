@@ -180,7 +180,11 @@ class Inspector(Component, ABC):
         model: Classifier | nn.Module,
         data: ImageSet,
         *,
-        reference: Classifier | nn.Module | Sequence[Classifier | nn.Module] | CleanSide | None = None,
+        reference: Classifier
+        | nn.Module
+        | Sequence[Classifier | nn.Module]
+        | CleanSide
+        | None = None,
         rng: random.Random,
         progress: Progress | None = None,
     ) -> Verdict:

@@ -118,7 +118,9 @@ def _blank_answers(model: Classifier, data: ImageSet) -> str:
 def _of_code(module: nn.Module) -> Iterator[str]:
     """The layers, and the code of every class among them that is not torch's."""
     yield repr(module)
-    own = {type(part) for part in module.modules() if not type(part).__module__.startswith("torch.")}
+    own = {
+        type(part) for part in module.modules() if not type(part).__module__.startswith("torch.")
+    }
     for cls in sorted(own, key=lambda one: one.__qualname__):
         for name, function in sorted(vars(cls).items()):
             code = getattr(function, "__code__", None)
