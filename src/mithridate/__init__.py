@@ -127,7 +127,7 @@ if TYPE_CHECKING:
         def rng(self, seed: int) -> torch.Generator: ...
         def child(
             self,
-            parent: torch.Generator,
+            parent: torch.Generator | int,
             *names: str | int,
             device: torch.device | str = "cpu",
             rows: torch.Tensor | None = None,

@@ -529,7 +529,8 @@ def as_classifier(
             f"a model is a Classifier{also}, got {type(model).__name__}: wrap it, "
             "mi.Classifier(module, classes=...)"
         )
-    shape = tuple(x.shape[1:])
+    channels, height, width = x.shape[1:]
+    shape = channels, height, width
     modes = [(part, part.training) for part in model.modules()]
     trial = Classifier(model, classes=2)
     model.eval()

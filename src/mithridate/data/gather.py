@@ -88,7 +88,7 @@ def _named(data: DataLoader[Any] | Dataset[Any]) -> list[str] | None:
         data = data.dataset
     names = getattr(data, "classes", None)
     several = isinstance(names, Sequence) and not isinstance(names, str)
-    return [str(name) for name in names] if several and names else None  # type: ignore[union-attr]
+    return [str(name) for name in names] if several and names else None
 
 
 def _read(data: DataLoader[Any] | Dataset[Any]) -> tuple[Tensor, Tensor]:

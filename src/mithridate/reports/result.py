@@ -145,9 +145,8 @@ class Result:
     def _brief(self) -> Brief:
         if self.study.preset == "audit":
             whole = self._audit()
-            rows = audits.figures(whole)
-            line = audits.verdict_line(whole)
-            return Brief(f"{self.study.title}: {line}", [], ("measured", "value"), rows, [])
+            title = f"{self.study.title}: {audits.verdict_line(whole)}"
+            return Brief(title, [], ("measured", "value"), audits.figures(whole), [])
         rows, cells = self._rows(), [cell for cell in self.cells if cell.matrix == ATTACKS]
         before = [
             attacks.goal_line(rows, names_of(self.study, cells[0])),

@@ -35,6 +35,7 @@ from mithridate.errors import InputError, NothingAssessedError, RunError
 from mithridate.metrics import Interval, wilson
 from mithridate.networks.fitting import check_set
 from mithridate.poisons import bounding_box
+from mithridate.rng import Random, as_generator
 
 FEW_CONTROLS = 6
 FEW_IMAGES = 20
@@ -190,7 +191,7 @@ def calibrate(
     clean: Sequence[Classifier],
     data: ImageSet,
     *,
-    rng: random.Random,
+    rng: Random,
     progress: Progress | None = None,
 ) -> CleanSide:
     """Let every inspector score every clean model beside the others.
@@ -203,7 +204,7 @@ def calibrate(
             classes than the data, or none where an inspector needs some.
         NothingAssessedError: a statistic is not finite.
     """
-    clean, rng = [as_classifier(m, *_shown_to(data)) for m in clean], random.as_generator(rng)
+    clean, rng = [as_classifier(m, *_shown_to(data)) for m in clean], as_generator(rng)
     _check(inspectors, clean, data)
     total, done, parts = 2 * len(clean) * len(inspectors), 0, []
     for inspector in inspectors:
@@ -238,7 +239,7 @@ def judge(
     data: ImageSet,
     *,
     reference: Classifier | nn.Module | Sequence[Classifier | nn.Module] | CleanSide | None = None,
-    rng: random.Random,
+    rng: Random,
     alpha: float | None = None,
     progress: Progress | None = None,
 ) -> Verdict:
@@ -266,7 +267,7 @@ def judge(
         NothingAssessedError: a statistic is not finite.
         RunError: an inspector proposes what cannot be (a class or a trigger of another kind).
     """
-    alone, rng = False, random.as_generator(rng)
+    alone, rng = False, as_generator(rng)
     data = check_set("inspection", data)
     suspect = as_classifier(suspect, *_shown_to(data))
     if isinstance(reference, CleanSide):

@@ -111,8 +111,9 @@ def _blank_answers(model: Classifier, data: ImageSet) -> str:
         initialise(blank, rng(0))
     except (InputError, RuntimeError, TypeError):
         return ""
-    about = {"bounds": model.input_range, "outputs": model.outputs}
-    return _answers(Classifier(blank, classes=model.class_names, **about), data)
+    names, bounds = model.class_names, model.input_range
+    own = Classifier(blank, classes=names, bounds=bounds, outputs=model.outputs)
+    return _answers(own, data)
 
 
 def _of_code(module: nn.Module) -> Iterator[str]:
