@@ -116,6 +116,18 @@ def test_every_way_to_hand_over_a_model_and_data_gives_the_same(model, result) -
     assert not maker_of(the_store().root.absolute()).kept._kept
 
 
+def test_a_file_that_belongs_to_a_module_of_the_caller(model, result, tmp_path) -> None:
+    torch.save(model.module.state_dict(), tmp_path / "weights.pt")
+    blank = mi.networks.create("digits-cnn", image_shape=(1, 8, 8), classes=10)
+    how = {"eps": 0.1, "samples": 30}
+    own = mi.attack(tmp_path / "weights.pt", TEST, "fgsm", opening={"network": blank}, **how)
+    named = mi.attack(
+        tmp_path / "weights.pt", "digits", "fgsm", opening={"network": "digits-cnn"}, **how
+    )
+    left = result.table()[0]["accuracy_left"]
+    assert own.table()[0]["accuracy_left"] == named.table()[0]["accuracy_left"] == left
+
+
 def test_attacks_of_one_name_keep_their_own_settings(model) -> None:
     attacks = [mi.attacks.FGSM(eps=0.05), {"name": "fgsm", "eps": 0.2}, "fgsm"]
     result = mi.attack(model, TEST, attacks, eps=0.1, samples=20)

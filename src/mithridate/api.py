@@ -121,7 +121,7 @@ def attack(
         presets.checked(taken.model, taken.data, varied=False, device=taken.device, **taken.facts)
         words = ", ".join(str(table["name"]) for table in tables)
         call = f"mithridate.attack({taken.model!r}, {taken.data!r}, {words!r})"
-        strict = None if errors == "record" else "failed" if every else "refused"
+        strict = _strict(errors, "failed" if every else "refused")
         return _run(spec, "attacks", call, strict=strict, keep=keep, progress=progress)
 
 
@@ -175,7 +175,7 @@ def audit(
             threads=torch.get_num_threads(),
         )
         call = f"mithridate.audit({taken.model!r}, {taken.data!r})"
-        strict = "failed" if errors == "raise" else None
+        strict = _strict(errors, "failed")
         return _run(spec, "verdict", call, strict=strict, keep=keep, progress=progress)
 
 
@@ -245,13 +245,14 @@ class _Taken:
         held: bool,
     ) -> None:
         self.how = dict(opening or {})
-        self.facts, self.device = _facts(self.how), place("auto").type
-        files = isinstance(model, str | Path)
+        self.device = place("auto").type
+        own = isinstance(self.how.get("network"), nn.Module)
+        files = isinstance(model, str | Path) and not own
         if isinstance(data, str | Path):
             self.data = str(data)
             self.train, self.test = Data.named(self.data).loaded
             if files and held:
-                self.model = str(model)
+                self.model, self.facts = str(model), _facts(self.how)
                 return
             self.suspect = self.opened(model)
         else:
@@ -369,6 +370,13 @@ def _run(
     if not keep:
         forget(result)
     return whole
+
+
+def _strict(errors: str, word: str) -> str | None:
+    """The status from which on a cell raises; None where all are recorded."""
+    if errors not in ("raise", "record"):
+        raise unknown("way to treat errors", errors, ("raise", "record"))
+    return word if errors == "raise" else None
 
 
 def _listed(values: Any) -> list[Any]:

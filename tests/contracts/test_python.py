@@ -109,6 +109,7 @@ def test_taken_as_if_it_were_ours(call, same) -> None:
             lambda: mi.attack(NET, TEST, mi.attacks.PGD(eps=0.1, step_size=1, steps=1), size=1),
             "size",
         ),
+        (lambda: mi.attack(NET, TEST, "fgsm", errors="ignore"), "no way to treat errors"),
         (lambda: mi.audit(NET, TEST, 3), "got int"),
         (lambda: mi.audit(NET, TEST, inspector="maps"), "no inspector named"),
         (lambda: mi.inspect(NET, TEST, inspectors="maps"), "no inspector named"),

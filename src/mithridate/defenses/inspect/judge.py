@@ -105,6 +105,10 @@ class Verdict:
             lines.append("doubts: " + "; ".join(doubt.text for doubt in self.doubts))
         return "\n".join(lines)
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """In a notebook the lines, not the figures."""
+        printer.text(str(self))
+
     def __repr__(self) -> str:
         """The figures, without the pictures."""
         names = ("suspicious", "p_value", "source", "target", "region", "statistic")
