@@ -57,4 +57,4 @@ $(PEERS): $(READY)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) docs/_build docs/reference/api .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) docs/_build docs/reference/api docs/tutorial/in-a-notebook.md .mypy_cache .ruff_cache .pytest_cache .hypothesis

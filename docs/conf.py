@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -16,7 +17,12 @@ author = "The Mithridate authors"
 copyright = author
 version = release = installed_version("mithridate")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build"]
@@ -55,8 +61,8 @@ FLOORS = (
         "norms",
         "metrics",
     ),
-    *("data", "networks", "training", "attacks", "fooling", "poisons", "defenses"),
-    *("studies", "reports", "cli", "testing"),
+    *("data", "networks", "training", "models", "attacks", "fooling", "poisons", "defenses"),
+    *("studies", "reports", "api", "cli", "testing"),
 )
 """From the ground up: the order in which the pages stand."""
 
@@ -91,6 +97,20 @@ def public_names() -> str:
     return "\n".join(["| name | is |", "| --- | --- |", *rows])
 
 
+def public_page() -> str:
+    """The functions and classes among them in full, each with its source; modules as links."""
+    entries = []
+    for name in mithridate.__all__:
+        one = getattr(mithridate, name)
+        kind = "class" if isinstance(one, type) else "function"
+        if not isinstance(one, type) and not inspect.isfunction(one):
+            continue
+        entry = f".. auto{kind}:: {one.__module__}.{one.__qualname__}\n   :no-index:"
+        entries.append(f"## mi.{name}\n\n```{{eval-rst}}\n{entry}\n```")
+    intro = "`import mithridate as mi`: what the library offers under one name."
+    return "\n\n".join(["# mi", intro, public_names(), *entries, ""])
+
+
 def write_if_changed(path: Path, text: str) -> None:
     """Leave an unchanged page alone, so that a second build is quick."""
     if not path.exists() or path.read_text(encoding="utf-8") != text:
@@ -108,13 +128,17 @@ def write_api_pages() -> None:
         if files:
             write_if_changed(folder / f"{floor}.md", api_page(f"mithridate.{floor}", files))
             pages.append(floor)
-    intro = "From the ground up; a module uses only what stands above it."
-    listing = "\n".join(pages)
+    write_if_changed(folder / "mi.md", public_page())
+    intro = (
+        "[mi](mi.md) has the public names. The rest stands from the ground up: a module uses only "
+        "what stands above it."
+    )
+    listing = "\n".join(["mi", *pages])
     toctree = f"```{{toctree}}\n:maxdepth: 1\n\n{listing}\n```"
-    text = f"# Python API\n\n{public_names()}\n\n{intro}\n\n{toctree}\n"
+    text = f"# Python API\n\n{intro}\n\n{toctree}\n"
     write_if_changed(folder / "index.md", text)
     for stale in folder.glob("*.md"):
-        if stale.stem not in (*pages, "index"):
+        if stale.stem not in (*pages, "index", "mi"):
             stale.unlink()
 
 
@@ -122,6 +146,19 @@ write_api_pages()
 
 sys.path.insert(0, str(HERE))
 import component_pages  # noqa: E402
+import notebook  # noqa: E402
+
+
+def write_notebooks() -> None:
+    """The page of each notebook, run anew where it or the source is younger."""
+    newest = max(path.stat().st_mtime for path in SOURCE.rglob("*.py"))
+    for path in HERE.glob("*/*.ipynb"):
+        page = path.with_suffix(".md")
+        if not page.exists() or page.stat().st_mtime < max(newest, path.stat().st_mtime):
+            page.write_text(notebook.page_of(path), encoding="utf-8")
+
+
+write_notebooks()
 
 
 def setup(app: Sphinx) -> None:

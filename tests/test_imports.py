@@ -25,6 +25,7 @@ FLOORS = [
     {"checks"},
     {"studies"},
     {"reports"},
+    {"api"},
     {"cli"},
 ]
 HEIGHT = {name: level for level, names in enumerate(FLOORS) for name in names}

@@ -97,6 +97,12 @@ def test_names_for_the_type_checker_are_those_of_the_table() -> None:
     assert typing.TYPE_CHECKING is False
 
 
+def test_nothing_else_is_shown() -> None:
+    assert {name for name in dir(mi) if not name.startswith("__")} == set(mi.__all__) - {
+        "__version__"
+    }
+
+
 def test_unknown_name() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = mi.nothing

@@ -231,7 +231,7 @@ def test_augmentation_is_for_colour_by_default() -> None:
         ({"network": small(3)}, "does not take images \\(1, 8, 8\\)"),
         ({"network": nn.Conv2d(1, 3, 3)}, "gives \\(1, 3, 6, 6\\) for one image"),
         ({"data": noise(classes=4)}, "gives \\(1, 3\\) for one image, noise has 4 classes"),
-        ({"data": (torch.ones(1), torch.ones(1))}, "training set is an ImageSet, got tuple"),
+        ({"data": (noise(), noise())}, "training set is an ImageSet, got tuple"),
         ({"validation": noise(size=9)}, "built for images \\(1, 8, 8\\), noise has \\(1, 9, 9\\)"),
         ({"validation": [1]}, "validation set is an ImageSet"),
         ({"device": "nonsense"}, "device 'nonsense' cannot be used"),

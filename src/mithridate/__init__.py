@@ -30,16 +30,22 @@ _PLACES = {
     "sanitizers": "mithridate.defenses.sanitize",
     "transforms": "mithridate.defenses.transform",
     "triggers": "mithridate.poisons.triggers",
+    "AttackResult": "mithridate.attacks:AttackResult",
     "Classifier": "mithridate.classifier:Classifier",
     "ImageSet": "mithridate.data:ImageSet",
     "L0": "mithridate.norms:L0",
     "L1": "mithridate.norms:L1",
     "L2": "mithridate.norms:L2",
     "LINF": "mithridate.norms:LINF",
+    "Result": "mithridate.reports.result:Result",
     "SourceToTarget": "mithridate.goals:SourceToTarget",
     "Targeted": "mithridate.goals:Targeted",
     "Untargeted": "mithridate.goals:Untargeted",
+    "Verdict": "mithridate.defenses.inspect:Verdict",
+    "attack": "mithridate.api:attack",
+    "audit": "mithridate.api:audit",
     "fit": "mithridate.training:fit",
+    "inspect": "mithridate.api:inspect",
     "load": "mithridate.models:open_model",
     "load_data": "mithridate.data:load_data",
     "predict": "mithridate.training:predict",
@@ -53,19 +59,25 @@ __all__ = [
     "L1",
     "L2",
     "LINF",
+    "AttackResult",
     "Classifier",
     "ImageSet",
+    "Result",
     "SourceToTarget",
     "Targeted",
     "Untargeted",
+    "Verdict",
     "__version__",
+    "attack",
     "attacks",
+    "audit",
     "detectors",
     "errors",
     "fit",
     "fooling",
     "guards",
     "hardeners",
+    "inspect",
     "inspectors",
     "load",
     "load_data",
@@ -88,7 +100,8 @@ if TYPE_CHECKING:
 
     from mithridate import attacks, errors, fooling, metrics, networks, poisons
     from mithridate import component as registry
-    from mithridate.attacks import run_attack
+    from mithridate.api import attack, audit, inspect
+    from mithridate.attacks import AttackResult, run_attack
     from mithridate.classifier import Classifier
     from mithridate.data import ImageSet, load_data
     from mithridate.defenses import detect as detectors
@@ -98,11 +111,13 @@ if TYPE_CHECKING:
     from mithridate.defenses import repair as repairers
     from mithridate.defenses import sanitize as sanitizers
     from mithridate.defenses import transform as transforms
+    from mithridate.defenses.inspect import Verdict
     from mithridate.goals import SourceToTarget, Targeted, Untargeted
     from mithridate.models import open_model as load
     from mithridate.networks.checkpoint import save
     from mithridate.norms import L0, L1, L2, LINF
     from mithridate.poisons import triggers
+    from mithridate.reports.result import Result
     from mithridate.training import fit, predict
 
     class _Rng(Protocol):
@@ -112,7 +127,7 @@ if TYPE_CHECKING:
         def rng(self, seed: int) -> torch.Generator: ...
         def child(
             self,
-            parent: torch.Generator,
+            parent: torch.Generator | int,
             *names: str | int,
             device: torch.device | str = "cpu",
             rows: torch.Tensor | None = None,
@@ -133,7 +148,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
 
 
 class _RngModule(types.ModuleType):

@@ -114,21 +114,27 @@ class Classifier:
         names = _names(classes)
         if len(names) < 2:
             raise InputError(f"a classifier has at least 2 classes, got {len(names)}")
-        if not _increasing(bounds):
+        try:
+            low, high = (float(end) for end in bounds)
+        except (TypeError, ValueError):
+            low = high = 0.0
+        if not low < high:
             raise InputError(f"bounds are (low, high) with low < high, got {bounds}")
-        if compute_batch is not None:
-            check_whole("compute_batch", compute_batch, low=1)
         if outputs not in OUTPUTS:
             raise InputError(f"outputs is 'logits', 'probabilities' or 'sigmoid', got {outputs!r}")
         if outputs == "sigmoid" and len(names) != 2:
             raise InputError(f"outputs 'sigmoid' is for 2 classes, got {len(names)}")
         if rejected is not None and not 0 <= rejected < len(names):
             raise InputError(f"rejected is one of the {len(names)} classes, got {rejected}")
+        if image_shape is not None and not _is_shape(image_shape):
+            raise InputError(f"image_shape is (channels, height, width), got {image_shape!r}")
+        if compute_batch is not None:
+            check_whole("compute_batch", compute_batch, low=1)
         if device is not None:
-            _move(module, device)
+            move(module, device)
         self.module = module
         self.bounds = Bounds(0.0, 1.0)
-        self.input_range = Bounds(float(bounds[0]), float(bounds[1]))
+        self.input_range = Bounds(low, high)
         self.classes = len(names)
         self.class_names = tuple(names)
         self.image_shape = image_shape
@@ -146,6 +152,21 @@ class Classifier:
         self._plain: list[tuple[nn.Parameter, Tensor]] = []
         self._core = self.core()
         self._head: tuple[nn.Linear, int] | None = None
+
+    def __repr__(self) -> str:
+        """What it is, in a line.
+
+        >>> Classifier(nn.Flatten(), classes=2, image_shape=(1, 1, 2), bounds=(0, 255))
+        Classifier(Flatten, 2 classes, images 1x1x2 as [0, 255], on cpu)
+        """
+        own = getattr(self.module, "network_name", type(self.module).__name__)
+        shape = "x".join(map(str, self.image_shape)) if self.image_shape else "of any shape"
+        if self.input_range != (0, 1):
+            shape += f" as [{self.input_range.low:g}, {self.input_range.high:g}]"
+        outputs = "" if self.outputs == "logits" else f", {self.outputs}"
+        return (
+            f"Classifier({own}, {self.classes} classes, images {shape}{outputs}, on {self.device})"
+        )
 
     @property
     def device(self) -> torch.device:
@@ -212,9 +233,9 @@ class Classifier:
         """Move the module; returns self.
 
         Raises:
-            InputError: there is no such device here.
+            InputError: no such device.
         """
-        _move(self.module, device)
+        move(self.module, device)
         return self
 
     @contextmanager
@@ -287,7 +308,18 @@ class Classifier:
             return out
 
     def logits(self, x: Tensor) -> Tensor:
-        """Logits (N, classes) of images (N, C, H, W); differentiable where x asks for it."""
+        """Logits (N, classes) of images (N, C, H, W); differentiable where x asks for it.
+
+        Raises:
+            InputError: no float tensor, or images of another shape than the model's.
+        """
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise InputError(f"images are a float tensor N x C x H x W in [0, 1], got {got}")
+        if self.image_shape is not None and tuple(x.shape[1:]) != tuple(self.image_shape):
+            raise InputError(
+                f"images are {tuple(x.shape[1:])}, the model was built for {self.image_shape}"
+            )
         if len(x) == 0:
             return x.new_zeros((0, self.classes))
         self.cost.charge(len(x))
@@ -297,6 +329,18 @@ class Classifier:
                 for rows in self._chunks(len(x))
             ]
             return torch.cat(parts)
+
+    def __call__(self, x: Tensor | Sequence[Any]) -> Tensor:
+        """Logits (N, classes) of images, a tensor or one by one; with `metadata`, MAITE's Model."""
+        if not isinstance(x, Tensor):
+            x = torch.stack([torch.as_tensor(image) for image in x])
+        with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
+            return self.logits(x)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What it is called, and its classes, as MAITE has it."""
+        return {"id": repr(self), "index2label": dict(enumerate(self.class_names))}
 
     def scores(self, x: Tensor) -> Tensor:
         """Probabilities (N, classes), no gradient.
@@ -483,33 +527,6 @@ class Classifier:
         return not torch.equal(other, logits)
 
 
-def as_classifier(model: nn.Module | Classifier | Guarded, x: Tensor) -> Classifier | Guarded:
-    """A classifier; of a bare module for images in [0, 1], its classes counted by running it.
-
-    Raises:
-        InputError: it is neither, or does not give logits for such images.
-
-    >>> as_classifier(nn.Flatten(), torch.zeros(1, 1, 1, 3)).classes
-    3
-    """
-    if isinstance(model, Classifier | Guarded):
-        return model
-    if not isinstance(model, nn.Module):
-        raise InputError(
-            f"a model is a Classifier or a torch.nn.Module, got {type(model).__name__}"
-        )
-    if len(x) == 0:
-        raise InputError("a bare module's classes are counted on images, got none: wrap it in one")
-    with Classifier(model, classes=2).frozen() as probe, torch.no_grad():
-        out = Core(model, Bounds(0, 1), "logits")(x[:2].to(probe.device))
-    if out.shape[1] == 1:
-        raise InputError(
-            "the module gives one number an image: wrap it in Classifier(module, classes=2, "
-            'outputs="sigmoid")'
-        )
-    return Classifier(model, classes=out.shape[1])
-
-
 def with_slope(out: Tensor) -> Tensor:
     """Logits, if a gradient can be taken of them.
 
@@ -524,21 +541,78 @@ def with_slope(out: Tensor) -> Tensor:
     return out
 
 
-def _move(module: nn.Module, device: torch.device | str) -> None:
+def _is_shape(shape: object) -> bool:
+    return (
+        isinstance(shape, tuple | list)
+        and len(shape) == 3
+        and all(isinstance(size, int) and size > 0 for size in shape)
+    )
+
+
+def move(module: nn.Module, device: torch.device | str) -> None:
+    """Bring a module to a device.
+
+    Raises:
+        InputError: there is no such device.
+    """
     try:
         module.to(device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = one_line(error, 120)
+        raise InputError(f"device {str(device)!r} cannot be used ({reason}): use cpu") from None
+
+
+def as_classifier(
+    model: object, x: Tensor | None = None, names: Sequence[str] | None = None
+) -> Classifier:
+    """A classifier as it is; a bare module as one of logits, for images in [0, 1].
+
+    How many classes a module has is found by running it on two images.
+
+    Args:
+        x: images (N, C, H, W) that it takes; needed for a module.
+        names: of the classes, where they are known.
+
+    Raises:
+        InputError: neither a classifier nor a module, or a module that does not take the images.
+
+    >>> as_classifier(nn.Flatten(), torch.zeros(5, 1, 1, 3))
+    Classifier(Flatten, 3 classes, images 1x1x3, on cpu)
+    """
+    if isinstance(model, Classifier):
+        return model
+    if not isinstance(model, nn.Module) or x is None:
+        also = "" if x is None else " or a torch.nn.Module"
         raise InputError(
-            f"the model cannot go to {device}: {one_line(error)}; give device='cpu'"
-        ) from None
-
-
-def _increasing(bounds: object) -> bool:
+            f"a model is a Classifier{also}, got {type(model).__name__}: wrap it, "
+            "mi.Classifier(module, classes=...)"
+        )
+    channels, height, width = x.shape[1:]
+    shape = channels, height, width
+    modes = [(part, part.training) for part in model.modules()]
+    trial = Classifier(model, classes=2)
+    model.eval()
     try:
-        low, high = bounds  # type: ignore[misc]
-        return bool(low < high)
-    except (TypeError, ValueError):
-        return False
+        with torch.no_grad():
+            some = x[:2].to(trial.device)
+            count = Core(model, Bounds(0.0, 1.0), "logits")(some).shape[1]
+    except InputError:
+        raise
+    except Exception as error:  # the user's own forward may raise anything
+        raise InputError(
+            f"the module cannot take images of shape {shape}: {one_line(error)}"
+        ) from error
+    finally:
+        for part, training in modes:
+            part.training = training
+    if count == 1:
+        raise InputError(
+            "the module gives one number an image: wrap it in Classifier(module, classes=2, "
+            'outputs="sigmoid")'
+        )
+    if names is not None and len(names) != count:
+        raise InputError(f"the module has {count} outputs, and the data {len(names)} classes")
+    return Classifier(model, classes=count if names is None else names, image_shape=shape)
 
 
 def _names(classes: object) -> list[str]:

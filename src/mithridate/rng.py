@@ -11,6 +11,8 @@ from torch import Tensor
 from mithridate.errors import InputError
 
 _GAMMA = -7046029254386353131  # 0x9E3779B97F4A7C15, as int64
+Random = torch.Generator | int
+"""What a caller may give for a generator: one, or a seed."""
 _CHUNK = 2**15  # hashes at once, so that they stay in the cache
 
 
@@ -80,13 +82,26 @@ def rng(seed: int) -> torch.Generator:
     >>> torch.equal(torch.rand(3, generator=rng(7)), torch.rand(3, generator=rng(7)))
     True
     """
-    if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+    whole = isinstance(seed, Integral) and not isinstance(seed, bool)
+    if not whole or not 0 <= seed < 2**63:
         raise InputError(f"a seed is an integer from 0 to 2**63 - 1, got {seed!r}")
     return torch.Generator().manual_seed(int(seed))
 
 
+_seeded = rng
+
+
+def as_generator(rng: Random) -> torch.Generator:
+    """A generator as it is; of a seed, a new one.
+
+    >>> as_generator(3).initial_seed(), as_generator(rng(4)).initial_seed()
+    (3, 4)
+    """
+    return rng if isinstance(rng, torch.Generator) else _seeded(rng)
+
+
 def child(
-    parent: torch.Generator | int,
+    parent: Random,
     *names: str | int,
     device: torch.device | str = "cpu",
     rows: Tensor | None = None,
@@ -104,8 +119,7 @@ def child(
     >>> a.initial_seed() == child(rng(0), "train", 1).initial_seed() != b.initial_seed()
     True
     """
-    if not isinstance(parent, torch.Generator):
-        parent = rng(parent)
+    parent = as_generator(parent)
     text = "/".join(str(part) for part in (parent.initial_seed(), *names))
     digest = hashlib.sha256(text.encode()).digest()
     seed = int.from_bytes(digest[:8], "big") >> 1

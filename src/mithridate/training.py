@@ -13,13 +13,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from mithridate.classifier import Classifier
+from mithridate.classifier import Classifier, as_classifier
 from mithridate.data import ImageSet
 from mithridate.errors import InputError, RunError, check_number, unknown
 from mithridate.networks.base import initialise, move, seeded
 from mithridate.networks.fitting import check_fits, check_set
 from mithridate.networks.storage import digest, keep, resume
-from mithridate.rng import child
+from mithridate.rng import Random, as_generator, child
 
 Progress = Callable[[int, int, str], None]
 """Called as progress(batches done, batches in all, text)."""
@@ -104,7 +104,7 @@ def fit(
     data: ImageSet,
     *,
     epochs: int,
-    rng: torch.Generator,
+    rng: Random,
     optimizer: str = "adam",
     lr: float = 1e-3,
     momentum: float = 0.9,
@@ -133,9 +133,10 @@ def fit(
 
     Args:
         network: a module of [0, 1] images -> logits, or a classifier to train further.
-        data: the training images.
+        data: the training images: an `ImageSet`, or a torch Dataset or DataLoader and the like
+            (`data.gather.image_sets`).
         epochs: passes over the data.
-        rng: its seed decides everything; nothing is drawn from it.
+        rng: a seed, or a generator, of which nothing is drawn: its seed decides everything.
         optimizer: "adam" or "sgd".
         lr: largest learning rate.
         momentum: of "sgd" only.
@@ -172,7 +173,8 @@ def fit(
     >>> model.class_names, model.info["training"]["n"]
     (('even', 'odd'), 4)
     """
-    check_set("training", data)
+    data = check_set("training", data)
+    rng = as_generator(rng)
     if augment is None:
         augment = "crop-flip" if data.image_shape[0] == 3 else "none"
     recipe = Recipe(
@@ -190,7 +192,7 @@ def fit(
         fresh = not isinstance(network, Classifier)
     model = _own_copy(network, data, device, child(rng, "init") if fresh else None)
     if validation is not None:
-        check_set("validation", validation)
+        validation = check_set("validation", validation)
         check_fits(model, validation)
     run = _Run(
         model=model,
@@ -206,7 +208,7 @@ def fit(
 
 
 def predict(
-    model: Classifier,
+    model: Classifier | nn.Module,
     data: ImageSet,
     *,
     rows: Sequence[int] | None = None,
@@ -220,6 +222,8 @@ def predict(
     >>> predict(Classifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), classes=2), data).shape
     torch.Size([3])
     """
+    data = check_set("image", data)
+    model = as_classifier(model, data.batch(range(min(2, len(data))))[0])
     chosen: Sequence[int] = range(len(data)) if rows is None else rows
     parts = [torch.zeros(0, dtype=torch.int64)]
     for start in range(0, len(chosen), batch):

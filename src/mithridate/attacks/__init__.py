@@ -1,6 +1,7 @@
 """Evasion attacks, one algorithm a file, and the runner that certifies them."""
 
 from mithridate.attacks.adversarial_patch import AdversarialPatch
+from mithridate.attacks.adversary import Adversary
 from mithridate.attacks.apgd import APGD
 from mithridate.attacks.autoattack import AutoAttack
 from mithridate.attacks.base import Attack, BoundedAttack, MinimalAttack
@@ -27,6 +28,7 @@ __all__ = [
     "LBFGS",
     "PGD",
     "AdversarialPatch",
+    "Adversary",
     "Attack",
     "AttackResult",
     "AutoAttack",

@@ -26,9 +26,9 @@ from mithridate.errors import (
     check_number,
 )
 from mithridate.goals import Goal, as_goal
+from mithridate.metrics import wilson
 from mithridate.norms import L0, L1, L2, LINF
-from mithridate.rng import child
-from mithridate.rng import rng as generator
+from mithridate.rng import as_generator, child
 
 FEW = 100
 """Images below which a rate is doubted."""
@@ -81,6 +81,20 @@ class AttackResult:
 
     def __len__(self) -> int:
         return len(self.success)
+
+    def __repr__(self) -> str:
+        """The figures, without the pixels: success with its 95 % interval, distances of those."""
+        n, k = len(self), int(self.success.sum())
+        parts = [f"{self.status}: success on {k:,} of {n:,} images"]
+        if n:
+            share = wilson(k, n)
+            parts[0] += f", {share.value:.1%} [{100 * share.low:.1f}, {100 * share.high:.1f}]"
+            spent = (self.queries / n, self.gradients / n)
+            parts.append("{:,.4g} queries and {:,.4g} gradients an image".format(*spent))
+        if k:
+            sizes = (float(part[self.success].mean()) for part in (self.l2, self.linf))
+            parts.insert(1, "mean L2 {:.3g}, Linf {:.3g}".format(*sizes))
+        return f"AttackResult({'; '.join(parts)})"
 
     @property
     def given_up(self) -> Tensor:
@@ -154,10 +168,11 @@ def run_attack(
     if not isinstance(attack, Attack):
         what = f"the class {attack.__name__}" if isinstance(attack, type) else repr(attack)
         raise InputError(f"an attack is an instance such as FGSM(eps=0.1), got {what}")
-    if not isinstance(rng, torch.Generator):
-        rng = generator(rng)
+    rng = as_generator(rng)
     with torch.inference_mode(False):  # tensors of that mode have no gradients
-        model, goal = as_classifier(model, check_images(x)), as_goal(goal)
+        if not isinstance(model, Guarded):
+            model = as_classifier(model, check_images(x))
+        goal = as_goal(goal)
         judge, asked = _white(model), model.attacker() if through is None else through
         seen = _white(asked)
         paces = judge.compute_batch, seen.compute_batch

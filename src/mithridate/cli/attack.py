@@ -240,7 +240,8 @@ def _show(result: Published, screen: Screen) -> None:
     screen.say("")
     screen.table(HEAD, [_cells(row) for row in rows])
     screen.say("")
-    for line in _remarks(rows):
+    remarks = reading.remarks(rows)
+    for line in [*remarks, ""] if remarks else []:
         screen.say(line)
     screen.say(reading.closing(rows))
     screen.say(f"Report: {result.report}")
@@ -303,18 +304,3 @@ def _cells(row: AttackRow) -> tuple[str, ...]:
         words.NONE if row.seconds is None else f"{row.seconds:.2f}",
         row.status.partition(":")[0],
     )
-
-
-def _remarks(rows: list[AttackRow]) -> list[str]:
-    """Why an attack has no figures, then the doubts: of all, then of each."""
-    from mithridate.reports import attacks as reading
-
-    lines = [f"{row.name}: {row.status}" for row in rows if ":" in row.status]
-    shared = reading.shared_doubts(rows)
-    lines += [f"doubt, all: {doubt.text} ({doubt.id})" for doubt in shared]
-    texts: dict[str, list[str]] = {}
-    for row, doubts in zip(rows, reading.own_doubts(rows), strict=True):
-        for doubt in doubts:
-            texts.setdefault(f"{doubt.text} ({doubt.id})", []).append(row.name)
-    lines += [f"doubt, {', '.join(names)}: {text}" for text, names in texts.items()]
-    return [*lines, ""] if lines else []

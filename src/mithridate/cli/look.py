@@ -18,7 +18,7 @@ EXTRAS = {
     "hf": ("transformers",),
     "onnx": ("onnxruntime",),
     "bench": ("art", "foolbox", "cma", "torchattacks"),
-    "test": ("onnx", "pytest", "hypothesis", "pytest_timeout", "playwright"),
+    "test": ("maite", "onnx", "pytest", "hypothesis", "pytest_timeout", "playwright"),
     "dev": ("ruff", "mypy", "sphinx", "myst_parser", "furo"),
 }
 """Extra -> the modules that it brings."""

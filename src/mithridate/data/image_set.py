@@ -6,10 +6,11 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from mithridate.data.store import ChangedStore, Store, SubsetStore, TensorStore
 from mithridate.data.valid import (
@@ -107,6 +108,22 @@ class ImageSet:
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.image_shape))
         return f"ImageSet({self.name!r}, {len(self)} images {shape}, {self.classes} classes)"
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor, dict[str, int]]:
+        """Image, label (one-hot) and {"id": row}: with `metadata` MAITE's `Dataset`.
+
+        Raises:
+            IndexError: no such row.
+        """
+        if not 0 <= row < len(self):
+            raise IndexError(f"{self.name} has {len(self)} images, got row {row}")
+        x, y = self.batch([row])
+        return x[0], one_hot(y, self.classes)[0].float(), {"id": row}
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Its name and classes, as MAITE has them."""
+        return {"id": self.name, "index2label": dict(enumerate(self._names))}
 
     def raw(self, rows: Rows) -> Tensor:
         """The stored pixels, uint8 (n, C, H, W), a copy.
@@ -235,6 +252,17 @@ class ImageSet:
             after[index] = new
         store = ChangedStore(self._store, index, pixels)
         return ImageSet(store, after, self._names, name or self.name)
+
+    def renamed(self, class_names: Sequence[str]) -> ImageSet:
+        """The same images, whose classes are called otherwise; there may be more of them.
+
+        Raises:
+            InputError: too few names, or one twice.
+
+        >>> ImageSet(torch.zeros(1, 1, 1, 1).byte(), [0], ["0"]).renamed(["cat", "dog"]).classes
+        2
+        """
+        return ImageSet(self._store, self._labels, class_names, self.name)
 
     def fingerprint(self) -> str:
         """sha256 over shape, class names, pixels and labels; the set's own name is left out.

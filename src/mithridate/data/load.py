@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from mithridate.data.image_set import ImageSet
-from mithridate.errors import DataError, unknown
+from mithridate.errors import DataError, InputError, unknown
 
 HUB = {"mnist": "ylecun/mnist", "cifar10": "uoft-cs/cifar10"}
 """Sets known by name -> where the hub has them."""
@@ -17,7 +17,7 @@ HUB = {"mnist": "ylecun/mnist", "cifar10": "uoft-cs/cifar10"}
 NAMES = ("digits", *HUB)
 
 
-def load_data(name: str, *, memory_limit: int | None = None) -> tuple[ImageSet, ImageSet]:
+def load_data(name: str | Path, *, memory_limit: int | None = None) -> tuple[ImageSet, ImageSet]:
     """A train and a test set.
 
     Args:
@@ -36,6 +36,9 @@ def load_data(name: str, *, memory_limit: int | None = None) -> tuple[ImageSet, 
     ImageSet('digits/test', 360 images 1x8x8, 10 classes)
     """
     # Imported on use: scikit-learn, pyarrow and the hub's client are slow to import.
+    name = str(name) if isinstance(name, Path) else name
+    if not isinstance(name, str):
+        raise InputError(f"a data set is named by its name or path, got {type(name).__name__}")
     if name == "digits":
         return load_digits()
     from mithridate.data.parquet import load_parquet

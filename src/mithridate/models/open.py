@@ -87,6 +87,8 @@ def open_model(
     ...
     mithridate.errors.CheckpointError: cannot read missing.safetensors: no such file
     """
+    if not isinstance(source, str | Path):
+        raise InputError(f"a model is opened by its name or path, got {type(source).__name__}")
     text, place = str(source), Path(source)
     pairs = (("outputs", outputs), ("bounds", bounds))
     about: dict[str, Any] = {key: value for key, value in pairs if value is not None}
@@ -119,7 +121,11 @@ def open_model(
         _check_known(text, place)
         header = weights.own_header(place) if place.suffix.lower() not in weights.PICKLED else None
         model = opening.filled(about) if header is None else opening.own(header)
-    return _as_stated(model, text, classes, about, torch.device(device))
+    try:
+        place_of = torch.device(device)
+    except RuntimeError:
+        raise InputError(f"device {device!r} cannot be used (no such device): use cpu") from None
+    return _as_stated(model, text, classes, about, place_of)
 
 
 class _Opening:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mithridate import component
+from mithridate.classifier import move as move
 from mithridate.component import Component
 from mithridate.errors import InputError, check_number, unknown
 
@@ -85,19 +86,6 @@ def checked_shape(image_shape: Shape) -> Shape:
     if len(shape) != 3 or not all(isinstance(n, int) and n >= 1 for n in shape):
         raise InputError(f"image_shape is (channels, height, width), got {image_shape}")
     return shape
-
-
-def move(module: nn.Module, device: torch.device | str) -> None:
-    """Bring a module to a device.
-
-    Raises:
-        InputError: there is no such device.
-    """
-    try:
-        module.to(device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0][:120]
-        raise InputError(f"device {str(device)!r} cannot be used ({reason}): use cpu") from None
 
 
 def scaled(channels: int, width: float) -> int:

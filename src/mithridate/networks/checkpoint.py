@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mithridate import component
-from mithridate.classifier import Classifier
+from mithridate.classifier import Classifier, as_classifier
 from mithridate.errors import CheckpointError, InputError, NothingAssessedError, one_line
 from mithridate.networks.base import create, move
 from mithridate.networks.storage import check_format, digest, read_tensors, sha256, write_tensors
@@ -42,6 +42,7 @@ def save(model: Classifier, path: str | Path) -> None:
     ...     fingerprint(load(Path(folder) / "m.safetensors")) == fingerprint(model)
     True
     """
+    model = as_classifier(model)
     header = {
         "kind": "model",
         "format": FORMAT,

@@ -8,16 +8,22 @@ import torch
 
 from mithridate.classifier import Classifier
 from mithridate.data import ImageSet
+from mithridate.data.gather import image_sets
 from mithridate.errors import InputError, one_line
 
 
-def check_set(what: str, data: object) -> None:
-    """Refuse anything but an ImageSet."""
-    if not isinstance(data, ImageSet):
+def check_set(what: str, data: object) -> ImageSet:
+    """An image set, as it is or of what holds its images (`image_sets`); one, and no pair.
+
+    Raises:
+        InputError: it is none.
+    """
+    sets = image_sets(data, what=f"the {what} set")
+    if len(sets) > 1:
         raise InputError(
-            f"the {what} set is an ImageSet, got {type(data).__name__}: "
-            "make one with load_data or ImageSet(images, labels, class_names)"
+            f"the {what} set is an ImageSet, got {type(data).__name__} of two: give one"
         )
+    return sets[0]
 
 
 def check_fits(model: Classifier, data: ImageSet, expected: Sequence[int] | None = None) -> None:

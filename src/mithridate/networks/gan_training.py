@@ -111,7 +111,7 @@ def fit_wgan(
     >>> len(gan.info["training"]["distances"])
     1
     """
-    check_set("training", data)
+    data = check_set("training", data)
     recipe = GanRecipe(
         steps=steps,
         seed=rng.initial_seed(),

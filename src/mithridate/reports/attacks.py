@@ -254,6 +254,18 @@ def own_doubts(attacks: Sequence[AttackRow]) -> list[list[Doubt]]:
     return [[doubt for doubt in row.doubts if doubt not in shared] for row in attacks]
 
 
+def remarks(attacks: Sequence[AttackRow]) -> list[str]:
+    """Why an attack has no figures, then the doubts: of all, then of each."""
+    lines = [f"{row.name}: {row.status}" for row in attacks if ":" in row.status]
+    shared = shared_doubts(attacks)
+    lines += [f"doubt, all: {doubt.text} ({doubt.id})" for doubt in shared]
+    texts: dict[str, list[str]] = {}
+    for row, doubts in zip(attacks, own_doubts(attacks), strict=True):
+        for doubt in doubts:
+            texts.setdefault(f"{doubt.text} ({doubt.id})", []).append(row.name)
+    return [*lines, *(f"doubt, {', '.join(names)}: {text}" for text, names in texts.items())]
+
+
 @dataclass(frozen=True)
 class Attacked:
     """One image under one attack; `state` is "fooled", "kept", "astray" (a wrong class, not the one

@@ -11,6 +11,7 @@ from mithridate.data import ImageSet
 from mithridate.defenses.inspect.base import same_architecture
 from mithridate.errors import InputError, unknown
 from mithridate.models.endpoint import is_endpoint
+from mithridate.studies.engine.cells import label_of
 from mithridate.studies.engine.spec import MatrixSpec, Spec
 from mithridate.studies.soundness import check_model
 from mithridate.studies.subject import Subject, defense_choice
@@ -64,7 +65,7 @@ def attack(
     subject = _subject(model, data, network, opening)
     if defenses:
         subject["defense"] = list(defenses)
-    names = [str(one["name"]) for one in attacks]
+    names = _told_apart(attacks)
     called = _attacked(model, [str(one["name"]) for one in defenses], through)
     few = {"samples": samples, "sample_seed": seed} if is_endpoint(model) else {}
     return Spec(
@@ -76,7 +77,11 @@ def attack(
         threads=threads,
         device=device,
         defaults=subject,
-        options={"attack": {str(one["name"]): {"attack": dict(one)} for one in attacks}},
+        options={
+            "attack": {
+                name: {"attack": dict(one)} for name, one in zip(names, attacks, strict=True)
+            }
+        },
         matrix={
             "clean": MatrixSpec(
                 measure="accuracy", title="Clean accuracy", set={"called": called, **few}
@@ -186,6 +191,22 @@ def defend(
         matrix=matrix,
         view=[{"kind": "defenses", "matrix": "clean"}, *charts, *tables],
     )
+
+
+def _told_apart(attacks: Sequence[Table]) -> list[str]:
+    """A name for each, with the settings in which attacks of one name differ.
+
+    >>> _told_apart([{"name": "pgd", "eps": eps, "steps": 5} for eps in (0.1, 0.2)])
+    ['pgd eps=0.1', 'pgd eps=0.2']
+    """
+    names = []
+    for one in attacks:
+        alike = [other for other in attacks if other["name"] == one["name"]]
+        differs = {
+            key: value for key, value in one.items() if any(o.get(key) != value for o in alike)
+        }
+        names.append(str(label_of({"name": one["name"], **differs})))
+    return names
 
 
 def _attacked(model: str, defenses: Sequence[str], through: str | None) -> str:
@@ -399,5 +420,5 @@ def class_of(text: str, names: Sequence[str]) -> int:
     if text.isdecimal() and int(text) < len(names):
         return int(text)
     if text.lstrip("-").isdecimal():
-        raise InputError(f"--target {text} is not a class: they are 0 to {len(names) - 1}")
+        raise InputError(f"target {text} is not a class: they are 0 to {len(names) - 1}")
     raise unknown("class", text, names)

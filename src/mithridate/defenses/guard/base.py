@@ -8,7 +8,7 @@ from typing import final
 
 from torch import Tensor
 
-from mithridate.classifier import Classifier, Guarded
+from mithridate.classifier import Classifier, Guarded, as_classifier
 from mithridate.component import Component
 
 
@@ -27,4 +27,5 @@ class Guard(Component, ABC):
     @final
     def wrap(self, model: Classifier | Guarded) -> Guarded:
         """The model, watched from now on; it gives labels and scores, and nothing else."""
-        return Guarded(model, self.watcher())
+        behind = model if isinstance(model, Guarded) else as_classifier(model)
+        return Guarded(behind, self.watcher())

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mithridate import rng as random
 from mithridate.classifier import Classifier
@@ -19,6 +19,7 @@ from mithridate.cost import Cost
 from mithridate.data import ImageSet
 from mithridate.doubts import Doubt
 from mithridate.errors import InputError, check_number
+from mithridate.rng import Random, as_generator
 
 if TYPE_CHECKING:  # `judge` knows inspectors; `inspect` and `calibrate` hand over to it
     from mithridate.defenses.inspect.judge import CleanSide, Verdict
@@ -177,11 +178,15 @@ class Inspector(Component, ABC):
     @final
     def inspect(
         self,
-        model: Classifier,
+        model: Classifier | nn.Module,
         data: ImageSet,
         *,
-        reference: Classifier | Sequence[Classifier] | CleanSide | None = None,
-        rng: torch.Generator,
+        reference: Classifier
+        | nn.Module
+        | Sequence[Classifier | nn.Module]
+        | CleanSide
+        | None = None,
+        rng: Random,
         progress: Progress | None = None,
     ) -> Verdict:
         """A verdict by this inspector alone: `judge([self], ...)`, which says what raises."""
@@ -195,7 +200,7 @@ class Inspector(Component, ABC):
         clean: Sequence[Classifier],
         data: ImageSet,
         *,
-        rng: torch.Generator,
+        rng: Random,
         progress: Progress | None = None,
     ) -> CleanSide:
         """The clean side of many verdicts: `judge.calibrate([self], ...)`."""
@@ -210,7 +215,7 @@ class Inspector(Component, ABC):
         data: ImageSet,
         *,
         reference: Any = None,
-        rng: torch.Generator,
+        rng: Random,
         progress: Progress | None = None,
     ) -> Evidence:
         """The evidence alone, beside one model or none: no null, no p-value, nothing certified.
@@ -221,7 +226,7 @@ class Inspector(Component, ABC):
         Returns:
             Evidence whose cost and seconds are those of both models together.
         """
-        models = () if reference is None else (reference,)
+        rng, models = as_generator(rng), () if reference is None else (reference,)
         with measured(model, *models) as spent:
             looks = [self.look(m, data, rng=rng) for m in (model, *models)]
             clean = Comparison(models=models, looks=tuple(looks[1:]), own=looks[0])

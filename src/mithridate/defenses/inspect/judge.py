@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mithridate import component
 from mithridate import rng as random
-from mithridate.classifier import Classifier
+from mithridate.classifier import Classifier, as_classifier
 from mithridate.cost import Cost
 from mithridate.data import ImageSet
 from mithridate.defenses.inspect.base import (
@@ -33,7 +33,9 @@ from mithridate.defenses.inspect.null import MIN_CLEAN, predictive_p
 from mithridate.doubts import Doubt
 from mithridate.errors import InputError, NothingAssessedError, RunError
 from mithridate.metrics import Interval, wilson
+from mithridate.networks.fitting import check_set
 from mithridate.poisons import bounding_box
+from mithridate.rng import Random, as_generator
 
 FEW_CONTROLS = 6
 FEW_IMAGES = 20
@@ -102,6 +104,10 @@ class Verdict:
         if self.doubts:
             lines.append("doubts: " + "; ".join(doubt.text for doubt in self.doubts))
         return "\n".join(lines)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """In a notebook the lines, not the figures."""
+        printer.text(str(self))
 
     def __repr__(self) -> str:
         """The figures, without the pictures."""
@@ -189,7 +195,7 @@ def calibrate(
     clean: Sequence[Classifier],
     data: ImageSet,
     *,
-    rng: torch.Generator,
+    rng: Random,
     progress: Progress | None = None,
 ) -> CleanSide:
     """Let every inspector score every clean model beside the others.
@@ -202,6 +208,7 @@ def calibrate(
             classes than the data, or none where an inspector needs some.
         NothingAssessedError: a statistic is not finite.
     """
+    clean, rng = [as_classifier(m, *_shown_to(data)) for m in clean], as_generator(rng)
     _check(inspectors, clean, data)
     total, done, parts = 2 * len(clean) * len(inspectors), 0, []
     for inspector in inspectors:
@@ -232,11 +239,11 @@ def calibrate(
 
 def judge(
     inspectors: Sequence[Inspector],
-    suspect: Classifier,
+    suspect: Classifier | nn.Module,
     data: ImageSet,
     *,
-    reference: Classifier | Sequence[Classifier] | CleanSide | None = None,
-    rng: torch.Generator,
+    reference: Classifier | nn.Module | Sequence[Classifier | nn.Module] | CleanSide | None = None,
+    rng: Random,
     alpha: float | None = None,
     progress: Progress | None = None,
 ) -> Verdict:
@@ -249,11 +256,13 @@ def judge(
     held-out images and measured here: no inspector's word is taken for it.
 
     Args:
+        suspect: a classifier, or a bare module (logits of images in [0, 1]).
         data: clean labelled images that the model was not trained on.
         reference: clean models of the suspect's architecture (the first is the one shown beside
             it), or a `CleanSide`. With fewer than an inspector's `controls` of them, the rest
             is trained here on half of `data` and the other half is used to inspect: give models
             trained on a full training set (`train_controls`) for a better null.
+        rng: a seed, or a seeded generator.
         alpha: significance level; the inspectors' own where not given, the smallest of them.
 
     Raises:
@@ -262,13 +271,17 @@ def judge(
         NothingAssessedError: a statistic is not finite.
         RunError: an inspector proposes what cannot be (a class or a trigger of another kind).
     """
-    alone = False
+    alone, rng = False, as_generator(rng)
+    data = check_set("inspection", data)
+    suspect = as_classifier(suspect, *_shown_to(data))
     if isinstance(reference, CleanSide):
         side = reference
         _check(inspectors, [*side.models, suspect], data)
         _check_parts(inspectors, side)
     else:
-        given = [reference] if isinstance(reference, Classifier) else list(reference or ())
+        one = isinstance(reference, Classifier | nn.Module)
+        several: Any = [reference] if one else list(reference or ())  # type: ignore[arg-type]
+        given = [as_classifier(model, *_shown_to(data)) for model in several]
         _check(inspectors, [*given, suspect], data)
         alone = not given
         models, data = _complete(inspectors, suspect, given, data, rng, progress)
@@ -280,6 +293,11 @@ def judge(
         verdict = _verdict(inspectors, suspect, data, side, halves, rng, alpha, progress)
     doubts = (*_doubts(side, halves, alone), *verdict.doubts)
     return replace(verdict, doubts=doubts, cost=spent.cost, seconds=spent.seconds)
+
+
+def _shown_to(data: ImageSet) -> tuple[Tensor, Sequence[str]]:
+    """What a bare module is made a classifier by."""
+    return data.batch(range(min(2, len(data))))[0], data.class_names
 
 
 def _verdict(

@@ -9,7 +9,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from mithridate.classifier import Classifier
+from mithridate.classifier import Classifier, as_classifier
 from mithridate.component import Component, name_of, values
 
 
@@ -46,7 +46,7 @@ class Transform(Component, ABC):
 
         The last wrapped comes first: `b.wrap(a.wrap(model))` answers model(a(b(x))).
         """
-        return self._behind(model, self.transform)
+        return self._behind(as_classifier(model), self.transform)
 
     @final
     def _behind(self, model: Classifier, change: Callable[[Tensor], Tensor]) -> Classifier:

@@ -128,8 +128,20 @@ def header(spec: Spec, plan: Plan, command: str) -> dict[str, Any]:
         "comparisons": [],
         "doubts": [{"id": key, "text": text} for key, text in spec.doubts.items()],
         "environment": environment(torch.device(spec.device), spec.seed)
-        | {"threads": spec.threads},
+        | {"threads": spec.threads, "taxonomy": _taxonomy(plan)},
     }
+
+
+def _taxonomy(plan: Plan) -> dict[str, dict[str, list[str]]]:
+    """The study's attacks, poisons and defences in MITRE ATLAS and NIST AI 100-2, by their ids."""
+    ids: dict[str, dict[str, list[str]]] = {}
+    for choice in (choice for unit in plan.order for choice in unit.choices()):
+        about = getattr(component.find(choice.kind, choice.name), "about", None)
+        if about is not None and (about.atlas or about.nist):
+            nist = [f"NISTAML.{number}" for number in about.nist]
+            known = {"MITRE ATLAS 5.6.0": list(about.atlas), "NIST AI 100-2e2025": nist}
+            ids[choice.name] = {key: each for key, each in known.items() if each}
+    return ids
 
 
 def _axes(plan: Plan, matrix: str) -> dict[str, list[Any]]:

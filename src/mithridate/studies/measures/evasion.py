@@ -18,12 +18,13 @@ from mithridate import component
 from mithridate.attacks.base import with_usual
 from mithridate.component import Choice
 from mithridate.data import ImageSet
+from mithridate.errors import InputError
 from mithridate.metrics import bootstrap_mean, distances, wilson
 from mithridate.studies.engine.tables import write_table
 from mithridate.studies.engine.unit import Open, Progress, Unit
 from mithridate.studies.measures.base import TABLE, Measure, row, write_pictures
 from mithridate.studies.parts import mean_part, proportion
-from mithridate.studies.subject import Named, Subject
+from mithridate.studies.subject import Named, Subject, defense_choice
 from mithridate.studies.units.adversarial import Adversarial, Attacked, Transferred, wanted_of
 from mithridate.studies.units.data import Data
 
@@ -97,6 +98,8 @@ class Evasion(Measure):
         """The measurement, over the adversarial images as a unit of their own."""
         attack = Choice.of("attacks", settings.attack)
         shape = settings.data_unit.loaded.test.image_shape
+        if not settings.data_unit.trains:
+            _check_untrained(settings, attack)
         attack = Choice("attacks", attack.name, with_usual(attack.name, shape, attack.settings))
         model = settings.subject()
         seen = model
@@ -128,8 +131,25 @@ class Evasion(Measure):
             attack=attack,
             goal=settings.goal,
             target=settings.target,
+            quantize=settings.quantize,
             gallery=settings.gallery,
         )
+
+
+def _check_untrained(settings: Settings, attack: Choice) -> None:
+    """Refuse what learns from training images, where there are none beside the test images.
+
+    Raises:
+        InputError: the attack, or a defence in front.
+    """
+    about = component.find("attacks", attack.name).about
+    learns = ["training images" in about.needs and attack.name]
+    learns += [settings.goal == "targeted" and about.access == ("label",) and attack.name]
+    defenses = map(defense_choice, settings.defense)
+    learns += [choice.kind == "detectors" and choice.name for choice in defenses]
+    who = next(filter(None, learns), None)
+    if who is not None:
+        raise InputError(f"{who} needs training images beside the test images: give both sets")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -147,6 +167,7 @@ class Measured(Unit[Mapping[str, Any]]):
     attack: Choice
     goal: str = "untargeted"
     target: int | None = None
+    quantize: int | None = None
     gallery: bool = False
 
     def make(self, get: Open, folder: Path, tell: Progress) -> dict[str, Any]:
@@ -182,7 +203,7 @@ class Measured(Unit[Mapping[str, Any]]):
                     "mean_distance": float(sizes.mean()),
                     "median_distance": float(np.median(sizes)),
                 }
-        bits = self.adversarial.quantize
+        bits = self.quantize
         settings = component.values(attack) | dict(attacked.prepared)
         settings |= {} if bits is None else {"quantize": bits}
         return {

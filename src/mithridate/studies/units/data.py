@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 from mithridate.data import ImageSet, load_data
 from mithridate.data.load import source_of
 from mithridate.studies.engine.unit import Open, Unit
+from mithridate.studies.units.held import HELD
 
 
 class Sets(NamedTuple):
@@ -24,13 +25,19 @@ class Sets(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Data(Unit[Sets]):
-    """The sets of `load_data`; nothing is stored."""
+    """The sets of `load_data`, or such as a caller holds; nothing is stored.
+
+    Attributes:
+        trains: False where there are no training images: the test images stand in their place,
+            for nobody to learn from.
+    """
 
     kind: ClassVar = "data"
     stored: ClassVar = False
 
     name: str
     source: str
+    trains: bool = field(default=True, metadata={"key": False})
 
     @classmethod
     def named(cls, name: str) -> Data:
@@ -42,11 +49,17 @@ class Data(Unit[Sets]):
         >>> Data.named("digits").name
         'digits'
         """
+        held = HELD.sets.get(name)
+        if held is not None:  # the name holds the digest of what they are
+            return cls(name=name, source="in memory", trains=held.train is not None)
         return cls(name=name, source=_digest(name))
 
     @property
     def loaded(self) -> Sets:
         """The sets, where a plan needs to know more of them than their key."""
+        held = HELD.sets.get(self.name)
+        if held is not None:
+            return Sets(held.train or held.test, held.test)
         return _loaded(self.name, self.source)
 
     def open(self, folder: Path, values: Mapping[str, Any], get: Open) -> Sets:

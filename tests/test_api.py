@@ -1,0 +1,242 @@
+"""`mi.attack`, `mi.audit` and `mi.inspect`: the command line's figures, of what a caller holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from torch import nn
+
+import mithridate as mi
+from mithridate import reports
+from mithridate.errors import RunError
+from mithridate.studies.conduct import the_store
+from mithridate.studies.engine.perform import maker_of
+from mithridate.studies.units.held import HELD, hold_model, holding
+
+TRAIN, TEST = mi.load_data("digits")
+MAPS = mi.inspectors.BiasMaps(probe="noise", samples=5, pairs=1, images=4, grow_steps=1)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch) -> None:
+    monkeypatch.setenv("MITHRIDATE_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="module")
+def model() -> mi.Classifier:
+    net = mi.networks.create("digits-cnn", image_shape=(1, 8, 8), classes=10)
+    return mi.fit(net, TRAIN, epochs=3, rng=0)
+
+
+@pytest.fixture(scope="module")
+def result(model, tmp_path_factory) -> mi.Result:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MITHRIDATE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return mi.attack(model.module, TEST, ["fgsm", "deepfool"], eps=0.1, samples=30)
+
+
+def test_its_figures_are_those_of_run_attack(model, result) -> None:
+    rows = {row["attack"]: row for row in result.table()}
+    table = result.images.to_pylist()
+    image = [row["image"] for row in table if row["cell"] == "attacks/0000"]
+    x, y = TEST.batch(image)
+    own = mi.run_attack(mi.attacks.FGSM(eps=0.1), model, x, mi.Untargeted(y), rng=mi.rng(0))
+    assert rows["fgsm"]["accuracy_left"] == float((own.predicted == y).double().mean())
+    assert rows["fgsm"]["accuracy_left_n"] == 30
+    assert rows["fgsm"]["accuracy_left_low"] < rows["fgsm"]["accuracy_left"]
+    assert [
+        row["success"] for row in table if row["cell"] == "attacks/0000"
+    ] == own.success.tolist()
+
+
+def test_command_line_and_python_write_the_same_record(model, tmp_path) -> None:
+    from mithridate.cli.main import main
+
+    path, words = tmp_path / "m.safetensors", ["--data", "digits", "--samples", "20"]
+    mi.save(model, path)
+    command = ["attack", str(path), *words, "--attack", "fgsm,pgd", "--out", str(tmp_path / "cli")]
+    assert main([*command, "--quiet"]) == 0
+    threads = torch.get_num_threads()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    try:
+        result = mi.attack(path, "digits", ["fgsm", "pgd"], samples=20)
+    finally:
+        torch.set_num_threads(threads)
+    page = result.report(tmp_path / "python")
+    first, second = (reports.read(tmp_path / name) for name in ("cli", "python"))
+    assert first.cells == second.cells
+    assert first.study.spec_sha256 == second.study.spec_sha256
+    for name in ("images.parquet", "pictures.safetensors"):
+        assert (tmp_path / "cli" / name).read_bytes() == (tmp_path / "python" / name).read_bytes()
+    assert page.read_text("utf-8").count("<section") == first.path.joinpath(
+        "report.html"
+    ).read_text("utf-8").count("<section")
+
+
+def test_it_prints_a_few_lines_and_draws(result) -> None:
+    text = str(result)
+    assert 5 < len(text.splitlines()) < 10
+    assert re.search(r"^fgsm +\d+\.\d % \[", text, re.M)
+    assert "few-images" in text
+    html, drawing = result._repr_html_(), result.plot()
+    assert "<script" not in html
+    assert html.count("<tr>") == 3
+    assert drawing.startswith("<svg") == drawing._repr_svg_().startswith("<svg") is True
+    assert drawing.count("<rect") == 3
+    table = result.arrow()
+    assert isinstance(table, pa.Table)
+    assert table.to_pylist() == result.table()
+    assert result.summary()["strongest"] == "fgsm"
+
+
+def test_every_way_to_hand_over_a_model_and_data_gives_the_same(model, result) -> None:
+    x, y = TEST.batch(range(len(TEST)))
+    module, loader = model.module, torch.utils.data.DataLoader
+    ways = [
+        (model, (x.numpy(), y.tolist())),
+        (module, loader(torch.utils.data.TensorDataset(x, y), batch_size=7, shuffle=True)),
+        (module, (TRAIN, TEST)),
+        (module, "digits"),
+    ]
+    for held, data in ways:
+        again = mi.attack(held, data, mi.attacks.FGSM, eps=np.float64(0.1), samples=30)
+        mine, ours = again.table()[0], result.table()[0]
+        assert {k: v for k, v in mine.items() if k != "seconds"} == {
+            k: v for k, v in ours.items() if k != "seconds"
+        }
+        assert model.module.training is False
+    assert not HELD.models
+    assert not HELD.sets
+    assert not maker_of(the_store().root.absolute()).kept._kept
+
+
+def test_a_file_that_belongs_to_a_module_of_the_caller(model, result, tmp_path) -> None:
+    torch.save(model.module.state_dict(), tmp_path / "weights.pt")
+    blank = mi.networks.create("digits-cnn", image_shape=(1, 8, 8), classes=10)
+    how = {"eps": 0.1, "samples": 30}
+    own = mi.attack(tmp_path / "weights.pt", TEST, "fgsm", opening={"network": blank}, **how)
+    named = mi.attack(
+        tmp_path / "weights.pt", "digits", "fgsm", opening={"network": "digits-cnn"}, **how
+    )
+    left = result.table()[0]["accuracy_left"]
+    assert own.table()[0]["accuracy_left"] == named.table()[0]["accuracy_left"] == left
+
+
+def test_attacks_of_one_name_keep_their_own_settings(model) -> None:
+    attacks = [mi.attacks.FGSM(eps=0.05), {"name": "fgsm", "eps": 0.2}, "fgsm"]
+    result = mi.attack(model, TEST, attacks, eps=0.1, samples=20)
+    assert [row["eps"] for row in result.table()] == [0.05, 0.2, 0.1]
+    assert result.table()[0]["accuracy_left"] > result.table()[1]["accuracy_left"]
+
+
+def test_a_defence_a_target_and_another_view(model) -> None:
+    around = {"defense": mi.transforms.SpatialSmoothing(window=3), "samples": 20, "eps": 0.2}
+    known = mi.attack(model, TEST, "pgd", target="3", **around)
+    ignored = mi.attack(model, TEST, "pgd", through=model.module, **around)
+    assert known.table()[0]["target"] == 3
+    assert "behind spatial-smoothing" in str(known)
+    assert ignored.table()[0]["accuracy_n"] == 20
+    assert "looks at digits-cnn in memory" in ignored.study.title
+
+
+def test_a_crash_raises_and_can_be_recorded(model, monkeypatch) -> None:
+    def crash(*given, **named):
+        raise ZeroDivisionError("broken")
+
+    monkeypatch.setattr(mi.attacks.DDN, "perturb", crash)
+    with pytest.raises(RunError, match=r"ddn failed: .*broken"):
+        mi.attack(model, TEST, ["fgsm", "ddn"], eps=0.1, samples=10)
+    result = mi.attack(model, TEST, ["fgsm", "ddn"], eps=0.1, samples=10, errors="record")
+    done, crashed = result.table()
+    assert done["status"] == "done"
+    assert crashed["status"].startswith("failed")
+    assert crashed["accuracy_left"] is None
+
+
+def test_a_model_is_known_by_what_it_answers(model) -> None:
+    class Scaled(nn.Module):
+        factor = 1.0
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model.module
+
+        def forward(self, x):
+            return self.inner(x) * self.factor
+
+    def name(module: nn.Module) -> str:
+        return hold_model(mi.Classifier(module, classes=10), TEST)
+
+    with holding():
+        one, same, other = Scaled(), Scaled(), Scaled()
+        other.factor = 2.0
+        assert name(one) == name(same) != name(other)
+        queries = model.cost.queries
+        hold_model(model, TEST)
+        assert model.cost.queries == queries
+
+
+def test_audit_and_inspect(model, tmp_path) -> None:
+    small = {"inspector": MAPS, "controls": 3, "control_epochs": 1}
+    result = mi.audit(model, (TRAIN, TEST), **small, attack_images=10, noise_queries=100)
+    assert result.summary()["suspicious"] in (True, False)
+    assert "clean accuracy" in str(result)
+    assert result.plot().count("<circle") == 4
+    record = json.loads((result.report(tmp_path).parent / "study.json").read_text("utf-8"))
+    assert record["environment"]["taxonomy"]["pgd"]["NIST AI 100-2e2025"] == ["NISTAML.022"]
+    verdict = mi.inspect(model.module, TEST, [model] * 3, inspectors=mi.inspectors.BiasMaps(
+        probe="noise", samples=5, controls=3, pairs=1, images=4, grow_steps=1))  # fmt: skip
+    assert isinstance(verdict, mi.Verdict)
+    assert len(repr(verdict)) < 300
+    assert len(str(verdict).splitlines()) < 8
+
+
+def test_results_and_models_in_a_line(model) -> None:
+    x, y = TEST.batch(range(8))
+    run = mi.run_attack(mi.attacks.FGSM(eps=0.3), model, x, mi.Untargeted(y), rng=mi.rng(0))
+    assert re.fullmatch(r"AttackResult\(done: success on \d of 8 images, .*an image\)", repr(run))
+    empty = mi.run_attack(mi.attacks.FGSM(eps=0), model, x[:0], mi.Untargeted(y[:0]), rng=mi.rng(0))
+    assert repr(empty) == "AttackResult(done: success on 0 of 0 images)"
+    assert repr(model) == "Classifier(digits-cnn, 10 classes, images 1x8x8, on cpu)"
+
+
+def test_maite_takes_classifiers_sets_and_attacks(model) -> None:
+    """Structural protocols: nothing here imports them but this test."""
+    from maite.protocols import image_classification as ic
+    from maite.tasks import evaluate
+
+    class Accuracy:
+        metadata = {"id": "accuracy"}  # noqa: RUF012
+
+        def reset(self) -> None:
+            self.right: list[bool] = []
+
+        def update(self, predictions, targets, metadata) -> None:
+            pairs = zip(predictions, targets, strict=True)
+            self.right += [bool(p.argmax() == t.argmax()) for p, t in pairs]
+
+        def compute(self) -> dict[str, float]:
+            return {"accuracy": float(np.mean(self.right))}
+
+    attack, data = mi.attacks.FGSM(eps=0.2), TEST.subset(range(0, 360, 4))
+    adversary = mi.attacks.Adversary(attack=attack, model=model)
+    assert isinstance(model, ic.Model)
+    assert isinstance(data, ic.Dataset)
+    assert isinstance(adversary, ic.Augmentation)
+    clean, _, _ = evaluate(model=model, dataset=data, metric=Accuracy(), batch_size=64)
+    attacked, _, _ = evaluate(
+        model=model, dataset=data, metric=Accuracy(), batch_size=64, augmentation=adversary
+    )
+    x, y = data.batch(range(len(data)))
+    own = mi.run_attack(attack, model, x, mi.Untargeted(y), rng=mi.rng(0))
+    right = (own.clean_predicted == y, own.predicted == y)
+    assert clean["accuracy"] == float(right[0].double().mean())
+    assert attacked["accuracy"] == float(right[1].double().mean()) < clean["accuracy"]
+    with pytest.raises(IndexError):
+        data[len(data)]
