@@ -105,7 +105,7 @@ class Classifier:
     ) -> None:
         if not isinstance(module, nn.Module):
             raise InputError(f"a classifier wraps a torch.nn.Module, got {type(module).__name__}")
-        names = _names(classes)
+        names = class_names_of(classes)
         if len(names) < 2:
             raise InputError(f"a classifier has at least 2 classes, got {len(names)}")
         if not bounds[0] < bounds[1]:
@@ -433,7 +433,7 @@ class Classifier:
         return self._head
 
 
-def _names(classes: object) -> list[str]:
+def class_names_of(classes: object) -> list[str]:
     """The names of the classes; numbers where only their number is given."""
     if isinstance(classes, Mapping):
         return [str(classes[key]) for key in sorted(classes, key=int)]
