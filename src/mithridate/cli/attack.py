@@ -9,22 +9,20 @@ import typer
 
 from mithridate.cli.options import (
     AsJson,
-    Classes,
-    Data,
     Device,
     Keep,
     Model,
-    Network,
-    Outputs,
     Plan,
     Quiet,
     Seed,
     Settings,
-    TrustCode,
+    blocks,
     deal,
     opening,
+    opens,
     pairs,
     place,
+    reads,
 )
 from mithridate.cli.screen import Screen
 from mithridate.errors import InputError
@@ -36,15 +34,16 @@ if TYPE_CHECKING:
 ALL = "all"
 
 
+@blocks(how=opens, data=reads)
 def attack(
     model: Model,
-    data: Data,
+    data: Any,
     attack: Annotated[
         list[str],
         typer.Option(
             "--attack",
             metavar="NAME",
-            help="See mithridate list attacks; a,b or all.",
+            help="Of mithridate list attacks; a,b; all.",
         ),
     ],
     defense: Annotated[
@@ -52,7 +51,7 @@ def attack(
         typer.Option(
             "--defense",
             metavar="NAME",
-            help="In front of the model, in this order: see mithridate list transforms.",
+            help="In front of MODEL, in order (list transforms).",
         ),
     ] = None,
     through: Annotated[
@@ -60,17 +59,15 @@ def attack(
         typer.Option(
             "--through",
             metavar="MODEL",
-            help="What the attacker looks at: a checkpoint, or undefended. Default: all of it.",
+            help="What the attacker sees, or undefended. Default: all.",
         ),
     ] = None,
-    network: Network = None,
-    trust_code: TrustCode = False,
-    classes: Classes = None,
-    outputs: Outputs = None,
+    how: Any = None,
     settings: Settings = None,
     samples: Annotated[int, typer.Option(min=1, metavar="N", help="Test images.")] = 1000,
     goal: Annotated[
-        Literal["untargeted", "targeted"], typer.Option("--goal", help="What to reach.")
+        Literal["untargeted", "targeted"],
+        typer.Option("--goal", metavar="GOAL", help="Or targeted."),
     ] = "untargeted",
     target: Annotated[
         str | None,
@@ -99,7 +96,7 @@ def attack(
         raise InputError("--target goes with --goal targeted: add it, or leave --target out")
     if through == "undefended" and not defense:
         raise InputError("--through undefended goes with --defense: there is nothing to ignore")
-    facts = opening(network, trust_code, classes, outputs, values)
+    facts = opening(how, values)
     attacks, defenses = _components(names, _words(defense or []), values, strict=ALL not in attack)
 
     from mithridate.studies import presets

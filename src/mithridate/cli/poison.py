@@ -9,17 +9,19 @@ import typer
 
 from mithridate.cli.options import (
     AsJson,
-    Data,
     Device,
     OutFolder,
     Quiet,
     Seed,
     Settings,
     Surrogate,
+    blocks,
     deal,
     pairs,
     place,
+    reads,
     set_facts,
+    sets,
 )
 from mithridate.cli.screen import Screen
 from mithridate.errors import InputError
@@ -29,8 +31,9 @@ if TYPE_CHECKING:
     from mithridate.poisons import Poison, Poisoned
 
 
+@blocks(data=reads)
 def poison(
-    data: Data,
+    data: Any,
     poison: Annotated[
         str, typer.Option("--poison", metavar="NAME", help="See mithridate list poisons.")
     ],
@@ -53,13 +56,12 @@ def poison(
     check_surrogate(poison, attack, surrogate)
     check_free(out)
 
-    from mithridate.data import load_data
     from mithridate.networks.checkpoint import load
     from mithridate.rng import child, rng
 
     where = place(device)
     model = None if surrogate is None else load(surrogate, device=where)
-    train, test = load_data(data)
+    train, test = sets(data)
     with screen.stage("poisoning"):
         aimed = attack.aim(test).to(where)
         poisoned = aimed.poison(train, surrogate=model, rng=child(rng(seed), "poison"))

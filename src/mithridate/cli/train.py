@@ -9,18 +9,20 @@ import typer
 
 from mithridate.cli.options import (
     AsJson,
-    Data,
     Device,
     Epochs,
     OutFile,
     Quiet,
     Seed,
     Surrogate,
+    blocks,
     command_line,
     deal,
     pairs,
     parsed,
     place,
+    reads,
+    sets,
 )
 from mithridate.cli.poison import check_surrogate
 from mithridate.cli.screen import Screen, share
@@ -48,8 +50,9 @@ TrainSettings = Annotated[
 ]
 
 
+@blocks(data=reads)
 def train(
-    data: Data,
+    data: Any,
     out: OutFile,
     network: Annotated[
         str | None, typer.Option("--network", metavar="NAME", help="See mithridate list networks.")
@@ -86,14 +89,13 @@ def train(
 
     from typing import get_type_hints
 
-    from mithridate.data import load_data
     from mithridate.networks.checkpoint import load, save
     from mithridate.rng import child, rng
     from mithridate.studies.parts import usual_epochs
     from mithridate.training import fit
 
     where, random = place(device), rng(seed)
-    clean, test = load_data(data)
+    clean, test = sets(data)
     model = _start(network, start, clean, shares["network"], where)
     own = None if surrogate is None else load(surrogate, device=where)
     poisoned = None

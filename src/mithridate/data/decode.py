@@ -99,7 +99,7 @@ class Fit:
         return np.stack([one[None] if one.ndim == 2 else one.transpose(2, 0, 1) for one in fitted])
 
 
-def decode(files: Iterable[tuple[bytes, str]], fit: Fit = Fit()) -> Iterator[Pixels]:  # noqa: B008
+def decode(files: Iterable[tuple[bytes, str]], fit: Fit = Fit()) -> Iterator[Pixels]:
     """Decode image files, all of the first one's shape, in chunks of about CHUNK_BYTES.
 
     Grey stays one channel; palettes and other colour models become RGB; alpha is dropped;
@@ -170,7 +170,9 @@ def _open(blob: bytes, place: str, fit: Fit) -> Pixels:
                 )
             frames = getattr(image, "n_frames", 1)
             if frames > 1 and image.format != "MPO":  # a camera's: a preview follows the picture
-                raise DataError(f"{place} has {frames} frames: save the one that is meant by itself")
+                raise DataError(
+                    f"{place} has {frames} frames: save the one that is meant by itself"
+                )
             wanted = "L" if mode in GREY else "RGB"
             return np.asarray(fit.image(image if mode == wanted else image.convert(wanted)))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

@@ -12,7 +12,6 @@ from mithridate.errors import InputError, unknown
 from mithridate.studies.engine.spec import MatrixSpec, Spec
 from mithridate.studies.soundness import check_model
 from mithridate.studies.subject import Subject
-from mithridate.studies.units.data import Data
 
 Table = dict[str, Any]
 """A component's name and settings."""
@@ -23,7 +22,7 @@ ATTACKS = ("fgsm", "iterative-fgsm", "pgd")
 
 def attack(
     model: str,
-    data: str,
+    data: str | Table,
     attacks: Sequence[Table],
     *,
     network: str | Table | None = None,
@@ -102,7 +101,7 @@ def _attacked(model: str, defenses: Sequence[str], through: str | None) -> str:
 
 def audit(
     model: str,
-    data: str,
+    data: str | Table,
     *,
     network: str | Table | None = None,
     opening: Table | None = None,
@@ -245,7 +244,9 @@ def _audited(
     )
 
 
-def _subject(model: str, data: str, network: str | Table | None, opening: Table | None) -> Table:
+def _subject(
+    model: str, data: str | Table, network: str | Table | None, opening: Table | None
+) -> Table:
     """The settings that say which model it is."""
     table = {"model": model, "data": data, "network": network, "opening": opening}
     return {key: value for key, value in table.items() if value}
@@ -253,7 +254,7 @@ def _subject(model: str, data: str, network: str | Table | None, opening: Table 
 
 def checked(
     model: str,
-    data: str,
+    data: str | Table,
     *,
     network: str | Table | None = None,
     opening: Table | None = None,
@@ -267,8 +268,8 @@ def checked(
         InputError: a file that is no model, or models and data that do not fit each other.
         NothingAssessedError: see `check_model`.
     """
-    test = Data.named(data).loaded.test
     subject = Subject.model_validate(_subject(model, data, network, opening) | {"device": device})
+    test = subject.data_unit.loaded.test
     suspect = subject.opened().loaded
     check_model(model, suspect, test, varied=varied)
     for path in references:

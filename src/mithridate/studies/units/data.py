@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from mithridate.data import ImageSet, load_data
+from mithridate.data.decode import Fit
 from mithridate.data.load import source_of
 from mithridate.studies.engine.unit import Open, Unit
 
@@ -31,9 +32,11 @@ class Data(Unit[Sets]):
 
     name: str
     source: str
+    resize: str | None = None
+    mode: str | None = None
 
     @classmethod
-    def named(cls, name: str) -> Data:
+    def named(cls, name: str, *, resize: int | str | None = None, mode: str | None = None) -> Data:
         """The unit of a data set, whose key changes with the bytes of its files.
 
         Raises:
@@ -42,20 +45,20 @@ class Data(Unit[Sets]):
         >>> Data.named("digits").name
         'digits'
         """
-        return cls(name=name, source=_digest(name))
+        return cls(name=name, source=_digest(name), **Fit.of(resize, mode).words())
 
     @property
     def loaded(self) -> Sets:
         """The sets, where a plan needs to know more of them than their key."""
-        return _loaded(self.name, self.source)
+        return _loaded(self.name, self.source, self.resize, self.mode)
 
     def open(self, folder: Path, values: Mapping[str, Any], get: Open) -> Sets:
         return self.loaded
 
 
 @lru_cache(maxsize=2)
-def _loaded(name: str, source: str) -> Sets:
-    return Sets(*load_data(name))
+def _loaded(name: str, source: str, resize: str | None, mode: str | None) -> Sets:
+    return Sets(*load_data(name, resize=resize, mode=mode))
 
 
 @cache
