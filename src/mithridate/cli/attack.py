@@ -101,7 +101,9 @@ def attack(
 
     from mithridate.studies import presets
 
-    _, test = presets.checked(model, data, varied=False, device=place(device).type, **facts)
+    _, test = presets.checked(
+        model, data, varied=False, device=place(device).type, tell=screen.note, **facts
+    )
     spec = presets.attack(
         model,
         data,
@@ -207,6 +209,7 @@ def _show(result: Published, screen: Screen) -> None:
         {
             "status": result.study.status,
             "aim": _aim(rows),
+            "doubts": [doubt.model_dump() for doubt in (clean.doubts if clean else ())],
             "clean_accuracy": None if before is None else before.model_dump(),
             "attacks": [_plain(cell, row) for cell, row in zip(cells, rows, strict=True)],
             "strongest": strongest.name if strongest else None,
@@ -216,6 +219,8 @@ def _show(result: Published, screen: Screen) -> None:
     screen.say(f"{result.study.title}.")
     screen.say(reading.goal_line(rows, names_of(result.study, cells[0])))
     screen.say(f"Accuracy before, whole test set: {reading.bracketed(before)}")
+    for doubt in clean.doubts if clean else ():
+        screen.say(f"doubt: {doubt.text} ({doubt.id})")
     screen.say("")
     screen.table(HEAD, [_cells(row) for row in rows])
     screen.say("")

@@ -87,7 +87,9 @@ def audit(
     from mithridate.studies import presets
 
     references = list(reference or ())
-    presets.checked(model, data, references=references, device=place(device).type, **facts)
+    presets.checked(
+        model, data, references=references, device=place(device).type, tell=screen.note, **facts
+    )
     spec = presets.audit(
         model,
         data,

@@ -79,9 +79,12 @@ def fool(
 
     import mithridate as mi
     from mithridate.fooling import run_fooling
+    from mithridate.studies.soundness import check_model
 
     test = None if data is None else sets(data)[1]
     classifier = opened(model, facts, place(device), test)
+    for doubt in check_model(model, classifier, test, varied=False) if test else ():
+        screen.note(f"doubt: {doubt.text} ({doubt.id})")
     if out is not None:
         publish.prepare(out)
     with screen.stage(method) as progress:

@@ -254,7 +254,10 @@ def opening(how: Mapping[str, Any], values: dict[str, str]) -> dict[str, Any]:
 
 
 def opened(
-    model: str, facts: Mapping[str, Any], device: torch.device, data: ImageSet | None = None
+    model: str,
+    facts: Mapping[str, Any],
+    device: torch.device,
+    data: ImageSet | None = None,
 ) -> Classifier:
     """The model that `opening` tells of; `data` say its images and classes where it does not."""
     from mithridate.models import open_for

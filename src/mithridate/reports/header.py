@@ -99,6 +99,7 @@ def opening(record: StudyFolder, whole: Audit | None) -> tuple[Header, list[Figu
         rows = attacks.rows(cells, record.timings)
         clean = next((cell for cell in record.cells if cell.matrix == CLEAN), None)
         header, figures = _of_attacks(study, rows), _attack_figures(rows, clean)
+        header = replace(header, doubts=clean.doubts if clean else ())
     else:
         headline, meaning = split(study.finding or study.title)
         state = "plain", "Main finding" if study.finding else "Study"

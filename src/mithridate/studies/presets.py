@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mithridate.classifier import Classifier
@@ -261,8 +261,12 @@ def checked(
     references: Sequence[str] = (),
     varied: bool = True,
     device: str = "cpu",
+    tell: Callable[[str], None] | None = None,
 ) -> tuple[Classifier, ImageSet]:
     """The model and the test images, before any work; what cannot be assessed is refused.
+
+    Args:
+        tell: is told what to doubt of a model that is no better than chance.
 
     Raises:
         InputError: a file that is no model, or models and data that do not fit each other.
@@ -271,7 +275,9 @@ def checked(
     subject = Subject.model_validate(_subject(model, data, network, opening) | {"device": device})
     test = subject.data_unit.loaded.test
     suspect = subject.opened().loaded
-    check_model(model, suspect, test, varied=varied)
+    for doubt in check_model(model, suspect, test, varied=varied):
+        if tell is not None:
+            tell(f"doubt: {doubt.text} ({doubt.id})")
     for path in references:
         reference = subject.opened(path).loaded
         check_model(path, reference, test, varied=varied)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from mithridate.classifier import Classifier
 from mithridate.component import name_of
 from mithridate.cost import Sizes, Work
-from mithridate.metrics import accuracy, wilson
+from mithridate.metrics import accuracy, chance_doubts, wilson
 from mithridate.networks.checkpoint import fingerprint
 from mithridate.studies.engine.unit import Open, Progress, Unit
 from mithridate.studies.measures.base import Measure, row, write_pictures
@@ -100,7 +100,7 @@ class Predicted(Unit[Mapping[str, Any]]):
         if model.rejected is not None:
             rejected = int((predicted == model.rejected).sum())
             values["rejected"] = proportion(wilson(rejected, len(test)))
-        return row(values, [], test)
+        return row(values, chance_doubts(predicted, test.labels, test.classes), test)
 
     def work(self, sizes: Sizes) -> Work:
         return Work(forwards=sizes.test, disk=2**16)
