@@ -28,8 +28,8 @@ BEST = 4
 SURE = 0.01
 """A hypothesis is better than what was given where McNemar's exact test says so at this level."""
 TIE = 0.2
-"""Two are as good as each other where the test gives more: then the plainer one, or that of which
-the model is less wrongly sure, is the better explanation."""
+"""Two are as good as each other where the test gives more: then the file's own, or the one of the
+lesser loss, is the better explanation."""
 ZOOM = 8
 """Sizes are tried up to so many times that of the data, where the model takes the data's own."""
 SIZES = (16, 20, 24, 48, 72, 128, 160, 192, 240, 256, 300, 384, 448, 512)
@@ -95,7 +95,8 @@ class Trial:
 
     Attributes:
         right: bool (n,), which images were classified rightly.
-        loss: mean cross-entropy, which tells apart what accuracy does not.
+        loss: mean cross-entropy, which tells apart what accuracy does not; at the temperature at
+            which it is least, so that being more or less sure of the same answers counts nothing.
         permuted: the accuracy with the classes in another order, which was estimated on every
             second image and is counted on the others.
         order: that order, from all images: the data's class of each of the model's.
@@ -363,7 +364,7 @@ class _Look:
             hypothesis=hypothesis,
             accuracy=accuracy(predicted, labels),
             right=predicted == labels,
-            loss=float(torch.nn.functional.cross_entropy(logits, labels)),
+            loss=_loss(logits, labels),
             permuted=permuted,
             order=order,
         )
@@ -449,6 +450,13 @@ def permutation(
     order = best(slice(0, None, 2))
     held = order[predicted[1::2]] == labels[1::2]
     return wilson(int(held.sum()), len(held)), tuple(best(slice(None)).tolist())
+
+
+def _loss(logits: Tensor, labels: Tensor) -> float:
+    """The least mean cross-entropy at any of some temperatures."""
+    scales = torch.logspace(-10, 10, 41, base=2.0)
+    losses = [torch.nn.functional.cross_entropy(logits * scale, labels) for scale in scales]
+    return float(min(losses))
 
 
 def _better(one: Trial, other: Trial, level: float) -> bool:

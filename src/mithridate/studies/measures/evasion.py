@@ -150,7 +150,7 @@ class Measured(Unit[Mapping[str, Any]]):
         values = measured(table, attacked.queries, attacked.gradients, test.classes)
         values |= _by_channel(attacked, test, fooled.nonzero()[:, 0])
         values |= self._about(attacked)
-        clean, labels = (torch.from_numpy(np.array(table[name])) for name in ("clean", "label"))
+        clean, labels = (torch.tensor(table[name].to_pylist()) for name in ("clean", "label"))
         return row(values, [*chance_doubts(clean, labels, test.classes), *attacked.doubts], test)
 
     def _about(self, attacked: Attacked) -> dict[str, Any]:
