@@ -185,6 +185,6 @@ def _advice(result: Diagnosis, words: str) -> str:
         return "Nothing tried could be measured"
     if result.best is not result.given:
         return f"{_percent(best.value)} with {words or 'no option'} ({before} as given)"
-    if words and result.options.get("outputs"):
-        return f"{before} as given, and {words} states the outputs"
+    if result.options != result.given.hypothesis.options():
+        return f"{before} as given, which {words} states in full"
     return f"{before} as given: nothing tried does better"

@@ -172,12 +172,12 @@ def diagnose(
         samples: images, evenly spaced, that the best few are measured on.
 
     Raises:
-        InputError: the model cannot be opened for any size of images.
+        InputError: the model cannot be opened for any size of images; why not for the data's own.
     """
     look = _Look(opener, data, given, stated, samples, progress)
     places, problem = look.places()
     if not places:
-        raise InputError(f"the model takes none of the images tried: {problem}")
+        raise InputError(problem)
     trials = [
         look.trial(model, _at(one, fit), LOOK)
         for fit, model in places
@@ -257,7 +257,7 @@ class _Look:
         self.unmatched = ""
 
     def x(self, fit: Fit) -> Tensor:
-        """The images (n, C, H, W) in [0, 1]."""
+        """The images, uint8 (n, C, H, W)."""
         if fit not in self.images:
             self.images[fit] = torch.from_numpy(fit.pixels(self.raw))
         return self.images[fit]
@@ -397,6 +397,7 @@ class _Look:
             notes.append("the outputs are log-probabilities, which serve as logits")
         if self.unmatched:
             notes.append(self.unmatched)
+            options.setdefault("classes", "data")  # as it was measured
         least = -1.0 if best.accuracy is None else best.accuracy.high
         orders = [(t.permuted, t.order) for t in (best, first, *others) if t.permuted is not None]
         share, order = max(orders, key=lambda one: one[0].low, default=(None, ()))
