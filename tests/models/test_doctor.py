@@ -18,7 +18,7 @@ from mithridate.data.decode import Fit
 from mithridate.errors import InputError
 from mithridate.models.doctor import KNOWN, Diagnosis, Hypothesis, diagnose
 from mithridate.models.open import normalised, open_model
-from mithridate.models.pixels import Normalised
+from mithridate.networks.pixels import Normalised
 
 AS_GIVEN = Hypothesis(name="as given")
 
@@ -172,6 +172,18 @@ def test_numbers_that_are_none(tmp_path: Any, wrong: dict[str, Any], message: st
     mi.save(mi.Classifier(trained(), classes=10, image_shape=(1, 8, 8)), tmp_path / "m.safetensors")
     with pytest.raises(InputError, match=message):
         open_model(tmp_path / "m.safetensors", **wrong)
+
+
+@pytest.mark.parametrize("channels", ["rgb", "bgr"])
+def test_a_normalised_model_is_saved_with_its_layer(tmp_path: Any, channels: str) -> None:
+    network = mi.networks.create("digits-cnn", image_shape=(3, 8, 8), classes=10)
+    own = nn.Sequential(nn.Flatten(), nn.Linear(192, 10))
+    x = torch.rand(4, 3, 8, 8)
+    for module, how in ((network, {}), (own, {"network": own})):
+        model = mi.Classifier(module, classes=10, image_shape=(3, 8, 8), bounds=(0, 255))
+        model = normalised(model, (9.0, 8.0, 7.0), 3.0, channels)
+        mi.save(model, tmp_path / "m.safetensors")
+        assert torch.equal(mi.load(tmp_path / "m.safetensors", **how).logits(x), model.logits(x))
 
 
 def test_the_layer_is_part_of_the_model(tmp_path: Any) -> None:

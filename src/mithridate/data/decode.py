@@ -194,9 +194,10 @@ def _deep(image: Image.Image, blob: bytes) -> bool:
     """
     tags: Any = getattr(image, "tag_v2", {})
     if image.format == "TIFF":
-        return max(tags.get(258, (1,))) > 8
+        return any(bits > 8 for bits in tags.get(258, ()))
     if image.format == "PPM":
-        return any(isinstance(v, int) and v > 255 for tile in image.tile for v in _last(tile))
+        tiles: Any = getattr(image, "tile", ())
+        return any(isinstance(v, int) and v > 255 for tile in tiles for v in _last(tile))
     return image.format == "PNG" and blob[24:25] == b"\x10"
 
 

@@ -20,7 +20,8 @@ from mithridate.data import ImageSet
 from mithridate.data.decode import Fit
 from mithridate.errors import InputError, one_line
 from mithridate.metrics import Interval, accuracy, confusion, mcnemar, pairs, wilson
-from mithridate.models.open import SHAPES, Shape, in_order_of, normalised
+from mithridate.models.factory import Shape
+from mithridate.models.open import SHAPES, in_order_of, normalised
 
 LOOK = 128
 """Images on which every hypothesis is tried; the best few are measured on all asked for."""
@@ -354,7 +355,8 @@ class _Look:
             view = view if hypothesis.classes == "data" else self.ordered(view)
             x = self.x(hypothesis.fit)
             with torch.no_grad():
-                parts = [view.logits(x[p].to(view.device).float() / 255) for p in some.split(256)]
+                chunks = torch.split(some, 256)
+                parts = [view.logits(x[p].to(view.device).float() / 255) for p in chunks]
             logits = torch.cat(parts).cpu()
         except Exception as error:  # as in `_refusal`
             return Trial(hypothesis=hypothesis, problem=one_line(error))

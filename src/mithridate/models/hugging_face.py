@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mithridate.classifier import Classifier
 from mithridate.errors import CheckpointError, InputError
-from mithridate.models.pixels import Normalised
+from mithridate.networks.pixels import Normalised
 
 Shape = tuple[int, int, int]
 
@@ -183,7 +183,7 @@ class Preprocessed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, classes)."""
         x = self._cropped(self._resized(x)) * self.scale + self.shift
-        out: Tensor = self.network(x).logits  # type: ignore[attr-defined]
+        out: Tensor = self.network(x).logits
         return out
 
     def _resized(self, x: Tensor) -> Tensor:

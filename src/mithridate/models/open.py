@@ -16,9 +16,9 @@ from mithridate.classifier import Bounds, Classifier, Core
 from mithridate.errors import CheckpointError, InputError
 from mithridate.models import factory, weights
 from mithridate.models.factory import Shape
-from mithridate.models.pixels import Normalised
 from mithridate.networks import checkpoint
 from mithridate.networks.base import create, move
+from mithridate.networks.pixels import Normalised
 
 SHAPES: tuple[Shape, ...] = (
     (1, 28, 28), (3, 32, 32), (1, 8, 8), (3, 224, 224), (3, 64, 64), (1, 32, 32), (3, 96, 96),

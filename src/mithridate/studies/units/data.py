@@ -45,7 +45,10 @@ class Data(Unit[Sets]):
         >>> Data.named("digits").name
         'digits'
         """
-        return cls(name=name, source=_digest(name), **Fit.of(resize, mode).words())
+        words = Fit.of(resize, mode).words()
+        return cls(
+            name=name, source=_digest(name), resize=words.get("resize"), mode=words.get("mode")
+        )
 
     @property
     def loaded(self) -> Sets:
