@@ -144,6 +144,12 @@ def test_sizes_and_modes() -> None:
     )
     result = examined(trained(), grey)  # takes one channel
     assert result.best.hypothesis.options() == {"mode": "L"}
+    other = mi.ImageSet(
+        test.raw(range(360)),
+        test.labels[torch.randperm(360, generator=mi.rng(0))],
+        test.class_names,
+    )
+    assert [doubt.id for doubt in examined(trained(), other).best.doubts] == ["near-chance"]
     with pytest.raises(InputError, match="10 classes, the data 2"):
         examined(trained(), mi.ImageSet(test.raw([0, 1]), [0, 1], ["a", "b"]))
 

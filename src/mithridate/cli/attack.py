@@ -224,7 +224,8 @@ def _show(result: Published, screen: Screen) -> None:
     screen.say("")
     screen.table(HEAD, [_cells(row) for row in rows])
     screen.say("")
-    for line in _remarks(rows):
+    told = {doubt.id for doubt in clean.doubts} if clean else set()
+    for line in _remarks(rows, told):
         screen.say(line)
     screen.say(reading.closing(rows))
     screen.say(f"Report: {result.report}")
@@ -289,16 +290,16 @@ def _cells(row: AttackRow) -> tuple[str, ...]:
     )
 
 
-def _remarks(rows: list[AttackRow]) -> list[str]:
-    """Why an attack has no figures, then the doubts: of all, then of each."""
+def _remarks(rows: list[AttackRow], told: set[str]) -> list[str]:
+    """Why an attack has no figures, then the doubts: of all, then of each; not those told."""
     from mithridate.reports import attacks as reading
 
     lines = [f"{row.name}: {row.status}" for row in rows if ":" in row.status]
-    shared = reading.shared_doubts(rows)
+    shared = [doubt for doubt in reading.shared_doubts(rows) if doubt.id not in told]
     lines += [f"doubt, all: {doubt.text} ({doubt.id})" for doubt in shared]
     texts: dict[str, list[str]] = {}
     for row, doubts in zip(rows, reading.own_doubts(rows), strict=True):
-        for doubt in doubts:
+        for doubt in (doubt for doubt in doubts if doubt.id not in told):
             texts.setdefault(f"{doubt.text} ({doubt.id})", []).append(row.name)
     lines += [f"doubt, {', '.join(names)}: {text}" for text, names in texts.items()]
     return [*lines, ""] if lines else []

@@ -183,8 +183,11 @@ def _advice(result: Diagnosis, words: str) -> str:
     before = "not measured" if given is None else _percent(given.value)
     if best is None:
         return "Nothing tried could be measured"
+    stated = f"{_percent(best.value)} with {words or 'no option stated'}"
+    if result.best.doubts:
+        return f"Nothing tried does better than chance: {stated} at best ({before} as given)"
     if result.best is not result.given:
-        return f"{_percent(best.value)} with {words or 'no option'} ({before} as given)"
+        return f"{stated} ({before} as given)"
     if result.options != result.given.hypothesis.options():
         return f"{before} as given, which {words} states in full"
     return f"{before} as given: nothing tried does better"

@@ -18,8 +18,9 @@ from torch import Tensor
 from mithridate.classifier import Classifier
 from mithridate.data import ImageSet
 from mithridate.data.decode import Fit
+from mithridate.doubts import Doubt
 from mithridate.errors import InputError, one_line
-from mithridate.metrics import Interval, accuracy, confusion, mcnemar, pairs, wilson
+from mithridate.metrics import Interval, accuracy, chance_doubts, confusion, mcnemar, pairs, wilson
 from mithridate.models.factory import Shape
 from mithridate.models.open import SHAPES, in_order_of, normalised
 
@@ -98,6 +99,7 @@ class Trial:
         right: bool (n,), which images were classified rightly.
         loss: mean cross-entropy, which tells apart what accuracy does not; at the temperature at
             which it is least, so that being more or less sure of the same answers counts nothing.
+        doubts: of an accuracy near or below chance.
         permuted: the accuracy with the classes in another order, which was estimated on every
             second image and is counted on the others.
         order: that order, from all images: the data's class of each of the model's.
@@ -107,6 +109,7 @@ class Trial:
     accuracy: Interval | None = None
     right: Tensor = field(default_factory=lambda: torch.zeros(0), repr=False)
     loss: float = float("inf")
+    doubts: tuple[Doubt, ...] = ()
     permuted: Interval | None = None
     order: tuple[int, ...] = ()
     problem: str = ""
@@ -367,6 +370,7 @@ class _Look:
             accuracy=accuracy(predicted, labels),
             right=predicted == labels,
             loss=_loss(logits, labels),
+            doubts=tuple(chance_doubts(predicted, labels, self.data.classes)),
             permuted=permuted,
             order=order,
         )
