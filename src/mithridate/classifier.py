@@ -111,7 +111,7 @@ class Classifier:
     ) -> None:
         if not isinstance(module, nn.Module):
             raise InputError(f"a classifier wraps a torch.nn.Module, got {type(module).__name__}")
-        names = _names(classes)
+        names = class_names_of(classes)
         if len(names) < 2:
             raise InputError(f"a classifier has at least 2 classes, got {len(names)}")
         try:
@@ -615,7 +615,7 @@ def as_classifier(
     return Classifier(model, classes=count if names is None else names, image_shape=shape)
 
 
-def _names(classes: object) -> list[str]:
+def class_names_of(classes: object) -> list[str]:
     """The names of the classes; numbers where only their number is given."""
     if isinstance(classes, Mapping):
         return [str(classes[key]) for key in sorted(classes, key=int)]

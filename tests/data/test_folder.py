@@ -57,7 +57,7 @@ def test_faults(tmp_path, png):
     fill(png, root / "a", 4)
     one_line("fewer than 5 images in every class")
     (root / "b").mkdir()
-    one_line("b is a class without PNG or JPEG images")
+    one_line("b is a class without images that are read")
     fill(png, root / "train" / "a", 2)
     one_line("has train/ but no test/")
     fill(png, root / "test" / "c", 2)

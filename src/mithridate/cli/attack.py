@@ -10,22 +10,20 @@ import typer
 
 from mithridate.cli.options import (
     AsJson,
-    Classes,
-    Data,
     Device,
     Keep,
     Model,
-    Network,
-    Outputs,
     Plan,
     Quiet,
     Seed,
     Settings,
-    TrustCode,
+    blocks,
     deal,
     opening,
+    opens,
     pairs,
     place,
+    reads,
 )
 from mithridate.cli.screen import Screen
 from mithridate.errors import InputError
@@ -37,15 +35,16 @@ if TYPE_CHECKING:
 ALL = "all"
 
 
+@blocks(how=opens, data=reads)
 def attack(
     model: Model,
-    data: Data,
+    data: Any,
     attack: Annotated[
         list[str],
         typer.Option(
             "--attack",
             metavar="NAME",
-            help="See mithridate list attacks; a,b or all.",
+            help="Of mithridate list attacks; a,b; all.",
         ),
     ],
     defense: Annotated[
@@ -53,7 +52,7 @@ def attack(
         typer.Option(
             "--defense",
             metavar="NAME",
-            help="In front of the model, in this order: see mithridate list transforms.",
+            help="In front of MODEL, in order (list transforms).",
         ),
     ] = None,
     through: Annotated[
@@ -61,17 +60,15 @@ def attack(
         typer.Option(
             "--through",
             metavar="MODEL",
-            help="What the attacker looks at: a checkpoint, or undefended. Default: all of it.",
+            help="What the attacker sees, or undefended. Default: all.",
         ),
     ] = None,
-    network: Network = None,
-    trust_code: TrustCode = False,
-    classes: Classes = None,
-    outputs: Outputs = None,
+    how: Any = None,
     settings: Settings = None,
     samples: Annotated[int, typer.Option(min=1, metavar="N", help="Test images.")] = 1000,
     goal: Annotated[
-        Literal["untargeted", "targeted"], typer.Option("--goal", help="What to reach.")
+        Literal["untargeted", "targeted"],
+        typer.Option("--goal", metavar="GOAL", help="Or targeted."),
     ] = "untargeted",
     target: Annotated[
         str | None,
@@ -102,13 +99,15 @@ def attack(
         raise InputError("--target goes with --goal targeted: add it, or leave --target out")
     if through == "undefended" and not defense:
         raise InputError("--through undefended goes with --defense: there is nothing to ignore")
-    facts = opening(network, trust_code, classes, outputs, values)
+    facts = opening(how, values)
     fronts = {name: defense_choice({"name": name}).kind for name in words_of(defense or [])}
     attacks, defenses = components(names, fronts, values, strict=ALL not in attack)
 
     from mithridate.studies import presets
 
-    _, test = presets.checked(model, data, varied=False, device=place(device).type, **facts)
+    _, test = presets.checked(
+        model, data, varied=False, device=place(device).type, tell=screen.note, **facts
+    )
     spec = presets.attack(
         model,
         data,
@@ -227,6 +226,7 @@ def _show(result: Published, screen: Screen) -> None:
         {
             "status": result.study.status,
             "aim": _aim(rows),
+            "doubts": [doubt.model_dump() for doubt in (clean.doubts if clean else ())],
             "clean_accuracy": None if before is None else before.model_dump(),
             "attacks": [_plain(cell, row) for cell, row in zip(cells, rows, strict=True)],
             "strongest": strongest.name if strongest else None,
@@ -237,10 +237,12 @@ def _show(result: Published, screen: Screen) -> None:
     screen.say(reading.goal_line(rows, names_of(result.study, cells[0])))
     of = "" if before is None else f", {before.n:,} images"
     screen.say(f"Accuracy before{of}: {reading.bracketed(before)}")
+    for doubt in clean.doubts if clean else ():
+        screen.say(f"doubt: {doubt.text} ({doubt.id})")
     screen.say("")
     screen.table(HEAD, [_cells(row) for row in rows])
     screen.say("")
-    remarks = reading.remarks(rows)
+    remarks = reading.remarks(rows, {doubt.id for doubt in clean.doubts} if clean else set())
     for line in [*remarks, ""] if remarks else []:
         screen.say(line)
     screen.say(reading.closing(rows))

@@ -9,21 +9,19 @@ import typer
 
 from mithridate.cli.options import (
     AsJson,
-    Classes,
-    Data,
     Device,
     Keep,
     Model,
-    Network,
-    Outputs,
     Plan,
     Quiet,
     Seed,
     Settings,
-    TrustCode,
+    blocks,
     opening,
+    opens,
     pairs,
     place,
+    reads,
 )
 from mithridate.cli.screen import Screen
 
@@ -35,9 +33,10 @@ OWN = ("attack_images", "noise_queries", "control_epochs")
 """Settings of the audit itself, beside the inspector's."""
 
 
+@blocks(how=opens, data=reads)
 def audit(
     model: Model,
-    data: Data,
+    data: Any,
     reference: Annotated[
         list[str] | None,
         typer.Option("--reference", metavar="MODEL", help="A clean model; may be repeated."),
@@ -51,10 +50,7 @@ def audit(
     inspector: Annotated[
         str, typer.Option("--inspector", metavar="NAME", help="See mithridate list inspectors.")
     ] = "bias-maps",
-    network: Network = None,
-    trust_code: TrustCode = False,
-    classes: Classes = None,
-    outputs: Outputs = None,
+    how: Any = None,
     settings: Settings = None,
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Folder for the report.")
@@ -83,7 +79,7 @@ def audit(
     values = pairs(settings)
     if samples is not None:
         values["samples"] = str(samples)
-    facts = opening(network, trust_code, classes, outputs, values)
+    facts = opening(how, values)
     kind = component.find("inspectors", inspector)
     own = _numbers({key: values.pop(key) for key in OWN if key in values})
     component.create("inspectors", inspector, values)
@@ -91,8 +87,9 @@ def audit(
     from mithridate.studies import presets
 
     references = list(reference or ())
-    where = place(device).type
-    suspect, _ = presets.checked(model, data, references=references, device=where, **facts)
+    suspect, _ = presets.checked(
+        model, data, references=references, device=place(device).type, tell=screen.note, **facts
+    )
     if not suspect.gradients and "attack_images" not in own:
         own["attack_images"] = 0
         screen.note("evasion is left out, as its attacks need gradients: see mithridate attack")

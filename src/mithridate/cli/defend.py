@@ -11,21 +11,20 @@ import typer
 from mithridate.cli.attack import ALL, chosen, components, words_of
 from mithridate.cli.options import (
     AsJson,
-    Classes,
-    Data,
     Device,
     Keep,
     Model,
-    Network,
-    Outputs,
     Plan,
     Quiet,
     Seed,
     Settings,
-    TrustCode,
+    blocks,
     opening,
+    opens,
     pairs,
     place,
+    reads,
+    sets,
 )
 from mithridate.cli.screen import Screen
 from mithridate.errors import InputError, unknown
@@ -35,9 +34,10 @@ if TYPE_CHECKING:
     from mithridate.reports.defenses import DefenseRow
 
 
+@blocks(how=opens, data=reads)
 def defend(
     model: Model,
-    data: Data,
+    data: Any,
     defense: Annotated[
         list[str] | None,
         typer.Option(
@@ -50,10 +50,7 @@ def defend(
         list[str] | None,
         typer.Option("--attack", metavar="NAME", help="Default: five, of every access."),
     ] = None,
-    network: Network = None,
-    trust_code: TrustCode = False,
-    classes: Classes = None,
-    outputs: Outputs = None,
+    how: Any = None,
     settings: Settings = None,
     samples: Annotated[int, typer.Option(min=1, metavar="N", help="Test images.")] = 1000,
     asked_samples: Annotated[
@@ -82,11 +79,10 @@ def defend(
     from mithridate.cli import publish
     from mithridate.defenses.sanitize.base import usual_epochs
     from mithridate.studies import presets
-    from mithridate.studies.units.data import Data as Images
 
     screen = Screen(as_json=as_json, quiet=quiet)
     values = pairs(settings)
-    facts = opening(network, trust_code, classes, outputs, values)
+    facts = opening(how, values)
     _, test = presets.checked(model, data, varied=False, device=place(device).type, **facts)
     kinds = _chosen(defense or [ALL], test.image_shape, screen)
     attacks, defenses = components(chosen(attack or [*presets.AGAINST]), kinds, values, strict=True)
@@ -101,7 +97,7 @@ def defend(
         attacks=attacks,
         samples=samples,
         asked_samples=asked_samples,
-        epochs=epochs or usual_epochs(len(Images.named(data).loaded.train)),
+        epochs=epochs or usual_epochs(len(sets(data)[0])),
         seed=seed,
         device=device,
         threads=publish.cores(),

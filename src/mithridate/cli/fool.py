@@ -10,20 +10,22 @@ import typer
 
 from mithridate.cli.options import (
     AsJson,
-    Classes,
     Device,
+    Mode,
     Model,
-    Network,
-    Outputs,
     Quiet,
+    Resize,
     Seed,
     Settings,
-    TrustCode,
+    blocks,
     command_line,
     opened,
     opening,
+    opens,
     pairs,
     place,
+    reads,
+    sets,
 )
 from mithridate.cli.screen import Screen, plain
 
@@ -37,19 +39,26 @@ SHOWN = 20
 """Classes in the table; all are in the record."""
 
 
+def may_read(
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="Says size and classes where the model does not."),
+    ] = None,
+    resize: Resize = None,
+    mode: Mode = None,
+) -> Any:
+    """As `reads`; None where no data are named."""
+    return None if data is None else reads(data, resize, mode)
+
+
+@blocks(how=opens, data=may_read)
 def fool(
     model: Model,
     method: Annotated[
         str, typer.Option("--method", metavar="NAME", help="See mithridate list fooling.")
     ] = "direct",
-    data: Annotated[
-        str | None,
-        typer.Option(metavar="DATA", help="Says size and classes where the model does not."),
-    ] = None,
-    network: Network = None,
-    trust_code: TrustCode = False,
-    classes: Classes = None,
-    outputs: Outputs = None,
+    data: Any = None,
+    how: Any = None,
     settings: Settings = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Folder for pictures and record.")
@@ -65,14 +74,17 @@ def fool(
 
     screen = Screen(as_json=as_json, quiet=quiet)
     values = pairs(settings)
-    facts = opening(network, trust_code, classes, outputs, values)
+    facts = opening(how, values)
     chosen = component.create("fooling", method, values)
 
     import mithridate as mi
     from mithridate.fooling import run_fooling
+    from mithridate.studies.soundness import check_model
 
-    test = None if data is None else mi.load_data(data)[1]
+    test = None if data is None else sets(data)[1]
     classifier = opened(model, facts, place(device), test)
+    for doubt in check_model(model, classifier, test, varied=False) if test else ():
+        screen.note(f"doubt: {doubt.text} ({doubt.id})")
     if out is not None:
         publish.prepare(out)
     with screen.stage(method) as progress:

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from mithridate.cli.options import AsJson, Data, Device, OutFile, Quiet, Seed, command_line, place
+from mithridate.cli.options import (
+    AsJson,
+    Device,
+    OutFile,
+    Quiet,
+    Seed,
+    blocks,
+    command_line,
+    place,
+    reads,
+    sets,
+)
 from mithridate.cli.screen import Screen
 from mithridate.errors import InputError
 
 
+@blocks(data=reads)
 def generator(
-    data: Data,
+    data: Any,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Of the generator.")],
     out: OutFile,
     width: Annotated[float, typer.Option("--width", help="Factor on the channels.")] = 1.0,
@@ -39,12 +51,11 @@ def generator(
     if out.is_dir():
         raise InputError(f"--out {out} is a folder: name the file to write in it")
 
-    from mithridate.data import load_data
     from mithridate.networks.gan_training import fit_wgan
     from mithridate.rng import rng
 
     where = place(device)
-    images, _ = load_data(data)
+    images, _ = sets(data)
     kept = out.with_name(f"{out.name}.run")
     try:
         with computing_with(threads), screen.stage("training") as progress:

@@ -1,4 +1,4 @@
-"""`mithridate list` and `mithridate doctor`: what there is."""
+"""`mithridate list`, and `mithridate doctor` without a model: what there is."""
 
 from __future__ import annotations
 
@@ -114,9 +114,7 @@ def _defaults(settings: dict[str, Any]) -> str:
     return ", ".join(parts) or "none"
 
 
-def doctor(
-    seed: Seed = 0, device: Device = "auto", as_json: AsJson = False, quiet: Quiet = False
-) -> int:
+def installation(screen: Screen, device: str) -> int:
     """Say what this installation has, and what is missing."""
     import os
     import platform
@@ -127,7 +125,6 @@ def doctor(
     import mithridate
     from mithridate.data.store import available_memory, cache_folder
 
-    screen = Screen(as_json=as_json, quiet=quiet)
     where = place(device)
     installed: dict[str, Any] = {
         "mithridate": mithridate.__version__,

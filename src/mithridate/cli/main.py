@@ -23,6 +23,7 @@ from mithridate.cli import (
     cache,
     defend,
     demo,
+    doctor,
     fool,
     generator,
     look,
@@ -57,7 +58,7 @@ app.command()(run.run)
 app.command()(report.report)
 app.add_typer(cache.app)
 app.command("list")(look.list_)
-app.command()(look.doctor)
+app.command()(doctor.doctor)
 
 
 def _version(wanted: bool) -> None:
@@ -88,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     options.remember(words)
-    logging.getLogger("mithridate").addHandler(logging.NullHandler())
+    _tell_warnings()
     stopped: list[int] = []
     with _stoppable(stopped):
         try:
@@ -115,6 +116,20 @@ def _run(words: list[str]) -> int:
     except typer.Abort:
         return 128 + signal.SIGINT
     return code if isinstance(code, int) else 0
+
+
+class _Remarks(logging.Handler):
+    """Warnings of the library as remarks on standard error; crashes are told elsewhere."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno == logging.WARNING:
+            print(f"mithridate: {record.getMessage()}", file=sys.stderr, flush=True)
+
+
+def _tell_warnings() -> None:
+    log = logging.getLogger("mithridate")
+    if not any(isinstance(handler, _Remarks) for handler in log.handlers):
+        log.addHandler(_Remarks())
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,15 +20,14 @@ if TYPE_CHECKING:
 
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Of every random choice.")]
 Device = Annotated[
-    Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where models run.")
+    Literal["auto", "cpu", "cuda"],
+    typer.Option("--device", metavar="NAME", help="auto, cpu or cuda."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 Data = Annotated[
     str,
-    typer.Option(
-        "--data", metavar="DATA", help="digits, mnist, cifar10, a folder, or hf:org/name@revision."
-    ),
+    typer.Option("--data", metavar="DATA", help="digits, mnist, cifar10, DIR, hf:ID."),
 ]
 OutFolder = Annotated[
     Path, typer.Option("--out", metavar="DIR", help="The folder to write, empty or new.")
@@ -60,16 +61,35 @@ Outputs = Annotated[
     Literal["logits", "probabilities", "sigmoid"] | None,
     typer.Option("--outputs", metavar="KIND", help="logits, probabilities or sigmoid."),
 ]
+InputRange = Annotated[
+    str | None,
+    typer.Option("--input-range", metavar="LOW,HIGH", help="Of MODEL's pixels. Default: 0,1."),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option("--mean", metavar="M[,M,M]", help="That MODEL wants subtracted from them."),
+]
+Deviation = Annotated[
+    str | None,
+    typer.Option("--std", metavar="S[,S,S]", help="That it wants them divided by, after that."),
+]
+Channels = Annotated[
+    Literal["rgb", "bgr"] | None,
+    typer.Option("--channels", metavar="ORDER", help="rgb, or bgr: MODEL takes blue first."),
+]
+Resize = Annotated[
+    str | None, typer.Option("--resize", metavar="N|HxW", help="Images, as they are read.")
+]
+Mode = Annotated[
+    Literal["RGB", "L"] | None,
+    typer.Option("--mode", metavar="MODE", help="RGB or L (grey): likewise."),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A setting; may be repeated."),
 ]
-Plan = Annotated[
-    bool, typer.Option("--plan", help="Say what there is to do, and what it takes; no more.")
-]
-Keep = Annotated[
-    bool, typer.Option("--keep", help="Leave all that was made in the cache, for studies.")
-]
+Plan = Annotated[bool, typer.Option("--plan", help="Only say what there is to do, and its cost.")]
+Keep = Annotated[bool, typer.Option("--keep", help="Leave all that was made in the cache.")]
 
 _words: list[str] = []
 
@@ -91,7 +111,89 @@ def command_line() -> str:
     return shlex.join(["mithridate", *_words])
 
 
-def set_facts(train: ImageSet, test: ImageSet, data: str, seed: int) -> dict[str, Any]:
+def blocks(**parts: Callable[..., Any]) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """A verb's parameter of that name stands for all options of a block, and gets what it returns.
+
+    >>> def size(height: int = 1, width: int = 1) -> tuple[int, int]:
+    ...     return height, width
+    >>> @blocks(size=size)
+    ... def area(size: tuple[int, int]) -> int:
+    ...     return size[0] * size[1]
+    >>> str(inspect.signature(area)), area(height=2, width=3)
+    ('(*, height: int = 1, width: int = 1) -> int', 6)
+    """
+
+    def decorate(verb: Callable[..., int]) -> Callable[..., int]:
+        own = inspect.signature(verb, eval_str=True)
+        inner = {n: inspect.signature(b, eval_str=True).parameters for n, b in parts.items()}
+
+        @functools.wraps(verb)
+        def call(**words: Any) -> int:
+            values = {n: b(**{k: words.pop(k) for k in inner[n]}) for n, b in parts.items()}
+            return verb(**words, **values)
+
+        every = [
+            option.replace(kind=option.KEYWORD_ONLY)
+            for name, parameter in own.parameters.items()
+            for option in (inner[name].values() if name in inner else [parameter])
+        ]
+        call.__signature__ = own.replace(parameters=every)  # type: ignore[attr-defined]
+        call.__annotations__ = {option.name: option.annotation for option in every}
+        return call
+
+    return decorate
+
+
+def opens(
+    network: Network = None,
+    trust_code: TrustCode = False,
+    classes: Classes = None,
+    outputs: Outputs = None,
+    input_range: InputRange = None,
+    mean: Mean = None,
+    std: Deviation = None,
+    channels: Channels = None,
+) -> dict[str, Any]:
+    """What the options of a verb that opens a MODEL say, for `opening`.
+
+    Raises:
+        InputError: words where numbers are wanted.
+
+    >>> opens(input_range="0,255")["input_range"]
+    (0.0, 255.0)
+    """
+    from mithridate.component import parse
+
+    texts = {"input_range": input_range, "mean": mean, "std": std}
+    numbers = {
+        key: tuple(parse(part, float, key.replace("_", "-")) for part in text.split(","))
+        for key, text in texts.items()
+        if text is not None
+    }
+    if len(numbers.get("input_range", (0, 1))) != 2:
+        raise InputError(f"--input-range is LOW,HIGH, such as 0,255, got {input_range!r}")
+    facts = {"trust_code": trust_code, "classes": classes, "outputs": outputs, "channels": channels}
+    return {"network": network, **facts, **numbers}
+
+
+def reads(data: Data, resize: Resize = None, mode: Mode = None) -> Any:
+    """The data, as a study holds them: a name, or a table where there is more to say.
+
+    >>> reads("digits"), reads("digits", mode="RGB")
+    ('digits', {'name': 'digits', 'mode': 'RGB'})
+    """
+    more = {key: word for key, word in (("resize", resize), ("mode", mode)) if word is not None}
+    return {"name": data, **more} if more else data
+
+
+def sets(data: Any) -> tuple[ImageSet, ImageSet]:
+    """The training and test set that `reads` tells of."""
+    from mithridate.data import load_data
+
+    return load_data(data) if isinstance(data, str) else load_data(**data)
+
+
+def set_facts(train: ImageSet, test: ImageSet, data: Any, seed: int) -> dict[str, Any]:
     """What the manifest of a written set says of where it comes from."""
     from mithridate import __version__
 
@@ -102,7 +204,10 @@ def set_facts(train: ImageSet, test: ImageSet, data: str, seed: int) -> dict[str
         "image_shape": list(train.image_shape),
         "test_sha256": test.fingerprint(),
         "seed": seed,
-        "source_data": {"name": data, "train_sha256": train.fingerprint()},
+        "source_data": {
+            **({"name": data} if isinstance(data, str) else data),
+            "train_sha256": train.fingerprint(),
+        },
         "command": command_line(),
     }
 
@@ -128,38 +233,37 @@ def pairs(items: Iterable[str] | None) -> dict[str, str]:
     return values
 
 
-def opening(
-    network: str | None,
-    trust_code: bool,
-    classes: str | None,
-    outputs: str | None,
-    values: dict[str, str],
-) -> dict[str, Any]:
+def opening(how: Mapping[str, Any], values: dict[str, str]) -> dict[str, Any]:
     """What a preset, and `Subject`, is told about a model.
 
     Takes network.KEY and endpoint.KEY out of `values`.
 
+    Args:
+        how: what `opens` gives.
+
     >>> values = {"network.width": "2", "eps": "0.1"}
-    >>> opening("net.py:Net", True, None, None, values)["network"], values
+    >>> opening(opens("net.py:Net", True), values)["network"], values
     ({'name': 'net.py:Net', 'width': '2'}, {'eps': '0.1'})
     """
+    network = how["network"]
     settings, endpoint = (
         {key.partition(".")[2]: values.pop(key) for key in list(values) if key.startswith(owner)}
         for owner in ("network.", "endpoint.")
     )
     if settings and network is None:
         raise InputError(f"--set network.{next(iter(settings))} goes with --network: name one")
-    facts = {
-        "trust_code": trust_code, "classes": classes, "outputs": outputs, "endpoint": endpoint,
-    }  # fmt: skip
+    facts = {**how, "endpoint": endpoint}
     return {
         "network": None if network is None else {"name": network, **settings},
-        "opening": {key: value for key, value in facts.items() if value},
+        "opening": {key: value for key, value in facts.items() if value and key != "network"},
     }
 
 
 def opened(
-    model: str, facts: Mapping[str, Any], device: torch.device, data: ImageSet | None = None
+    model: str,
+    facts: Mapping[str, Any],
+    device: torch.device,
+    data: ImageSet | None = None,
 ) -> Classifier:
     """The model that `opening` tells of; `data` say its images and classes where it does not."""
     from mithridate.models import open_for

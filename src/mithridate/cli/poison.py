@@ -8,7 +8,6 @@ import typer
 
 from mithridate.cli.options import (
     AsJson,
-    Data,
     Device,
     Network,
     OutFolder,
@@ -17,12 +16,16 @@ from mithridate.cli.options import (
     Settings,
     Surrogate,
     TrustCode,
+    blocks,
     deal,
     opened,
     opening,
+    opens,
     pairs,
     place,
+    reads,
     set_facts,
+    sets,
 )
 from mithridate.cli.screen import Screen
 from mithridate.errors import InputError
@@ -32,8 +35,9 @@ if TYPE_CHECKING:
     from mithridate.poisons import Poison, Poisoned
 
 
+@blocks(data=reads)
 def poison(
-    data: Data,
+    data: Any,
     poison: Annotated[
         str, typer.Option("--poison", metavar="NAME", help="See mithridate list poisons.")
     ],
@@ -53,17 +57,16 @@ def poison(
 
     screen = Screen(as_json=as_json, quiet=quiet)
     known, values = component.settings(component.find("poisons", poison)), pairs(settings)
-    facts = opening(network, trust_code, None, None, values)
+    facts = opening(opens(network, trust_code), values)
     given = deal(values, {"poison": known})["poison"]
     attack: Poison = component.create("poisons", poison, given)
     check_surrogate(poison, attack, surrogate)
     check_free(out)
 
-    from mithridate.data import load_data
     from mithridate.rng import child, rng
 
     where = place(device)
-    train, test = load_data(data)
+    train, test = sets(data)
     model = None if surrogate is None else opened(surrogate, facts, where, train)
     with screen.stage("poisoning"):
         aimed = attack.aim(test).to(where)

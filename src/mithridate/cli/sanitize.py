@@ -9,20 +9,20 @@ import typer
 
 from mithridate.cli.options import (
     AsJson,
-    Classes,
-    Data,
     Device,
     OutFolder,
-    Outputs,
     Quiet,
     Seed,
     Settings,
-    TrustCode,
+    blocks,
     opened,
     opening,
+    opens,
     pairs,
     place,
+    reads,
     set_facts,
+    sets,
 )
 from mithridate.cli.screen import Screen, plain
 from mithridate.errors import InputError
@@ -36,22 +36,15 @@ SMALL = 16
 """Rows or columns below which images get the network of the digits."""
 
 
+@blocks(how=opens, data=reads)
 def sanitize(
-    data: Data,
+    data: Any,
     out: OutFolder,
     model: Annotated[
         str | None,
         typer.Option("--model", metavar="MODEL", help="What was trained on DATA."),
     ] = None,
-    network: Annotated[
-        str | None,
-        typer.Option(
-            "--network", metavar="NAME", help="Of --model's weights; else what to train on DATA."
-        ),
-    ] = None,
-    trust_code: TrustCode = False,
-    classes: Classes = None,
-    outputs: Outputs = None,
+    how: Any = None,
     sanitizer: Annotated[
         str, typer.Option("--sanitizer", metavar="NAME", help="See mithridate list sanitizers.")
     ] = "spectral-signatures",
@@ -65,19 +58,21 @@ def sanitize(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> int:
-    """Filter a training set and write what is kept as Parquet, with a manifest of the rest."""
+    """Filter a training set and write what is kept as Parquet, with a manifest of the rest.
+
+    Without --model, --network names what is trained on DATA to look through.
+    """
     from mithridate import component
     from mithridate.data.export import MANIFEST, check_free, export_set
 
     screen = Screen(as_json=as_json, quiet=quiet)
-    values = pairs(settings)
-    facts = opening(network, trust_code, classes, outputs, values)
+    values, network = pairs(settings), how["network"]
+    facts = opening(how, values)
     filter_ = component.create("sanitizers", sanitizer, values)
     if model is not None and epochs is not None:
         raise InputError("--epochs is for a training here: with --model leave it out")
     check_free(out)
 
-    from mithridate.data import load_data
     from mithridate.networks import create
     from mithridate.networks.checkpoint import fingerprint
     from mithridate.rng import child, rng
@@ -85,7 +80,7 @@ def sanitize(
     from mithridate.training import fit
 
     where, random = place(device), rng(seed)
-    train, test = load_data(data)
+    train, test = sets(data)
     if model is not None:
         classifier = opened(model, facts, where, train)
     else:

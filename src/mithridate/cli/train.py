@@ -8,7 +8,6 @@ import typer
 
 from mithridate.cli.options import (
     AsJson,
-    Data,
     Device,
     Epochs,
     OutFile,
@@ -16,13 +15,17 @@ from mithridate.cli.options import (
     Seed,
     Surrogate,
     TrustCode,
+    blocks,
     command_line,
     deal,
     opened,
     opening,
+    opens,
     pairs,
     parsed,
     place,
+    reads,
+    sets,
 )
 from mithridate.cli.poison import check_surrogate
 from mithridate.cli.screen import Screen, share
@@ -50,8 +53,9 @@ TrainSettings = Annotated[
 ]
 
 
+@blocks(data=reads)
 def train(
-    data: Data,
+    data: Any,
     out: OutFile,
     network: Annotated[
         str | None,
@@ -87,7 +91,7 @@ def train(
         )
     values = pairs(settings)
     ours = start is None and ":" not in str(network)
-    facts = {} if ours else opening(network, trust_code, None, None, values)
+    facts = {} if ours else opening(opens(network, trust_code), values)
     known = network if ours else None
     shares = _shares(values, network=known, poison=poison, harden=harden)
     way = None if harden is None else component.create("hardeners", harden, shares["harden"])
@@ -96,17 +100,17 @@ def train(
 
     from typing import get_type_hints
 
-    from mithridate.data import load_data
     from mithridate.networks.checkpoint import save
     from mithridate.rng import child, rng
     from mithridate.studies.parts import usual_epochs
     from mithridate.training import fit
 
     where, random = place(device), rng(seed)
-    clean, test = load_data(data)
+    clean, test = sets(data)
     model = _start(network, start, clean, facts or shares["network"], where)
-    bare = {"network": None, "opening": {"trust_code": trust_code}}
-    own = None if surrogate is None else opened(surrogate, bare, where, clean)
+    own = None
+    if surrogate is not None:
+        own = opened(surrogate, opening(opens(trust_code=trust_code), {}), where, clean)
     poisoned = None
     if attack is not None:
         aimed = attack.aim(test).to(where)

@@ -1,38 +1,55 @@
-"""Image folders, of PNG or JPEG files: ROOT/train/CLASS and ROOT/test/CLASS, or ROOT/CLASS."""
+"""Folders of image files: ROOT/train/CLASS and ROOT/test/CLASS, or ROOT/CLASS."""
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from mithridate.data.decode import decode
+from mithridate.data.decode import Fit, decode
 from mithridate.data.image_set import ImageSet, train_and_test
 from mithridate.data.parquet import SPLITS
 from mithridate.data.store import Store, build_store
 from mithridate.errors import DataError
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
+SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm",
+    ".pgm", ".pbm", ".pnm",
+)  # fmt: skip
+"""Endings of the formats that `decode` reads."""
+
+SILENT = {"thumbs.db", "desktop.ini"}
+"""What systems leave in folders; hidden files likewise."""
 
 TEST_EVERY = 5
 """Without a test folder, each class's 5th, 10th, ... image in name order is a test image."""
 
 Files = list[tuple[Path, int]]
 
+log = logging.getLogger(__name__)
+
 
 def load_folder(
-    root: Path | str, *, name: str | None = None, memory_limit: int | None = None
+    root: Path | str,
+    *,
+    name: str | None = None,
+    memory_limit: int | None = None,
+    fit: Fit = Fit(),  # noqa: B008
 ) -> tuple[ImageSet, ImageSet]:
-    """Train and test set from folders of PNG or JPEG files, one folder per class.
+    """Train and test set from folders of image files, one folder per class.
 
     Classes are numbered in the order of their folder names, by value where all are whole
     numbers. ROOT/CLASS/* without a train folder is split: of each class every fifth file in
-    name order goes to the test set, the same in every run.
+    name order goes to the test set, the same in every run. Files that are no such images are left
+    out, and the log says how many of which ending.
 
     Args:
         root: holds train/ and test/ (or validation/, valid/, val/), or the class folders.
         name: of the set, the folder's by default.
         memory_limit: bytes of decoded pixels per split above which they lie in a scratch
             file; by default MEMORY_SHARE of the available memory.
+        fit: size and mode to bring them to.
 
     Raises:
         DataError: no images, an empty class, a damaged image; names the file or folder.
@@ -46,10 +63,11 @@ def load_folder(
     root = Path(root)
     name = name or root.resolve().name
     splits, classes = _files(root)
+    _tell_skipped(root, splits)
     parts: dict[str, tuple[Store, list[int]]] = {}
     for split, files in splits.items():
         store = build_store(
-            decode((_bytes(path), str(path)) for path, _ in files),
+            decode(((_bytes(path), str(path)) for path, _ in files), fit),
             len(files),
             memory_limit=memory_limit,
             what=f"{root} ({split})",
@@ -110,8 +128,28 @@ def _images(folder: Path) -> list[Path]:
         if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
     )
     if not files:
-        raise DataError(f"{folder} is a class without PNG or JPEG images: fill or remove it")
+        raise DataError(
+            f"{folder} is a class without images that are read ({' '.join(SUFFIXES)}): fill or "
+            "remove it"
+        )
     return files
+
+
+def _tell_skipped(root: Path, splits: dict[str, Files]) -> None:
+    """Log what lies in the class folders and was left out."""
+    read = {path for files in splits.values() for path, _ in files}
+    endings = Counter(
+        path.suffix.lower() or "no ending"
+        for folder in {path.parent for path in read}
+        for path in folder.rglob("*")
+        if path.is_file()
+        and path not in read
+        and not path.name.startswith(".")
+        and path.name.lower() not in SILENT
+    )
+    if endings:
+        parts = ", ".join(f"{count} {ending}" for ending, count in endings.most_common())
+        log.warning("%s: %d files left out (%s)", root, endings.total(), parts)
 
 
 def _bytes(path: Path) -> bytes:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from mithridate.data.decode import way_out
 from mithridate.data.store import ChangedStore, Store, SubsetStore, TensorStore
 from mithridate.data.valid import (
     Images,
@@ -34,7 +35,7 @@ class ImageSet:
     Args:
         images: uint8 N x C x H x W (tensor or array, shared, not copied), or a Store.
         labels: N whole numbers in 0..len(class_names) - 1.
-        class_names: one distinct name per class, in label order.
+        class_names: one distinct name per class, in label order, or by number in a dict.
         name: what reports call the set.
 
     Raises:
@@ -50,7 +51,7 @@ class ImageSet:
         self,
         images: Images | Store,
         labels: Labels,
-        class_names: Sequence[str],
+        class_names: Sequence[str] | Mapping[Any, str],
         name: str = "images",
     ) -> None:
         self._store = images if isinstance(images, Store) else TensorStore(as_pixels(images))
@@ -69,7 +70,7 @@ class ImageSet:
         cls,
         x: Tensor,
         labels: Labels,
-        class_names: Sequence[str],
+        class_names: Sequence[str] | Mapping[Any, str],
         name: str = "images",
     ) -> ImageSet:
         """From float images in [0, 1], rounded to the nearest of 256 levels.
@@ -301,7 +302,7 @@ def train_and_test(
     if train.image_shape != test.image_shape:
         raise DataError(
             f"{where}: train images are {train.image_shape}, test images {test.image_shape}: "
-            "bring both to one size and colour mode"
+            f"{way_out(train.image_shape, test.image_shape)}"
         )
     return train, test
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from mithridate.data.image_set import ImageSet
-from mithridate.errors import DataError, InputError, unknown
+from mithridate.errors import DataError, InputError
+
+if TYPE_CHECKING:
+    from mithridate.data.decode import Fit
 
 HUB = {"mnist": "ylecun/mnist", "cifar10": "uoft-cs/cifar10"}
 """Sets known by name -> where the hub has them."""
@@ -17,18 +22,26 @@ HUB = {"mnist": "ylecun/mnist", "cifar10": "uoft-cs/cifar10"}
 NAMES = ("digits", *HUB)
 
 
-def load_data(name: str | Path, *, memory_limit: int | None = None) -> tuple[ImageSet, ImageSet]:
+def load_data(
+    name: str | Path,
+    *,
+    resize: int | str | None = None,
+    mode: str | None = None,
+    memory_limit: int | None = None,
+) -> tuple[ImageSet, ImageSet]:
     """A train and a test set.
 
     Args:
         name: "digits"; "mnist" or "cifar10" (a folder of that name under MITHRIDATE_DATA
             first, else the hub); a folder of Parquet files or of images; or
             "hf:org/name@revision".
+        resize: N or "HxW", the size that all images are brought to (bilinear, antialiased).
+        mode: "RGB" or "L" (grey), which all are brought to.
         memory_limit: bytes of decoded pixels per split above which they lie in a scratch
             file and are read per batch; by default MEMORY_SHARE of the available memory.
 
     Raises:
-        InputError: an unknown name.
+        InputError: an unknown name, size or mode.
         DataError: a file is missing or damaged, or the hub cannot be reached.
 
     >>> train, test = load_data("digits")
@@ -39,8 +52,14 @@ def load_data(name: str | Path, *, memory_limit: int | None = None) -> tuple[Ima
     name = str(name) if isinstance(name, Path) else name
     if not isinstance(name, str):
         raise InputError(f"a data set is named by its name or path, got {type(name).__name__}")
-    if name == "digits":
+    if name == "digits" and resize is None and mode is None:
         return load_digits()
+    from mithridate.data.decode import Fit
+
+    fit = Fit.of(resize, mode)
+    if name == "digits":
+        train, test = (fitted(part, fit) for part in load_digits())
+        return train, test
     from mithridate.data.parquet import load_parquet
 
     folder = source_of(name)
@@ -54,8 +73,14 @@ def load_data(name: str | Path, *, memory_limit: int | None = None) -> tuple[Ima
         if not any(folder.glob("*.parquet")) and not any(folder.glob("*/*.parquet")):
             from mithridate.data.folder import load_folder
 
-            return load_folder(folder, name=label, memory_limit=memory_limit)
-    return load_parquet(folder, name=label, memory_limit=memory_limit)
+            return load_folder(folder, name=label, memory_limit=memory_limit, fit=fit)
+    return load_parquet(folder, name=label, memory_limit=memory_limit, fit=fit)
+
+
+def fitted(data: ImageSet, fit: Fit) -> ImageSet:
+    """A set with its images brought to a size and mode, in memory."""
+    images = torch.from_numpy(fit.pixels(data.raw(range(len(data))).numpy()))
+    return ImageSet(images, data.labels, data.class_names, data.name)
 
 
 def load_digits() -> tuple[ImageSet, ImageSet]:
@@ -122,4 +147,10 @@ def _existing(name: str) -> Path:
         raise DataError(f"{name} is a file: give the folder that holds train and test")
     if len(path.parts) > 1 or name.startswith((".", "~")):
         raise DataError(f"{name} does not exist: check the path")
-    raise unknown("data set", name, (*NAMES, "a folder", "hf:org/name@revision"))
+    here = [folder.name for folder in Path.cwd().iterdir() if folder.is_dir()]
+    near = difflib.get_close_matches(name, (*NAMES, *here), n=1, cutoff=0.7)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise InputError(
+        f"no data set named {name!r}: {hint}(known: {', '.join(NAMES)}, a "
+        "folder, hf:org/name@revision)"
+    )

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mithridate.data.decode import decode
+from mithridate.data.decode import Fit, decode
 from mithridate.data.image_set import ImageSet, train_and_test
 from mithridate.data.store import Store, build_store
 from mithridate.errors import DataError
@@ -45,6 +45,7 @@ def load_parquet(
     image_column: str | None = None,
     label_column: str | None = None,
     memory_limit: int | None = None,
+    fit: Fit = Fit(),  # noqa: B008
 ) -> tuple[ImageSet, ImageSet]:
     """The train and test split of a folder in the hub's Parquet layout.
 
@@ -60,6 +61,7 @@ def load_parquet(
         label_column: where several columns hold class labels.
         memory_limit: bytes of decoded pixels per split above which they lie in a scratch
             file; by default MEMORY_SHARE of the available memory.
+        fit: size and mode to bring images to.
 
     Raises:
         DataError: a file is missing or damaged, or holds something else; names the file.
@@ -80,7 +82,7 @@ give a folder that holds them, itself or in data/
         columns = [_columns(file, *wanted) for file in files]
         names[split] = columns[0].names
         what = f"{folder} ({split})"
-        parts[split] = _read(files, columns, memory_limit, what)
+        parts[split] = _read(files, columns, memory_limit, what, fit)
     common = _names(names, [labels for _, labels in parts.values()], folder)
     return train_and_test(folder, parts, common, name)
 
@@ -233,14 +235,18 @@ def _opened(file: Path) -> Iterator[pq.ParquetFile]:
 
 
 def _read(
-    files: Sequence[Path], columns: Sequence[Columns], memory_limit: int | None, what: str
+    files: Sequence[Path],
+    columns: Sequence[Columns],
+    memory_limit: int | None,
+    what: str,
+    fit: Fit,
 ) -> tuple[Store, np.ndarray[Any, Any]]:
     labels: list[np.ndarray[Any, Any]] = []
     count = 0
     for file in files:
         with _opened(file) as parquet:
             count += parquet.metadata.num_rows
-    chunks = decode(_encoded(files, columns, labels))
+    chunks = decode(_encoded(files, columns, labels), fit)
     store = build_store(chunks, count, memory_limit=memory_limit, what=what)
     return store, np.concatenate(labels)
 

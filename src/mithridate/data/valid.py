@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mithridate.classifier import check_images
+from mithridate.classifier import check_images, class_names_of
 from mithridate.errors import InputError
 from mithridate.goals import as_labels
 
@@ -85,19 +85,23 @@ def rounded(x: Tensor) -> Tensor:
     return (check_images(x) * 255).round().to(torch.uint8).cpu()
 
 
-def check_class_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Class names as a tuple.
+def check_class_names(names: Sequence[str] | Mapping[Any, str]) -> tuple[str, ...]:
+    """Class names as a tuple, in the order of their numbers where they are a dict.
 
     Raises:
         InputError: none, not strings, or a name twice.
     """
+    if isinstance(names, Mapping):
+        names = class_names_of(names)
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
         raise InputError(f"class_names is a sequence of strings, got {names!r}")
     if len(names) == 0:
         raise InputError("class_names holds one name per class, got none")
+    seen: set[str] = set()
     for name in names:
-        if names.count(name) > 1:
+        if name in seen:
             raise InputError(f"class names differ from each other, got {name!r} twice")
+        seen.add(name)
     return tuple(names)
 
 

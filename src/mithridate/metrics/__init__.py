@@ -1,5 +1,6 @@
 """Metrics: pure functions of predictions and images, each with its uncertainty."""
 
+from mithridate.metrics.chance import chance_doubts
 from mithridate.metrics.classification import accuracy, attack_success_rate, confusion
 from mithridate.metrics.distances import Distances, distances
 from mithridate.metrics.intervals import (
@@ -22,6 +23,7 @@ __all__ = [
     "accuracy",
     "attack_success_rate",
     "bootstrap_mean",
+    "chance_doubts",
     "confusion",
     "distances",
     "holm",

@@ -7,11 +7,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from mithridate.classifier import Classifier
 from mithridate.errors import CheckpointError, InputError
+from mithridate.networks.pixels import Normalised
 
 Shape = tuple[int, int, int]
 
@@ -147,12 +147,8 @@ class Preprocessed(nn.Module):
         size: (H, W) of what the network gets; None where the preprocessor changes no size.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, network: nn.Module, processor: dict[str, Any], channels: int) -> None:
         super().__init__()
-        self.network = network
 
         def does(step: str, setting: str) -> bool:
             return bool(processor.get(f"do_{step}", setting in processor))
@@ -171,11 +167,9 @@ class Preprocessed(nn.Module):
         self.scale = (255 * factor if rescales else 255.0) if processor else 1.0
         self.shift = -1.0 if processor.get("rescale_offset") else 0.0
         normal = does("normalize", "image_mean")
-        for name, default in (("mean", 0.0), ("std", 1.0)):
-            values = processor.get(f"image_{name}") if normal else None
-            values = [values] * channels if isinstance(values, int | float) else values
-            numbers = torch.tensor(values or [default] * channels, dtype=torch.float32)
-            self.register_buffer(name, numbers.reshape(1, -1, 1, 1))
+        mean, std = (processor.get(f"image_{n}") if normal else None for n in ("mean", "std"))
+        self.network = Normalised(network, mean or None, std or None)
+        self.network.check(channels)
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -189,7 +183,7 @@ class Preprocessed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, classes)."""
         x = self._cropped(self._resized(x)) * self.scale + self.shift
-        out: Tensor = self.network(pixel_values=(x - self.mean) / self.std).logits
+        out: Tensor = self.network(x).logits
         return out
 
     def _resized(self, x: Tensor) -> Tensor:

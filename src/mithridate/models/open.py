@@ -19,6 +19,7 @@ from mithridate.models.endpoint import Endpoint, endpoint_digest, is_endpoint, o
 from mithridate.models.factory import Shape
 from mithridate.networks import checkpoint
 from mithridate.networks.base import create, move
+from mithridate.networks.pixels import Normalised
 
 SHAPES: tuple[Shape, ...] = (
     (1, 28, 28), (3, 32, 32), (1, 8, 8), (3, 224, 224), (3, 64, 64), (1, 32, 32), (3, 96, 96),
@@ -52,7 +53,10 @@ def open_model(
     settings: Mapping[str, Any] | None = None,
     trust_code: bool = False,
     outputs: str | None = None,
-    bounds: tuple[float, float] | None = None,
+    input_range: tuple[float, float] | None = None,
+    mean: Sequence[float] | float | None = None,
+    std: Sequence[float] | float | None = None,
+    channels: str | None = None,
     endpoint: Endpoint | Mapping[str, Any] | None = None,
 ) -> Classifier:
     """A classifier from anywhere.
@@ -73,8 +77,12 @@ def open_model(
         image_shape: (C, H, W) of the images that it is for.
         settings: of the network's constructor.
         trust_code: the user's own code may run.
-        outputs, bounds: as `Classifier` has them; by default as the file says, else logits of
-            pixels in [0, 1].
+        outputs: as `Classifier` has it; by default as the file says, else logits.
+        input_range: (low, high) of the pixels that the network takes; by default as the file says,
+            else (0, 1).
+        mean, std: subtracted from such pixels, and divided by, before the network; one number, or
+            one a channel.
+        channels: "bgr" where the network takes blue first.
         endpoint: how a service is asked, or some settings of `Endpoint` by name.
 
     Raises:
@@ -90,7 +98,7 @@ def open_model(
     if not isinstance(source, str | Path):
         raise InputError(f"a model is opened by its name or path, got {type(source).__name__}")
     text, place = str(source), Path(source)
-    pairs = (("outputs", outputs), ("bounds", bounds))
+    pairs = (("outputs", outputs), ("bounds", input_range))
     about: dict[str, Any] = {key: value for key, value in pairs if value is not None}
     opening = _Opening(text, place, network, classes, image_shape, settings or {}, trust_code)
     if endpoint and not is_endpoint(text):
@@ -121,11 +129,45 @@ def open_model(
         _check_known(text, place)
         header = weights.own_header(place) if place.suffix.lower() not in weights.PICKLED else None
         model = opening.filled(about) if header is None else opening.own(header)
+    if (mean, std, channels) != (None, None, None):
+        model = normalised(model, mean, std, channels or "rgb")
     try:
         place_of = torch.device(device)
     except RuntimeError:
         raise InputError(f"device {device!r} cannot be used (no such device): use cpu") from None
     return _as_stated(model, text, classes, about, place_of)
+
+
+def normalised(
+    model: Classifier,
+    mean: Sequence[float] | float | None = None,
+    std: Sequence[float] | float | None = None,
+    channels: str = "rgb",
+    input_range: tuple[float, float] | None = None,
+) -> Classifier:
+    """The classifier with a layer before its module, after the scaling to its range of pixels.
+
+    Raises:
+        InputError: numbers that make no sense, or a module of 8-bit pixels.
+
+    >>> model = Classifier(nn.Flatten(), classes=2)
+    >>> normalised(model, 0.5, 0.5).logits(torch.tensor([[[[0.0, 1.0]]]]))
+    tensor([[-1.,  1.]])
+    """
+    layer = Normalised(model.module, mean, std, channels)
+    layer.check(model.image_shape[0] if model.image_shape else None)
+    if getattr(model.module, "numbers", None) == torch.uint8:
+        raise InputError("the model takes 8-bit pixels as they are: leave mean and std out")
+    return Classifier(
+        layer.to(model.device),
+        classes=model.class_names,
+        image_shape=model.image_shape,
+        bounds=input_range or model.input_range,
+        outputs=model.outputs,
+        info=model.info,
+        gradients=model.gradients,
+        scored=model.scored,
+    )
 
 
 class _Opening:
@@ -382,7 +424,9 @@ def open_for(
     """
     known = classes_of(source, names, classes)
     model = open_model(source, classes=known, image_shape=image_shape, **how)
-    return in_order_of(model, names, source) if names and classes != "data" else model
+    if not names or classes == "data":
+        return model
+    return in_order_of(model, names, source, stated=classes is not None)
 
 
 def classes_of(
@@ -397,11 +441,13 @@ def classes_of(
     return (tuple(names) if is_endpoint(source) else len(names)) or None
 
 
-def in_order_of(model: Classifier, names: Sequence[str], what: str = "the model") -> Classifier:
+def in_order_of(
+    model: Classifier, names: Sequence[str], what: str = "the model", *, stated: bool = False
+) -> Classifier:
     """The classifier with its classes in the order in which data name them.
 
-    Names that are numbers say nothing. Names that both have stand at the same place, or all of
-    them are the same and are put in order.
+    Names that are numbers say nothing, unless the user stated them. Names that both have stand at
+    the same place, or all of them are the same and are put in order.
 
     Raises:
         InputError: the names cannot be matched.
@@ -411,9 +457,11 @@ def in_order_of(model: Classifier, names: Sequence[str], what: str = "the model"
     tensor([1])
     """
     mine, theirs = ([_plain(name) for name in each] for each in (model.class_names, names))
-    if len(mine) != len(theirs) or mine == theirs or _numbers(mine) or _numbers(theirs):
+    if len(mine) != len(theirs) or mine == theirs:
         return model
     shared = set(mine) & set(theirs)
+    if (_numbers(mine) or _numbers(theirs)) and not (stated and shared == set(mine)):
+        return model
     if shared and all(mine.index(name) == theirs.index(name) for name in shared):
         return model
     if shared == set(mine) and len(shared) == len(mine):

@@ -13,6 +13,7 @@ from mithridate import component
 from mithridate.classifier import Classifier, as_classifier
 from mithridate.errors import CheckpointError, InputError, NothingAssessedError, one_line
 from mithridate.networks.base import create, move
+from mithridate.networks.pixels import Normalised
 from mithridate.networks.storage import check_format, digest, read_tensors, sha256, write_tensors
 
 __all__ = ["fingerprint", "load", "save", "sha256"]
@@ -100,6 +101,8 @@ def fingerprint(model: Classifier) -> str:
 
 def _architecture(module: nn.Module) -> dict[str, Any]:
     """The registered name and settings of a module; its class where it is not registered."""
+    if isinstance(module, Normalised):
+        return {**_architecture(module.module), "normalised": True}
     settings = getattr(module, "settings", None)
     name = getattr(module, "network_name", component.name_of(module))
     if name not in component.names("networks") or not isinstance(settings, dict):
@@ -131,6 +134,28 @@ def _from_safetensors(place: Path, network: nn.Module | None) -> Parts:
         wanted = dict(header["architecture"])
     except (KeyError, TypeError, ValueError):
         raise CheckpointError(f"{place}: its header is incomplete; save the model again") from None
+    inside, count = "module.", len(about["classes"])
+    if not wanted.get("normalised") or isinstance(network, Normalised):
+        return _module(place, wanted, tensors, network, count), about
+    own = {n.removeprefix(inside): t for n, t in tensors.items() if n.startswith(inside)}
+    module = Normalised(_module(place, wanted, own, network, count), channels=_order(tensors))
+    for name in ("mean", "std"):
+        setattr(module, name, tensors.get(name, getattr(module, name)))
+    return _filled(place, module, tensors), about
+
+
+def _order(tensors: dict[str, Tensor]) -> str:
+    return "bgr" if "order" in tensors else "rgb"
+
+
+def _module(
+    place: Path,
+    wanted: dict[str, Any],
+    tensors: dict[str, Tensor],
+    network: nn.Module | None,
+    classes: int,
+) -> nn.Module:
+    """The registered network of a header, or the caller's, filled."""
     if network is None and wanted.get("name") is None:
         raise CheckpointError(
             f"{place} holds the weights of {wanted.get('class')}, which is no registered network: "
@@ -139,13 +164,13 @@ def _from_safetensors(place: Path, network: nn.Module | None) -> Parts:
     if network is None:
         module = _build(place, str(wanted["name"]), wanted.get("settings"), tensors)
         outputs = wanted["settings"]["classes"]
-        if outputs != len(about["classes"]):
+        if outputs != classes:
             raise CheckpointError(
-                f"{place}: its header is wrong: {len(about['classes'])} class names for "
-                f"{outputs} outputs; save the model again"
+                f"{place}: its header is wrong: {classes} class names for {outputs} outputs; save "
+                "the model again"
             )
-        return module, about
-    return _filled(place, copy.deepcopy(network).cpu(), tensors), about
+        return module
+    return _filled(place, copy.deepcopy(network).cpu(), tensors)
 
 
 def _filled(place: Path, module: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:

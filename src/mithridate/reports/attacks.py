@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -254,14 +254,14 @@ def own_doubts(attacks: Sequence[AttackRow]) -> list[list[Doubt]]:
     return [[doubt for doubt in row.doubts if doubt not in shared] for row in attacks]
 
 
-def remarks(attacks: Sequence[AttackRow]) -> list[str]:
-    """Why an attack has no figures, then the doubts: of all, then of each."""
+def remarks(attacks: Sequence[AttackRow], told: Collection[str] = ()) -> list[str]:
+    """Why an attack has no figures, then the doubts: of all, then of each; not those told."""
     lines = [f"{row.name}: {row.status}" for row in attacks if ":" in row.status]
-    shared = shared_doubts(attacks)
+    shared = [doubt for doubt in shared_doubts(attacks) if doubt.id not in told]
     lines += [f"doubt, all: {doubt.text} ({doubt.id})" for doubt in shared]
     texts: dict[str, list[str]] = {}
     for row, doubts in zip(attacks, own_doubts(attacks), strict=True):
-        for doubt in doubts:
+        for doubt in (doubt for doubt in doubts if doubt.id not in told):
             texts.setdefault(f"{doubt.text} ({doubt.id})", []).append(row.name)
     return [*lines, *(f"doubt, {', '.join(names)}: {text}" for text, names in texts.items())]
 

@@ -100,6 +100,7 @@ def opening(record: StudyFolder, whole: Audit | None) -> tuple[Header, list[Figu
         rows = attacks.rows(cells, record.timings)
         clean = next((cell for cell in record.cells if cell.matrix == CLEAN), None)
         header, figures = _of_attacks(study, rows), _attack_figures(rows, clean)
+        header = replace(header, doubts=clean.doubts if clean else ())
     elif study.preset == "defend":
         ranked = defenses.rows(record.cells, record.timings)
         headline, meaning = defenses.verdict(ranked)

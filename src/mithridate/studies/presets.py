@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mithridate import component
@@ -15,7 +15,6 @@ from mithridate.studies.engine.cells import label_of
 from mithridate.studies.engine.spec import MatrixSpec, Spec
 from mithridate.studies.soundness import check_model
 from mithridate.studies.subject import Subject, defense_choice
-from mithridate.studies.units.data import Data
 
 Table = dict[str, Any]
 """A component's name and settings."""
@@ -32,7 +31,7 @@ KNOWS, IGNORES = "knows", "ignores"
 
 def attack(
     model: str,
-    data: str,
+    data: str | Table,
     attacks: Sequence[Table],
     *,
     network: str | Table | None = None,
@@ -226,7 +225,7 @@ def _attacked(model: str, defenses: Sequence[str], through: str | None) -> str:
 
 def audit(
     model: str,
-    data: str,
+    data: str | Table,
     *,
     network: str | Table | None = None,
     opening: Table | None = None,
@@ -369,7 +368,9 @@ def _audited(
     )
 
 
-def _subject(model: str, data: str, network: str | Table | None, opening: Table | None) -> Table:
+def _subject(
+    model: str, data: str | Table, network: str | Table | None, opening: Table | None
+) -> Table:
     """The settings that say which model it is."""
     table = {"model": model, "data": data, "network": network, "opening": opening}
     return {key: value for key, value in table.items() if value}
@@ -377,24 +378,30 @@ def _subject(model: str, data: str, network: str | Table | None, opening: Table 
 
 def checked(
     model: str,
-    data: str,
+    data: str | Table,
     *,
     network: str | Table | None = None,
     opening: Table | None = None,
     references: Sequence[str] = (),
     varied: bool = True,
     device: str = "cpu",
+    tell: Callable[[str], None] | None = None,
 ) -> tuple[Classifier, ImageSet]:
     """The model and the test images, before any work; what cannot be assessed is refused.
+
+    Args:
+        tell: is told what to doubt of a model that is no better than chance.
 
     Raises:
         InputError: a file that is no model, or models and data that do not fit each other.
         NothingAssessedError: see `check_model`.
     """
-    test = Data.named(data).loaded.test
     subject = Subject.model_validate(_subject(model, data, network, opening) | {"device": device})
+    test = subject.data_unit.loaded.test
     suspect = subject.opened().loaded
-    check_model(model, suspect, test, varied=varied)
+    for doubt in check_model(model, suspect, test, varied=varied):
+        if tell is not None:
+            tell(f"doubt: {doubt.text} ({doubt.id})")
     for path in references:
         reference = subject.opened(path).loaded
         check_model(path, reference, test, varied=varied)

@@ -7,8 +7,11 @@ from torch import Tensor
 
 from mithridate.classifier import Classifier, Guarded
 from mithridate.data import ImageSet
+from mithridate.data.decode import way_out
 from mithridate.doubts import Doubt
 from mithridate.errors import InputError, NothingAssessedError
+from mithridate.metrics import chance_doubts
+from mithridate.models.doctor import kind_of_outputs
 from mithridate.networks.fitting import check_fits
 from mithridate.studies.parts import unguarded
 
@@ -18,13 +21,16 @@ LOOK, LOOK_AT_SERVICE = 512, 64
 
 def check_model(
     name: str, model: Classifier | Guarded, data: ImageSet, *, varied: bool = True
-) -> None:
+) -> list[Doubt]:
     """Refuse a model of which nothing can be learned, or which is wrapped wrongly.
 
     Args:
         name: how the message calls the model.
         data: clean images; some are shown to the model.
         varied: also refuse a constant model, and a single image: an audit compares.
+
+    Returns:
+        What to doubt of a model that is no better than chance on the images shown.
 
     Raises:
         InputError: it does not take these images, or gives probabilities.
@@ -34,18 +40,20 @@ def check_model(
     >>> from torch import nn
     >>> pixels = torch.tensor([[255, 9], [9, 255]]).reshape(2, 1, 1, 2).byte()
     >>> data = ImageSet(pixels, [0, 1], ["a", "b"])
-    >>> check_model("m", Classifier(nn.Flatten(), classes=2), data)
+    >>> check_model("m", Classifier(nn.Flatten(), classes=2), data)[0].id
+    'near-chance'
     >>> check_model("m", Classifier(nn.Sequential(nn.Flatten(), nn.Softmax(1)), classes=2), data)
     Traceback (most recent call last):
     ...
-    mithridate.errors.InputError: m returns probabilities where logits are expected: wrap it ...
+    mithridate.errors.InputError: m returns probabilities where logits are expected: add ...
     """
     model = unguarded(model)
     classes = model.classes - (model.rejected is not None)
     if model.image_shape is not None and tuple(model.image_shape) != data.image_shape:
         raise InputError(
             f"{name} takes images {tuple(model.image_shape)}, {data.name} has {data.image_shape}: "
-            "give the data that it was trained for"
+            f"{way_out(model.image_shape, data.image_shape)}, or give the data that it was trained "
+            "for"
         )
     if classes != data.classes:
         raise InputError(
@@ -62,13 +70,14 @@ def check_model(
         raise NothingAssessedError(
             f"{name} gives NaN or infinite logits on clean images: nothing can be said about it"
         )
-    if model.outputs == "logits" and _sums_to_one(logits):
+    if model.outputs == "logits" and kind_of_outputs(logits) == "probabilities":
         raise InputError(
-            f"{name} returns probabilities where logits are expected: wrap it with "
-            'Classifier(..., outputs="probabilities"), or take its softmax off'
+            f"{name} returns probabilities where logits are expected: add --outputs probabilities "
+            '(in Python outputs="probabilities"), or take its softmax off'
         )
     if varied:
         _check_varied(name, logits, data.labels[rows])
+    return chance_doubts(logits.argmax(1), data.labels[rows], classes)
 
 
 def is_service(model: Classifier | Guarded) -> bool:
@@ -81,11 +90,6 @@ def model_doubts(model: Classifier | Guarded) -> list[Doubt]:
     return [Doubt(*doubt) for doubt in unguarded(model).info.get("doubts", ())]
 
 
-def _sums_to_one(outputs: Tensor) -> bool:
-    inside = bool(((outputs >= 0) & (outputs <= 1)).all())
-    return inside and bool(((outputs.sum(1) - 1).abs() < 1e-4).all())
-
-
 def _check_varied(name: str, logits: Tensor, labels: Tensor) -> None:
     if len(labels) < 2:
         raise NothingAssessedError(
@@ -96,5 +100,5 @@ def _check_varied(name: str, logits: Tensor, labels: Tensor) -> None:
         return
     raise NothingAssessedError(
         f"{name} calls all {len(labels)} images class {int(predicted[0])}: a constant model "
-        "cannot be judged; check its pixel range, normalisation and training"
+        "cannot be judged; check its pixel range, normalisation and training (mithridate doctor)"
     )

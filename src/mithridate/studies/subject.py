@@ -62,6 +62,18 @@ class Training(Part):
     harden: MaybeNamed | None = None
 
 
+class Source(Part):
+    """A data set, and what its images are brought to as they are read.
+
+    Attributes:
+        name, resize, mode: as `load_data` has them.
+    """
+
+    name: str
+    resize: int | str | None = None
+    mode: Literal["L", "RGB"] | None = None
+
+
 class Opening(Part):
     """What a model's file does not say.
 
@@ -71,12 +83,17 @@ class Opening(Part):
         classes: their names in the model's order, joined by commas; "data" where that is the
             data's order whatever they are called.
         outputs: as `Classifier` has it.
+        input_range, mean, std, channels: as `models.open_model` has them.
         endpoint: how a service is asked, settings of `models.endpoint.Endpoint` by name.
     """
 
     trust_code: bool = False
     classes: str | None = None
     outputs: Literal["logits", "probabilities", "sigmoid"] | None = None
+    input_range: tuple[float, float] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    channels: Literal["rgb", "bgr"] | None = None
     endpoint: Annotated[dict[str, Any], AfterValidator(_asked)] = Field(default_factory=dict)
 
 
@@ -84,7 +101,7 @@ class Subject(Part):
     """Settings that say which model a cell is about.
 
     Attributes:
-        data: as `load_data` names it.
+        data: as `load_data` names it, or a table with its `name`, `resize` and `mode`.
         poison: poisons the training set; with `tune`, that of the fine-tuning only.
         sanitize: filters the poisoned set by a model that was trained on it; another is trained
             on what is kept.
@@ -100,7 +117,7 @@ class Subject(Part):
         seed: of the model and of the poison.
     """
 
-    data: str
+    data: Annotated[Source, BeforeValidator(_named)]
     poison: Named | None = None
     sanitize: Named | None = None
     network: Named | None = None
@@ -123,7 +140,7 @@ class Subject(Part):
     @property
     def data_unit(self) -> Data:
         """The data set."""
-        return Data.named(self.data)
+        return Data.named(**self.data.model_dump())
 
     def trained(
         self,

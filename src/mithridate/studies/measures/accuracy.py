@@ -13,7 +13,7 @@ from mithridate.classifier import Classifier
 from mithridate.component import name_of
 from mithridate.cost import Sizes, Work
 from mithridate.data import some_rows
-from mithridate.metrics import accuracy, wilson
+from mithridate.metrics import accuracy, chance_doubts, wilson
 from mithridate.networks.checkpoint import fingerprint
 from mithridate.rng import rng
 from mithridate.studies.engine.unit import Open, Progress, Unit
@@ -115,7 +115,8 @@ class Predicted(Unit[Mapping[str, Any]]):
         if model.rejected is not None:
             rejected = int((predicted == model.rejected).sum())
             values["rejected"] = proportion(wilson(rejected, len(test)))
-        return row(values, model_doubts(model), test)
+        doubts = [*model_doubts(model), *chance_doubts(predicted, test.labels, test.classes)]
+        return row(values, doubts, test)
 
     def work(self, sizes: Sizes) -> Work:
         return Work(forwards=min(self.samples or sizes.test, sizes.test), disk=2**16)

@@ -19,7 +19,7 @@ from mithridate.attacks.base import with_usual
 from mithridate.component import Choice
 from mithridate.data import ImageSet
 from mithridate.errors import InputError
-from mithridate.metrics import bootstrap_mean, distances, wilson
+from mithridate.metrics import bootstrap_mean, chance_doubts, distances, wilson
 from mithridate.studies.engine.tables import write_table
 from mithridate.studies.engine.unit import Open, Progress, Unit
 from mithridate.studies.measures.base import TABLE, Measure, row, write_pictures
@@ -187,7 +187,8 @@ class Measured(Unit[Mapping[str, Any]]):
         values = measured(table, attacked.queries, attacked.gradients, test.classes)
         values |= _by_channel(attacked, test, fooled.nonzero()[:, 0])
         values |= self._about(attacked)
-        return row(values, attacked.doubts, test)
+        clean, labels = (torch.tensor(table[name].to_pylist()) for name in ("clean", "label"))
+        return row(values, [*chance_doubts(clean, labels, test.classes), *attacked.doubts], test)
 
     def _about(self, attacked: Attacked) -> dict[str, Any]:
         """What the attack is, and its distances in its own norm."""

@@ -200,7 +200,7 @@ class Judged(Unit[Mapping[str, Any]]):
     def make(self, get: Open, folder: Path, tell: Progress) -> dict[str, Any]:
         """The verdict and its pictures; beside it the truth, where a poison is known."""
         model, test, clean = get(self.model), get(self.data).test, get(self.clean)
-        check_model("the model", model, test)
+        doubts = check_model("the model", model, test)
         for name, reference in zip(self.references, clean.models, strict=False):
             check_model(name, reference, test)
         verdict = judge(
@@ -214,7 +214,7 @@ class Judged(Unit[Mapping[str, Any]]):
         poisoned = None if self.poisoned is None else get(self.poisoned)
         truth = {} if poisoned is None else truth_of(verdict, poisoned, test.image_shape)
         write_pictures(folder, self._pictures(verdict, model, test))
-        doubts = [*model_doubts(model), *verdict.doubts]
+        doubts += [*model_doubts(model), *verdict.doubts]
         if not self.trusted:
             text = "No reference was given: clean models were trained here."
             doubts.append(Doubt("no-reference", text))

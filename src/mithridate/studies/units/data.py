@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from mithridate.data import ImageSet, load_data
+from mithridate.data.decode import Fit
 from mithridate.data.load import source_of
 from mithridate.studies.engine.unit import Open, Unit
 from mithridate.studies.units.held import HELD
@@ -37,10 +38,12 @@ class Data(Unit[Sets]):
 
     name: str
     source: str
+    resize: str | None = None
+    mode: str | None = None
     trains: bool = field(default=True, metadata={"key": False})
 
     @classmethod
-    def named(cls, name: str) -> Data:
+    def named(cls, name: str, *, resize: int | str | None = None, mode: str | None = None) -> Data:
         """The unit of a data set, whose key changes with the bytes of its files.
 
         Raises:
@@ -52,7 +55,10 @@ class Data(Unit[Sets]):
         held = HELD.sets.get(name)
         if held is not None:  # the name holds the digest of what they are
             return cls(name=name, source="in memory", trains=held.train is not None)
-        return cls(name=name, source=_digest(name))
+        words = Fit.of(resize, mode).words()
+        return cls(
+            name=name, source=_digest(name), resize=words.get("resize"), mode=words.get("mode")
+        )
 
     @property
     def loaded(self) -> Sets:
@@ -60,15 +66,15 @@ class Data(Unit[Sets]):
         held = HELD.sets.get(self.name)
         if held is not None:
             return Sets(held.train or held.test, held.test)
-        return _loaded(self.name, self.source)
+        return _loaded(self.name, self.source, self.resize, self.mode)
 
     def open(self, folder: Path, values: Mapping[str, Any], get: Open) -> Sets:
         return self.loaded
 
 
 @lru_cache(maxsize=2)
-def _loaded(name: str, source: str) -> Sets:
-    return Sets(*load_data(name))
+def _loaded(name: str, source: str, resize: str | None, mode: str | None) -> Sets:
+    return Sets(*load_data(name, resize=resize, mode=mode))
 
 
 @cache

@@ -142,7 +142,8 @@ class Opened(ModelUnit):
     """A model of the user's own, opened from wherever it is and named by its bytes.
 
     Attributes:
-        path, network, settings, classes, outputs, endpoint: as `models.open_model` has them.
+        path, network, settings, classes, outputs, input_range, mean, std, channels, endpoint: as
+            `models.open_model` has them.
         sha256, code: of the model's file or files (`source_digest`), and of the user's own code.
         names: the data's classes, in whose order the model's are put; not where classes is "data".
         image_shape: of the data.
@@ -158,6 +159,10 @@ class Opened(ModelUnit):
     code: str = ""
     classes: str | None = None
     outputs: str | None = None
+    input_range: tuple[float, float] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    channels: str | None = None
     names: tuple[str, ...] = ()
     image_shape: Shape | None = None
     trust_code: bool = field(default=False, metadata={"key": False})
@@ -220,6 +225,10 @@ def _loaded(unit: Opened) -> Classifier:
         classes=unit.classes,
         image_shape=unit.image_shape,
         outputs=unit.outputs,
+        input_range=unit.input_range,
+        mean=unit.mean,
+        std=unit.std,
+        channels=unit.channels,
         trust_code=unit.trust_code,
         endpoint=unit.endpoint,
         device=unit.device,
