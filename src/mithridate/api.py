@@ -91,7 +91,7 @@ def attack(
 
     >>> from mithridate.networks import create
     >>> net = create("digits-cnn", image_shape=(1, 8, 8), classes=10)
-    >>> attack(net, "digits", "fgsm", eps=0.1, samples=20).table()[0]["n"]
+    >>> attack(net, "digits", "fgsm", eps=0.1, samples=20).table()[0]["accuracy_n"]
     20
     """
     every = attacks == "all"
