@@ -512,9 +512,9 @@ def _move(module: nn.Module, device: torch.device | str) -> None:
         ) from None
 
 
-def _increasing(bounds: object) -> bool:
+def _increasing(bounds: Any) -> bool:
     try:
-        low, high = bounds  # type: ignore[misc]
+        low, high = bounds
         return bool(low < high)
     except (TypeError, ValueError):
         return False
