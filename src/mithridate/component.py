@@ -202,7 +202,7 @@ def hints(cls: type[Any]) -> dict[str, Any]:
 
 
 def _as_declared(component: Component) -> None:
-    cls: type[Any] = type(component)
+    cls: Any = type(component)
     declared = hints(cls)
     for field in dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ():
         value = getattr(component, field.name, None)
