@@ -113,7 +113,7 @@ def test_a_choice_is_a_name_and_settings():
     choice = Choice.of("attacks", {"name": "pgd", "eps": "0.1", "steps": 2, "step_size": 0.05})
     assert choice == Choice("attacks", "pgd", {"eps": "0.1", "steps": 2, "step_size": 0.05})
     assert choice.make() == PGD(eps=0.1, steps=2, step_size=0.05)
-    assert choice.versions() == {"PGD": 1}
+    assert choice.versions() == {"PGD": PGD.version}
     with pytest.raises(InputError, match=r"no name among the attacks' settings: give one of .*pgd"):
         Choice.of("attacks", {"eps": 0.1})
     with pytest.raises(InputError, match="fgsm needs eps"):

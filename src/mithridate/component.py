@@ -173,7 +173,7 @@ class Component:
                 _as_declared(self)
                 own(self)
 
-            cls.__post_init__ = checked  # type: ignore[attr-defined]
+            cls.__post_init__ = checked  # type: ignore[method-assign]
 
     def __post_init__(self) -> None:
         """Numbers of NumPy become Python's, "linf" the norm, 10.0 the whole number 10.
@@ -203,8 +203,9 @@ def hints(cls: type[Any]) -> dict[str, Any]:
 
 
 def _as_declared(component: Component) -> None:
-    declared = hints(type(component))
-    for field in dataclasses.fields(component) if dataclasses.is_dataclass(component) else ():
+    cls: Any = type(component)
+    declared = hints(cls)
+    for field in dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ():
         value = getattr(component, field.name, None)
         wanted = parse(value, declared.get(field.name), field.name)
         if wanted is not value:

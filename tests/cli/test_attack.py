@@ -80,6 +80,15 @@ def test_figures_are_those_of_a_recomputation(attack, models) -> None:
     assert (row["norm"], result["strongest"]) == ("linf", "fgsm")
 
 
+def test_whole_grey_levels(attack) -> None:
+    words = ("--attack", "deepfool", "--set", "quantize=8", "--json", "--out", "levels")
+    row = json.loads(attack(*words, samples=40).out)["attacks"][0]
+    assert (row["status"], row["settings"]["quantize"]) == ("done", 8)
+    assert row["success"]["value"] == 1
+    assert attack("--attack", "fgsm", "--set", "quantize=x").code == 2
+    assert attack("--attack", "fgsm", "--set", "quantize=17").code == 2
+
+
 def test_the_folder_and_the_report_drawn_again(attack, call) -> None:
     done = attack("--attack", "fgsm,deepfool", "--set", "eps=76/255", "--out", "run", samples=40)
     assert done.last == "Report: run/report.html"

@@ -46,6 +46,8 @@ VARIANTS = {
         "eps": 1.5, "norm": "l2", "steps": 10, "loss": "dlr-targeted", "restarts": 2,
     },
     "square l2": {"eps": 1.5, "norm": "l2", "queries": 60},
+    "apgd l1": {"eps": 5.0, "norm": "l1", "steps": 20, "restarts": 2},
+    "square l1": {"eps": 5.0, "norm": "l1", "queries": 60},
     "fab linf": {"norm": "linf", "steps": 10, "targets": 9, "restarts": 2},
     "deepfool linf": {"norm": "linf", "candidates": None},
     "hopskipjump linf": {"norm": "linf", "budget": 150},
@@ -126,7 +128,7 @@ def test_no_budget_gives_the_input_back(name):
 BAD = {
     "fgsm": [{"eps": -1}],
     "iterative-fgsm": [{"step_size": 0}, {"steps": 0}],
-    "pgd": [{"steps": 0}, {"steps": None}, {"step_size": 0}, {"restarts": 0}],
+    "pgd": [{"steps": 0}, {"steps": 1.5}, {"step_size": 0}, {"restarts": 0}],
     "deepfool": [{"steps": 0}, {"overshoot": -0.1}, {"candidates": 0}, {"norm": L0}],
     "dynamic-deepfool": [{"steps": 0}, {"overshoot": -0.1}, {"candidates": 0}, {"norm": L1}],
     "ddn": [{"steps": 0}, {"gamma": 0}, {"gamma": 1}, {"step_size": 0}, {"radius": 0}],
@@ -142,12 +144,12 @@ BAD = {
     "lbfgs": [{"steps": 0}, {"search_steps": 0}, {"c": 0}, {"memory": 0}],
     "jsma": [{"theta": 0}, {"theta": 2}, {"gamma": 0}, {"gamma": 1.1}, {"candidates": 1}],
     "apgd": [
-        {"steps": 0}, {"restarts": 0}, {"targets": 0}, {"eot": 0}, {"norm": L1}, {"loss": "cw"},
+        {"steps": 0}, {"restarts": 0}, {"targets": 0}, {"eot": 0}, {"norm": L0}, {"loss": "cw"},
     ],
-    "square": [{"queries": 1}, {"p": 0}, {"p": 1.1}, {"norm": L1}],
+    "square": [{"queries": 1}, {"p": 0}, {"p": 1.1}, {"norm": L0}],
     "fab": [{"steps": 0}, {"restarts": 0}, {"targets": 0}, {"enough": -1}, {"norm": L0}],
     "autoattack": [
-        {"steps": 0}, {"queries": 1}, {"targets": 0}, {"norm": L1}, {"variant": "fast"},
+        {"steps": 0}, {"queries": 1}, {"targets": 0}, {"norm": L0}, {"variant": "fast"},
     ],
     "hopskipjump": [
         {"norm": L1}, {"max_iter": -1}, {"init_eval": 0}, {"max_eval": 0}, {"budget": 0},

@@ -343,7 +343,7 @@ def plain_numbers():
             yield from ((cls, given, number) for number in numbers)
 
 
-@pytest.mark.parametrize(("cls", "given", "field"), plain_numbers())
+@pytest.mark.parametrize(("cls", "given", "field"), list(plain_numbers()))
 def test_numbers_are_numbers(cls, given, field):
     """NumPy's, tensors', and whole floats where a whole number is wanted."""
     default = component.settings(cls)[field]

@@ -304,7 +304,8 @@ class APGD(BoundedAttack):
         out = start.clone() if last else start
         rows, sparse = torch.arange(len(x), device=x.device), self.norm is L1
         margins = x.new_full((len(x),), float("inf"))
-        path, rule, mark = _Path(x, start, start, start, start, start, margins), None, 0
+        path, mark = _Path(x, start, start, start, start, start, margins), 0
+        rule: StepRule | SparseRule | None = None
         marks = range(0, steps, max(1, int(EVERY * steps))) if sparse else checkpoints(steps)
         for k in range(steps + 1):
             with model.cost.on_rows(rows):

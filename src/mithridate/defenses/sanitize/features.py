@@ -105,12 +105,13 @@ def isometric(x: Tensor) -> Tensor:
     5.0
     """
     gram = torch.zeros(len(x), len(x), dtype=torch.float64)
-    for block in x.split(BLOCK, 1):
+    for block in torch.split(x, BLOCK, 1):
         part = block.double()
         part -= part.mean(0)
         gram.addmm_(part, part.T)
     sizes, axes = torch.linalg.eigh(gram)
-    return axes * sizes.clamp(min=0).sqrt()
+    out: Tensor = axes * sizes.clamp(min=0).sqrt()
+    return out
 
 
 def principal(x: Tensor, dimensions: int, *, whiten: bool = False) -> Tensor:
