@@ -6,11 +6,16 @@ import json
 import math
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-Progress = Callable[[int, int, str], None]
+Progress = Callable[..., None]
+"""Called with (done, total, what) and, where that is known better, `left`: seconds to go."""
+TOLD_EVERY = 30.0
+"""Seconds between two lines of progress where nobody watches a bar."""
 
 
 class Screen:
@@ -50,19 +55,30 @@ class Screen:
             print("  ".join(cells).rstrip())
 
     @property
-    def unwatched(self) -> bool:
-        """Whether progress is wanted, and nobody watches a bar."""
-        return not self.quiet and not self._watched
-
-    @property
     def _watched(self) -> bool:
         return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
     @contextmanager
     def stage(self, title: str) -> Iterator[Progress]:
-        """A bar for a step that takes a while, where somebody is looking."""
-        if self.quiet or not self._watched:
-            yield lambda done, total, what: None
+        """Progress of a step that takes a while: a bar, or a line now and then without one."""
+        if self.quiet:
+            yield lambda done, total, what, left=None: None
+            return
+        steps = _Steps(title)
+        if not self._watched:
+            over = threading.Event()
+
+            def teller() -> None:
+                while not over.wait(TOLD_EVERY):
+                    self.note(steps.line())
+
+            thread = threading.Thread(target=teller, daemon=True)
+            thread.start()
+            try:
+                yield steps.report
+            finally:
+                over.set()
+                thread.join()
             return
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
@@ -79,11 +95,40 @@ class Screen:
         with bars:
             task = bars.add_task(title, total=None)
 
-            def report(done: int, total: int, what: str) -> None:
-                description = title if not what or what == title else f"{title}: {what}"
-                bars.update(task, completed=done, total=total, description=description)
+            def report(done: int, total: int, what: str, left: float | None = None) -> None:
+                steps.report(done, total, what, left)
+                bars.update(task, completed=done, total=total, description=steps.said)
 
             yield report
+
+
+class _Steps:
+    """How far a stage is."""
+
+    def __init__(self, title: str) -> None:
+        self.title, self.began = title, time.monotonic()
+        self.done, self.total, self.what, self.left = 0, 0, "", None
+
+    def report(self, done: int, total: int, what: str, left: float | None = None) -> None:
+        self.done, self.total, self.what, self.left = done, total, what, left
+
+    @property
+    def said(self) -> str:
+        """What is done, and what of it."""
+        what = f": {self.what}" if self.what and self.what != self.title else ""
+        return f"{self.title}{what}"
+
+    def line(self) -> str:
+        """The same, with how much is done and what is left."""
+        from mithridate.studies.engine.clock import span
+
+        past = time.monotonic() - self.began
+        left = self.left
+        if left is None and self.done:
+            left = past * (self.total - self.done) / self.done
+        share = f", {self.done:,} of {self.total:,}" if self.total else ""
+        soon = "" if left is None else f", about {span(left)} left"
+        return f"{self.said}{share}; {span(past)} so far{soon}"
 
 
 def plain(value: Any) -> Any:

@@ -83,6 +83,10 @@ class Unit(Generic[P]):
         """How much making it is."""
         return Work()
 
+    def part(self, images: int) -> Unit[P]:
+        """The same on so many images, for a plan to try; itself where it has no such number."""
+        return self
+
     @cached_property
     def key(self) -> str:
         """sha256 of what the unit is, hexadecimal."""

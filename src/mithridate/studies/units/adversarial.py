@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -151,6 +151,10 @@ class Adversarial(Unit[Attacked]):
         images = min(self.samples, sizes.test)
         asked = self._attack().cost(sizes._replace(test=images))
         return asked._replace(forwards=asked.forwards + 2 * images, disk=images * 4000)
+
+    def part(self, images: int) -> Adversarial:
+        """The attack on fewer images."""
+        return replace(self, samples=min(images, self.samples))
 
     def _attack(self) -> Attack:
         attack: Attack = self.attack.make()
