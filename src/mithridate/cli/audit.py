@@ -103,7 +103,7 @@ def audit(
     from mithridate.studies import presets
 
     references = list(reference or ())
-    presets.checked(model, data, references=references, device=place(device).type, **facts)
+    presets.checked(model, data, references=references, device=str(place(device)), **facts)
     spec = presets.audit(
         model,
         data,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import sys
 import threading
 import time
@@ -44,15 +45,22 @@ class Screen:
         if self.as_json:
             print(json.dumps(plain(value), indent=1, ensure_ascii=False))
 
-    def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Rows of text in columns as wide as they need."""
+    def table(
+        self, header: Sequence[str], rows: Sequence[Sequence[str]], *, fold: bool = False
+    ) -> None:
+        """Rows of text in columns as wide as they need.
+
+        Args:
+            fold: columns for which the terminal is too narrow (80, without one) go below, beside
+                the first column again.
+        """
         if self.as_json or not rows:
             return
         every = [tuple(header), *map(tuple, rows)]
         widths = [max(map(len, column)) for column in zip(*every, strict=True)]
-        for row in every:
-            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-            print("  ".join(cells).rstrip())
+        for columns in folded(widths, shutil.get_terminal_size().columns if fold else None):
+            for row in every:
+                print("  ".join(row[at].ljust(widths[at]) for at in columns).rstrip())
 
     @property
     def _watched(self) -> bool:
@@ -129,6 +137,23 @@ class _Steps:
         share = f", {self.done:,} of {self.total:,}" if self.total else ""
         soon = "" if left is None else f", about {span(left)} left"
         return f"{self.said}{share}; {span(past)} so far{soon}"
+
+
+def folded(widths: Sequence[int], limit: int | None) -> list[list[int]]:
+    """Columns side by side, the first one always, so that no line is wider than the limit.
+
+    >>> folded([4, 5, 5, 5], 18), folded([4, 5, 5, 5], None)
+    ([[0, 1, 2], [0, 3]], [[0, 1, 2, 3]])
+    """
+    blocks, room = [[0]], 0
+    for at in range(1, len(widths)):
+        room -= widths[at] + 2
+        if limit is not None and (at == 1 or room < 0):
+            if at > 1:
+                blocks.append([0])
+            room = limit - widths[0] - widths[at] - 2
+        blocks[-1].append(at)
+    return blocks
 
 
 def plain(value: Any) -> Any:

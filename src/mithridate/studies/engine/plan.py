@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -95,17 +96,27 @@ def plan_of(spec: Spec) -> Plan:
 
 
 def place(device: str) -> torch.device:
-    """The device to use; "auto" takes CUDA where it works.
+    """The device to use: "auto" takes CUDA where it works, "cuda:1" the second card.
 
     Raises:
         InputError: no such device, or CUDA was asked for and is not there.
+
+    >>> place("cpu")
+    device(type='cpu')
     """
+    if re.fullmatch(r"auto|cpu|cuda(:\d+)?", device) is None:
+        raise unknown("device", device, ("auto", "cpu", "cuda", "cuda:0"))
     works = torch.cuda.is_available()
-    if device not in ("auto", "cpu", "cuda"):
-        raise unknown("device", device, ("auto", "cpu", "cuda"))
-    if device == "cuda" and not works:
-        raise InputError("device cuda: torch finds no usable CUDA device here: use cpu")
-    return torch.device("cuda" if works and device != "cpu" else "cpu")
+    if device == "auto":
+        return torch.device("cuda" if works else "cpu")
+    if device != "cpu" and not works:
+        raise InputError(
+            f"device {device}: torch finds no usable CUDA device here: use --device cpu"
+        )
+    wanted = torch.device(device)
+    if wanted.index is not None and wanted.index >= torch.cuda.device_count():
+        raise InputError(f"device {device}: there are {torch.cuda.device_count()}, from cuda:0")
+    return wanted
 
 
 def _unit_of(cell: Cell) -> Unit[Any]:

@@ -77,7 +77,7 @@ class Unit(Generic[P]):
 
     def needs(self) -> Needs:
         """What the machine must have."""
-        return Needs(gpus=int(self.device == "cuda"), memory=self.memory)
+        return Needs(gpus=int(self.device.startswith("cuda")), memory=self.memory)
 
     def work(self, sizes: Sizes) -> Work:
         """How much making it is."""
