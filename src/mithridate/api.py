@@ -210,7 +210,7 @@ def inspect(
         clean = [taken.opened(one) for one in _listed(reference)]
         missing = max(one.controls for one in chosen) - len(clean)
         if taken.train is not None and missing > 0:
-            epochs = max(one.control_epochs for one in chosen)
+            epochs = max((one.control_epochs for one in chosen if one.control_epochs), default=None)
             clean += train_controls(
                 taken.suspect, taken.train, missing, epochs=epochs, rng=generator, progress=progress
             )
@@ -350,9 +350,9 @@ def _run(
 
     @contextmanager
     def stage(name: str) -> Iterator[Progress]:
-        yield progress or (lambda done, total, what: None)
+        yield lambda done, total, what, left=None: progress and progress(done, total, what)
 
-    result = conduct(plan, command=call, stage=stage, remark=lambda line: None, workers=1)
+    result = conduct(plan, command=call, stage=stage, keep=keep, workers=1)
     error = why_nothing(result, main)
     if error is not None:
         raise error

@@ -24,6 +24,12 @@ def cache(tmp_path):
     return tmp_path / "cache"
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal that the whole table fits in."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+
 @pytest.fixture
 def attack(call, models):
     """Attack the clean model, eight images or as many as asked."""
@@ -152,7 +158,7 @@ def test_ctrl_c_keeps_the_attacks_before_and_the_same_command_goes_on(attack, mo
     def stop(self, model, x, goal, *, rng):
         raise KeyboardInterrupt
 
-    words = ("--attack", "fgsm,deepfool,pgd", "--out", "run")
+    words = ("--attack", "fgsm,deepfool,pgd", "--out", "run", "--quiet")
     with monkeypatch.context() as patched:
         patched.setattr(DeepFool, "perturb", stop)
         done = attack(*words)

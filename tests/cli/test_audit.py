@@ -21,7 +21,7 @@ QUICK = [
 ]
 """An audit that shows every part of itself and proves nothing."""
 NOISE = [
-    *("--inspector", "white-noise", "--set", "queries=300", "--set", "control_epochs=1"),
+    *("--inspector", "white-noise", "--set", "queries=300"),
     *("--set", "attack_images=10", "--set", "noise_queries=0", "--quiet"),
 ]
 """One without the maps, which is quicker still."""
@@ -89,7 +89,11 @@ def test_gates(audit) -> None:
     undecided = audit(*words, "--fail-on", "asr>0.1", "--json")
     assert undecided.code == 3
     assert "gate not passed: the audit cannot decide 'asr>0.1'" in undecided.err
-    assert json.loads(undecided.out)["gate"] is None
+    told = json.loads(undecided.out)
+    assert told["gate"] == {"expression": "asr>0.1", "breached": None}
+    assert told["intervals"]["accuracy"]["n"] == 360
+    assert {"no-reference", "few-controls"} <= {d["id"] for d in told["doubts"]}
+    assert len(told["null_values"]) == 3
     alone = audit(*NOISE, "--controls", 1, "--fail-on", "suspicious")
     assert alone.code == 3
 

@@ -39,11 +39,11 @@ def run(tmp_path, monkeypatch):
 
     @contextmanager
     def stage(name):
-        yield lambda done, total, what: remarks.append((done, total, what))
+        yield lambda done, total, what, left: remarks.append((done, total, what))
 
-    def conducted(spec):
+    def conducted(spec, **more):
         remarks.clear()
-        return conduct(plan_of(spec), command="x", stage=stage, remark=print, workers=1)
+        return conduct(plan_of(spec), command="x", stage=stage, workers=1, **more)
 
     conducted.remarks = remarks
     return conducted
@@ -131,6 +131,7 @@ def test_audits_of_one_architecture_share_their_controls(models):
         "model-file": 1,
         "accuracy": 1,
         "control": 8,
+        "look": 8,
         "calibration": 1,
         "inspection": 1,
         "adversarial": 3,
@@ -229,11 +230,40 @@ def test_forgetting_leaves_models_and_what_was_there_before(models, run):
     forget(result)
     assert Counter(entry.kind for entry in the_store().entries()) == {"control": 3}
     again = run(spec)
-    assert len(again.ran.made) == 3  # calibration, verdict and accuracy
+    assert len(again.ran.made) == 6  # three looks, calibration, verdict and accuracy
     assert again.records.cells == result.records.cells
     third = run(spec)  # nothing is new, so nothing is forgotten
     forget(third)
-    assert len(list(the_store().entries())) == 6
+    assert len(list(the_store().entries())) == 9
+
+
+@pytest.mark.parametrize("how", ["Ctrl-C", "kill"])
+def test_what_a_run_that_was_cut_short_made_goes_with_the_run_that_ends_it(
+    models, run, monkeypatch, how
+):
+    """Maps that are there are used, and leave no trace; a kill never comes to `forget`."""
+    look, calls = mi.inspectors.BiasMaps.look, []
+
+    def stop(self, *args, **kwargs):
+        calls.append(self)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return look(self, *args, **kwargs)
+
+    inspector = {"name": "bias-maps", **SMALL}
+    more = {"controls": 3, "control_epochs": 1, "attack_images": 0, "noise_queries": 0}
+    spec = presets.audit(models[0], "digits", inspector=inspector, **more)
+    monkeypatch.setattr(mi.inspectors.BiasMaps, "look", stop)
+    cut = run(spec, keep=False)
+    assert cut.ran.interrupted
+    if how == "Ctrl-C":
+        forget(cut)
+    assert Counter(e.kind for e in the_store().entries())["look"] == 2
+    done = run(spec, keep=False)
+    assert len(calls) == 3 + 2  # the third look, and the suspect's own
+    forget(done)
+    assert Counter(entry.kind for entry in the_store().entries()) == {"control": 3}
+    assert not list((the_store().base / "unfinished").iterdir())
 
 
 def test_damage_is_mended_and_said(attack, run):

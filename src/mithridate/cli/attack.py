@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -95,6 +96,8 @@ def attack(
     screen = Screen(as_json=as_json, quiet=quiet)
     names, values = chosen(attack), pairs(settings)
     quantize = _bits(values.pop("quantize", None))
+    for name in sorted(twice(attack)):
+        screen.note(f"--attack names {name} more than once: it runs once")
     if target is not None and goal != "targeted":
         raise InputError("--target goes with --goal targeted: add it, or leave --target out")
     if through == "undefended" and not defense:
@@ -103,11 +106,18 @@ def attack(
     fronts = {name: defense_choice({"name": name}).kind for name in words_of(defense or [])}
     attacks, defenses = components(names, fronts, values, strict=ALL not in attack)
 
+    from mithridate import component
+    from mithridate.attacks.base import with_usual
     from mithridate.studies import presets
 
     _, test = presets.checked(
-        model, data, varied=False, device=place(device).type, tell=screen.note, **facts
+        model, data, varied=False, device=str(place(device)), tell=screen.note, **facts
     )
+    for one in attacks:
+        given = {key: value for key, value in one.items() if key != "name"}
+        if given:  # a mistake in them is told before any work, whatever else would run
+            usual = with_usual(one["name"], test.image_shape, given)
+            component.create("attacks", one["name"], usual)
     spec = presets.attack(
         model,
         data,
@@ -151,6 +161,15 @@ def words_of(items: list[str]) -> list[str]:
     ['pgd', 'fgsm', 'apgd']
     """
     return [part.strip() for item in items for part in item.split(",") if part.strip()]
+
+
+def twice(items: list[str]) -> set[str]:
+    """The attacks that stand there by name more than once.
+
+    >>> twice(["pgd,fgsm", "pgd"])
+    {'pgd'}
+    """
+    return {name for name, count in Counter(words_of(items)).items() if count > 1}
 
 
 def chosen(items: list[str]) -> list[str]:
@@ -240,7 +259,7 @@ def _show(result: Published, screen: Screen) -> None:
     for doubt in clean.doubts if clean else ():
         screen.say(f"doubt: {doubt.text} ({doubt.id})")
     screen.say("")
-    screen.table(HEAD, [_cells(row) for row in rows])
+    screen.table(HEAD, [_cells(row) for row in rows], fold=True)
     screen.say("")
     remarks = reading.remarks(rows, {doubt.id for doubt in clean.doubts} if clean else set())
     for line in [*remarks, ""] if remarks else []:

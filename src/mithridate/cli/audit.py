@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from mithridate.cli.gate import Gate
     from mithridate.cli.publish import Published
 
+QUICK_CONTROLS = 6
+"""Clean models with --quick: fewer are a doubt of their own."""
 OWN = ("attack_images", "noise_queries", "control_epochs")
 """Settings of the audit itself, beside the inspector's."""
 
@@ -42,11 +44,17 @@ def audit(
         typer.Option("--reference", metavar="MODEL", help="A clean model; may be repeated."),
     ] = None,
     controls: Annotated[
-        int, typer.Option(min=0, help="Clean models in all; missing ones are trained.")
-    ] = 8,
-    samples: Annotated[
-        int | None, typer.Option(min=1, help="Probes per class of the bias maps.")
+        int | None,
+        typer.Option(min=0, help="Clean models in all; missing ones are trained. Default: 8."),
     ] = None,
+    probes: Annotated[
+        int | None,
+        typer.Option("--probes", min=1, metavar="N", help="Images that the bias maps start from."),
+    ] = None,
+    samples: Annotated[int | None, typer.Option("--samples", min=1, hidden=True)] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Leave parts out, and say which: see the docs.")
+    ] = False,
     inspector: Annotated[
         str, typer.Option("--inspector", metavar="NAME", help="See mithridate list inspectors.")
     ] = "bias-maps",
@@ -77,8 +85,12 @@ def audit(
     screen = Screen(as_json=as_json, quiet=quiet)
     condition = None if fail_on is None else gate.parse(fail_on)
     values = pairs(settings)
-    if samples is not None:
-        values["samples"] = str(samples)
+    probes = probes if samples is None else samples  # as --probes was called
+    if probes is not None:
+        values["samples"] = str(probes)
+    left_out = _shorten(values, inspector, controls is None) if quick else []
+    if controls is None:
+        controls = QUICK_CONTROLS if quick else 8
     facts = opening(how, values)
     kind = component.find("inspectors", inspector)
     own = _numbers({key: values.pop(key) for key in OWN if key in values})
@@ -88,7 +100,7 @@ def audit(
 
     references = list(reference or ())
     suspect, _ = presets.checked(
-        model, data, references=references, device=place(device).type, tell=screen.note, **facts
+        model, data, references=references, device=str(place(device)), tell=screen.note, **facts
     )
     if not suspect.gradients and "attack_images" not in own:
         own["attack_images"] = 0
@@ -102,15 +114,38 @@ def audit(
         controls=controls,
         seed=seed,
         device=device,
-        threads=publish.cores(),
+        threads=max(1, publish.cores() // 8),  # clean models side by side, a process each
         **own,
     )
     assert kind is not None
+    if left_out:
+        text = f"--quick left out: {'; '.join(left_out)}"
+        spec = spec.model_copy(update={"doubts": {"quick": text}})
     plan = publish.planned(spec, "audit")
     if plan_only:
         return publish.show_plan(plan, screen)
     result = publish.conducted(plan, out, screen, main="verdict", keep=keep)
     return conclude(result, screen, condition)
+
+
+def _shorten(values: dict[str, str], inspector: str, fewer: bool) -> list[str]:
+    """Set what --quick sets and nobody has; returns what that leaves out, in words.
+
+    >>> values = {"attack_images": "500"}
+    >>> _shorten(values, "white-noise", True), values["attack_images"]
+    (['6 clean models in place of 8', 'the white-noise comparison'], '500')
+    """
+    ways = {
+        "samples": ("150", "150 probes of the maps in place of 500"),
+        "attack_images": ("100", "evasion on 100 images in place of 500"),
+        "noise_queries": ("0", "the white-noise comparison"),
+    }
+    if inspector != "bias-maps":
+        del ways["samples"]
+    given = {key: way for key, way in ways.items() if key not in values}
+    values |= {key: value for key, (value, _) in given.items()}
+    models = [f"{QUICK_CONTROLS} clean models in place of 8"] if fewer else []
+    return models + [words for _, words in given.values()]
 
 
 def _numbers(values: dict[str, str]) -> dict[str, Any]:
@@ -130,8 +165,9 @@ def conclude(result: Published, screen: Screen, gate: Gate | None = None) -> int
     breached = gate.breached(summary) if gate is not None else False
     screen.table(("measured", "value"), reading.figures(record))
     screen.say(reading.verdict_line(record))
-    asked = breached if gate is not None else None
-    screen.data(summary | {"gate": asked, "report": str(result.report)})
+    asked = None if gate is None else {"expression": gate.text, "breached": breached}
+    about = reading.details(record) | {"gate": asked, "seconds": result.seconds}
+    screen.data(summary | about | {"report": str(result.report)})
     if gate is not None and breached:
         screen.note(f"gate breached: {gate.text}")
     elif gate is not None and (breached is None or not complete):

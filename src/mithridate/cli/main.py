@@ -34,7 +34,7 @@ from mithridate.cli import (
     sanitize,
     train,
 )
-from mithridate.errors import MithridateError
+from mithridate.errors import InputError, MithridateError
 
 USAGE, FAILED = 2, 4
 
@@ -42,7 +42,7 @@ app = typer.Typer(
     name="mithridate",
     help="How an image classifier can be fooled, whether it was poisoned, what really helps.",
     rich_markup_mode=None,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 app.command()(demo.demo)
@@ -109,6 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
+    for word, value in zip(words, [*words[1:], None], strict=False):
+        if word == "--out=" or (word == "--out" and value == ""):
+            raise InputError("--out is empty: name a folder or a file")
     try:
         code = get_command(app).main(words, prog_name="mithridate", standalone_mode=False)
     except SystemExit as leaving:  # typer leaves so where a pipe closed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,9 +20,17 @@ if TYPE_CHECKING:
     from mithridate.data import ImageSet
 
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Of every random choice.")]
+
+
+def _device(value: str) -> str:
+    if re.fullmatch(r"auto|cpu|cuda(:\d+)?", value) is None:
+        raise typer.BadParameter(f"{value!r} is not one of auto, cpu, cuda, cuda:0")
+    return value
+
+
 Device = Annotated[
-    Literal["auto", "cpu", "cuda"],
-    typer.Option("--device", metavar="NAME", help="auto, cpu or cuda."),
+    str,
+    typer.Option("--device", metavar="D", callback=_device, help="auto, cpu, cuda or cuda:0."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
@@ -325,14 +334,7 @@ def parsed(values: Mapping[str, str], hints: Mapping[str, Any], owner: str) -> d
 
 
 def place(device: str) -> torch.device:
-    """The device to use; "auto" takes CUDA where it works.
+    """The device to use, as `studies.engine.plan.place` has it."""
+    from mithridate.studies.engine import plan
 
-    Raises:
-        InputError: CUDA was asked for and is not there.
-    """
-    import torch
-
-    works = torch.cuda.is_available()
-    if device == "cuda" and not works:
-        raise InputError("--device cuda: torch finds no usable CUDA device here: use --device cpu")
-    return torch.device("cuda" if works and device != "cpu" else "cpu")
+    return plan.place(device)

@@ -16,13 +16,13 @@ from mithridate.errors import InputError, RunError
 if TYPE_CHECKING:
     from mithridate.reports.schema import Cell, Study, Timing
     from mithridate.studies.conduct import Conducted
-    from mithridate.studies.engine.plan import Plan
+    from mithridate.studies.engine.plan import Estimate, Plan
     from mithridate.studies.engine.records import Records
     from mithridate.studies.engine.spec import Spec
 
 BREACHED, OPEN, FAILED, INTERRUPTED = 1, 3, 4, 130
-TOLD_EVERY = 30.0
-"""Seconds between two lines of progress where nobody watches a bar."""
+LONG = 60.0
+"""Seconds of work from which on a verb starts several processes for it."""
 
 
 @dataclass(frozen=True)
@@ -123,22 +123,25 @@ def conducted(
         InputError, NothingAssessedError, RunError: why nothing of the main matrix was measured.
     """
     from mithridate.reports.folder import parts
-    from mithridate.studies.conduct import conduct, forget, why_nothing
+    from mithridate.studies.conduct import conduct, forget, the_store, why_nothing
+    from mithridate.studies.engine.plan import estimate
 
-    began = last = time.monotonic()
-
-    def remark(line: str) -> None:
-        nonlocal last
-        if screen.unwatched and time.monotonic() - last > TOLD_EVERY:
-            last = time.monotonic()
-            screen.note(line)
-
+    began = time.monotonic()
     prepare(out)
+    expected: Estimate | None = None
+    if not screen.quiet or workers is None:
+        expected = estimate(plan, the_store(), moments=0.0 if screen.quiet else 1.5)
+        if expected.seconds >= 1 and not screen.quiet:
+            screen.note(plan_line(expected))
+    if plan.spec.preset and workers is None and expected is not None:
+        several = expected.seconds > LONG and plan.spec.device == "cpu"
+        workers = None if several else 1
     result = conduct(
         plan,
         command=command_line(),
         stage=screen.stage,
-        remark=remark,
+        expected=None if expected is None else expected.by_unit,
+        keep=keep,
         workers=workers,
         ray=ray,
     )
@@ -200,6 +203,24 @@ def _note_failures(cells: list[dict[str, Any]], screen: Screen, *, verb: bool) -
         screen.note(f"and {len(failures) - 5} cells more failed")
 
 
+def plan_line(result: Estimate) -> str:
+    """What there is to do in one line, for who waits for it."""
+    from mithridate.studies.engine.clock import span
+
+    kinds = ", ".join(f"{new} {kind}" for kind, (new, _) in result.units.items() if new)
+    passes = ", ".join(
+        f"{count:,} {what}"
+        for count, what in (
+            (result.forwards, "images forward"),
+            (result.gradients, "differentiated"),
+            (result.trained, "trained on"),
+        )
+        if count
+    )
+    seconds, memory = span(result.seconds), _bytes(result.memory)
+    return f"plan: about {seconds} on one worker, {memory}; {passes}; units: {kinds}"
+
+
 def show_plan(plan: Plan, screen: Screen) -> int:
     """What there is to do, and what it will take on this machine."""
     from mithridate.studies.conduct import the_store
@@ -222,7 +243,9 @@ def show_plan(plan: Plan, screen: Screen) -> int:
             ("disk", _bytes(result.disk)),
         ],
     )
-    screen.data(asdict(result))
+    about = asdict(result)
+    del about["by_unit"]
+    screen.data(about)
     return 0
 
 

@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-Progress = Callable[[int, int, str], None]
+Progress = Callable[..., None]
+"""Called with (done, total, what) and, where that is known better, `left`: seconds to go."""
+TOLD_EVERY = 30.0
+"""Seconds between two lines of progress where nobody watches a bar."""
 
 
 class Screen:
@@ -39,20 +45,22 @@ class Screen:
         if self.as_json:
             print(json.dumps(plain(value), indent=1, ensure_ascii=False))
 
-    def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Rows of text in columns as wide as they need."""
+    def table(
+        self, header: Sequence[str], rows: Sequence[Sequence[str]], *, fold: bool = False
+    ) -> None:
+        """Rows of text in columns as wide as they need.
+
+        Args:
+            fold: columns for which the terminal is too narrow (80, without one) go below, beside
+                the first column again.
+        """
         if self.as_json or not rows:
             return
         every = [tuple(header), *map(tuple, rows)]
         widths = [max(map(len, column)) for column in zip(*every, strict=True)]
-        for row in every:
-            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-            print("  ".join(cells).rstrip())
-
-    @property
-    def unwatched(self) -> bool:
-        """Whether progress is wanted, and nobody watches a bar."""
-        return not self.quiet and not self._watched
+        for columns in folded(widths, shutil.get_terminal_size().columns if fold else None):
+            for row in every:
+                print("  ".join(row[at].ljust(widths[at]) for at in columns).rstrip())
 
     @property
     def _watched(self) -> bool:
@@ -60,9 +68,25 @@ class Screen:
 
     @contextmanager
     def stage(self, title: str) -> Iterator[Progress]:
-        """A bar for a step that takes a while, where somebody is looking."""
-        if self.quiet or not self._watched:
-            yield lambda done, total, what: None
+        """Progress of a step that takes a while: a bar, or a line now and then without one."""
+        if self.quiet:
+            yield lambda done, total, what, left=None: None
+            return
+        steps = _Steps(title)
+        if not self._watched:
+            over = threading.Event()
+
+            def teller() -> None:
+                while not over.wait(TOLD_EVERY):
+                    self.note(steps.line())
+
+            thread = threading.Thread(target=teller, daemon=True)
+            thread.start()
+            try:
+                yield steps.report
+            finally:
+                over.set()
+                thread.join()
             return
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
@@ -79,11 +103,58 @@ class Screen:
         with bars:
             task = bars.add_task(title, total=None)
 
-            def report(done: int, total: int, what: str) -> None:
-                description = title if not what or what == title else f"{title}: {what}"
-                bars.update(task, completed=done, total=total, description=description)
+            def report(done: int, total: int, what: str, left: float | None = None) -> None:
+                steps.report(done, total, what, left)
+                bars.update(task, completed=done, total=total, description=steps.said)
 
             yield report
+
+
+class _Steps:
+    """How far a stage is."""
+
+    def __init__(self, title: str) -> None:
+        self.title, self.began = title, time.monotonic()
+        self.done, self.total, self.what = 0, 0, ""
+        self.left: float | None = None
+
+    def report(self, done: int, total: int, what: str, left: float | None = None) -> None:
+        self.done, self.total, self.what, self.left = done, total, what, left
+
+    @property
+    def said(self) -> str:
+        """What is done, and what of it."""
+        what = f": {self.what}" if self.what and self.what != self.title else ""
+        return f"{self.title}{what}"
+
+    def line(self) -> str:
+        """The same, with how much is done and what is left."""
+        from mithridate.studies.engine.clock import span
+
+        past = time.monotonic() - self.began
+        left = self.left
+        if left is None and self.done:
+            left = past * (self.total - self.done) / self.done
+        share = f", {self.done:,} of {self.total:,}" if self.total else ""
+        soon = "" if left is None else f", about {span(left)} left"
+        return f"{self.said}{share}; {span(past)} so far{soon}"
+
+
+def folded(widths: Sequence[int], limit: int | None) -> list[list[int]]:
+    """Columns side by side, the first one always, so that no line is wider than the limit.
+
+    >>> folded([4, 5, 5, 5], 18), folded([4, 5, 5, 5], None)
+    ([[0, 1, 2], [0, 3]], [[0, 1, 2, 3]])
+    """
+    blocks, room = [[0]], 0
+    for at in range(1, len(widths)):
+        room -= widths[at] + 2
+        if limit is not None and (at == 1 or room < 0):
+            if at > 1:
+                blocks.append([0])
+            room = limit - widths[0] - widths[at] - 2
+        blocks[-1].append(at)
+    return blocks
 
 
 def plain(value: Any) -> Any:

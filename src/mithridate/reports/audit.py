@@ -8,7 +8,7 @@ from typing import Any
 
 from mithridate.errors import InputError
 from mithridate.reports import attacks, select
-from mithridate.reports.schema import Cell, Proportion, Region, Study, Timing
+from mithridate.reports.schema import Cell, Doubt, Proportion, Region, Study, Timing
 from mithridate.reports.select import DONE, number_of, share_of, text_of, whole_of
 
 CLEAN, VERDICT, EVASION = "clean", "verdict", "evasion"
@@ -178,6 +178,31 @@ def summary(whole: Audit) -> dict[str, Any]:
     }
 
 
+def details(whole: Audit) -> dict[str, Any]:
+    """What other programs need beside the summary: shares with n and interval, null, doubts."""
+    cell = whole.verdict.cell if whole.verdict else None
+    recovered = share_of(cell, "recovered_asr")
+    return {
+        "alpha": number_of(cell, "alpha"),
+        "null_values": [] if cell is None else select.list_of(cell, "null_values"),
+        "intervals": {
+            "accuracy": whole.accuracy.model_dump() if whole.accuracy else None,
+            "asr": recovered.model_dump() if recovered else None,
+            **{
+                f"accuracy_left_{row.name}": row.accuracy_left.model_dump()
+                for row in whole.attacks
+                if row.accuracy_left
+            },
+        },
+        "doubts": [doubt.model_dump() for doubt in doubts(whole)],
+    }
+
+
+def doubts(whole: Audit) -> list[Doubt]:
+    """Those of the verdict, then what the audit left out."""
+    return [*(whole.verdict.cell.doubts if whole.verdict else ()), *whole.study.doubts]
+
+
 def verdict_line(whole: Audit) -> str:
     """The verdict in one line."""
     verdict = whole.verdict
@@ -206,7 +231,7 @@ def figures(whole: Audit) -> list[tuple[str, str]]:
         for which, share in stamped.items()
         if share is not None
     ]
-    return rows + [(f"doubt: {doubt.id}", doubt.text) for doubt in (cell.doubts if cell else ())]
+    return rows + [(f"doubt: {doubt.id}", doubt.text) for doubt in doubts(whole)]
 
 
 def with_interval(share: Proportion | None) -> str:

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mithridate.data.store import cache_folder
 from mithridate.errors import InputError, MithridateError, NothingAssessedError, RunError
-from mithridate.studies.engine.clock import Clock, span
+from mithridate.studies.engine.clock import Clock
 from mithridate.studies.engine.plan import Plan
 from mithridate.studies.engine.records import Records, assemble
 from mithridate.studies.engine.run import Ran, discard_damaged, run
 from mithridate.studies.engine.store import Store
-from mithridate.studies.engine.unit import Progress, Unit
+from mithridate.studies.engine.unit import Unit
 from mithridate.studies.engine.workers import InProcess, Processes
 from mithridate.studies.units.model import ModelUnit
 
-Stage = Callable[[str], AbstractContextManager[Progress]]
-"""Opens a stage of that name; what it yields is told how far the stage is."""
+Stage = Callable[[str], AbstractContextManager[Callable[..., None]]]
+"""Opens a stage of that name; what it yields is told (done, total, what, left=seconds)."""
 
 
 def the_store() -> Store:
@@ -47,7 +49,8 @@ def conduct(
     *,
     command: str,
     stage: Stage,
-    remark: Callable[[str], None],
+    expected: Mapping[str, float] | None = None,
+    keep: bool = True,
     workers: int | None = None,
     ray: str | None = None,
 ) -> Conducted:
@@ -56,7 +59,8 @@ def conduct(
     Args:
         command: what to type to do this again.
         stage: opens a progress bar.
-        remark: is told now and then how far it is.
+        expected: key -> seconds that units will take.
+        keep: leave in the store what is made; else `forget` will remove it.
         workers: processes; 1 works in this one. Default: as many as there are cores.
         ray: address of a Ray cluster, in place of workers.
     """
@@ -64,16 +68,15 @@ def conduct(
     store.sweep()
     damaged = discard_damaged(plan, store)
     missing = plan.missing(store)
+    if not keep:
+        _intend(plan, store, missing)
     makers = _workers(plan, store, len(missing), workers, ray)
-    clock = Clock(missing, makers.slots)
+    clock = Clock(missing, makers.slots, expected)
     with makers, stage(plan.spec.name) as progress:
 
         def follow(done: int, total: int, unit: Unit[Any] | None, what: str) -> None:
-            left = clock.left()
-            soon = "" if left is None else f", about {span(left)} left"
-            step = "" if unit is None else f"; {unit.kind}{f': {what}' if what else ''}"
-            progress(done, total, f"{done} of {total} units{soon}{step}")
-            remark(f"{done} of {total} units{soon}{step}")
+            step = "" if unit is None else f"{unit.kind}{f': {what}' if what else ''}"
+            progress(done, total, step, left=clock.left())
 
         ran = run(plan, store, makers, clock=clock, follow=follow)
     records = assemble(plan, store, ran, command=command)
@@ -82,17 +85,42 @@ def conduct(
 
 
 def forget(conducted: Conducted) -> None:
-    """Remove what a complete run made from the store, once its records are written.
+    """Remove what a run made from the store, once its records are written and complete.
 
-    Models stay: the next run on the same data needs them. So does all that an interrupted or
-    failed run made, as the same command goes on with it; a refusal is no failure.
+    So goes what earlier runs of the same plan made that were cut short. Models stay: the next run
+    on the same data needs them. So does all that an interrupted or failed run made, as the same
+    command goes on with it; a refusal is no failure.
     """
     ran, store = conducted.ran, the_store()
+    note = _note(conducted.plan, store)
     if ran.interrupted or any(f.exit_code != InputError.exit_code for f in ran.failed.values()):
         return
+    made = ran.made | _intended(note)
     for unit in conducted.plan.order:
-        if unit.key in ran.made and not isinstance(unit, ModelUnit):
+        if unit.key in made and not isinstance(unit, ModelUnit):
             store.discard(unit.key)
+    note.unlink(missing_ok=True)
+
+
+def _note(plan: Plan, store: Store) -> Path:
+    """Where it stands what runs of a plan were to make, however they ended."""
+    leaves = ",".join(sorted(leaf.key for _, leaf in plan.leaves))
+    return store.base / "unfinished" / hashlib.sha256(leaves.encode()).hexdigest()
+
+
+def _intended(note: Path) -> set[str]:
+    return set(note.read_text().split()) if note.exists() else set()
+
+
+def _intend(plan: Plan, store: Store, missing: Iterable[Unit[Any]]) -> None:
+    """Write down what this run is to make, beside what earlier ones were."""
+    note = _note(plan, store)
+    keys = _intended(note) | {unit.key for unit in missing}
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text("\n".join(sorted(keys)))
+    except OSError as error:
+        raise RunError(f"{note.parent} cannot be written: {error.strerror or error}") from None
 
 
 def _workers(plan: Plan, store: Store, missing: int, count: int | None, ray: str | None) -> Any:

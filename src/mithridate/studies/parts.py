@@ -17,6 +17,7 @@ from torch import Tensor
 import mithridate
 from mithridate.classifier import Classifier, Guarded
 from mithridate.data import ImageSet
+from mithridate.defenses.inspect.controls import enough_epochs
 from mithridate.metrics import Interval, Mean, confusion
 
 Box = tuple[int, int, int, int]
@@ -148,7 +149,7 @@ def recipe_epochs(model: Classifier, images: int) -> int:
 
     >>> from torch import nn
     >>> recipe_epochs(Classifier(nn.Flatten(), classes=2), 1437)
-    20
+    35
     """
     total = 0
     info: Any = model.info
@@ -157,7 +158,7 @@ def recipe_epochs(model: Classifier, images: int) -> int:
         epochs = training.get("epochs") if isinstance(training, dict) else None
         total += epochs if isinstance(epochs, int) else 0
         info = info.get("parent")
-    return total or usual_epochs(images)
+    return total or enough_epochs(images)
 
 
 def usual_epochs(images: int) -> int:

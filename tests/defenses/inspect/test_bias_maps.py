@@ -161,7 +161,7 @@ def test_bias_maps_of_one_model_alone_are_no_evidence(digits, clean) -> None:
 
 def test_cost_counts_maps_and_patterns(digits, suspect, side) -> None:
     """By hand: 60 probes to 10 targets in 10 steps; 10 patterns on 16 images in 10 steps."""
-    assert INSPECTOR.cost(Sizes(classes=10)).gradients == 6000 + 1600
+    assert INSPECTOR.cost(Sizes(test=360, classes=10)).gradients == 6000 + 1600
     looked = BiasMaps(**QUICK, alpha=1e-9).inspect(
         suspect, digits[1], reference=side, rng=mi.rng(1)
     )

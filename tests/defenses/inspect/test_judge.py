@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from dataclasses import dataclass
 from typing import ClassVar
@@ -127,6 +128,24 @@ def test_clean_model_raises_no_alarm(clean, data) -> None:
     assert verdict.region is verdict.trigger is verdict.recovered_asr is None
     assert verdict.evidence[0][1].trigger is not None
     assert verdict.headline == "No backdoor found"
+
+
+@pytest.mark.parametrize("planted", [0.0, 9.0])
+def test_clean_models_of_another_accuracy_are_no_null(planted, clean, data) -> None:
+    """They get two thirds of the images right, the suspect all: a doubt, and never an alarm."""
+    weak = [copy.deepcopy(model) for model in clean]
+    for model in weak:
+        model.module[1].weight.data[0, 12] = -3
+    verdict = verdict_of(OnePixel(), weak, data, planted)
+    assert (verdict.suspicious, verdict.p_value, verdict.region) == (None, None, None)
+    assert verdict.doubts[0].id == "other-population"
+    assert "100.0 % of 30 images right, the clean models 66.7 to 66.7 %" in verdict.doubts[0].text
+    assert "No verdict" in verdict.headline
+    side = calibrate([OnePixel()], weak, data, rng=mi.rng(0))
+    assert (side.right, side.seconds > 0) == ((20,) * 5, True)
+    again = judge([OnePixel()], linear(0, planted), data, reference=side, rng=mi.rng(0))
+    assert again.suspicious is None
+    assert again.seconds > side.seconds
 
 
 @pytest.mark.parametrize(

@@ -13,24 +13,35 @@ def units(totals=0, large=0):
 
 
 def test_each_kind_by_its_own_mean():
-    clock = Clock(units(totals=4, large=3), slots=1)
+    totals, large = units(totals=4), units(large=3)
+    clock = Clock([*totals, *large], slots=1)
     assert clock.left() is None
-    clock.ended("toy-large", 60.0)
+    clock.ended(large[0], 60.0)
     assert clock.left() is None  # no total has ended yet
-    clock.ended("toy-total", 2.0)
+    clock.ended(totals[0], 2.0)
     assert clock.left() == 2 * 60 + 3 * 2
-    clock.ended("toy-large", 30.0)
+    clock.ended(large[1], 30.0)
     assert clock.left() == 1 * 45 + 3 * 2
-    clock.ended("toy-large", 30.0)
+    clock.ended(large[2], 30.0)
     assert clock.left() == 3 * 2
 
 
+def test_what_is_expected_holds_until_others_of_the_kind_took_more():
+    totals, large = units(totals=1), units(large=3)
+    seconds = dict(zip((u.key for u in large), (10.0, 20.0, 40.0), strict=True))
+    clock = Clock([*totals, *large], slots=1, expected=seconds | {totals[0].key: 0.0})
+    assert clock.left() == 70
+    clock.ended(large[0], 30.0)  # three times as long
+    assert clock.left() == 3 * (20 + 40)
+
+
 def test_slots_share_the_work_and_nothing_is_left_at_the_end():
-    clock = Clock(units(large=5), slots=2)
-    clock.ended("toy-large", 10.0)
+    large = units(large=5)
+    clock = Clock(large, slots=2)
+    clock.ended(large[0], 10.0)
     assert clock.left() == 4 * 10 / 2
-    for _ in range(4):
-        clock.ended("toy-large", 10.0)
+    for unit in large[1:]:
+        clock.ended(unit, 10.0)
     assert clock.left() == 0
     assert Clock([], slots=1).left() == 0
 

@@ -219,7 +219,7 @@ MEANS = [
     [
         (FLAGS, {"value": "alarm", "text": "{k} of {n}"}, "2 of 3"),
         (FLAGS, {"value": "alarm", "text": "{k} of {n}", "where": {"p": 1}}, "0 of 1"),
-        (FLAGS, {"value": "alarm", "text": "{mean} %"}, "66.67 %"),
+        (FLAGS, {"value": "alarm", "text": "{mean} %"}, "66.7 %"),
         # Wilson of 2 of 3, worked out: centre 0.5731, half width 0.3654
         (FLAGS, {"value": "alarm", "text": "{low} to {high} %"}, "20.8 to 93.9 %"),
         (SHARES, {"value": "left", "text": "{k} of {n}, {mean} %"}, "5 of 20, 25 %"),

@@ -129,7 +129,7 @@ def test_a_users_mistake_is_one_line(root):
 def test_a_bug_is_named_with_its_place(root):
     outcome = perform(Broken(how="bug", at=5), root)
     assert (outcome.status, outcome.exit_code) == ("failed", 4)
-    assert outcome.error.startswith("toy-broken failed: IndexError: list index out of range (toy_u")
+    assert outcome.error.startswith("IndexError: list index out of range (toy-broken, toy_u")
     assert_nothing_left(root)
 
 

@@ -105,6 +105,7 @@ def test_a_unit_that_cells_share_is_there_once(study):
         "backdoor": 2,
         "maps": 4 * 3,
         "bias-maps": 4,
+        "look": 4,  # the parent and three unrelated ones, of which either reference has two
         "calibration": 2,
         "inspection": 2,
     }
@@ -261,20 +262,25 @@ def test_estimate(study, tmp_path):
         "backdoor": (2, 0),
         "maps": (12, 0),
         "bias-maps": (4, 0),
+        "look": (4, 0),
         "calibration": (2, 0),
         "inspection": (2, 0),
     }
     assert found.trained == 7 * 2 * TRAIN  # two epochs each
     # an attack's images before, after, and between two restarts of PGD; three models or sets of
     # stamped images of a backdoor
-    assert found.forwards == 4 * 2 * 100 + 2 * 100 + 2 * 3 * TEST
+    ends, stamps = 20 * CLASSES, 2 * 2 * 8  # of probes; of two pairs, eight images, both ways
+    assert found.forwards == (
+        4 * 2 * 100 + 2 * 100 + 2 * 3 * TEST
+        + 4 * ends + 6 * (9 * stamps + TEST)  # shown to nine models, as the inspector says
+        + 2 * (ends + 9 * stamps)
+    )  # fmt: skip
     pairs = CLASSES * (CLASSES - 1)
-    one_inspection = 20 * CLASSES * 3 + 2 * 2 * 8 * 4
     assert found.gradients == (
         2 * 100 * (1 + 5 * 2)  # one step; five of two restarts
         + 3 * (20 + 1) * (CLASSES + pairs) * 3  # three models, 20 probes or one, three steps
-        + 2 * 3 * one_inspection  # three clean models for either reference
-        + 2 * one_inspection
+        + (4 + 2) * ends * 3  # four looks at clean models, two at the suspect
+        + (2 * 3 + 2) * stamps * 4  # three clean models for either reference
     )
     assert 0 < found.seconds < 600
     assert found.memory >= 2**30
@@ -294,7 +300,7 @@ def test_estimate_of_what_is_left(study, tmp_path):
     assert found.units["adversarial"] == (0, 4)
     assert found.units["evasion"] == (4, 0)
     assert found.trained == 0
-    assert found.forwards == 2 * 3 * TEST
+    assert found.forwards == 2 * 3 * TEST + 4 * 200 + 6 * (9 * 32 + TEST) + 2 * (200 + 9 * 32)
     for one in plan.order:
         if one.kind not in ("data", "poisoned", "model", "adversarial"):
             put(store, one)

@@ -204,7 +204,7 @@ def test_in_this_process(store):
     assert {one.name for one in plan.order if store.has(one.key)} == {"good", "on good"}
     assert len(ran.failed) == 3
     (why,) = set(ran.failed.values())
-    assert why.reason.startswith("named failed: RuntimeError: bad is broken")
+    assert why.reason.startswith("RuntimeError: bad is broken (named, ")
     assert why.exit_code == 4
     with InProcess(store.root) as crew:
         again = run(plan, store, crew)

@@ -57,11 +57,11 @@ BODY = '[matrix.m]\nmeasure = "evasion"\naxes = { seed = [0, 1] }\n[scales.small
         ),
         (
             {"finding": [{"text": "", "matrix": "m", "value": "k", "were": {}}]},
-            "no key in a.toml, finding.0 named 'were': did you mean 'where'",
+            "no key in a.toml, [[finding]] 1 named 'were': did you mean 'where'",
         ),
         (
             {"compare": [{"title": "", "matrix": "m", "value": "k", "first": {}, "secnd": {}}]},
-            "compare.0",
+            "a.toml, [[compare]] 1 named",
         ),
         ({"threads": 0}, "a.toml: threads: Input should be greater than or equal to 1"),
         ({"matrix": {"m": {"axes": {}}}}, "a.toml: matrix.m.measure: Field required"),

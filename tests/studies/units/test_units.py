@@ -160,7 +160,7 @@ def test_maps_are_those_of_the_algorithms(lab, sets, probe):
 
 def test_a_calibration_is_that_of_judge(lab, sets):
     clean = tuple(model(7, stream=("control", str(i))) for i in range(3))
-    opened = lab.open(Calibrated(models=clean, data=DATA, inspectors=(INSPECTOR,), seed=1))
+    opened = lab.open(Calibrated.of(clean, data=DATA, inspectors=(INSPECTOR,), seed=1))
     models = [lab.open(one) for one in clean]
     side = calibrate([INSPECTOR.make()], models, sets[1], rng=rng(1))
     assert opened.values() == side.values()
@@ -224,4 +224,4 @@ def test_work(unit, counts):
 
 def test_gradients_of_an_inspection():
     choice = Choice("inspectors", "bias-maps", {**PLAN, "grow_steps": 3, "pairs": 5})
-    assert inspecting(choice, Sizes(0, 0, 7)) == 10 * 7 * 2 + 2 * 5 * 4 * 3
+    assert inspecting((choice,), Sizes(0, 70, 7)).gradients == 10 * 7 * 2 + 2 * 5 * 4 * 3

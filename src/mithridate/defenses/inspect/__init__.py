@@ -3,7 +3,7 @@
 from mithridate.defenses.inspect.base import Comparison, Evidence, Halves, Inspector, stamp
 from mithridate.defenses.inspect.bias_maps import BiasMaps
 from mithridate.defenses.inspect.controls import train_control, train_controls
-from mithridate.defenses.inspect.judge import CleanSide, Verdict, calibrate, judge
+from mithridate.defenses.inspect.judge import LOOKED_AT, CleanSide, Verdict, calibrate, judge
 from mithridate.defenses.inspect.maps import (
     MapSet,
     algorithm_one,
@@ -16,6 +16,7 @@ from mithridate.defenses.inspect.null import predictive_p
 from mithridate.defenses.inspect.white_noise import WhiteNoise
 
 __all__ = [
+    "LOOKED_AT",
     "BiasMaps",
     "CleanSide",
     "Comparison",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mithridate import rng as random
 from mithridate.classifier import Classifier
 from mithridate.component import Component
-from mithridate.cost import Cost
+from mithridate.cost import Cost, Sizes, Work
 from mithridate.data import ImageSet
 from mithridate.doubts import Doubt
 from mithridate.errors import InputError, check_number
@@ -108,7 +108,7 @@ class Inspector(Component, ABC):
     Args:
         controls: clean models that `judge` is to have at least; missing ones are trained on
             half of its data (from scratch, the suspect's architecture).
-        control_epochs: their epochs.
+        control_epochs: their epochs; as many as train them well by default (`enough_epochs`).
         alpha: significance level of the verdict.
 
     Raises:
@@ -123,12 +123,13 @@ class Inspector(Component, ABC):
     """Settings that leave the statistic alone: a clean side serves whatever they are."""
 
     controls: int = 8
-    control_epochs: int = 5
+    control_epochs: int | None = None
     alpha: float = 0.01
 
     def __post_init__(self) -> None:
         check_number("controls", self.controls, low=0)
-        check_number("control_epochs", self.control_epochs, low=1)
+        if self.control_epochs is not None:
+            check_number("control_epochs", self.control_epochs, low=1)
         check_number("alpha", self.alpha, low=0, high=1, open_low=True)
 
     @abstractmethod
@@ -150,6 +151,10 @@ class Inspector(Component, ABC):
     def look(self, model: Classifier, data: ImageSet, *, rng: torch.Generator) -> Look:
         """What is computed of one model alone, once, whichever models it then stands beside."""
         return {}
+
+    def look_cost(self, sizes: Sizes) -> Work:
+        """What `look` takes of `cost`: a plan counts it once for each model."""
+        return Work()
 
     def draw(
         self,

@@ -115,9 +115,21 @@ class BiasMaps(Inspector):
         check_number("classes", self.classes, low=2)
 
     def cost(self, sizes: Sizes) -> Work:
-        """The maps, and a pattern for each pair in both directions."""
-        maps = self.samples * sizes.classes * self.steps
-        return Work(gradients=maps + 2 * self.pairs * self.images * self.grow_steps)
+        """The maps, and a pattern for each pair in both directions, shown to every model."""
+        maps, images = self.look_cost(sizes), min(self.images, sizes.test // (2 * sizes.classes))
+        pairs = min(self.pairs, sizes.classes * (sizes.classes - 1) // 2)
+        return Work(
+            forwards=maps.forwards + 2 * pairs * images * (1 + self.controls),
+            gradients=maps.gradients + 2 * pairs * images * self.grow_steps,
+        )
+
+    def look_cost(self, sizes: Sizes) -> Work:
+        """Each probe sent to each class, and asked where it ended."""
+        probes = {"blank": 1, "noise": self.samples}.get(
+            self.probe, min(self.samples, sizes.test // 2)
+        )
+        ends = probes * sizes.classes
+        return Work(forwards=ends, gradients=ends * self.steps)
 
     def maps(
         self,

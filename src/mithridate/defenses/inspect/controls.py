@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from mithridate import rng as random
@@ -12,13 +14,25 @@ from mithridate.errors import InputError
 from mithridate.networks.base import kept
 from mithridate.training import fit
 
+IMAGES_SEEN = 50_000
+"""What a clean model is shown at least: one of less is another population than the suspect."""
+
+
+def enough_epochs(images: int) -> int:
+    """Passes over so many images that train a clean model as well as a user trains his.
+
+    >>> [enough_epochs(images) for images in (180, 1437, 5000, 60_000)]
+    [278, 35, 20, 5]
+    """
+    return max(20 if images < 10_000 else 5, math.ceil(IMAGES_SEEN / max(1, images)))
+
 
 def train_controls(
     like: Classifier,
     data: ImageSet,
     count: int,
     *,
-    epochs: int = 5,
+    epochs: int | None = None,
     rng: torch.Generator,
     progress: Progress | None = None,
 ) -> list[Classifier]:
@@ -27,6 +41,7 @@ def train_controls(
     Args:
         like: gives the architecture; its weights are not used.
         data: trusted training images; a poisoned set makes poisoned controls.
+        epochs: `enough_epochs` of the data by default.
 
     Raises:
         InputError: a layer of the network cannot be drawn anew (no `reset_parameters`).
@@ -38,7 +53,7 @@ def train_controls(
     >>> len(train_controls(suspect, train.subset(range(128)), 2, epochs=1, rng=mi.rng(0)))
     2
     """
-    models = []
+    models, epochs = [], enough_epochs(len(data)) if epochs is None else epochs
     for index in range(count):
         tell(progress, index, count, "training clean models")
         child = random.child(rng, "control", index)

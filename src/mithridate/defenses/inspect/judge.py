@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -29,16 +30,21 @@ from mithridate.defenses.inspect.base import (
     tell,
 )
 from mithridate.defenses.inspect.controls import train_controls
-from mithridate.defenses.inspect.null import MIN_CLEAN, predictive_p
+from mithridate.defenses.inspect.null import MIN_CLEAN, predictive_p, same_population_p
 from mithridate.doubts import Doubt
 from mithridate.errors import InputError, NothingAssessedError, RunError
 from mithridate.metrics import Interval, wilson
 from mithridate.networks.fitting import check_set
 from mithridate.poisons import bounding_box
 from mithridate.rng import Random, as_generator
+from mithridate.training import predict
 
 FEW_CONTROLS = 6
 FEW_IMAGES = 20
+ANOTHER = 0.05
+"""Chance, by accuracy, below which the suspect is not of the clean models' population."""
+LOOKED_AT = 2000
+"""Images on which accuracies are compared, at most."""
 CHUNK = 1024
 
 
@@ -50,7 +56,8 @@ class Verdict:
     `seconds` is that of the one with the smallest p-value.
 
     Attributes:
-        suspicious: whether p_value is at most alpha; None where no null could be calibrated.
+        suspicious: whether p_value is at most alpha; None where no null could be calibrated, or
+            the suspect's accuracy is not that of the clean models.
         probability: that the model is poisoned; None until calibrated over many such models.
         p_value: probability of a statistic at least this large for a clean model, multiplied
             by the number of inspectors (Bonferroni).
@@ -66,7 +73,8 @@ class Verdict:
         statistic, null_values: the suspect's, and those of the clean models.
         ranking: (class, score), most suspect first; NaN for a class that was not tested.
         evidence: (inspector's name, what it proposed).
-        cost, seconds: of the suspect's inspection; calibration of the clean side not counted.
+        cost: of the suspect's inspection.
+        seconds: of everything, the clean side's training and calibration too.
     """
 
     suspicious: bool | None
@@ -142,11 +150,15 @@ class CleanSide:
         models: all of one architecture.
         parts: one for each inspector, in order.
         seed: of the generator; suspects are inspected with the same.
+        right: images of the data, `LOOKED_AT` at most, that each model gets right.
+        seconds: that calibrating took, where it was done by this process.
     """
 
     models: tuple[Classifier, ...]
     parts: tuple[Calibrated, ...]
     seed: int
+    right: tuple[int, ...]
+    seconds: float = 0.0
 
     def values(self) -> dict[str, Any]:
         """All but models and tensors, as JSON holds it."""
@@ -158,7 +170,7 @@ class CleanSide:
             }
             for part in self.parts
         ]
-        return {"seed": self.seed, "inspectors": parts}
+        return {"seed": self.seed, "inspectors": parts, "right": list(self.right)}
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors of all looks, as a safetensors file holds them."""
@@ -187,7 +199,12 @@ class CleanSide:
             )
             for part, own in zip(values["inspectors"], looks, strict=True)
         ]
-        return CleanSide(models=tuple(models), parts=tuple(parts), seed=int(values["seed"]))
+        return CleanSide(
+            models=tuple(models),
+            parts=tuple(parts),
+            seed=int(values["seed"]),
+            right=tuple(values["right"]),
+        )
 
 
 def calibrate(
@@ -196,6 +213,7 @@ def calibrate(
     data: ImageSet,
     *,
     rng: Random,
+    looks: Sequence[Sequence[Look]] | None = None,
     progress: Progress | None = None,
 ) -> CleanSide:
     """Let every inspector score every clean model beside the others.
@@ -203,19 +221,23 @@ def calibrate(
     The result can serve many suspects; they are then inspected on the same images, with the
     same seed.
 
+    Args:
+        looks: what each inspector's `look` returned for each clean model, if that is known.
+
     Raises:
         InputError: no inspector, models of different architectures or of another number of
             classes than the data, or none where an inspector needs some.
         NothingAssessedError: a statistic is not finite.
     """
     clean, rng = [as_classifier(m, *_shown_to(data)) for m in clean], as_generator(rng)
+    began = time.perf_counter()
     _check(inspectors, clean, data)
     total, done, parts = 2 * len(clean) * len(inspectors), 0, []
-    for inspector in inspectors:
-        looks: list[Look] = []
-        for model in clean:
+    for place, inspector in enumerate(inspectors):
+        own: list[Look] = [] if looks is None else list(looks[place])
+        for model in clean[len(own) :]:
             tell(progress, done, total, "looking at clean models")
-            looks.append(inspector.look(model, data, rng=rng))
+            own.append(inspector.look(model, data, rng=rng))
             done += 1
         null = []
         for index, model in enumerate(clean if len(clean) >= MIN_CLEAN else ()):
@@ -223,8 +245,8 @@ def calibrate(
             others = [j for j in range(len(clean)) if j != index]
             beside = Comparison(
                 models=tuple(clean[j] for j in others),
-                looks=tuple(looks[j] for j in others),
-                own=looks[index],
+                looks=tuple(own[j] for j in others),
+                own=own[index],
             )
             with model.frozen():
                 evidence = inspector.score(model, data, clean=beside, rng=rng)
@@ -232,9 +254,21 @@ def calibrate(
             done += 1
         name, settings = component.name_of(inspector), _settings(inspector)
         parts.append(
-            Calibrated(name=name, settings=settings, looks=tuple(looks), null_values=tuple(null))
+            Calibrated(name=name, settings=settings, looks=tuple(own), null_values=tuple(null))
         )
-    return CleanSide(models=tuple(clean), parts=tuple(parts), seed=rng.initial_seed())
+    return CleanSide(
+        models=tuple(clean),
+        parts=tuple(parts),
+        seed=rng.initial_seed(),
+        right=tuple(_right(model, data) for model in clean),
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _right(model: Classifier, data: ImageSet) -> int:
+    """How many of the first images, `LOOKED_AT` at most in even steps, it gets right."""
+    rows = torch.arange(min(LOOKED_AT, len(data))) * len(data) // min(LOOKED_AT, len(data))
+    return int((predict(model, data, rows=rows.tolist()) == data.labels[rows]).sum())
 
 
 def judge(
@@ -252,8 +286,11 @@ def judge(
     Every inspector scores the suspect beside the clean models. Its p-value is Student's
     prediction from the clean models' own statistics (`predictive_p`); several inspectors are
     several chances of a false alarm, so the smallest p-value is multiplied by their number
-    (Bonferroni). After an alarm that inspector locates the trigger, which is then stamped on
-    held-out images and measured here: no inspector's word is taken for it.
+    (Bonferroni). Where the suspect's accuracy on `data` is not that of the clean models, they
+    are another population and their null is none of the suspect's: there is no p-value, no
+    verdict, and a doubt that says so. After an alarm the inspector with the smallest p-value
+    locates the trigger, which is then stamped on held-out images and measured here: no
+    inspector's word is taken for it.
 
     Args:
         suspect: a classifier, or a bare module (logits of images in [0, 1]).
@@ -271,7 +308,7 @@ def judge(
         NothingAssessedError: a statistic is not finite.
         RunError: an inspector proposes what cannot be (a class or a trigger of another kind).
     """
-    alone, rng = False, as_generator(rng)
+    alone, began, rng = False, time.perf_counter(), as_generator(rng)
     data = check_set("inspection", data)
     suspect = as_classifier(suspect, *_shown_to(data))
     if isinstance(reference, CleanSide):
@@ -286,13 +323,16 @@ def judge(
         alone = not given
         models, data = _complete(inspectors, suspect, given, data, rng, progress)
         side = calibrate(inspectors, models, data, rng=rng, progress=progress)
+    earlier = side.seconds if isinstance(reference, CleanSide) else 0.0
+    other = _other_population(suspect, side, data)
     rng = random.rng(side.seed)
     alpha = min(inspector.alpha for inspector in inspectors) if alpha is None else alpha
     with measured(suspect) as spent, suspect.frozen():
         halves = Halves.split(data, rng)
-        verdict = _verdict(inspectors, suspect, data, side, halves, rng, alpha, progress)
-    doubts = (*_doubts(side, halves, alone), *verdict.doubts)
-    return replace(verdict, doubts=doubts, cost=spent.cost, seconds=spent.seconds)
+        verdict = _verdict(inspectors, suspect, data, side, halves, rng, alpha, other, progress)
+    doubts = (*other, *_doubts(side, halves, alone), *verdict.doubts)
+    seconds = earlier + time.perf_counter() - began
+    return replace(verdict, doubts=doubts, cost=spent.cost, seconds=seconds)
 
 
 def _shown_to(data: ImageSet) -> tuple[Tensor, Sequence[str]]:
@@ -308,9 +348,13 @@ def _verdict(
     halves: Halves,
     rng: torch.Generator,
     alpha: float,
+    other: Sequence[Doubt],
     progress: Progress | None,
 ) -> Verdict:
-    """The verdict; its doubts are the inspectors' own, cost and time are left to the caller."""
+    """The verdict; its doubts are the inspectors' own, cost and time are left to the caller.
+
+    There is none where `other` says that the suspect is of another population.
+    """
     evidence, besides, p_values = [], [], []
     for done, (inspector, part) in enumerate(zip(inspectors, side.parts, strict=True)):
         name = part.name
@@ -327,7 +371,7 @@ def _verdict(
         if part.null_values:
             p_values.append(predictive_p(proposed.statistic, part.null_values, inspector.floor))
     lead = p_values.index(min(p_values)) if p_values else 0
-    p_value = min(1.0, len(inspectors) * p_values[lead]) if p_values else None
+    p_value = min(1.0, len(inspectors) * p_values[lead]) if p_values and not other else None
     suspicious = None if p_value is None else p_value <= alpha
     best, trigger = evidence[lead], None
     region = asr = None
@@ -347,8 +391,8 @@ def _verdict(
         region=region,
         trigger=trigger,
         recovered_asr=asr,
-        headline=_headline(suspicious, best, suspect),
-        null=_null_in_words(side, len(inspectors)),
+        headline=_headline(suspicious, best, suspect, other),
+        null=_null_in_words(side, len(inspectors), other),
         statistic=best.statistic,
         null_values=side.parts[lead].null_values,
         ranking=best.ranking,
@@ -388,7 +432,11 @@ def _recovered_asr(
     return wilson(hits, len(rows))
 
 
-def _headline(suspicious: bool | None, best: Evidence, model: Classifier) -> str:
+def _headline(
+    suspicious: bool | None, best: Evidence, model: Classifier, other: Sequence[Doubt]
+) -> str:
+    if other:
+        return "No verdict: the clean models are not like the suspect"
     if suspicious is None:
         return "No verdict: too few clean models to calibrate"
     if not suspicious:
@@ -401,16 +449,32 @@ def _headline(suspicious: bool | None, best: Evidence, model: Classifier) -> str
     return f"Suspicious: {model.class_names[best.source]} was poisoned into {target}"
 
 
-def _null_in_words(side: CleanSide, inspectors: int) -> str:
+def _null_in_words(side: CleanSide, inspectors: int, other: Sequence[Doubt]) -> str:
+    if other:
+        return f"not calibrated: {other[0].text}"
     if not any(part.null_values for part in side.parts):
         return f"not calibrated: {len(side.models)} clean model(s), at least 3 are needed"
     several = f" p is multiplied by the {inspectors} inspectors that were asked (Bonferroni)."
     return (
-        "Null hypothesis: the suspect is one more draw from the population of the "
-        f"{len(side.models)} clean models. Each of them was searched in the same way against "
-        "the others; p is the chance, by Student's prediction for a new draw of the logarithm, "
-        "of a statistic as large as the suspect's. Images that confirm were not searched on."
+        f"What p means: {len(side.models)} clean models were searched for a trigger in the same "
+        "way as the suspect, each against the others. If the suspect is clean too, a statistic as "
+        "large as its own turns up with probability p. Patterns were grown on some images and "
+        "measured on others. (Student's prediction for one more clean model, on the logarithm.)"
     ) + (several if inspectors > 1 else "")
+
+
+def _other_population(suspect: Classifier, side: CleanSide, data: ImageSet) -> list[Doubt]:
+    """A doubt where the suspect's accuracy is not that of the clean models."""
+    right, n = _right(suspect, data), min(LOOKED_AT, len(data))
+    if same_population_p(right, side.right, n) >= ANOTHER:
+        return []
+    low, high = 100 * min(side.right) / n, 100 * max(side.right) / n
+    text = (
+        f"the suspect gets {100 * right / n:.1f} % of {n} images right, the clean models "
+        f"{low:.1f} to {high:.1f} %: they are no measure for it, a backdoor is easily missed and a "
+        "clean model easily accused; give clean models that were trained as the suspect was"
+    )
+    return [Doubt("other-population", text)]
 
 
 def _doubts(side: CleanSide, halves: Halves, alone: bool) -> list[Doubt]:
@@ -419,7 +483,10 @@ def _doubts(side: CleanSide, halves: Halves, alone: bool) -> list[Doubt]:
         text = f"the null rests on {number} clean model(s): p is coarse"
         doubts.append(Doubt("few-controls", text))
     if alone:
-        text = "no reference was given: the clean models were trained here"
+        text = (
+            "no reference was given: the clean models were trained here, and a backdoor is missed "
+            "more easily than beside models that were trained as the suspect was"
+        )
         doubts.append(Doubt("no-reference", text))
     fewest = min(len(rows) for rows in halves.confirm)
     if fewest < FEW_IMAGES:
@@ -445,7 +512,7 @@ def _complete(
         suspect,
         data.subset(torch.cat(halves.search)),
         missing,
-        epochs=max(inspector.control_epochs for inspector in inspectors),
+        epochs=max((i.control_epochs for i in inspectors if i.control_epochs), default=None),
         rng=rng,
         progress=progress,
     )

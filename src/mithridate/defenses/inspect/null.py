@@ -1,4 +1,4 @@
-"""How unusual a statistic is, given the same statistic of a few clean models."""
+"""How unusual a model is, given the same of a few clean models: its statistic, its accuracy."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from mithridate.errors import InputError
 
 MIN_CLEAN = 3
 """Clean models from which on there is a p-value."""
+LEAST_ODDS = 0.2
+"""Deviation of accuracy's log-odds that is nothing: 90 % or 91.7 %, 98 % or 98.4 %."""
 
 
 def predictive_p(value: float, null: Sequence[float], floor: float = 0.1) -> float:
@@ -31,12 +33,40 @@ def predictive_p(value: float, null: Sequence[float], floor: float = 0.1) -> flo
     >>> predictive_p(5.0, [4.0, 5.0, 6.0, 5.0, 7.0]) > 0.3
     True
     """
-    from scipy import stats
-
     if len(null) < MIN_CLEAN:
         raise InputError(f"a p-value needs at least {MIN_CLEAN} clean models, got {len(null)}")
     logs = [math.log(max(v, floor)) for v in null]
-    mean = sum(logs) / len(logs)
-    deviation = math.sqrt(sum((v - mean) ** 2 for v in logs) / (len(logs) - 1))
-    spread = max(deviation, 1e-3) * math.sqrt(1 + 1 / len(logs))
-    return float(stats.t.sf((math.log(max(value, floor)) - mean) / spread, len(logs) - 1))
+    return _beyond(math.log(max(value, floor)), logs, least=1e-3)
+
+
+def same_population_p(right: int, others: Sequence[int], n: int) -> float:
+    """Probability that one more of the clean models is as far from their mean accuracy.
+
+    Two-sided prediction by Student's t as in `predictive_p`, of the log-odds of being right on
+    the same n images. Deviations below `LEAST_ODDS` count as that: models that differ by less
+    serve each other as a null. 1 for fewer than 3 clean models, which have no null.
+
+    Args:
+        right: images that the model gets right.
+        others: the same of each clean model.
+
+    >>> round(same_population_p(900, [640, 660, 690, 700, 720], 1000), 4)
+    0.0029
+    >>> same_population_p(900, [880, 890, 900, 905, 910], 1000) > 0.5
+    True
+    """
+    if len(others) < MIN_CLEAN or n == 0:
+        return 1.0
+    odds = [math.log((k + 0.5) / (n - k + 0.5)) for k in (right, *others)]
+    p = _beyond(odds[0], odds[1:], least=LEAST_ODDS)
+    return 2 * min(p, 1 - p)
+
+
+def _beyond(value: float, null: Sequence[float], least: float) -> float:
+    """Student's probability that one more draw is at least `value`."""
+    from scipy import stats
+
+    mean = sum(null) / len(null)
+    deviation = math.sqrt(sum((v - mean) ** 2 for v in null) / (len(null) - 1))
+    spread = max(deviation, least) * math.sqrt(1 + 1 / len(null))
+    return float(stats.t.sf((value - mean) / spread, len(null) - 1))

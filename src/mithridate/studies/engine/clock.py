@@ -1,9 +1,8 @@
-"""When a run will end, judged by what units of each kind have taken so far."""
+"""When a run will end, judged by a plan's estimate and by what units have taken so far."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mithridate.studies.engine.unit import Unit
@@ -15,33 +14,47 @@ class Clock:
     Args:
         todo: units that are not made yet.
         slots: units that are made at once.
+        expected: key -> seconds that a unit will take, as a plan estimates.
 
     >>> class Maps(Unit[None]):
     ...     kind = "maps"
-    >>> clock = Clock([Maps(threads=count) for count in (1, 2, 3)], slots=1)
-    >>> clock.ended("maps", 60.0); clock.left()
+    >>> maps = [Maps(threads=count) for count in (1, 2, 3)]
+    >>> clock = Clock(maps, slots=1)
+    >>> clock.ended(maps[0], 60.0); clock.left()
     120.0
     """
 
-    def __init__(self, todo: Iterable[Unit[Any]], slots: int) -> None:
-        self._left = Counter(unit.kind for unit in todo)
+    def __init__(
+        self, todo: Iterable[Unit[Any]], slots: int, expected: Mapping[str, float] | None = None
+    ) -> None:
+        self._left = {unit.key: unit.kind for unit in todo}
         self._slots = slots
-        self._seconds: dict[str, list[float]] = defaultdict(list)
+        self._expected = expected or {}
+        self._past: dict[str, tuple[int, float, float]] = {}
 
-    def ended(self, kind: str, seconds: float) -> None:
+    def ended(self, unit: Unit[Any], seconds: float) -> None:
         """A unit ended."""
-        self._left[kind] -= 1
-        self._seconds[kind].append(seconds)
+        self._left.pop(unit.key, None)
+        count, took, expected = self._past.get(unit.kind, (0, 0.0, 0.0))
+        expected += self._expected.get(unit.key, 0.0)
+        self._past[unit.kind] = count + 1, took + seconds, expected
 
     def left(self) -> float | None:
-        """Seconds to go; None where no unit of some kind that is left has ended yet."""
+        """Seconds to go; None where nothing is known of some unit that is left.
+
+        A unit takes what is expected of it, times what others of its kind took of theirs; where
+        nothing is expected, their mean.
+        """
         total = 0.0
-        for kind, count in self._left.items():
-            if count > 0:
-                seconds = self._seconds[kind]
-                if not seconds:
+        for key, kind in self._left.items():
+            count, took, thought = self._past.get(kind, (0, 0.0, 0.0))
+            expected = self._expected.get(key)
+            if count == 0:
+                if expected is None:
                     return None
-                total += count * sum(seconds) / len(seconds)
+                total += expected
+            else:
+                total += expected * took / thought if expected and thought else took / count
         return total / self._slots
 
 

@@ -183,11 +183,20 @@ def _sentence(one: FindingSpec, group: Sequence[Row]) -> str:
         "n": str(n),
         "low": f"{100 * interval.low:.1f}",
         "high": f"{100 * interval.high:.1f}",
-        "mean": f"{mean:.4g}",
-        "least": f"{min(numbers):.4g}",
-        "most": f"{max(numbers):.4g}",
+        "mean": _short(mean),
+        "least": _short(min(numbers)),
+        "most": _short(max(numbers)),
     }
     return _filled(one.text, words)
+
+
+def _short(value: float) -> str:
+    """Three significant digits, and no fewer than there are before the point.
+
+    >>> _short(66.67), _short(0.05), _short(12345.6), _short(25.0)
+    ('66.7', '0.05', '12,346', '25')
+    """
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _filled(text: str, words: Mapping[str, str]) -> str:

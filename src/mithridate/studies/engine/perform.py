@@ -219,15 +219,15 @@ def described(error: Exception, unit: Unit[Any]) -> str:
     ...     1 / 0
     ... except ZeroDivisionError as error:
     ...     described(error, type("Toy", (Unit,), {"kind": "toy"})())
-    'toy failed: ZeroDivisionError: division by zero'
+    'ZeroDivisionError: division by zero (toy)'
     """
     ours = {"mithridate", type(unit).__module__.partition(".")[0]}
-    place = ""
+    place = unit.kind
     for frame, number in traceback.walk_tb(error.__traceback__):
         module = str(frame.f_globals.get("__name__", ""))
         if module.partition(".")[0] in ours and module != __name__:
-            place = f" ({Path(frame.f_code.co_filename).name}:{number})"
-    return f"{unit.kind} failed: {type(error).__name__}: {line(error)}{place}"
+            place = f"{unit.kind}, {Path(frame.f_code.co_filename).name}:{number}"
+    return f"{type(error).__name__}: {line(error)} ({place})"
 
 
 def line(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -11,23 +12,18 @@ from typing import Any, TypeVar
 import torch
 
 from mithridate import component
-from mithridate.classifier import Classifier
 from mithridate.cost import Sizes, Work
-from mithridate.data import ImageSet
 from mithridate.errors import InputError, MithridateError, unknown
-from mithridate.rng import rng
 from mithridate.studies.engine.cells import Cell, cells
+from mithridate.studies.engine.moment import Speed, tried
 from mithridate.studies.engine.perform import maker_of
 from mithridate.studies.engine.spec import Spec, in_keys, validated
 from mithridate.studies.engine.store import Store
-from mithridate.studies.engine.unit import Unit
+from mithridate.studies.engine.unit import Unit, canonical, plain
 from mithridate.studies.units.data import Data
 from mithridate.studies.units.model import ModelUnit
-from mithridate.training import fit
 
 U = TypeVar("U", bound=Unit[Any])
-BATCH = 128
-REPEATS = 5
 
 
 @dataclass
@@ -100,17 +96,27 @@ def plan_of(spec: Spec) -> Plan:
 
 
 def place(device: str) -> torch.device:
-    """The device to use; "auto" takes CUDA where it works.
+    """The device to use: "auto" takes CUDA where it works, "cuda:1" the second card.
 
     Raises:
         InputError: no such device, or CUDA was asked for and is not there.
+
+    >>> place("cpu")
+    device(type='cpu')
     """
+    if re.fullmatch(r"auto|cpu|cuda(:\d+)?", device) is None:
+        raise unknown("device", device, ("auto", "cpu", "cuda", "cuda:0"))
     works = torch.cuda.is_available()
-    if device not in ("auto", "cpu", "cuda"):
-        raise unknown("device", device, ("auto", "cpu", "cuda"))
-    if device == "cuda" and not works:
-        raise InputError("device cuda: torch finds no usable CUDA device here: use cpu")
-    return torch.device("cuda" if works and device != "cpu" else "cpu")
+    if device == "auto":
+        return torch.device("cuda" if works else "cpu")
+    if device != "cpu" and not works:
+        raise InputError(
+            f"device {device}: torch finds no usable CUDA device here: use --device cpu"
+        )
+    wanted = torch.device(device)
+    if wanted.index is not None and wanted.index >= torch.cuda.device_count():
+        raise InputError(f"device {device}: there are {torch.cuda.device_count()}, from cuda:0")
+    return wanted
 
 
 def _unit_of(cell: Cell) -> Unit[Any]:
@@ -158,6 +164,7 @@ class Estimate:
         seconds: on one worker.
         memory: of the largest new unit, bytes.
         disk: of the new products, bytes.
+        by_unit: key -> seconds.
     """
 
     cells: int
@@ -168,60 +175,33 @@ class Estimate:
     seconds: float
     memory: int
     disk: int
+    by_unit: dict[str, float] = field(default_factory=dict, repr=False)
 
 
-class Speed:
-    """Seconds per image of a model: forward, with input gradient, and trained."""
+def estimate(plan: Plan, store: Store, moments: float = 5.0) -> Estimate:
+    """Measure each network and each piece of work for a moment, and add up what is missing.
 
-    def __init__(self, model: Classifier, shape: tuple[int, int, int]) -> None:
-        self.gradient = self.train = 0.0
-        if "seconds" in model.info:  # of a service: each image that it is asked about is a query
-            self.forward = float(model.info["seconds"])
-            return
-        x = torch.full((BATCH, *shape), 0.5)
-        goal = _Zero()
-        grey = ImageSet((x * 255).byte(), [0] * BATCH, model.class_names)
-        self.forward = _seconds(lambda: model.labels(x))
-        if not model.gradients:
-            return
-        self.gradient = _seconds(lambda: model.gradient(x, goal))
-        self.train = _seconds(lambda: fit(model, grey, epochs=1, rng=rng(0)))
+    Passes are those that the units declare (`Unit.work`). What a pass takes is measured on the
+    network (`Speed`); then one unit of each sort is begun (`tried`), since an attack's own
+    arithmetic may take longer than the network, and an attack that is done early less than it may.
 
-
-class _Zero:
-    """The sum of the logits, an objective for timing."""
-
-    def loss(self, logits: torch.Tensor) -> torch.Tensor:
-        return logits.sum(1)
-
-    def __getitem__(self, rows: slice) -> _Zero:
-        return self
-
-
-def _seconds(work: Any) -> float:
-    work()
-    times = []
-    for _ in range(REPEATS):
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return sorted(times)[REPEATS // 2] / BATCH
-
-
-def estimate(plan: Plan, store: Store) -> Estimate:
-    """Measure each network for a moment, and add up what the missing units will ask of it."""
+    Args:
+        moments: seconds that units may be tried for, together.
+    """
     missing = plan.missing(store)
     new = Counter(unit.kind for unit in missing)
     every = Counter(u.kind for u in plan.order if u.stored)
-    total, seconds, memory = Work(disk=0), 0.0, 0
+    total, memory, by_unit = Work(disk=0), 0, {}
     sizes: dict[str, tuple[Sizes, tuple[int, int, int]]] = {}
     speeds: dict[str, Speed] = {}
+    factors: dict[tuple[str, ...], float] = {}
+    sorts = {(unit.kind, *_sort(unit)) for unit in missing}
     before = torch.get_num_threads()
     torch.set_num_threads(plan.spec.threads)
     maker = maker_of(store.root)
     for unit in missing:
-        memory = max(memory, unit.needs().memory)
-        data = _nearest(unit, Data)
+        memory, by_unit[unit.key] = max(memory, unit.needs().memory), 0.0
+        data, model = _nearest(unit, Data), _nearest(unit, ModelUnit)  # type: ignore[type-abstract]
         if data is None:
             continue
         if data.key not in sizes:
@@ -231,15 +211,21 @@ def estimate(plan: Plan, store: Store) -> Estimate:
         size, shape = sizes[data.key]
         work = unit.work(size)
         total = Work(*(a + b for a, b in zip(total, work, strict=True)))
-        model = _nearest(unit, ModelUnit)  # type: ignore[type-abstract]
-        if model is None:
+        if model is None or not (work.forwards or work.gradients or work.trained):
             continue
         name = model.architecture(shape)
         if name not in speeds:
             speeds[name] = Speed(model.blank(shape, size.classes, maker.opened), shape)
-        speed = speeds[name]
-        seconds += work.forwards * speed.forward + work.gradients * speed.gradient
-        seconds += work.trained * speed.train
+        speed, sort = speeds[name], _sort(unit)
+        if (unit.kind, name, *sort) not in factors and moments > 0 and speed.service is None:
+            began, moment = time.perf_counter(), min(1.0, moments / max(1, len(sorts)))
+            factor = tried(unit, speed, size, shape, maker.opened, moment)
+            moments -= time.perf_counter() - began
+            sorts.discard((unit.kind, *sort))
+            if factor is not None:
+                factors[unit.kind, name, *sort] = factors[name, *sort] = factor
+        like = factors.get((unit.kind, name, *sort), factors.get((name, *sort), 1.0))
+        by_unit[unit.key] = like * speed.of(work)
     torch.set_num_threads(before)
     return Estimate(
         cells=len(plan.leaves),
@@ -247,10 +233,16 @@ def estimate(plan: Plan, store: Store) -> Estimate:
         forwards=total.forwards,
         gradients=total.gradients,
         trained=total.trained,
-        seconds=seconds,
+        seconds=sum(by_unit.values()),
         memory=memory,
         disk=total.disk,
+        by_unit=by_unit,
     )
+
+
+def _sort(unit: Unit[Any]) -> tuple[str, ...]:
+    """Alike for units that ask a network for the same work."""
+    return tuple(canonical(plain(choice)) for choice in unit.choices())
 
 
 def _nearest(unit: Unit[Any], kind: type[U]) -> U | None:

@@ -80,7 +80,7 @@ def run(
             for outcome in workers.wait(None):
                 _take(outcome, ran)
                 if clock is not None:
-                    clock.ended(line.todo[outcome.key].kind, outcome.seconds)
+                    clock.ended(line.todo[outcome.key], outcome.seconds)
                 line.ended(outcome.key, ran)
                 tell(None)
     except KeyboardInterrupt:

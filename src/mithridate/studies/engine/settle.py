@@ -50,13 +50,13 @@ def settled(unit: Unit[Any]) -> Iterator[None]:
     from mithridate.networks.base import seeded
 
     set_threads(unit.threads)
-    on_gpu = unit.device == "cuda" and torch.cuda.is_available()
+    on_gpu = unit.device.startswith("cuda") and torch.cuda.is_available()
     seed = int(unit.key[:8], 16)
     before, numpy_before = random.getstate(), np.random.get_state()
     random.seed(seed)
     np.random.seed(seed)
     try:
-        with seeded(seed, "cuda" if on_gpu else "cpu"):
+        with seeded(seed, unit.device if on_gpu else "cpu"):
             yield
     finally:
         random.setstate(before)

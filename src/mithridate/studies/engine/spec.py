@@ -183,13 +183,27 @@ def refused(error: ValidationError, model: type[BaseModel], where: str) -> Input
     """The first fault of a validation, in one line, with a suggestion for an unknown key."""
     faults = error.errors(include_url=False)
     first = next((one for one in faults if one["type"] == "extra_forbidden"), faults[0])
-    place = ".".join(str(part) for part in first["loc"])
+    place = _place(first["loc"])
     if first["type"] == "extra_forbidden":
-        owner, _, key = place.rpartition(".")
+        owner, key = _place(first["loc"][:-1]), str(first["loc"][-1])
         about = f"key in {where}" + (f", {owner}" if owner else "")
         return unknown(about, key, _fields(model, first["loc"][:-1]))
     reason = " ".join(str(first["msg"]).removeprefix("Value error, ").split())
     return InputError(f"{where}: {place}: {reason}")
+
+
+def _place(path: tuple[str | int, ...]) -> str:
+    """Where something stands in a study's file.
+
+    >>> _place(("views", 0, "kind")), _place(("matrix", "e", "measure"))
+    ('[[view]] 1, kind', 'matrix.e.measure')
+    """
+    lists = {"views": "view", "view": "view", "published": "published", "finding": "finding",
+             "compare": "compare"}  # fmt: skip
+    if len(path) < 2 or path[0] not in lists or not isinstance(path[1], int):
+        return ".".join(map(str, path))
+    inner = "".join(f", {part}" for part in path[2:])
+    return f"[[{lists[str(path[0])]}]] {path[1] + 1}{inner}"
 
 
 def _fields(kind: Any, path: Iterable[str | int]) -> list[str]:

@@ -77,11 +77,15 @@ class Unit(Generic[P]):
 
     def needs(self) -> Needs:
         """What the machine must have."""
-        return Needs(gpus=int(self.device == "cuda"), memory=self.memory)
+        return Needs(gpus=int(self.device.startswith("cuda")), memory=self.memory)
 
     def work(self, sizes: Sizes) -> Work:
         """How much making it is."""
         return Work()
+
+    def part(self, images: int) -> Unit[P]:
+        """The same on so many images, for a plan to try; itself where it has no such number."""
+        return self
 
     @cached_property
     def key(self) -> str:

@@ -165,7 +165,7 @@ class Inspection(Measure):
         models = settings.clean_models()
         return Judged(
             model=settings.bare(),
-            clean=Calibrated(models=models, inspectors=(choice,), **common),
+            clean=Calibrated.of(models, inspectors=(choice,), **common),
             inspectors=(choice,),
             poisoned=settings.poisoned(),
             references=tuple(settings.references),
@@ -185,6 +185,7 @@ class Judged(Unit[Mapping[str, Any]]):
     """
 
     kind: ClassVar = "inspection"
+    version: ClassVar = 2
     memory: ClassVar = 2 * 2**30
 
     model: Unit[Classifier]
@@ -216,7 +217,10 @@ class Judged(Unit[Mapping[str, Any]]):
         write_pictures(folder, self._pictures(verdict, model, test))
         doubts += [*model_doubts(model), *verdict.doubts]
         if not self.trusted:
-            text = "No reference was given: clean models were trained here."
+            text = (
+                "No reference was given: clean models were trained here, and a backdoor is missed "
+                "more easily than beside models that were trained as the suspect was."
+            )
             doubts.append(Doubt("no-reference", text))
         return row(values_of(verdict) | self._settings() | truth, doubts, test)
 
@@ -243,8 +247,7 @@ class Judged(Unit[Mapping[str, Any]]):
 
     def work(self, sizes: Sizes) -> Work:
         """Maps and a search."""
-        gradients = sum(inspecting(choice, sizes) for choice in self.inspectors)
-        return Work(gradients=gradients, disk=2**18)
+        return inspecting(self.inspectors, sizes)._replace(disk=2**18)
 
 
 def values_of(verdict: Verdict) -> dict[str, Any]:

@@ -159,6 +159,10 @@ class Adversarial(Unit[Attacked]):
         asked = self._attack().cost(sizes._replace(test=images))
         return asked._replace(forwards=asked.forwards + 2 * images, disk=images * 4000)
 
+    def part(self, images: int) -> Adversarial:
+        """The attack on fewer images."""
+        return replace(self, samples=min(images, self.samples))
+
     def _attack(self) -> Attack:
         attack: Attack = self.attack.make()
         return attack

@@ -7,18 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from torch import Tensor
+
 from mithridate.classifier import Classifier
 from mithridate.component import Choice
 from mithridate.cost import Sizes, Work
 from mithridate.defenses.inspect import (
+    LOOKED_AT,
     CleanSide,
-    Inspector,
     MapSet,
     algorithm_one,
     algorithm_two,
     calibrate,
     probes,
 )
+from mithridate.defenses.inspect.base import Look
 from mithridate.networks.storage import read_tensors, write_tensors
 from mithridate.rng import child, rng
 from mithridate.studies.engine.unit import Open, Progress, Unit
@@ -75,20 +78,73 @@ def pairs(classes: int) -> list[tuple[int, int]]:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Calibrated(Unit[CleanSide]):
-    """The clean side of verdicts: each clean model put through the inspectors against the others.
+class Looked(Unit[tuple[Look, ...]]):
+    """What inspectors compute of one model alone: an audit that was cut short goes on from them."""
 
-    Calibrated once, for every suspect.
-    """
-
-    kind: ClassVar = "calibration"
+    kind: ClassVar = "look"
     memory: ClassVar = 2 * 2**30
 
-    models: tuple[Unit[Classifier], ...]
+    model: Unit[Classifier]
     data: Data
     inspectors: tuple[Choice, ...]
     seed: int
     stream: tuple[str, ...] = ()
+
+    def make(self, get: Open, folder: Path, tell: Progress) -> dict[str, Any]:
+        model, test = get(self.model), get(self.data).test
+        random = child(rng(self.seed), *self.stream) if self.stream else rng(self.seed)
+        tensors = {
+            f"{place}.{name}": tensor
+            for place, choice in enumerate(self.inspectors)
+            for name, tensor in choice.make().look(model, test, rng=random).items()
+        }
+        write_tensors(folder / FILE, tensors, {"kind": "look"})
+        return {}
+
+    def open(self, folder: Path, values: Mapping[str, Any], get: Open) -> tuple[Look, ...]:
+        tensors, _ = read_tensors(folder / FILE)
+        looks: list[dict[str, Tensor]] = [{} for _ in self.inspectors]
+        for key, tensor in tensors.items():
+            place, _, name = key.partition(".")
+            looks[int(place)][name] = tensor
+        return tuple(looks)
+
+    def work(self, sizes: Sizes) -> Work:
+        """The maps."""
+        works = [choice.make().look_cost(sizes) for choice in self.inspectors]
+        return Work(
+            forwards=sum(work.forwards for work in works),
+            gradients=sum(work.gradients for work in works),
+            disk=2**16,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Calibrated(Unit[CleanSide]):
+    """The clean side of verdicts: each clean model put through the inspectors against the others.
+
+    Calibrated once, for every suspect.
+
+    Attributes:
+        looks: of each of the models, in order.
+    """
+
+    kind: ClassVar = "calibration"
+    version: ClassVar = 2
+    memory: ClassVar = 2 * 2**30
+
+    models: tuple[Unit[Classifier], ...]
+    looks: tuple[Looked, ...]
+    data: Data
+    inspectors: tuple[Choice, ...]
+    seed: int
+    stream: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, models: tuple[Unit[Classifier], ...], **common: Any) -> Calibrated:
+        """The clean side of these models, and what is looked up of each."""
+        looks = tuple(Looked(model=model, **common) for model in models)
+        return cls(models=models, looks=looks, **common)
 
     def make(self, get: Open, folder: Path, tell: Progress) -> dict[str, Any]:
         side = calibrate(
@@ -96,6 +152,7 @@ class Calibrated(Unit[CleanSide]):
             [get(model) for model in self.models],
             get(self.data).test,
             rng=child(rng(self.seed), *self.stream) if self.stream else rng(self.seed),
+            looks=list(zip(*(get(look) for look in self.looks), strict=True)),
             progress=tell,
         )
         write_tensors(folder / FILE, side.tensors(), {"kind": "calibration"})
@@ -106,12 +163,20 @@ class Calibrated(Unit[CleanSide]):
         return CleanSide.of([get(model) for model in self.models], values, tensors)
 
     def work(self, sizes: Sizes) -> Work:
-        """Maps and a search for each model."""
-        gradients = sum(inspecting(choice, sizes) for choice in self.inspectors)
-        return Work(gradients=len(self.models) * gradients, disk=len(self.models) * 2**16)
+        """A search for each model, and its accuracy."""
+        whole, looks = inspecting(self.inspectors, sizes), self.looks[0].work(sizes)
+        count = len(self.models)
+        return Work(
+            forwards=count * (whole.forwards - looks.forwards + min(LOOKED_AT, sizes.test)),
+            gradients=count * (whole.gradients - looks.gradients),
+            disk=count * 2**16,
+        )
 
 
-def inspecting(choice: Choice, sizes: Sizes) -> int:
-    """About how many images one inspection differentiates."""
-    inspector: Inspector = choice.make()
-    return inspector.cost(sizes).gradients
+def inspecting(choices: tuple[Choice, ...], sizes: Sizes) -> Work:
+    """About how much one inspection asks of a model."""
+    works: list[Work] = [choice.make().cost(sizes) for choice in choices]
+    return Work(
+        forwards=sum(work.forwards for work in works),
+        gradients=sum(work.gradients for work in works),
+    )
