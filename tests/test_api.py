@@ -183,7 +183,7 @@ def test_a_model_is_known_by_what_it_answers(model) -> None:
 
 
 def test_audit_and_inspect(model, tmp_path) -> None:
-    small = {"inspector": MAPS, "controls": 3, "control_epochs": 1}
+    small = {"inspector": MAPS, "controls": 3, "control_epochs": 3}
     result = mi.audit(model, (TRAIN, TEST), **small, attack_images=10, noise_queries=100)
     assert result.summary()["suspicious"] in (True, False)
     assert "clean accuracy" in str(result)

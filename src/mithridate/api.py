@@ -51,6 +51,7 @@ def attack(
     target: int | str | None = None,
     defense: Chosen | Sequence[Chosen] = (),
     through: AnyModel | None = None,
+    quantize: int | None = None,
     samples: int = 1000,
     seed: int = 0,
     errors: Literal["raise", "record"] = "raise",
@@ -76,6 +77,7 @@ def attack(
         target: a class, by name or number.
         defense: transforms, detectors and guards in front of the model, in order.
         through: what the attacker looks at: by default all of it; "undefended", or another model.
+        quantize: bits of the image files that must hold the result, as `run_attack` has it.
         samples: test images to attack, drawn by the seed.
         seed: of every random choice.
         errors: "record" keeps an attack that crashed as a row that says so.
@@ -108,6 +110,7 @@ def attack(
             tables,
             **taken.facts,
             defenses=[table for one in _listed(defense) for table in _tables(one, "defenses")],
+            quantize=quantize,
             samples=_plain(samples),
             goal=goal or ("untargeted" if target is None else "targeted"),
             target=None
@@ -349,8 +352,12 @@ def _run(
         raise InputError(f"{', '.join(map(str, cell.labels.values()))}: {reason}")
 
     @contextmanager
-    def stage(name: str) -> Iterator[Progress]:
-        yield lambda done, total, what, left=None: progress and progress(done, total, what)
+    def stage(name: str) -> Iterator[Callable[..., None]]:
+        def tell(done: int, total: int, what: str, left: float | None = None) -> None:
+            if progress is not None:
+                progress(done, total, what)
+
+        yield tell
 
     result = conduct(plan, command=call, stage=stage, keep=keep, workers=1)
     error = why_nothing(result, main)

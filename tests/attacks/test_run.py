@@ -63,7 +63,7 @@ def test_an_attack_that_writes_into_its_input_is_still_measured():
 
 
 def test_a_crash_is_raised_in_one_line():
-    with pytest.raises(RunError, match="^Does crashed: ZeroDivisionError: by 0$"):
+    with pytest.raises(RunError, match=r"^Does crashed: ZeroDivisionError: by 0$"):
         run(Does(act=fail_on_second(ZeroDivisionError("by 0"))), batch_size=4)
 
 

@@ -33,13 +33,14 @@ class Speed:
     def __init__(self, model: Classifier, shape: Shape) -> None:
         self.model = model
         self.x = torch.full((BATCH, *shape), 0.5, device=model.device)
-        self.service: float | None = model.info.get("seconds")
+        asked = model.info.get("seconds")
+        self.service = None if asked is None else float(asked)
         """Where each image is a query that counts: what one took. It is not tried."""
 
     def of(self, work: Work) -> float:
         """Seconds of the passes alone."""
         parts = zip(("forward", "gradient", "train"), work[:3], strict=True)
-        return sum(count * getattr(self, name) for name, count in parts if count)
+        return float(sum(count * getattr(self, name) for name, count in parts if count))
 
     @cached_property
     def forward(self) -> float:
