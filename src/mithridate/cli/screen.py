@@ -115,7 +115,8 @@ class _Steps:
 
     def __init__(self, title: str) -> None:
         self.title, self.began = title, time.monotonic()
-        self.done, self.total, self.what, self.left = 0, 0, "", None
+        self.left: float | None = None
+        self.done, self.total, self.what = 0, 0, ""
 
     def report(self, done: int, total: int, what: str, left: float | None = None) -> None:
         self.done, self.total, self.what, self.left = done, total, what, left

@@ -37,7 +37,7 @@ class Speed:
     def of(self, work: Work) -> float:
         """Seconds of the passes alone."""
         parts = zip(("forward", "gradient", "train"), work[:3], strict=True)
-        return sum(count * getattr(self, name) for name, count in parts if count)
+        return float(sum(count * getattr(self, name) for name, count in parts if count))
 
     @cached_property
     def forward(self) -> float:
