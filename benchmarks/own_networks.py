@@ -134,7 +134,8 @@ def main() -> None:
             found = json.loads(done.stdout)
             what = "poisoned" if bad else "clean"
             print(
-                f"{name:8} {what:9} {'own' if own else 'other':6} accuracy {right(net, x_test, y_test):.3f} "
+                f"{name:8} {what:9} {'own' if own else 'other':6} "
+                f"accuracy {right(net, x_test, y_test):.3f} "
                 f"ASR {asr:.2f}  suspicious {found['suspicious']} p {found['p_value']} "
                 f"target {found['target']} {seconds:.0f} s",
                 [d["id"] for d in found.get("doubts", [])],

@@ -25,6 +25,12 @@ class Done(NamedTuple):
 Call = Callable[..., Done]
 
 
+@pytest.fixture(autouse=True)
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No plan is said: how long work will take depends on the machine."""
+    monkeypatch.setattr("mithridate.cli.publish.WORTH_SAYING", float("inf"))
+
+
 @pytest.fixture
 def call(
     capsys: pytest.CaptureFixture[str],

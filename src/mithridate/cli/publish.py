@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from mithridate.studies.engine.spec import Spec
 
 BREACHED, OPEN, FAILED, INTERRUPTED = 1, 3, 4, 130
+WORTH_SAYING = 1.0
+"""Seconds of work from which on its plan is said."""
 LONG = 60.0
 """Seconds of work from which on a verb starts several processes for it."""
 
@@ -131,7 +133,7 @@ def conducted(
     expected: Estimate | None = None
     if not screen.quiet or workers is None:
         expected = estimate(plan, the_store(), moments=0.0 if screen.quiet else 1.5)
-        if expected.seconds >= 1 and not screen.quiet:
+        if expected.seconds >= WORTH_SAYING and not screen.quiet:
             screen.note(plan_line(expected))
     if plan.spec.preset and workers is None and expected is not None:
         several = expected.seconds > LONG and plan.spec.device == "cpu"

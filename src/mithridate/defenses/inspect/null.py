@@ -9,6 +9,8 @@ from mithridate.errors import InputError
 
 MIN_CLEAN = 3
 """Clean models from which on there is a p-value."""
+GAP = 0.5
+"""Log-odds between the suspect and the nearest clean model that are nothing: 90 or 93.7 %."""
 LEAST_ODDS = 0.2
 """Deviation of accuracy's log-odds that is nothing: 90 % or 91.7 %, 98 % or 98.4 %."""
 
@@ -44,14 +46,16 @@ def same_population_p(right: int, others: Sequence[int], n: int) -> float:
 
     Two-sided prediction by Student's t as in `predictive_p`, of the log-odds of being right on
     the same n images. Deviations below `LEAST_ODDS` count as that: models that differ by less
-    serve each other as a null. 1 for fewer than 3 clean models, which have no null.
+    serve each other as a null. Scattered clean models would so admit any suspect: one that is
+    further than `GAP` from the nearest of them is held against its own counting error too. 1 for
+    fewer than 3 clean models, which have no null.
 
     Args:
         right: images that the model gets right.
         others: the same of each clean model.
 
-    >>> round(same_population_p(900, [640, 660, 690, 700, 720], 1000), 4)
-    0.0029
+    >>> same_population_p(900, [640, 660, 690, 700, 720], 1000) < 1e-9
+    True
     >>> same_population_p(900, [880, 890, 900, 905, 910], 1000) > 0.5
     True
     """
@@ -59,7 +63,9 @@ def same_population_p(right: int, others: Sequence[int], n: int) -> float:
         return 1.0
     odds = [math.log((k + 0.5) / (n - k + 0.5)) for k in (right, *others)]
     p = _beyond(odds[0], odds[1:], least=LEAST_ODDS)
-    return 2 * min(p, 1 - p)
+    gap = max(odds[0] - max(odds[1:]), min(odds[1:]) - odds[0]) - GAP
+    error = math.sqrt(1 / (right + 0.5) + 1 / (n - right + 0.5))
+    return min(2 * min(p, 1 - p), math.erfc(max(0.0, gap) / error / math.sqrt(2)))
 
 
 def _beyond(value: float, null: Sequence[float], least: float) -> float:
