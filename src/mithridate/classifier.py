@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mithridate.cost import Cost as Cost
-from mithridate.errors import InputError
+from mithridate.errors import InputError, check_number
 
 OUTPUTS = ("logits", "probabilities", "sigmoid")
 """What a module may return."""
@@ -75,9 +75,12 @@ class Classifier:
             is reached by it.
         attacker: makes the view that a defence inside declares for attackers who know it.
         gradients: whether the module has any; another runtime's gives labels and scores only.
+        temperature: by which the logits were divided in training, and are not any more, as
+            defensive distillation has it: softmax saturates. Who knows it divides again.
 
     Raises:
-        InputError: not a module, fewer than two classes, empty bounds, no such class to reject.
+        InputError: not a module, fewer than two classes, empty bounds, no such class to reject,
+            a temperature of 0.
 
     >>> model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), classes=3)
     >>> model.logits(torch.zeros(2, 1, 2, 2)).shape
@@ -102,6 +105,7 @@ class Classifier:
         rejected: int | None = None,
         attacker: Callable[[], Classifier] | None = None,
         gradients: bool = True,
+        temperature: float = 1.0,
     ) -> None:
         if not isinstance(module, nn.Module):
             raise InputError(f"a classifier wraps a torch.nn.Module, got {type(module).__name__}")
@@ -116,6 +120,7 @@ class Classifier:
             raise InputError(f"outputs 'sigmoid' is for 2 classes, got {len(names)}")
         if rejected is not None and not 0 <= rejected < len(names):
             raise InputError(f"rejected is one of the {len(names)} classes, got {rejected}")
+        check_number("temperature", temperature, low=0, open_low=True)
         if device is not None:
             module.to(device)
         self.module = module
@@ -130,6 +135,7 @@ class Classifier:
         self.rejected = rejected
         self._attacker = attacker
         self.gradients = gradients
+        self.temperature = temperature
         self.cost = Cost()
         on_cpu = self.device.type == "cpu"
         self.compute_batch = compute_batch or (128 if on_cpu else 2048)
@@ -146,8 +152,17 @@ class Classifier:
         return torch.device("cpu") if first is None else first.device
 
     def attacker(self) -> Classifier:
-        """What an attacker who knows the defences inside looks at; self where there are none."""
-        return self if self._attacker is None else self._attacker()
+        """What an attacker who knows the defences inside looks at; self where there are none.
+
+        >>> hot = Classifier(nn.Flatten(), classes=2, temperature=10)
+        >>> hot.attacker().logits(torch.tensor([[[[1.0, 0.5]]]]))
+        tensor([[0.1000, 0.0500]])
+        """
+        if self._attacker is not None:
+            return self._attacker()
+        if self.temperature == 1:
+            return self
+        return self.around(_Cooled(self.core(), self.temperature), info=self.info)
 
     def core(self) -> nn.Module:
         """The module, shared and not copied, as one of images in [0, 1] -> logits."""
@@ -158,7 +173,7 @@ class Classifier:
         module: nn.Module,
         *,
         info: dict[str, Any],
-        attacker: Callable[[], Classifier],
+        attacker: Callable[[], Classifier] | None = None,
         rejects: bool = False,
     ) -> Classifier:
         """A classifier of a module built around this one's `core`; all else is as here.
@@ -166,7 +181,7 @@ class Classifier:
         Args:
             module: images in [0, 1] -> logits of the same classes, in the same order.
             info: the record to keep.
-            attacker: makes the view of those who know what was built around.
+            attacker: makes the view of those who know what was built around; None for itself.
             rejects: one class more comes last, *rejected*, unless there is one already.
 
         >>> model = Classifier(nn.Flatten(), classes=["cat", "dog"], bounds=(0, 255))
@@ -413,13 +428,13 @@ class Classifier:
             for hook in hooks:
                 hook.remove()
         own = self.classes - (self.rejected is not None)
-        widths = (1, 2) if own == 2 else (own,)
+        widths = (1, 2, self.classes) if own == 2 else (own, self.classes)
         fitting = [
             place
             for place, (_, out) in enumerate(calls)
             if out.dim() == 2 and len(out) == len(logits) and out.shape[1] in widths
         ]
-        exact = [place for place in fitting if _alike(calls[place][1], logits[:, :own])]
+        exact = [place for place in fitting if _alike(calls[place][1], logits)]
         layers = {id(calls[place][0]) for place in fitting}
         if not fitting or (not exact and len(fitting) > len(layers)):
             why = "is called more than once a pass" if fitting else "is no nn.Linear"
@@ -449,6 +464,7 @@ def _names(classes: object) -> list[str]:
 
 def _alike(out: Tensor, logits: Tensor) -> bool:
     """Is an output (N, K), or (N, 1) for two classes, the logits but for shift and factor?"""
+    logits = logits[:, : max(2, out.shape[1])]
     if out.shape[1] == 1:
         out, logits = out.float(), (logits[:, 1] - logits[:, 0])[:, None]
     else:
@@ -587,6 +603,19 @@ class Core(nn.Module):
             x = x.contiguous(memory_format=layout)
         out = self.module(x.clone() if x is given else x)
         return _as_logits(output_of(out, len(x), self.classes, self.outputs), self.outputs)
+
+
+@final
+class _Cooled(nn.Module):
+    """Logits divided by a temperature."""
+
+    def __init__(self, core: nn.Module, temperature: float) -> None:
+        super().__init__()
+        self.core, self.temperature = core, temperature
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.core(x)
+        return out / self.temperature
 
 
 @final

@@ -52,6 +52,8 @@ def save(model: Classifier, path: str | Path) -> None:
         "outputs": model.outputs,
         "info": model.info,
     }
+    header |= {} if model.rejected is None else {"rejected": model.rejected}
+    header |= {} if model.temperature == 1 else {"temperature": model.temperature}
     write_tensors(path, model.module.state_dict(), header)
 
 
@@ -126,6 +128,8 @@ def _from_safetensors(place: Path, network: nn.Module | None) -> Parts:
             "image_shape": header["image_shape"] and tuple(int(n) for n in header["image_shape"]),
             "outputs": str(header["outputs"]),
             "info": dict(header["info"]),
+            "rejected": header.get("rejected"),
+            "temperature": float(header.get("temperature", 1)),
         }
         wanted = dict(header["architecture"])
     except (KeyError, TypeError, ValueError):
