@@ -278,6 +278,18 @@ def predict(
     return torch.cat(parts)
 
 
+def doubts_of(model: Classifier) -> list[Doubt]:
+    """What the record of its training makes one doubt.
+
+    >>> info = {"training": {"doubts": [["not-hardened", "PGD left 10 %"]]}}
+    >>> doubts_of(Classifier(nn.Flatten(), classes=2, info=info))
+    [Doubt(id='not-hardened', text='PGD left 10 %')]
+    """
+    training = model.info.get("training")
+    known = training.get("doubts", ()) if isinstance(training, dict) else ()
+    return [Doubt(str(id), str(text)) for id, text in known]
+
+
 @dataclass(kw_only=True)
 class _Run:
     """One training run: the loop, and what a checkpoint needs to continue it."""

@@ -18,7 +18,7 @@ from mithridate.studies.parts import confused, mean_images, proportion, unguarde
 from mithridate.studies.soundness import check_model
 from mithridate.studies.subject import Subject
 from mithridate.studies.units.data import Data
-from mithridate.training import predict
+from mithridate.training import doubts_of, predict
 
 
 class Settings(Subject):
@@ -100,7 +100,7 @@ class Predicted(Unit[Mapping[str, Any]]):
         if model.rejected is not None:
             rejected = int((predicted == model.rejected).sum())
             values["rejected"] = proportion(wilson(rejected, len(test)))
-        return row(values, [], test)
+        return row(values, doubts_of(model), test)
 
     def work(self, sizes: Sizes) -> Work:
         return Work(forwards=sizes.test, disk=2**16)
