@@ -412,7 +412,8 @@ class _Run:
 
         def batches() -> Iterator[Batch]:
             nonlocal images
-            for step, rows in zip(range(self.steps), order.split(recipe.batch_size), strict=False):
+            parts = torch.split(order, recipe.batch_size)
+            for step, rows in enumerate(parts[: self.steps]):
                 x, y = self.data.batch(rows)
                 if recipe.augment == "crop-flip":
                     x = crop_flip(x, crops)

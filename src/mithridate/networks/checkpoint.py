@@ -122,7 +122,7 @@ def _from_safetensors(place: Path, network: nn.Module | None) -> Parts:
     check_format(place, header, FORMAT)
     try:
         low, high = header["bounds"]
-        about = {
+        about: dict[str, Any] = {
             "bounds": (float(low), float(high)),
             "classes": [str(name) for name in header["class_names"]],
             "image_shape": header["image_shape"] and tuple(int(n) for n in header["image_shape"]),

@@ -13,6 +13,7 @@ from mithridate.classifier import Classifier
 from mithridate.defenses.harden import RejectFooling
 from mithridate.defenses.harden.reject_fooling import with_rejection
 from mithridate.errors import InputError
+from mithridate.models.open import open_for
 from mithridate.rng import child, rng
 from mithridate.testing.hardeners import noise_set, stateful_network
 

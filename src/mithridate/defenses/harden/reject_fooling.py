@@ -18,6 +18,7 @@ from mithridate.data import ImageSet
 from mithridate.defenses.harden.base import Hardener
 from mithridate.errors import InputError, check_number, check_whole
 from mithridate.fooling.run import run_fooling
+from mithridate.networks.base import seeded
 from mithridate.networks.fitting import check_fits, check_set
 from mithridate.rng import child
 from mithridate.training import Hardening, Progress, fit
@@ -159,9 +160,9 @@ def with_rejection(network: nn.Module | Classifier, data: ImageSet) -> nn.Module
             f"the last linear layer has {head.out_features} outputs for {data.classes} classes: "
             "end the network in one nn.Linear that makes the logits"
         )
-    # `skip_init`, as a layer made plainly draws from the global generator.
-    size, biased = (head.in_features, data.classes + 1), head.bias is not None
-    wider = nn.utils.skip_init(nn.Linear, *size, bias=biased).to(head.weight)
+    with seeded(0):  # a layer draws from the global generator
+        wider = nn.Linear(head.in_features, data.classes + 1, head.bias is not None)
+    wider.to(head.weight)
     with torch.no_grad():
         for name, weight in wider.named_parameters():
             weight.zero_()[:-1] = getattr(head, name)
