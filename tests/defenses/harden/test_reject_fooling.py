@@ -40,6 +40,13 @@ def test_a_registered_network_is_rebuilt_from_its_file(tmp_path: Any) -> None:
     assert (
         again.features(x).shape == model.features(x).shape == (5, again.last_linear().in_features)
     )
+    model.class_names = ("zero", "one", "two", "rejected")
+    mi.save(model, tmp_path / "named.safetensors")
+    ordered = open_for(str(tmp_path / "named.safetensors"), ["two", "one", "zero"])
+    assert (ordered.class_names, ordered.rejected) == (("two", "one", "zero", "rejected"), 3)
+    torch.testing.assert_close(ordered.logits(x), model.logits(x)[:, [2, 1, 0, 3]])
+    with pytest.raises(InputError, match="has 3 classes, the data has 2"):
+        open_for(str(tmp_path / "named.safetensors"), ["two", "one"])
 
 
 def test_fooling_images_are_repeated_up_to_their_share() -> None:

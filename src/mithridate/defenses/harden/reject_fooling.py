@@ -37,14 +37,13 @@ class RejectFooling(Hardener, Hardening):
     far, `rounds` times. `info["training"]["rounds"]` says of each round how many of its images
     were given a class of the N with 99 % confidence: what the round before had not learned.
 
-    Deviations: the images are kept in 256 levels; fewer are made than there, and repeated up to
-    `share`, as they do on ImageNet only. A classifier is trained further in each round, from
-    its own weights.
+    Deviations: fewer rounds and images than there; the images are kept in 256 levels, and
+    repeated up to `share` (the paper gives the class more weight on ImageNet only). A classifier
+    is trained further in each round, from its own weights.
 
     Args:
-        rounds: of fooling and training anew, at least 1; theirs are 15.
-        images: fooling images a round, rounded up to a multiple of the classes; theirs are
-            1,000, after 6,000 in the first.
+        rounds: of fooling and training anew, at least 1.
+        images: fooling images a round, rounded up to a multiple of the classes.
         share: how many the fooling images are made by repetition, as a share of the training
             images, in [0, 1].
         method: "gradient", or "direct" or "cppn", which need the extra `fooling`.
