@@ -40,7 +40,7 @@ class DefensiveDistillation(Hardener):
     augmented. Cross-entropy is not multiplied by T squared: "sgd" wants a larger lr.
 
     Args:
-        temperature: T, above 0; theirs is 20 to 100.
+        temperature: T, above 0; theirs is 100 at most, where it did best.
         student: a network's name; None for the teacher's own architecture.
         width: factor on the student's channels, for a smaller one of a registered network; None
             leaves it as it is.
