@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mithridate.cost import Cost as Cost
-from mithridate.errors import InputError, check_whole, one_line
+from mithridate.errors import InputError, check_number, check_whole, one_line
 
 OUTPUTS = ("logits", "probabilities", "sigmoid")
 """What a module may return."""
@@ -80,9 +80,12 @@ class Classifier:
         gradients: whether the module has any; another runtime's gives labels and scores only.
         scored: whether it gives scores; where it gives labels only, the module's outputs are 1 at
             the label and 0 elsewhere.
+        temperature: by which the logits were divided in training, and are not any more, as
+            defensive distillation has it: softmax saturates. Who knows it divides again.
 
     Raises:
-        InputError: not a module, fewer than two classes, empty bounds, no such class to reject.
+        InputError: not a module, fewer than two classes, empty bounds, no such class to reject,
+            a temperature of 0.
 
     >>> model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), classes=3)
     >>> model.logits(torch.zeros(2, 1, 2, 2)).shape
@@ -108,6 +111,7 @@ class Classifier:
         attacker: Callable[[], Classifier] | None = None,
         gradients: bool = True,
         scored: bool = True,
+        temperature: float = 1.0,
     ) -> None:
         if not isinstance(module, nn.Module):
             raise InputError(f"a classifier wraps a torch.nn.Module, got {type(module).__name__}")
@@ -130,6 +134,7 @@ class Classifier:
             raise InputError(f"image_shape is (channels, height, width), got {image_shape!r}")
         if compute_batch is not None:
             check_whole("compute_batch", compute_batch, low=1)
+        check_number("temperature", temperature, low=0, open_low=True)
         if device is not None:
             move(module, device)
         self.module = module
@@ -144,6 +149,7 @@ class Classifier:
         self.rejected = rejected
         self._attacker = attacker
         self.gradients, self.scored = gradients, scored
+        self.temperature = temperature
         self.cost = Cost()
         on_cpu = self.device.type == "cpu"
         self.compute_batch = compute_batch or (128 if on_cpu else 2048)
@@ -186,8 +192,17 @@ class Classifier:
         return all(there.get(kind, True) for kind in access)
 
     def attacker(self) -> Classifier:
-        """What an attacker who knows the defences inside looks at; self where there are none."""
-        return self if self._attacker is None else self._attacker()
+        """What an attacker who knows the defences inside looks at; self where there are none.
+
+        >>> hot = Classifier(nn.Flatten(), classes=2, temperature=10)
+        >>> hot.attacker().logits(torch.tensor([[[[1.0, 0.5]]]]))
+        tensor([[0.1000, 0.0500]])
+        """
+        if self._attacker is not None:
+            return self._attacker()
+        if self.temperature == 1:
+            return self
+        return self.around(_Cooled(self.core(), self.temperature), info=self.info)
 
     def core(self) -> nn.Module:
         """The module, shared and not copied, as one of images in [0, 1] -> logits."""
@@ -198,7 +213,7 @@ class Classifier:
         module: nn.Module,
         *,
         info: dict[str, Any],
-        attacker: Callable[[], Classifier],
+        attacker: Callable[[], Classifier] | None = None,
         rejects: bool = False,
     ) -> Classifier:
         """A classifier of a module built around this one's `core`; all else is as here.
@@ -206,7 +221,7 @@ class Classifier:
         Args:
             module: images in [0, 1] -> logits of the same classes, in the same order.
             info: the record to keep.
-            attacker: makes the view of those who know what was built around.
+            attacker: makes the view of those who know what was built around; None for itself.
             rejects: one class more comes last, *rejected*, unless there is one already.
 
         >>> model = Classifier(nn.Flatten(), classes=["cat", "dog"], bounds=(0, 255))
@@ -493,13 +508,17 @@ class Classifier:
             for hook in hooks:
                 hook.remove()
         own = self.classes - (self.rejected is not None)
-        widths = (1, 2) if own == 2 else (own,)
+        widths = (1, 2, self.classes) if own == 2 else (own, self.classes)
         fitting = [
             place
             for place, (_, out) in enumerate(calls)
             if out.dim() == 2 and len(out) == len(logits) and out.shape[1] in widths
         ]
-        exact = [place for place in fitting if _alike(calls[place][1], logits[:, :own])]
+        exact = [
+            place
+            for place in fitting
+            if _alike(out := calls[place][1], logits[:, : max(own, out.shape[1])])
+        ]
         if not exact:
             fitting = [place for place in fitting if self._matters(calls[place][0], x, logits)]
         layers = {id(calls[place][0]) for place in fitting}
@@ -631,6 +650,7 @@ def class_names_of(classes: object) -> list[str]:
 
 def _alike(out: Tensor, logits: Tensor) -> bool:
     """Is an output (N, K), or (N, 1) for two classes, the logits but for shift and factor?"""
+    logits = logits[:, : max(2, out.shape[1])]
     if out.shape[1] == 1:
         out, logits = out.float(), (logits[:, 1] - logits[:, 0])[:, None]
     else:
@@ -769,6 +789,19 @@ class Core(nn.Module):
             x = x.contiguous(memory_format=layout)
         out = self.module(x.clone() if x is given else x)
         return _as_logits(output_of(out, len(x), self.classes, self.outputs), self.outputs)
+
+
+@final
+class _Cooled(nn.Module):
+    """Logits divided by a temperature."""
+
+    def __init__(self, core: nn.Module, temperature: float) -> None:
+        super().__init__()
+        self.core, self.temperature = core, temperature
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.core(x)
+        return out / self.temperature
 
 
 @final

@@ -90,6 +90,14 @@ TABLES: dict[str, dict[str, str]] = {
         "adversarial-training": (
             "mithridate.defenses.harden.adversarial_training:AdversarialTraining"
         ),
+        "fast-adversarial-training": (
+            "mithridate.defenses.harden.single_step:FastAdversarialTraining"
+        ),
+        "n-fgsm": "mithridate.defenses.harden.single_step:NFGSM",
+        "trades": "mithridate.defenses.harden.trades:Trades",
+        "free-adversarial-training": "mithridate.defenses.harden.free:FreeAdversarialTraining",
+        "defensive-distillation": "mithridate.defenses.harden.distillation:DefensiveDistillation",
+        "reject-fooling": "mithridate.defenses.harden.reject_fooling:RejectFooling",
     },
     "repairers": {},
     "transforms": {

@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mithridate.classifier import Classifier, as_classifier
 from mithridate.data import ImageSet
+from mithridate.doubts import Doubt
 from mithridate.errors import InputError, RunError, check_number, unknown
 from mithridate.networks.base import initialise, move, seeded
 from mithridate.networks.fitting import check_fits, check_set
@@ -25,16 +27,60 @@ Progress = Callable[[int, int, str], None]
 """Called as progress(batches done, batches in all, text)."""
 
 
-class Hardening(Protocol):
-    """Makes training images harder to read, batch by batch; `defenses.harden` has one."""
+class Batch(NamedTuple):
+    """What a training learns from next.
+
+    Attributes:
+        x: images (N, C, H, W) in [0, 1], augmented, on the model's device.
+        y: labels, int64 (N,), there too.
+        rows: their numbers in the training set, on the CPU.
+        part: how much of the training is done, in [0, 1).
+        rng: on the model's device.
+    """
+
+    x: Tensor
+    y: Tensor
+    rows: Tensor
+    part: float
+    rng: torch.Generator
+
+
+class Hardening:
+    """What a training minimises, batch by batch; as it stands, cross-entropy on the images.
+
+    Attributes:
+        replays: losses that `losses` yields for each batch.
+        average: decay of an exponential moving average of the weights, in [0, 1), which is kept
+            instead of the last ones; 0 for none. Early on it is (1 + n) / (10 + n) at most,
+            after n steps. Running statistics are averaged as the weights are.
+    """
+
+    replays: int = 1
+    average: float = 0.0
 
     def record(self) -> Mapping[str, Any]:
         """What it is, for the record of the training: a name and settings."""
+        return {}
 
-    def harden(
-        self, model: Classifier, x: Tensor, y: Tensor, *, part: float, rng: torch.Generator
-    ) -> Tensor:
-        """Images (N, C, H, W) in [0, 1] to train on in place of x; `part` of the run is done."""
+    def losses(
+        self, model: Classifier, logits: Callable[[Tensor], Tensor], batches: Iterator[Batch]
+    ) -> Iterator[Tensor]:
+        """Of each batch of an epoch the mean losses to minimise; after each, a step is taken.
+
+        Args:
+            model: as it is; an attack on it belongs inside `model.frozen()`.
+            logits: passes whose gradient reaches the weights, in training mode.
+        """
+        for batch in batches:
+            yield F.cross_entropy(logits(batch.x), batch.y)
+
+    def score(self, model: Classifier, canary: ImageSet, rng: torch.Generator) -> float:
+        """How good the model is on training images that were held out: higher is better."""
+        raise NotImplementedError
+
+    def doubts(self, scores: Sequence[float], classes: int) -> list[Doubt]:
+        """What the scores of all epochs make one doubt."""
+        return []
 
 
 CHECK_EVERY = 20
@@ -118,6 +164,7 @@ def fit(
     checkpoint: Path | str | None = None,
     progress: Progress | None = None,
     validation: ImageSet | None = None,
+    canary: ImageSet | None = None,
     fresh: bool | None = None,
 ) -> Classifier:
     """Train on cross-entropy, from scratch or further. The argument itself is never changed.
@@ -149,12 +196,14 @@ def fit(
             without, "crop-flip" for three channels and "none" for others.
         autocast: True multiplies in bfloat16 while training, on CPUs and GPUs that can about
             twice as fast, and the weights stay float32; the network's own setting by default.
-        hardening: changes every batch before it is learned from, as adversarial training does.
+        hardening: what to minimise in place of cross-entropy, as adversarial training does.
         device: where to train; the network's own by default.
         checkpoint: a file written after every epoch. Where it exists, training resumes from
             it; it must come from a run of the same settings, data and starting weights.
         progress: called after every batch with (done, total, text).
         validation: images to measure accuracy on after every epoch, for the record.
+        canary: training images that were held out: the weights of the epoch whose score on
+            them, by `hardening`, was the highest are kept; of equal ones the last.
         fresh: True draws new weights, False keeps them.
 
     Returns:
@@ -202,7 +251,8 @@ def fit(
         progress=progress,
         validation=validation,
         autocast=model.autocast if autocast is None else autocast,
-        hardening=hardening,
+        hardening=Hardening() if hardening is None else hardening,
+        canary=canary,
     )
     return run.train(checkpoint)
 
@@ -232,6 +282,18 @@ def predict(
     return torch.cat(parts)
 
 
+def doubts_of(model: Classifier) -> list[Doubt]:
+    """What the record of its training makes one doubt.
+
+    >>> info = {"training": {"doubts": [["not-hardened", "PGD left 10 %"]]}}
+    >>> doubts_of(Classifier(nn.Flatten(), classes=2, info=info))
+    [Doubt(id='not-hardened', text='PGD left 10 %')]
+    """
+    training = model.info.get("training")
+    known = training.get("doubts", ()) if isinstance(training, dict) else ()
+    return [Doubt(str(id), str(text)) for id, text in known]
+
+
 @dataclass(kw_only=True)
 class _Run:
     """One training run: the loop, and what a checkpoint needs to continue it."""
@@ -243,7 +305,8 @@ class _Run:
     progress: Progress | None
     validation: ImageSet | None
     autocast: bool
-    hardening: Hardening | None
+    hardening: Hardening
+    canary: ImageSet | None
 
     def __post_init__(self) -> None:
         count, size = len(self.data), self.recipe.batch_size
@@ -251,6 +314,10 @@ class _Run:
         self.steps = max(1, math.ceil(count / size) - lone)
         self.losses: list[float] = []
         self.accuracies: list[float] = []
+        self.scores: list[float] = []
+        self.average = self._double() if self.hardening.average else None
+        self.best = self._double() if self.canary is not None else None
+        self.judged = self.average or self.model
         self.core = self.model.core()
         self.optimizer = self.recipe.build_optimizer(self.model.module)
 
@@ -261,13 +328,16 @@ class _Run:
         settings = asdict(recipe)
         if self.autocast:  # these two are named only where they are used
             settings["autocast"] = True
-        if self.hardening is not None:
-            settings["hardening"] = dict(self.hardening.record())
+        if record := dict(self.hardening.record()):
+            settings["hardening"] = record
         run = {**settings, "data": sha256, "start": digest(module.state_dict())}
+        if self.canary is not None:
+            run["canary"] = self.canary.fingerprint()
         path = None if checkpoint is None else Path(checkpoint)
         if path is not None and path.exists():
-            state = resume(path, module, self.optimizer, run=run)
+            state = resume(path, module, self.optimizer, run=run, copies=self._copies())
             self.losses, self.accuracies = state["losses"], state["validation"]
+            self.scores = state["scores"]
         elif path is not None:
             self._keep(path, run)  # a folder that cannot be written shows now, not in an hour
         if model.channels_last:
@@ -275,10 +345,14 @@ class _Run:
         for epoch in range(len(self.losses), recipe.epochs):
             self._train_epoch(epoch)
             if self.validation is not None:
-                right = predict(model, self.validation) == self.validation.labels
+                right = predict(self.judged, self.validation) == self.validation.labels
                 self.accuracies.append(float(right.double().mean()))
+            self._look()
             if path is not None:
                 self._keep(path, run)
+        kept = self.best or self.judged
+        if kept is not model:
+            module.load_state_dict(kept.module.state_dict())
         lay_out(module, self.optimizer, torch.contiguous_format)
         module.eval()
         model.info["training"] = {
@@ -290,7 +364,35 @@ class _Run:
             "losses": self.losses,
             "validation": self.accuracies,
         }
+        if self.canary is not None:
+            classes = self.data.classes
+            last_best = max(range(recipe.epochs), key=lambda i: (self.scores[i], i))
+            model.info["training"] |= {
+                "held_out": len(self.canary),
+                "scores": self.scores,
+                "kept_epoch": last_best + 1,
+                "doubts": [[d.id, d.text] for d in self.hardening.doubts(self.scores, classes)],
+            }
         return model
+
+    def _double(self) -> Classifier:
+        """A copy, whose passes are counted with the model's."""
+        twin = copy.deepcopy(self.model)
+        twin.cost = self.model.cost
+        return twin
+
+    def _copies(self) -> dict[str, nn.Module]:
+        both = {"average": self.average, "best": self.best}
+        return {name: twin.module for name, twin in both.items() if twin is not None}
+
+    def _look(self) -> None:
+        """Score the weights as they are now, and keep them if none were better."""
+        if self.canary is None or self.best is None:
+            return
+        score = self.hardening.score(self.judged, self.canary, child(self.rng, "canary"))
+        self.scores.append(score)
+        if score >= max(self.scores):
+            self.best.module.load_state_dict(self.judged.module.state_dict())
 
     @contextmanager
     def _rounding(self) -> Iterator[None]:
@@ -303,57 +405,86 @@ class _Run:
 
     def _train_epoch(self, epoch: int) -> None:
         """One pass over the data, random only through children of this epoch."""
-        device, recipe, all_steps = self.model.device, self.recipe, self.steps * self.recipe.epochs
-        order = child(self.rng, "epoch", epoch, "order")
+        device, recipe, way = self.model.device, self.recipe, self.hardening
+        per_epoch = self.steps * way.replays
+        all_steps, images = per_epoch * recipe.epochs, 0
+        order = torch.randperm(len(self.data), generator=child(self.rng, "epoch", epoch, "order"))
         crops = child(self.rng, "epoch", epoch, "augment")
         dropout = child(self.rng, "epoch", epoch, "dropout").initial_seed()
         total, seen, text = torch.zeros((), dtype=torch.float64, device=device), 0, ""
+        last = f", score {self.scores[-1]:.3f}" if self.scores else ""
+
+        def batches() -> Iterator[Batch]:
+            nonlocal images
+            parts = torch.split(order, recipe.batch_size)
+            for step, rows in enumerate(parts[: self.steps]):
+                x, y = self.data.batch(rows)
+                if recipe.augment == "crop-flip":
+                    x = crop_flip(x, crops)
+                images, done = len(rows), epoch * per_epoch + step * way.replays
+                own = child(self.rng, "epoch", epoch, "hardening", step, device=device)
+                yield Batch(x.to(device), y.to(device), rows, done / all_steps, own)
+
         self.model.module.train()
         with (
             seeded(dropout, device),
             self._rounding(),
             torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
         ):
-            batches = self.data.batches(recipe.batch_size, rng=order)
-            for step, (x, y) in zip(range(self.steps), batches, strict=False):
-                done = epoch * self.steps + step
-                if recipe.augment == "crop-flip":
-                    x = crop_flip(x, crops)
-                x, y = x.to(device), y.to(device)
-                if self.hardening is not None:
-                    own = child(self.rng, "epoch", epoch, "hardening", step, device=device)
-                    x = self.hardening.harden(self.model, x, y, part=done / all_steps, rng=own)
-                total += len(x) * self._step(x, y, recipe.rate(done, all_steps))
-                seen += len(x)
-                if step % CHECK_EVERY == 0 or step == self.steps - 1:
+            for step, loss in enumerate(way.losses(self.model, self._logits, batches())):
+                done = epoch * per_epoch + step
+                total += images * self._step(loss, recipe.rate(done, all_steps))
+                seen += images
+                if self.average is not None:
+                    self._mix(min(way.average, (1 + done) / (10 + done)))
+                if step % CHECK_EVERY == 0 or step == per_epoch - 1:
                     mean = float(total) / seen
                     if not math.isfinite(mean):
                         raise RunError(
                             f"the loss became {mean} in epoch {epoch + 1}: "
                             f"lower lr (it is {recipe.lr:g})"
                         )
-                    text = f"epoch {epoch + 1}/{recipe.epochs}, loss {mean:.4f}"
+                    text = f"epoch {epoch + 1}/{recipe.epochs}, loss {mean:.4f}{last}"
                 if self.progress is not None:
                     self.progress(done + 1, all_steps, text)
         self.losses.append(float(total) / seen)
 
-    def _step(self, x: Tensor, y: Tensor, rate: float) -> Tensor:
-        """One batch: forward, backward, update; its mean loss, detached."""
-        model = self.model
-        layout = torch.channels_last if model.channels_last else torch.contiguous_format
+    def _logits(self, x: Tensor) -> Tensor:
+        """The model's, differentiable by its weights, in its mode."""
+        layout = torch.channels_last if self.model.channels_last else torch.contiguous_format
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.model.autocast):
+            out: Tensor = self.core(x, layout)
+            return out
+
+    def _step(self, loss: Tensor, rate: float) -> Tensor:
+        """Backward and update; the loss, detached."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad()
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=model.autocast):
-            out = self.core(x, layout)
-        loss = nn.functional.cross_entropy(out, y)
         torch.autograd.backward(loss)
         self.optimizer.step()
         return loss.detach()
 
+    def _mix(self, decay: float) -> None:
+        """Bring the average nearer to the weights, and the running statistics alike."""
+        assert self.average is not None
+        theirs, own = self.average.module.state_dict(), self.model.module.state_dict()
+        for name, mean in theirs.items():
+            if mean.is_floating_point():
+                mean.lerp_(own[name], 1 - decay)
+            else:
+                mean.copy_(own[name])
+
     def _keep(self, path: Path, run: dict[str, Any]) -> None:
-        state = {"losses": self.losses, "validation": self.accuracies}
-        keep(path, self.model.module, self.optimizer, run=run, state=state)
+        state = {"losses": self.losses, "validation": self.accuracies, "scores": self.scores}
+        keep(
+            path,
+            self.model.module,
+            self.optimizer,
+            run=run,
+            state=state,
+            copies=self._copies(),
+        )
 
 
 def _own_copy(
@@ -383,6 +514,7 @@ def _own_copy(
         channels_last=old.channels_last if old and device is None else None,
         autocast=old.autocast if old else False,
         outputs=old.outputs if old else "logits",
+        temperature=old.temperature if old else 1.0,
     )
     if old is not None and old.info:
         model.info["parent"] = old.info
@@ -405,7 +537,7 @@ def crop_flip(x: Tensor, rng: torch.Generator, pad: int = 4) -> Tensor:
     torch.Size([5, 3, 8, 8])
     """
     count, channels, height, width = x.shape
-    wide = nn.functional.pad(x, (pad, pad, pad, pad))
+    wide = F.pad(x, (pad, pad, pad, pad))
     rows = torch.randint(2 * pad + 1, (count, 1), generator=rng) + torch.arange(height)
     cols = torch.randint(2 * pad + 1, (count, 1), generator=rng) + torch.arange(width)
     flip = torch.rand((count, 1), generator=rng) < 0.5

@@ -265,6 +265,28 @@ class ImageSet:
         """
         return ImageSet(self._store, self._labels, class_names, self.name)
 
+    def with_class(self, name: str, images: Images) -> ImageSet:
+        """A new set with one class more, of which these are the images, after all others.
+
+        Args:
+            images: uint8, or float in [0, 1] (rounded), (n, C, H, W); n may be 0.
+
+        Raises:
+            InputError: a class of that name is there, or images of another shape.
+
+        >>> data = ImageSet(torch.zeros(2, 1, 1, 1).byte(), [0, 0], ["a"])
+        >>> data.with_class("b", torch.ones(1, 1, 1, 1)).batch([2])
+        (tensor([[[[1.]]]]), tensor([1]))
+        """
+        pixels, count = as_pixels(images, or_float=True), len(self)
+        if tuple(pixels.shape[1:]) != self.image_shape:
+            raise InputError(f"images of {self.name} are {self.image_shape}, got {pixels.shape}")
+        new = torch.arange(count, count + len(pixels))
+        rows = torch.cat([torch.arange(count), torch.zeros_like(new)])
+        labels = torch.cat([self._labels, torch.full_like(new, self.classes)])
+        store = ChangedStore(SubsetStore(self._store, rows), new, pixels)
+        return ImageSet(store, labels, [*self._names, name], self.name)
+
     def fingerprint(self) -> str:
         """sha256 over shape, class names, pixels and labels; the set's own name is left out.
 

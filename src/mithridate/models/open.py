@@ -165,8 +165,10 @@ def normalised(
         bounds=input_range or model.input_range,
         outputs=model.outputs,
         info=model.info,
+        rejected=model.rejected,
         gradients=model.gradients,
         scored=model.scored,
+        temperature=model.temperature,
     )
 
 
@@ -381,12 +383,13 @@ def _as_stated(
     names = model.class_names
     if classes is not None:
         labels = Classifier(nn.Identity(), classes=classes).class_names
-        if len(labels) != model.classes:
+        rejected = names[model.classes - (model.rejected is not None) :]  # it comes last
+        if len(labels) + len(rejected) != model.classes:
             raise InputError(
-                f"{text} has {model.classes} classes, the data has {len(labels)}: give the data "
-                "that it was trained for"
+                f"{text} has {model.classes - len(rejected)} classes, the data has {len(labels)}: "
+                "give the data that it was trained for"
             )
-        names = names if isinstance(classes, int) else labels
+        names = names if isinstance(classes, int) else (*labels, *rejected)
     settings = {"bounds": model.input_range, "outputs": model.outputs, **about}
     if (device, names) == (model.device, model.class_names) and not about:
         return model
@@ -396,8 +399,10 @@ def _as_stated(
         classes=names,
         image_shape=model.image_shape,
         info=model.info,
+        rejected=model.rejected,
         gradients=model.gradients,
         scored=model.scored,
+        temperature=model.temperature,
         **settings,
     )
 
@@ -456,7 +461,9 @@ def in_order_of(
     >>> in_order_of(model, ["one", "Zero"]).labels(torch.tensor([[[[0.9, 0.1]]]]))
     tensor([1])
     """
-    mine, theirs = ([_plain(name) for name in each] for each in (model.class_names, names))
+    rejected = model.class_names[model.classes - (model.rejected is not None) :]  # it comes last
+    own = model.class_names[: model.classes - len(rejected)]
+    mine, theirs = ([_plain(name) for name in each] for each in (own, names))
     if len(mine) != len(theirs) or mine == theirs:
         return model
     shared = set(mine) & set(theirs)
@@ -467,14 +474,16 @@ def in_order_of(
     if shared == set(mine) and len(shared) == len(mine):
         order = [mine.index(name) for name in theirs]
         return Classifier(
-            _Ordered(model.core(), order),
-            classes=tuple(names),
+            _Ordered(model.core(), [*order, *range(len(own), model.classes)]),
+            classes=(*names, *rejected),
             image_shape=model.image_shape,
             info={**model.info, "class_order": order},
+            rejected=model.rejected,
             gradients=model.gradients,
             scored=model.scored,
+            temperature=model.temperature,
         )
-    few = [", ".join(map(str, each[:3])) for each in (model.class_names, names)]
+    few = [", ".join(map(str, each[:3])) for each in (own, names)]
     raise InputError(
         f"{what} calls its classes {few[0]}, ..., the data {few[1]}, ...: which is which cannot be "
         "told; give --classes NAME,NAME,... in the model's order, or --classes data where it is "

@@ -54,6 +54,8 @@ def save(model: Classifier, path: str | Path) -> None:
         "outputs": model.outputs,
         "info": model.info,
     }
+    header |= {} if model.rejected is None else {"rejected": model.rejected}
+    header |= {} if model.temperature == 1 else {"temperature": model.temperature}
     write_tensors(path, model.module.state_dict(), header)
 
 
@@ -124,12 +126,14 @@ def _from_safetensors(place: Path, network: nn.Module | None) -> Parts:
     check_format(place, header, FORMAT)
     try:
         low, high = header["bounds"]
-        about = {
+        about: dict[str, Any] = {
             "bounds": (float(low), float(high)),
             "classes": [str(name) for name in header["class_names"]],
             "image_shape": header["image_shape"] and tuple(int(n) for n in header["image_shape"]),
             "outputs": str(header["outputs"]),
             "info": dict(header["info"]),
+            "rejected": header.get("rejected"),
+            "temperature": float(header.get("temperature", 1)),
         }
         wanted = dict(header["architecture"])
     except (KeyError, TypeError, ValueError):

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,6 +23,9 @@ from mithridate.errors import CheckpointError, RunError, one_line
 
 KEY = "mithridate"
 """The one entry of our header: a JSON object."""
+
+NONE: Mapping[str, nn.Module] = MappingProxyType({})
+"""No other modules."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a system says where there is no room."""
@@ -200,6 +204,7 @@ def keep(
     *,
     run: dict[str, Any],
     state: dict[str, Any],
+    copies: Mapping[str, nn.Module] = NONE,
 ) -> None:
     """Write the run as it stands, in place of an older checkpoint, whole or not at all.
 
@@ -209,18 +214,25 @@ def keep(
         optimizer: its moments are kept.
         run: what tells this run from others (JSON).
         state: how far it is (JSON).
+        copies: other modules of the run, by name; `resume` fills them too.
 
     Raises:
         RunError: the file cannot be written.
     """
-    tensors = {f"weights/{k}": v for k, v in module.state_dict().items()}
+    filled = {"weights": module, **copies}
+    tensors = {f"{at}/{k}": v for at, one in filled.items() for k, v in one.state_dict().items()}
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{k}": v for k, v in moments.items() if v is not None}
     write_tensors(path, tensors, {"kind": "training", "run": run, "state": state})
 
 
 def resume(
-    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, *, run: dict[str, Any]
+    path: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    run: dict[str, Any],
+    copies: Mapping[str, nn.Module] = NONE,
 ) -> dict[str, Any]:
     """Fill module and optimizer from a checkpoint of the same run; returns its state.
 
@@ -232,8 +244,8 @@ def resume(
     >>> steps, so_far = torch.optim.SGD(net.parameters()), {"losses": [0.5], "validation": []}
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     keep(Path(folder) / "r", net, steps, run={"seed": 1}, state=so_far)
-    ...     resume(Path(folder) / "r", net, steps, run={"seed": 1})
-    {'losses': [0.5], 'validation': []}
+    ...     resume(Path(folder) / "r", net, steps, run={"seed": 1})["losses"]
+    [0.5]
     """
     tensors, header = read_tensors(path)
     if header.get("kind") != "training":
@@ -248,7 +260,7 @@ def resume(
             "delete it to start over, or name another file"
         )
     try:
-        return _fill(tensors, header["state"], module, optimizer)
+        return _fill(tensors, header["state"], {"weights": module, **copies}, optimizer)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{path} is damaged ({one_line(error, 120)}): delete it to start over"
@@ -258,19 +270,24 @@ def resume(
 def _fill(
     tensors: dict[str, Tensor],
     state: dict[str, Any],
-    module: nn.Module,
+    modules: Mapping[str, nn.Module],
     optimizer: torch.optim.Optimizer,
 ) -> dict[str, Any]:
     moments: dict[int, dict[str, Tensor]] = {}
-    weights: dict[str, Tensor] = {}
+    weights: dict[str, dict[str, Tensor]] = {name: {} for name in modules}
     for name, value in tensors.items():
         kind, _, rest = name.partition("/")
-        if kind == "weights":
-            weights[rest] = value
+        if kind != "optimizer":
+            weights[kind][rest] = value
         else:
             index, _, key = rest.partition("/")
             moments.setdefault(int(index), {})[key] = value
     groups = optimizer.state_dict()["param_groups"]
-    module.load_state_dict(weights)
+    for name, module in modules.items():
+        module.load_state_dict(weights[name])
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
-    return {"losses": list(state["losses"]), "validation": list(state["validation"])}
+    return {
+        "losses": list(state["losses"]),
+        "validation": list(state["validation"]),
+        "scores": list(state.get("scores", ())),
+    }

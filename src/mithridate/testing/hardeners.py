@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from mithridate.attacks import PGD, run_attack
 from mithridate.classifier import Classifier
 from mithridate.component import name_of, values
 from mithridate.cost import Sizes
 from mithridate.data.image_set import ImageSet
 from mithridate.defenses.harden.base import Hardener
-from mithridate.networks.checkpoint import fingerprint
+from mithridate.goals import Untargeted
+from mithridate.networks.checkpoint import fingerprint, load, save
 from mithridate.rng import rng
 from mithridate.testing.checks import check_facts, refusal, untouched
 
@@ -57,6 +60,8 @@ class HardenerConformance(ABC):
 
     epochs = 2
     batch_size = 16
+    rejects = False
+    """Whether its models have a class more, *rejected*."""
 
     @abstractmethod
     def make(self) -> Hardener:
@@ -92,7 +97,9 @@ class HardenerConformance(ABC):
         model = self.train()
         training = model.info["training"]
         assert (training["epochs"], len(training["losses"])) == (self.epochs, self.epochs)
-        assert (training["n"], training["data"]) == (50, "noise")
+        learned, held = training["n"], training.get("held_out", 0)
+        assert (learned + held == 50) or (self.rejects and learned > 50)
+        assert training["data"] == "noise"
 
     def test_progress_reaches_the_end(self) -> None:
         seen: list[tuple[int, int]] = []
@@ -117,7 +124,30 @@ class HardenerConformance(ABC):
         assert isinstance(model, Classifier)
         assert not any(each.training for each in model.module.modules())
         assert all(p.requires_grad for p in model.module.parameters())
-        assert model.class_names == noise_set().class_names
+        names = noise_set().class_names
+        assert model.class_names == ((*names, "rejected") if self.rejects else names)
+        assert model.rejected == (len(names) if self.rejects else None)
+
+    def test_a_saved_model_is_the_same(self, tmp_path: Path) -> None:
+        """To an attacker who knows the defence, too."""
+        model, (x, _) = self.train(), noise_set().batch(range(50))
+        save(model, tmp_path / "m.safetensors")
+        again = load(tmp_path / "m.safetensors", network=model.module)
+        assert again.rejected == model.rejected
+        for one, other in ((model, again), (model.attacker(), again.attacker())):
+            assert torch.equal(one.logits(x), other.logits(x))
+
+    def test_who_knows_it_fools_it_as_often(self) -> None:
+        """Gradients of the view that the defence declares serve as well as the model's own."""
+        model, (x, _) = self.train(), noise_set().batch(range(50))
+        goal, attack = Untargeted(model.labels(x)), PGD(eps=0.1, steps=10, step_size=0.02)
+        keep = goal.labels != (-1 if model.rejected is None else model.rejected)
+        x, goal = x[keep], goal[keep]
+        known, ignored = (
+            run_attack(attack, model, x, goal, through=through, rng=rng(0)).success.sum()
+            for through in (None, model)
+        )
+        assert known >= ignored
 
     def test_cost_is_about_what_was_estimated(self) -> None:
         """Beside the training's own passes, which no classifier counts."""

@@ -84,7 +84,10 @@ def test_a_hardened_model_is_that_of_the_hardener(lab, sets, network):
     assert opened.info["training"] == direct.info["training"]
     assert unit.identity["components"].keys() == {"DigitsCNN", "AdversarialTraining"}
     sizes = Sizes(train=1000, test=100, classes=10)
-    assert unit.work(sizes).gradients == 2 * unit.work(sizes).trained == 2000
+    assert unit.work(sizes).gradients == 2 * 900 + 10 * 100  # and the canary
+    assert unit.work(sizes).trained == 1000
+    twice = model(3, epochs=2, harden=Choice("hardeners", "defensive-distillation"))
+    assert twice.work(sizes).trained == 4000  # a teacher, too
     assert model().work(sizes).gradients == 0
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from mithridate import component
 from mithridate.classifier import Classifier
 from mithridate.component import Component
 from mithridate.data import ImageSet
@@ -18,8 +20,12 @@ class Hardener(Component, ABC):
     """A way of training that makes the model harder to fool.
 
     `cost(sizes)` estimates what one epoch over `sizes.train` images asks for beside the training
-    itself.
+    itself: gradients by the image, and images that the training learns from besides.
     """
+
+    def record(self) -> Mapping[str, Any]:
+        """Name and settings, for the record of the training."""
+        return {"name": component.name_of(self), **component.values(self)}
 
     @abstractmethod
     def train(

@@ -22,7 +22,7 @@ from mithridate.studies.parts import confused, mean_images, proportion, unguarde
 from mithridate.studies.soundness import check_model, model_doubts
 from mithridate.studies.subject import Subject
 from mithridate.studies.units.data import Data
-from mithridate.training import predict
+from mithridate.training import doubts_of, predict
 
 
 class Settings(Subject):
@@ -115,7 +115,11 @@ class Predicted(Unit[Mapping[str, Any]]):
         if model.rejected is not None:
             rejected = int((predicted == model.rejected).sum())
             values["rejected"] = proportion(wilson(rejected, len(test)))
-        doubts = [*model_doubts(model), *chance_doubts(predicted, test.labels, test.classes)]
+        doubts = [
+            *model_doubts(model),
+            *doubts_of(model),
+            *chance_doubts(predicted, test.labels, test.classes),
+        ]
         return row(values, doubts, test)
 
     def work(self, sizes: Sizes) -> Work:

@@ -121,9 +121,11 @@ class Trained(ModelUnit):
 
     def work(self, sizes: Sizes) -> Work:
         """Every epoch sees every image, and a hardener attacks it in so many steps."""
-        hardening = 0 if self.harden is None else self.harden.make().cost(sizes).gradients
+        asked = Work() if self.harden is None else self.harden.make().cost(sizes)
         return Work(
-            trained=self.epochs * sizes.train, gradients=self.epochs * hardening, disk=2**21
+            trained=self.epochs * (sizes.train + asked.trained),
+            gradients=self.epochs * asked.gradients,
+            disk=2**21,
         )
 
     def architecture(self, shape: Shape) -> str:
