@@ -93,6 +93,15 @@ TABLES: dict[str, dict[str, str]] = {
     "repairers": {},
     "transforms": {
         "spatial-smoothing": "mithridate.defenses.transform.spatial_smoothing:SpatialSmoothing",
+        "bit-depth": "mithridate.defenses.transform.bit_depth:BitDepth",
+        "jpeg": "mithridate.defenses.transform.jpeg:JPEG",
+        "low-pass": "mithridate.defenses.transform.low_pass:LowPass",
+        "pca": "mithridate.defenses.transform.pca:PCA",
+        "soft-threshold": "mithridate.defenses.transform.soft_threshold:SoftThreshold",
+        "total-variation": "mithridate.defenses.transform.total_variation:TotalVariation",
+        "resize-and-pad": "mithridate.defenses.transform.resize_and_pad:ResizeAndPad",
+        "defense-gan": "mithridate.defenses.transform.defense_gan:DefenseGAN",
+        "magnet": "mithridate.defenses.transform.magnet:MagNet",
     },
     "detectors": {},
     "guards": {

@@ -1,7 +1,7 @@
-"""The registered transforms and guards, and a toy of each kind, keep their kind's contract."""
+"""The registered transforms, detectors and guards, and toys, keep their kind's contract."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import pytest
@@ -10,11 +10,15 @@ from torch import nn
 
 from mithridate import component
 from mithridate.component import About
+from mithridate.data import ImageSet
+from mithridate.defenses import transform as transforms
 from mithridate.defenses.detect import Detector
 from mithridate.defenses.guard import Guard, QueryGuard
 from mithridate.defenses.repair import Repairer
-from mithridate.defenses.transform import SpatialSmoothing, Transform
+from mithridate.defenses.transform import Transform
 from mithridate.errors import QueriesRefused
+from mithridate.networks.wgan import WGAN
+from mithridate.rng import rng
 from mithridate.testing import (
     DetectorConformance,
     GuardConformance,
@@ -26,13 +30,32 @@ from mithridate.training import fit
 SMOOTHINGS = [("median", 3), ("median", 4), ("mean", 2), ("half-power-mean", 3), ("sharpen", 5)]
 
 
-class TestSpatialSmoothing(TransformConformance):
-    @pytest.fixture(autouse=True, params=SMOOTHINGS, ids=str)
+PICTURES = ImageSet.from_float(
+    torch.rand((100, 1, 8, 8), generator=rng(2)), torch.arange(100) % 4, ["0", "1", "2", "3"]
+)
+TRANSFORMS = [
+    *(transforms.SpatialSmoothing(kind=kind, window=window) for kind, window in SMOOTHINGS),
+    transforms.BitDepth(bits=2),
+    transforms.JPEG(quality=50),
+    transforms.LowPass(),
+    transforms.PCA(components=10).fit(PICTURES, rng=rng(0)),
+    transforms.SoftThreshold(levels=2),
+    transforms.TotalVariation(),
+    transforms.ResizeAndPad(eot=10),
+    transforms.DefenseGAN(
+        generator=WGAN((1, 8, 8), latent=8, width=0.1), steps=20, restarts=3, lr=0.3
+    ),
+    transforms.MagNet(epochs=100).fit(PICTURES, rng=rng(0)),
+]
+
+
+class TestTransforms(TransformConformance):
+    @pytest.fixture(autouse=True, params=TRANSFORMS, ids=lambda one: repr(one)[:40])
     def _choose(self, request):
-        self.kind, self.window = request.param
+        self.chosen = request.param
 
     def transform(self):
-        return SpatialSmoothing(kind=self.kind, window=self.window)
+        return replace(self.chosen)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +170,7 @@ def test_the_suites_see_what_is_wrong():
 
 @pytest.mark.parametrize(("kind", "base"), [("transforms", Transform), ("guards", Guard)])
 def test_every_registered_one_is_here(kind, base):
-    tested = {SpatialSmoothing, QueryGuard}
+    tested = {*map(type, TRANSFORMS), QueryGuard}
     classes = {component.find(kind, name) for name in component.names(kind)}
     assert classes <= tested
     assert all(issubclass(cls, base) for cls in classes)
@@ -156,6 +179,6 @@ def test_every_registered_one_is_here(kind, base):
 def test_no_gradient_without_the_stand_in():
     """By hand: rounding has slope 0, the stand-in 1."""
     x = torch.full((1, 1, 1, 1), 0.3, requires_grad=True)
-    y = FewGreys(levels=2)._known(x)
+    y = FewGreys(levels=2).known(x)
     assert y.item() == 0
     assert torch.autograd.grad(y.sum(), x)[0].item() == 1
