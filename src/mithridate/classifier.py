@@ -6,6 +6,7 @@ Images are float32 in [0, 1], N x C x H x W. A module that wants another range s
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -390,6 +391,24 @@ class Classifier:
             x = torch.rand((8, *self.image_shape), generator=torch.Generator().manual_seed(0))
         return self._find_head(x)[0]
 
+    def feature_core(self) -> nn.Module:
+        """A copy of the module, frozen, as one of images in [0, 1] -> `features`, with gradients.
+
+        Raises:
+            InputError: as `last_linear`.
+
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> model = Classifier(net, classes=2, image_shape=(1, 2, 2))
+        >>> x = torch.rand(5, 1, 2, 2)
+        >>> torch.equal(model.feature_core()(x), model.features(x))
+        True
+        """
+        layer = self.last_linear()
+        core = self.core()
+        name = next(name for name, part in core.named_modules() if part is layer)
+        call = 0 if self._head is None else self._head[1]
+        return FeatureCore(copy.deepcopy(core), name, call).eval().requires_grad_(False)
+
     def _find_head(self, x: Tensor) -> tuple[nn.Linear, int]:
         """Which nn.Linear makes the logits, and in which of its calls: kept from now on.
 
@@ -590,6 +609,25 @@ class Core(nn.Module):
 
 
 @final
+class FeatureCore(nn.Module):
+    """What goes into a linear layer of a module at its call number `call`: (N, F)."""
+
+    def __init__(self, core: nn.Module, layer: str, call: int) -> None:
+        super().__init__()
+        self.core, self.layer, self.call = core, layer, call
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen: list[Tensor] = []
+        layer = self.core.get_submodule(self.layer)
+        handle = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        try:
+            self.core(x)
+        finally:
+            handle.remove()
+        return seen[self.call].float()
+
+
+@final
 class Guarded:
     """A model behind a guard: labels and scores, every query shown to the guard beforehand.
 
@@ -636,6 +674,19 @@ class Guarded:
     def frozen(self) -> AbstractContextManager[Classifier]:
         """As `Classifier.frozen`, of the model behind."""
         return self.model.frozen()
+
+
+def check_white(name: str, model: object) -> None:
+    """Refuse to put a defence around a guard, which gives answers and nothing else.
+
+    Raises:
+        InputError: it is no `Classifier`.
+    """
+    if not isinstance(model, Classifier):
+        raise InputError(
+            f"{name} goes around a classifier, got {type(model).__name__}: put it in front of the "
+            "model, and any guard after it"
+        )
 
 
 class _Sum:

@@ -103,7 +103,15 @@ TABLES: dict[str, dict[str, str]] = {
         "defense-gan": "mithridate.defenses.transform.defense_gan:DefenseGAN",
         "magnet": "mithridate.defenses.transform.magnet:MagNet",
     },
-    "detectors": {},
+    "detectors": {
+        "feature-squeezing": "mithridate.defenses.detect.feature_squeezing:FeatureSqueezing",
+        "input-detector": "mithridate.defenses.detect.input_detector:InputDetector",
+        "mahalanobis": "mithridate.defenses.detect.mahalanobis:Mahalanobis",
+        "magnet-detector": "mithridate.defenses.detect.magnet_detector:MagNetDetector",
+        "defense-gan-detector": (
+            "mithridate.defenses.detect.defense_gan_detector:DefenseGANDetector"
+        ),
+    },
     "guards": {
         "query-guard": "mithridate.defenses.guard.query_guard:QueryGuard",
     },

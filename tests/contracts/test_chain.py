@@ -11,6 +11,7 @@ from torch import nn
 from mithridate import component
 from mithridate.component import About
 from mithridate.data import ImageSet
+from mithridate.defenses import detect as detectors
 from mithridate.defenses import transform as transforms
 from mithridate.defenses.detect import Detector
 from mithridate.defenses.guard import Guard, QueryGuard
@@ -91,13 +92,33 @@ class Lopsided(Detector):
 
     rate: float = 0.05
 
-    def learn(self, model, clean, adversarial, *, rng):
+    def build(self, model, image_shape):
         return Distance()
 
 
-class TestDetector(DetectorConformance):
+DETECTORS = [
+    Lopsided(),
+    detectors.FeatureSqueezing(bits=3),
+    detectors.InputDetector(rate=0.05, epochs=3),
+    detectors.InputDetector(rate=0.05, epochs=1, network="digits-cnn"),
+    detectors.Mahalanobis(rate=0.05),
+    *(
+        detectors.MagNetDetector(rate=0.05, epochs=40, statistic=statistic)
+        for statistic in ("l1", "l2", "divergence")
+    ),
+    detectors.DefenseGANDetector(
+        rate=0.05, generator=WGAN((1, 8, 8), latent=8, width=0.1), steps=20, restarts=3, lr=0.3
+    ),
+]
+
+
+class TestDetectors(DetectorConformance):
+    @pytest.fixture(autouse=True, params=DETECTORS, ids=lambda one: repr(one)[:60])
+    def _choose(self, request):
+        self.chosen = request.param
+
     def detector(self):
-        return Lopsided()
+        return self.chosen
 
 
 class TestQueryGuard(GuardConformance):
@@ -168,9 +189,11 @@ def test_the_suites_see_what_is_wrong():
         suite.test_arguments_are_left_as_they_were()
 
 
-@pytest.mark.parametrize(("kind", "base"), [("transforms", Transform), ("guards", Guard)])
+@pytest.mark.parametrize(
+    ("kind", "base"), [("transforms", Transform), ("detectors", Detector), ("guards", Guard)]
+)
 def test_every_registered_one_is_here(kind, base):
-    tested = {*map(type, TRANSFORMS), QueryGuard}
+    tested = {*map(type, [*TRANSFORMS, *DETECTORS]), QueryGuard}
     classes = {component.find(kind, name) for name in component.names(kind)}
     assert classes <= tested
     assert all(issubclass(cls, base) for cls in classes)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mithridate.data import ImageSet
 from mithridate.errors import RunError
-from mithridate.networks.base import Shape, initialise, scaled
+from mithridate.networks.base import Shape, initialise, scaled, seeded
 from mithridate.rng import child
 
 
@@ -33,7 +33,8 @@ class Autoencoder(nn.Module):
         channels, inner = image_shape[0], scaled(3, width)
         self.halves = channels == 1
         sizes = [channels, *[inner] * (4 if self.halves else 2), channels]
-        self.layers = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(sizes))
+        with seeded(0):  # `fit_autoencoder` draws anew
+            self.layers = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[2:]

@@ -217,6 +217,15 @@ class DetectorConformance(_Suite, ABC):
         assert twice.classes == wrapped.classes
         assert torch.equal(twice.labels(x), wrapped.labels(x))
 
+    def test_who_knows_it_gets_a_gradient_of_its_score(self) -> None:
+        model, x = self.model(), self.images().requires_grad_()
+        view = self.fitted().wrap(model).attacker()
+        logits = view.logits(x)
+        excess = logits[:, model.classes] - logits[:, : model.classes].amax(1)
+        (gradient,) = torch.autograd.grad(excess.sum(), x)
+        assert bool(gradient.isfinite().all())
+        assert bool((gradient != 0).flatten(1).any(1).all()), "an image has no gradient at all"
+
     def test_rejected_is_never_fooled(self) -> None:
         model, x = self.model(), self.images()
         fitted = self.fitted()

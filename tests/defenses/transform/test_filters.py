@@ -186,7 +186,7 @@ GAN = WGAN((1, 9, 9), latent=4, width=0.1)
         ),
         (
             lambda: transforms.BitDepth().wrap(QueryGuard().wrap(linear_model())),
-            "got Guarded: put it in front of the model before any guard",
+            "got Guarded: put it in front of the model, and any guard after it",
         ),
     ],
 )

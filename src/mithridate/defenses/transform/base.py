@@ -10,7 +10,7 @@ from typing import ClassVar, Self, final
 import torch
 from torch import Tensor, nn
 
-from mithridate.classifier import Classifier
+from mithridate.classifier import Classifier, check_white
 from mithridate.component import Component, name_of, values
 from mithridate.data import ImageSet
 from mithridate.errors import InputError
@@ -64,11 +64,7 @@ class Transform(Component, ABC):
         Raises:
             InputError: the model stands behind a guard.
         """
-        if not isinstance(model, Classifier):
-            raise InputError(
-                f"{name_of(self)} goes around a classifier, got {type(model).__name__}: put it in "
-                "front of the model before any guard"
-            )
+        check_white(name_of(self), model)
         return self.behind(model, self.transform)
 
     @final

@@ -43,7 +43,7 @@ class BitDepth(Transform):
         return {"bits": 1 if image_shape[0] == 1 else 5}
 
     def transform(self, x: Tensor) -> Tensor:
-        levels = 2**self.bits - 1
+        levels = float(2**self.bits - 1)
         return (x * levels).round() / levels
 
     def surrogate(self, x: Tensor) -> Tensor:

@@ -9,15 +9,43 @@ import torch
 from torch import Tensor, nn
 
 from mithridate.component import About
+from mithridate.cost import Sizes, Work
 from mithridate.data import ImageSet
 from mithridate.defenses.transform.base import LearnedTransform, Shape
 from mithridate.errors import check_number, check_whole
 from mithridate.networks.autoencoder import Autoencoder, fit_autoencoder
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reforming:
+    """Settings of an autoencoder and its training (`networks.autoencoder`).
+
+    Raises:
+        InputError: a value out of range.
+    """
+
+    epochs: int = 20
+    lr: float = 0.01
+    noise: float = 0.1
+    width: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_whole("epochs", self.epochs, low=1)
+        check_number("lr", self.lr, low=0, open_low=True)
+        check_number("noise", self.noise, low=0)
+        check_number("width", self.width, low=0, high=64, open_low=True)
+
+    def cost(self, sizes: Sizes) -> Work:
+        return Work(trained=self.epochs * sizes.train)
+
+    def reform(self, module: nn.Module, data: ImageSet, *, rng: torch.Generator) -> None:
+        """Train an autoencoder in place."""
+        fit_autoencoder(module, data, epochs=self.epochs, noise=self.noise, lr=self.lr, rng=rng)
+
+
 @final
 @dataclass(frozen=True, kw_only=True)
-class MagNet(LearnedTransform):
+class MagNet(Reforming, LearnedTransform):
     """An image as an autoencoder gives it back (Meng and Chen 2017, section 3.3).
 
     The network is theirs (`networks.autoencoder`), trained on clean images with noise as theirs.
@@ -26,7 +54,8 @@ class MagNet(LearnedTransform):
     2017, "MagNet and 'Efficient Defenses...' are not robust").
 
     Args:
-        epochs, lr: of the training, at least 1 and above 0.
+        epochs: of the training, at least 1.
+        lr: of the training, above 0.
         noise: its standard deviation in training, at least 0.
         width: factor on the channels of the network.
         learned: as `LearnedTransform`.
@@ -43,22 +72,11 @@ class MagNet(LearnedTransform):
         paper="Meng and Chen 2017, section 3.3", needs=("training images",), atlas=("AML.M0010",)
     )
 
-    epochs: int = 20
-    lr: float = 0.01
-    noise: float = 0.1
-    width: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_whole("epochs", self.epochs, low=1)
-        check_number("lr", self.lr, low=0, open_low=True)
-        check_number("noise", self.noise, low=0)
-        check_number("width", self.width, low=0, high=64, open_low=True)
-
     def build(self, image_shape: Shape) -> nn.Module:
         return Autoencoder(image_shape, width=self.width)
 
     def learn(self, module: nn.Module, data: ImageSet, *, rng: torch.Generator) -> None:
-        fit_autoencoder(module, data, epochs=self.epochs, noise=self.noise, lr=self.lr, rng=rng)
+        self.reform(module, data, rng=rng)
 
     def transform(self, x: Tensor) -> Tensor:
         out: Tensor = self.parts()(x)

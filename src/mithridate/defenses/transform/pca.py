@@ -84,7 +84,8 @@ class PCA(LearnedTransform):
                 f"{self.components} components need more images than {len(data)}: take fewer"
             )
         basis = cast(Basis, module)
-        mean = sum(x.double().flatten(1).sum(0) for x, _ in data.batches(BATCH)) / len(data)
+        sums = [x.double().flatten(1).sum(0) for x, _ in data.batches(BATCH)]
+        mean = torch.stack(sums).sum(0) / len(data)
         spread = torch.zeros(basis.mean.numel(), basis.mean.numel(), dtype=torch.float64)
         for x, _ in data.batches(BATCH):
             off = x.double().flatten(1) - mean
