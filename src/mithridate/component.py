@@ -114,6 +114,7 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "guards": {
         "query-guard": "mithridate.defenses.guard.query_guard:QueryGuard",
+        "blacklight": "mithridate.defenses.guard.blacklight:Blacklight",
     },
     "inspectors": {
         "bias-maps": "mithridate.defenses.inspect.bias_maps:BiasMaps",

@@ -14,7 +14,7 @@ from mithridate.data import ImageSet
 from mithridate.defenses import detect as detectors
 from mithridate.defenses import transform as transforms
 from mithridate.defenses.detect import Detector
-from mithridate.defenses.guard import Guard, QueryGuard
+from mithridate.defenses.guard import Blacklight, Guard, QueryGuard
 from mithridate.defenses.repair import Repairer
 from mithridate.defenses.transform import Transform
 from mithridate.errors import QueriesRefused
@@ -146,6 +146,11 @@ class NoRepeats(Guard):
         return watch
 
 
+class TestBlacklight(GuardConformance):
+    def guard(self):
+        return Blacklight()
+
+
 class TestOtherGuard(GuardConformance):
     def guard(self):
         return NoRepeats()
@@ -193,7 +198,7 @@ def test_the_suites_see_what_is_wrong():
     ("kind", "base"), [("transforms", Transform), ("detectors", Detector), ("guards", Guard)]
 )
 def test_every_registered_one_is_here(kind, base):
-    tested = {*map(type, [*TRANSFORMS, *DETECTORS]), QueryGuard}
+    tested = {*map(type, [*TRANSFORMS, *DETECTORS]), QueryGuard, Blacklight}
     classes = {component.find(kind, name) for name in component.names(kind)}
     assert classes <= tested
     assert all(issubclass(cls, base) for cls in classes)

@@ -57,7 +57,7 @@ class AttackResult:
         seconds: time spent in the attack.
         status: "done", "interrupted" (Ctrl-C: finished batches are kept, the other rows equal
             the input), "failed: ..." (the attack crashed: likewise) or "stopped: refused after N
-            queries" (by a guard: likewise).
+            queries" (by a guard: the rows that it refused equal the input, the others do not).
     """
 
     adversarials: Tensor
@@ -155,7 +155,7 @@ def run_attack(
             batch = Batches(attack, seen, x, size=batch_size, memory=memory)
             run = _Run(attack, judge, asked, x, goal.avoiding(judge.rejected), rng, batch)
             for rows in batch.over(len(x), run.work):
-                if run.status != "done":
+                if run.status != "done" and not run.status.startswith(REFUSED):
                     break
                 if progress is not None:
                     progress(rows.stop, len(x))
@@ -286,7 +286,9 @@ class _Run:
         self.row_queries[rows] = ledger.counts.to(self.x.device)
         self.traced = self.traced and not ledger.broken
         self.queries, self.gradients = self.queries + queries, self.gradients + gradients
-        self.status = f"{status} after {self.queries} queries" if status == REFUSED else status
+        if REFUSED in (status, self.status[: len(REFUSED)]) and status in ("done", REFUSED):
+            status = f"{REFUSED} after {self.queries} queries"
+        self.status = status
 
     def _reached(self, rows: slice, predicted: Tensor) -> Tensor:
         """Which goals these predictions reach; none by being rejected, whatever the goal says."""

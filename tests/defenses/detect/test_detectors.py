@@ -125,6 +125,7 @@ def test_it_makes_its_own_attacked_images(digits):
 
 def test_an_excess_too_small_for_the_logits_rejects_all_the_same():
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    nn.init.zeros_(net[1].weight)
     nn.init.constant_(net[1].bias, 1e6)
     model, x = Classifier(net, classes=2, image_shape=(1, 2, 2)), torch.full((1, 1, 2, 2), 0.5)
     scorer = nn.Sequential(nn.AvgPool2d(2), nn.Flatten(0))
