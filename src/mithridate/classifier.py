@@ -76,6 +76,7 @@ class Classifier:
             is reached by it.
         attacker: makes the view that a defence inside declares for attackers who know it.
         gradients: whether the module has any; another runtime's gives labels and scores only.
+        draws: whether the same image may be answered in two ways: something inside is random.
 
     Raises:
         InputError: not a module, fewer than two classes, empty bounds, no such class to reject.
@@ -103,6 +104,7 @@ class Classifier:
         rejected: int | None = None,
         attacker: Callable[[], Classifier] | None = None,
         gradients: bool = True,
+        draws: bool = False,
     ) -> None:
         if not isinstance(module, nn.Module):
             raise InputError(f"a classifier wraps a torch.nn.Module, got {type(module).__name__}")
@@ -131,6 +133,7 @@ class Classifier:
         self.rejected = rejected
         self._attacker = attacker
         self.gradients = gradients
+        self.draws = draws
         self.cost = Cost()
         on_cpu = self.device.type == "cpu"
         self.compute_batch = compute_batch or (128 if on_cpu else 2048)
@@ -161,6 +164,7 @@ class Classifier:
         info: dict[str, Any],
         attacker: Callable[[], Classifier],
         rejects: bool = False,
+        draws: bool = False,
     ) -> Classifier:
         """A classifier of a module built around this one's `core`; all else is as here.
 
@@ -169,6 +173,7 @@ class Classifier:
             info: the record to keep.
             attacker: makes the view of those who know what was built around.
             rejects: one class more comes last, *rejected*, unless there is one already.
+            draws: what was built around is random.
 
         >>> model = Classifier(nn.Flatten(), classes=["cat", "dog"], bounds=(0, 255))
         >>> again = model.around(model.core(), info={}, attacker=lambda: model)
@@ -187,6 +192,7 @@ class Classifier:
             rejected=self.classes if adds else self.rejected,
             attacker=attacker,
             gradients=self.gradients,
+            draws=self.draws or draws,
         )
 
     def to(self, device: torch.device | str) -> Classifier:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -102,6 +102,10 @@ def run_attack(
     whether it fools `model` or not; and it works on a row that fools `model` alone, whose success
     is then what became of it.
 
+    Where the model answers by chance (`model.draws`), an attack that stops at its goal takes all of
+    its steps (`stop_at_goal` is set to False): it would stop at the first answer that suits it, and
+    the next may not. Success is that of one more answer.
+
     Where a GPU runs out of memory, the batch is halved and the same rows are tried again. Such
     a try counts in `seconds` only.
 
@@ -145,6 +149,8 @@ def run_attack(
     seen = _white(asked)
     paces = judge.compute_batch, seen.compute_batch
     _check_view(attack, judge, asked)
+    if judge.draws and getattr(attack, "stop_at_goal", False):
+        attack = replace(attack, stop_at_goal=False)  # type: ignore[call-arg]
     x = _checked(judge, x, goal)
     if seen is not judge:
         _checked(seen, x, goal)

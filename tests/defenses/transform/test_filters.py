@@ -10,11 +10,13 @@ from PIL import Image
 from scipy import ndimage
 from sklearn import decomposition
 
+from mithridate.attacks import PGD, run_attack
 from mithridate.data import ImageSet, load_data
 from mithridate.defenses import transform as transforms
 from mithridate.defenses.guard import QueryGuard
 from mithridate.defenses.transform.total_variation import slopes
 from mithridate.errors import InputError
+from mithridate.goals import Untargeted
 from mithridate.networks.autoencoder import Autoencoder
 from mithridate.networks.wgan import WGAN
 from mithridate.rng import rng
@@ -140,6 +142,19 @@ def test_who_knows_that_it_draws_has_the_mean_of_his_own_draws():
     own = replace(transform, seed=1)
     drawn = [model.logits(own.transform(x)) for _ in range(5)]
     torch.testing.assert_close(view.logits(x), torch.stack(drawn).mean(0))
+
+
+def test_an_attack_does_not_stop_at_the_first_draw_that_it_fools():
+    """What it ends with fools 50 further draws nearly always; from the mean's edge half of them."""
+    model, x = linear_model((1, 8, 8), classes=3), images(30, 1, 8, 8)
+    wrapped = transforms.ResizeAndPad(smallest=0.9, eot=10).wrap(model)
+    labels = model.labels(x)
+    attack = PGD(eps=0.4, steps=20, step_size=0.05)
+    r = run_attack(attack, wrapped, x, Untargeted(labels), rng=rng(0))
+    again = torch.stack([wrapped.labels(r.adversarials) != labels for _ in range(50)])
+    assert again.float().mean() > 0.95
+    assert wrapped.draws
+    assert transforms.LowPass().wrap(wrapped).draws
 
 
 def test_defense_gan_gives_what_the_generator_makes_and_each_image_its_own():

@@ -69,19 +69,20 @@ class Transform(Component, ABC):
 
     @final
     def behind(
-        self, model: Classifier, change: Callable[[Tensor], Tensor], *, draws: int = 1
+        self, model: Classifier, change: Callable[[Tensor], Tensor], *, passes: int = 1
     ) -> Classifier:
         """The classifier of images changed in this way; for `attacker` to build views with.
 
         Args:
-            draws: its logits are the mean over so many changes, each drawn anew.
+            passes: its logits are the mean over so many changes, each drawn anew.
         """
         defenses = [*model.info.get("defenses", []), {"name": name_of(self), **values(self)}]
         parts = self.parts()
         return model.around(
-            _Changed(change, model.core(), repr(self), parts and parts.to(model.device), draws),
+            _Changed(change, model.core(), repr(self), parts and parts.to(model.device), passes),
             info={**model.info, "defenses": defenses},
             attacker=lambda: self.attacker(model),
+            draws=self.draws,
         )
 
     @final
@@ -170,17 +171,17 @@ class _Changed(nn.Module):
         core: nn.Module,
         name: str,
         parts: nn.Module | None,
-        draws: int,
+        passes: int,
     ) -> None:
         super().__init__()
-        self.draws = draws
+        self.passes = passes
         self.change, self.core, self.parts = change, core, parts
         self.register_buffer("name", torch.tensor(list(name.encode()), dtype=torch.uint8))
 
     def forward(self, x: Tensor) -> Tensor:
         fast = x.is_contiguous(memory_format=torch.channels_last)
         total: Tensor | int = 0
-        for _ in range(self.draws):
+        for _ in range(self.passes):
             with torch.autocast(x.device.type, enabled=False):
                 changed = self.change(x)
             if x.requires_grad and not changed.requires_grad:
@@ -188,4 +189,4 @@ class _Changed(nn.Module):
             if fast:
                 changed = changed.contiguous(memory_format=torch.channels_last)
             total = total + self.core(changed)
-        return total / self.draws  # type: ignore[return-value]
+        return total / self.passes  # type: ignore[return-value]

@@ -65,7 +65,7 @@ class ResizeAndPad(Transform):
 
     def attacker(self, model: Classifier) -> Classifier:
         own = replace(self, seed=self.seed + 1)
-        return self.behind(model.attacker(), own.transform, draws=self.eot)
+        return self.behind(model.attacker(), own.transform, passes=self.eot)
 
 
 def _places(n: int, size: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
