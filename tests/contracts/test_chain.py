@@ -46,7 +46,7 @@ TRANSFORMS = [
     transforms.DefenseGAN(
         generator=WGAN((1, 8, 8), latent=8, width=0.1), steps=20, restarts=3, lr=0.3
     ),
-    transforms.MagNet(epochs=100).fit(PICTURES, rng=rng(0)),
+    transforms.MagNet(epochs=20).fit(PICTURES, rng=rng(0)),
 ]
 
 
@@ -103,7 +103,7 @@ DETECTORS = [
     detectors.InputDetector(rate=0.05, epochs=1, network="digits-cnn"),
     detectors.Mahalanobis(rate=0.05),
     *(
-        detectors.MagNetDetector(rate=0.05, epochs=40, statistic=statistic)
+        detectors.MagNetDetector(rate=0.05, epochs=5, statistic=statistic)
         for statistic in ("l1", "l2", "divergence")
     ),
     detectors.DefenseGANDetector(

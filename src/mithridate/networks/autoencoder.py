@@ -17,8 +17,10 @@ from mithridate.rng import child
 class Autoencoder(nn.Module):
     """Images (N, C, H, W) in [0, 1] to images alike (Meng and Chen 2017, tables 3 and 4).
 
-    3 x 3 convolutions with a sigmoid each. Grey images are halved by a mean between the first
-    and the second, and doubled again before the last two; colour stays at full size.
+    3 x 3 convolutions, the last with a sigmoid. Grey images are halved by a mean between the first
+    and the second, and doubled again before the last two; colour stays at full size. Deviation:
+    elu between, where theirs is a sigmoid, by which 20 epochs of 3,000 digits of MNIST left 91 %
+    of their variance.
 
     Args:
         image_shape: (C, H, W).
@@ -43,7 +45,8 @@ class Autoencoder(nn.Module):
                 x = F.avg_pool2d(x, 2, ceil_mode=True)
             elif self.halves and place == 3:
                 x = F.interpolate(x, size=size)
-            x = layer(x).sigmoid()
+            x = layer(x)
+            x = x.sigmoid() if place == len(self.layers) - 1 else F.elu(x)
         return x
 
 
@@ -54,7 +57,7 @@ def fit_autoencoder(
     epochs: int,
     noise: float,
     lr: float = 1e-3,
-    batch_size: int = 256,
+    batch_size: int = 64,
     rng: torch.Generator,
 ) -> None:
     """Train from new weights, in place: the mean square of what noise and network leave.

@@ -35,7 +35,7 @@ class MagNetDetector(Reforming, Detector):
         epochs: of the training, at least 1.
         lr: of the training, above 0.
         noise: its standard deviation in training, at least 0.
-        width: factor on the channels of the network.
+        width: factor on the channels of the network; 1 in the paper.
         statistic: see above.
         temperature: of the softmax outputs, above 0; theirs are 10 and 40.
 

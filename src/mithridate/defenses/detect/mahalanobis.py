@@ -57,23 +57,25 @@ class Mahalanobis(Detector):
             home = model.device
             parts = [distance.features(x.to(home)).double() for x, _ in clean.batches(BATCH)]
         features, labels = torch.cat(parts), clean.labels.to(home)
-        for k in range(len(distance.means)):
+        means = features.new_zeros(distance.means.shape)
+        for k in range(len(means)):
             rows = features[labels == k]
             if len(rows) < 2:
                 raise InputError(
                     f"mahalanobis has {len(rows)} images of class {k} to learn from, and needs 2 "
                     "of every class: give more"
                 )
-            distance.means[k] = rows.mean(0)
-        off = features - distance.means.double()[labels]
+            means[k] = rows.mean(0)
+        off = features - means[labels]
         variances, axes = torch.linalg.eigh(off.T @ off / len(off))
         lively = variances > 1e-10 * variances[-1]
         scale = torch.where(lively, variances, torch.inf).rsqrt()
         distance.whitening.copy_(axes * scale)
+        distance.means.copy_(means @ (axes * scale))
 
 
 class _Distance(nn.Module):
-    """Features, class means (K, F), and what makes the shared covariance the identity (F, F)."""
+    """Features, what makes their shared covariance the identity (F, F), and means then (K, F)."""
 
     means: Tensor
     whitening: Tensor
@@ -85,5 +87,5 @@ class _Distance(nn.Module):
         self.register_buffer("whitening", torch.zeros(width, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        off: Tensor = (self.features(x)[:, None] - self.means) @ self.whitening
-        return off.square().sum(2).amin(1)
+        features: Tensor = self.features(x) @ self.whitening
+        return (features[:, None] - self.means).square().sum(2).amin(1)

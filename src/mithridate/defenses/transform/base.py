@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -74,7 +75,9 @@ class Transform(Component, ABC):
         """The classifier of images changed in this way; for `attacker` to build views with.
 
         Args:
-            passes: its logits are the mean over so many changes, each drawn anew.
+            passes: its probabilities are the mean over so many changes, each drawn anew, and its
+                logits their logarithms: what is left of the true class is what draws leave of it
+                that are not fooled yet.
         """
         defenses = [*model.info.get("defenses", []), {"name": name_of(self), **values(self)}]
         parts = self.parts()
@@ -179,14 +182,18 @@ class _Changed(nn.Module):
         self.register_buffer("name", torch.tensor(list(name.encode()), dtype=torch.uint8))
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.passes == 1:
+            return self._pass(x)
+        drawn = torch.stack([self._pass(x).log_softmax(1) for _ in range(self.passes)])
+        return drawn.logsumexp(0) - math.log(self.passes)
+
+    def _pass(self, x: Tensor) -> Tensor:
         fast = x.is_contiguous(memory_format=torch.channels_last)
-        total: Tensor | int = 0
-        for _ in range(self.passes):
-            with torch.autocast(x.device.type, enabled=False):
-                changed = self.change(x)
-            if x.requires_grad and not changed.requires_grad:
-                changed = changed + 0 * x  # without any gradient: a gradient of zero
-            if fast:
-                changed = changed.contiguous(memory_format=torch.channels_last)
-            total = total + self.core(changed)
-        return total / self.passes  # type: ignore[return-value]
+        with torch.autocast(x.device.type, enabled=False):
+            changed = self.change(x)
+        if x.requires_grad and not changed.requires_grad:
+            changed = changed + 0 * x  # without any gradient: a gradient of zero
+        logits: Tensor = self.core(
+            changed.contiguous(memory_format=torch.channels_last) if fast else changed
+        )
+        return logits

@@ -27,7 +27,7 @@ class Reforming:
     epochs: int = 20
     lr: float = 0.01
     noise: float = 0.1
-    width: float = 1.0
+    width: float = 4.0
 
     def __post_init__(self) -> None:
         check_whole("epochs", self.epochs, low=1)
@@ -48,8 +48,9 @@ class Reforming:
 class MagNet(Reforming, LearnedTransform):
     """An image as an autoencoder gives it back (Meng and Chen 2017, section 3.3).
 
-    The network is theirs (`networks.autoencoder`), trained on clean images with noise as theirs.
-    Deviations: a larger step that falls along a cosine, in fewer epochs; no weight decay (1e-9).
+    The network is theirs but for its width and what is between its layers
+    (`networks.autoencoder`), trained on clean images with noise as theirs. Deviations: a larger
+    step that falls along a cosine, in fewer epochs of smaller batches; no weight decay (1e-9).
     Gradients through it are exact, so who knows the defence has all of it (Carlini and Wagner
     2017, "MagNet and 'Efficient Defenses...' are not robust").
 
@@ -57,7 +58,7 @@ class MagNet(Reforming, LearnedTransform):
         epochs: of the training, at least 1.
         lr: of the training, above 0.
         noise: its standard deviation in training, at least 0.
-        width: factor on the channels of the network.
+        width: factor on the channels of the network; 1 in the paper.
         learned: as `LearnedTransform`.
 
     Raises:

@@ -24,8 +24,8 @@ class ResizeAndPad(Transform):
     any size; here the image shrinks, so that any network does.
 
     Every call draws anew, from a generator that `seed` starts. Who knows the defence takes the
-    mean logits of `eot` draws of his own (EOT: Athalye et al. 2018, section 4.2), through which
-    gradients are exact.
+    mean probabilities of `eot` draws of his own (EOT: Athalye et al. 2018, section 4.2), through
+    which gradients are exact.
 
     Args:
         smallest: of the sizes drawn, as a share of the image's, in (0, 1].
