@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -150,7 +150,7 @@ def run_attack(
     paces = judge.compute_batch, seen.compute_batch
     _check_view(attack, judge, asked)
     if judge.draws and getattr(attack, "stop_at_goal", False):
-        attack = replace(attack, stop_at_goal=False)  # type: ignore[call-arg]
+        attack = replace(cast(Any, attack), stop_at_goal=False)
     x = _checked(judge, x, goal)
     if seen is not judge:
         _checked(seen, x, goal)

@@ -6,9 +6,9 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from mithridate.attacks import HopSkipJump, run_attack
+from mithridate.attacks import HopSkipJump, Square, run_attack
 from mithridate.classifier import Classifier
-from mithridate.defenses.guard import Blacklight
+from mithridate.defenses.guard import Blacklight, QueryGuard
 from mithridate.errors import InputError, QueriesRefused
 from mithridate.goals import Untargeted
 from mithridate.rng import rng
@@ -58,6 +58,25 @@ def test_a_refusal_costs_an_attack_one_row_and_not_those_after_it():
     assert r.status == f"stopped: refused after {r.queries} queries"
     assert r.success.tolist() == [False] * 3 + [True] * 3
     assert r.queries < 600
+
+
+def test_an_attack_that_adapts_to_refusals_gets_further():
+    model, x = linear_model((3, 8, 8), classes=4), X[:12]
+    oracle, goal, fooled = Blacklight(), Untargeted(model.labels(X[:12])), {}
+    for way in ("stop", "resize"):
+        attack = Square(eps=0.1, queries=150, on_refusal=way)
+        r = run_attack(attack, oracle.wrap(model), x, goal, rng=rng(0))
+        assert torch.equal(r.success, goal.reached(model.labels(r.adversarials)))
+        fooled[way] = int(r.success.sum())
+    assert fooled["resize"] >= fooled["stop"] + 4
+
+
+def test_whom_a_budget_refuses_for_good_gives_up():
+    model = linear_model((3, 8, 8), classes=4)
+    goal = Untargeted(model.labels(X[:2]))
+    oracle = QueryGuard(budget=20).wrap(model)
+    r = run_attack(Square(eps=0.001, queries=500), oracle, X[:2], goal, rng=rng(0))
+    assert (r.status, r.queries) == ("stopped: refused after 20 queries", 20)
 
 
 @pytest.mark.parametrize(
