@@ -6,7 +6,6 @@ Images are float32 in [0, 1], N x C x H x W. A module that wants another range s
 
 from __future__ import annotations
 
-import copy
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -397,24 +396,6 @@ class Classifier:
             x = torch.rand((8, *self.image_shape), generator=torch.Generator().manual_seed(0))
         return self._find_head(x)[0]
 
-    def feature_core(self) -> nn.Module:
-        """A copy of the module, frozen, as one of images in [0, 1] -> `features`, with gradients.
-
-        Raises:
-            InputError: as `last_linear`.
-
-        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-        >>> model = Classifier(net, classes=2, image_shape=(1, 2, 2))
-        >>> x = torch.rand(5, 1, 2, 2)
-        >>> torch.equal(model.feature_core()(x), model.features(x))
-        True
-        """
-        layer = self.last_linear()
-        core = self.core()
-        name = next(name for name, part in core.named_modules() if part is layer)
-        call = 0 if self._head is None else self._head[1]
-        return FeatureCore(copy.deepcopy(core), name, call).eval().requires_grad_(False)
-
     def _find_head(self, x: Tensor) -> tuple[nn.Linear, int]:
         """Which nn.Linear makes the logits, and in which of its calls: kept from now on.
 
@@ -612,25 +593,6 @@ class Core(nn.Module):
             x = x.contiguous(memory_format=layout)
         out = self.module(x.clone() if x is given else x)
         return _as_logits(output_of(out, len(x), self.classes, self.outputs), self.outputs)
-
-
-@final
-class FeatureCore(nn.Module):
-    """What goes into a linear layer of a module at its call number `call`: (N, F)."""
-
-    def __init__(self, core: nn.Module, layer: str, call: int) -> None:
-        super().__init__()
-        self.core, self.layer, self.call = core, layer, call
-
-    def forward(self, x: Tensor) -> Tensor:
-        seen: list[Tensor] = []
-        layer = self.core.get_submodule(self.layer)
-        handle = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-        try:
-            self.core(x)
-        finally:
-            handle.remove()
-        return seen[self.call].float()
 
 
 @final

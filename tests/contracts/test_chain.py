@@ -86,6 +86,13 @@ class Distance(nn.Module):
         return (x - x.flip(3)).abs().flatten(1).mean(1)
 
 
+class Round(nn.Module):
+    """To hundredths, without a gradient."""
+
+    def forward(self, x):
+        return (100 * x).round() / 100
+
+
 @dataclass(frozen=True, kw_only=True)
 class Lopsided(Detector):
     about: ClassVar[About] = About(paper="none 2026")
@@ -177,6 +184,14 @@ def test_the_suites_see_what_is_wrong():
     class Flat(FewGreys):
         surrogate = Transform.surrogate
 
+    class Misleads(FewGreys):
+        def surrogate(self, x):
+            return -x
+
+    class Rounded(Lopsided):
+        def build(self, model, image_shape):
+            return nn.Sequential(Distance(), Round())
+
     class Shares(FineTuning):
         def repair(self, model, data, verdict=None, *, rng):
             return copy.copy(model)
@@ -188,6 +203,13 @@ def test_the_suites_see_what_is_wrong():
     suite.transform = Flat
     with pytest.raises(AssertionError, match="no gradient"):
         suite.test_who_knows_it_gets_its_values_and_a_gradient()
+    suite.transform = Misleads
+    with pytest.raises(AssertionError):
+        suite.test_knowing_it_is_no_handicap()
+    suite = TestDetectors()
+    suite.detector = Rounded
+    with pytest.raises(AssertionError, match="no gradient"):
+        suite.test_who_knows_it_gets_a_gradient_of_its_score()
     suite = TestRepairer()
     suite.repairer = Shares
     with pytest.raises(AssertionError, match="weights are shared"):

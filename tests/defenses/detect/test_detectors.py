@@ -55,18 +55,36 @@ def test_feature_squeezing_is_the_largest_l1_gap(digits):
     torch.testing.assert_close(fitted.score(x), torch.stack(gaps).max(0).values)
 
 
-def test_mahalanobis_is_scikit_learns(digits):
+def test_mahalanobis_is_scikit_learns_in_each_layer(digits):
     model, train, test = digits
-    x = test.batch(range(30))[0]
-    detector = detectors.Mahalanobis(held_out=0.2)
+    x, (many, labels) = test.batch(range(30))[0], train.batch(range(len(train)))
+    detector = detectors.Mahalanobis()
     scorer = detector.scorer(model, train.image_shape)
     detector.learn(scorer, model, train, None, rng=rng(0))
-    features = model.features(train.batch(range(len(train)))[0]).double().numpy()
-    means = np.stack([features[train.labels.numpy() == k].mean(0) for k in range(10)])
-    spread = EmpiricalCovariance(assume_centered=True).fit(features - means[train.labels.numpy()])
-    own = model.features(x).double().numpy()
-    expected = np.min([spread.mahalanobis(own - mean) for mean in means], axis=0)
+    first, second = nn.Sequential(*model.module.layers[:1]), model.module.layers[:3]
+    hidden, logits = model.module.layers[:7], model.module
+    expected = 0
+    for layer in (first, second, hidden, logits):
+        with torch.no_grad():
+            own, learned = (layer(each).double() for each in (x, many))
+        own, learned = (
+            each.flatten(2).mean(2) if each.dim() > 2 else each for each in (own, learned)
+        )
+        own, learned = own.numpy(), learned.numpy()
+        means = np.stack([learned[labels.numpy() == k].mean(0) for k in range(10)])
+        spread = EmpiricalCovariance(assume_centered=True).fit(learned - means[labels.numpy()])
+        near, usual = (
+            np.min([spread.mahalanobis(each - mean) for mean in means], axis=0)
+            for each in (own, learned)
+        )
+        expected = expected + near / usual.mean() / 4
     np.testing.assert_allclose(scorer(x).numpy(), expected, rtol=1e-2)
+
+
+def test_mahalanobis_flags_what_no_class_has(digits, attacked):
+    model, train, _ = digits
+    fitted = detectors.Mahalanobis(rate=0.02).fit(model, train, rng=rng(0))
+    assert (fitted.score(attacked[1]) > fitted.threshold).float().mean() > 0.9
 
 
 def test_magnets_divergence_is_scipys(digits):
@@ -170,7 +188,7 @@ LINEAR = linear_model((1, 8, 8), classes=2)
         (lambda: detectors.InputDetector().fit(BARE, BLANK, rng=rng(0)), "linear last layer"),
         (lambda: detectors.InputDetector(layer="7").fit(LINEAR, BLANK, rng=rng(0)), "no layer"),
         (lambda: detectors.InputDetector(layer="1").fit(LINEAR, BLANK, rng=rng(0)), "an earlier"),
-        (lambda: detectors.Mahalanobis().fit(BARE, BLANK, rng=rng(0)), "linear last layer"),
+        (lambda: detectors.Mahalanobis().fit(BARE, BLANK, rng=rng(0)), "no linear or convol"),
         (
             lambda: detectors.Mahalanobis(rate=0.001).fit(LINEAR, BLANK, rng=rng(0)),
             "120 clean images are held out, and a rate of 0.001 needs 1000",
