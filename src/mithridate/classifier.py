@@ -82,6 +82,7 @@ class Classifier:
             the label and 0 elsewhere.
         temperature: by which the logits were divided in training, and are not any more, as
             defensive distillation has it: softmax saturates. Who knows it divides again.
+        draws: whether the same image may be answered in two ways: something inside is random.
 
     Raises:
         InputError: not a module, fewer than two classes, empty bounds, no such class to reject,
@@ -112,6 +113,7 @@ class Classifier:
         gradients: bool = True,
         scored: bool = True,
         temperature: float = 1.0,
+        draws: bool = False,
     ) -> None:
         if not isinstance(module, nn.Module):
             raise InputError(f"a classifier wraps a torch.nn.Module, got {type(module).__name__}")
@@ -150,6 +152,7 @@ class Classifier:
         self._attacker = attacker
         self.gradients, self.scored = gradients, scored
         self.temperature = temperature
+        self.draws = draws
         self.cost = Cost()
         on_cpu = self.device.type == "cpu"
         self.compute_batch = compute_batch or (128 if on_cpu else 2048)
@@ -215,6 +218,7 @@ class Classifier:
         info: dict[str, Any],
         attacker: Callable[[], Classifier] | None = None,
         rejects: bool = False,
+        draws: bool = False,
     ) -> Classifier:
         """A classifier of a module built around this one's `core`; all else is as here.
 
@@ -223,6 +227,7 @@ class Classifier:
             info: the record to keep.
             attacker: makes the view of those who know what was built around; None for itself.
             rejects: one class more comes last, *rejected*, unless there is one already.
+            draws: what was built around is random.
 
         >>> model = Classifier(nn.Flatten(), classes=["cat", "dog"], bounds=(0, 255))
         >>> again = model.around(model.core(), info={}, attacker=lambda: model)
@@ -242,6 +247,7 @@ class Classifier:
             attacker=attacker,
             gradients=self.gradients,
             scored=self.scored,
+            draws=self.draws or draws,
         )
 
     def to(self, device: torch.device | str) -> Classifier:
@@ -856,6 +862,19 @@ class Guarded:
     def frozen(self) -> AbstractContextManager[Classifier]:
         """As `Classifier.frozen`, of the model behind."""
         return self.model.frozen()
+
+
+def check_white(name: str, model: object) -> None:
+    """Refuse to put a defence around a guard, which gives answers and nothing else.
+
+    Raises:
+        InputError: it is no `Classifier`.
+    """
+    if not isinstance(model, Classifier):
+        raise InputError(
+            f"{name} goes around a classifier, got {type(model).__name__}: put it in front of the "
+            "model, and any guard after it"
+        )
 
 
 class _Sum:

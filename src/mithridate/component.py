@@ -102,10 +102,28 @@ TABLES: dict[str, dict[str, str]] = {
     "repairers": {},
     "transforms": {
         "spatial-smoothing": "mithridate.defenses.transform.spatial_smoothing:SpatialSmoothing",
+        "bit-depth": "mithridate.defenses.transform.bit_depth:BitDepth",
+        "jpeg": "mithridate.defenses.transform.jpeg:JPEG",
+        "low-pass": "mithridate.defenses.transform.low_pass:LowPass",
+        "pca": "mithridate.defenses.transform.pca:PCA",
+        "soft-threshold": "mithridate.defenses.transform.soft_threshold:SoftThreshold",
+        "total-variation": "mithridate.defenses.transform.total_variation:TotalVariation",
+        "resize-and-pad": "mithridate.defenses.transform.resize_and_pad:ResizeAndPad",
+        "defense-gan": "mithridate.defenses.transform.defense_gan:DefenseGAN",
+        "magnet": "mithridate.defenses.transform.magnet:MagNet",
     },
-    "detectors": {},
+    "detectors": {
+        "feature-squeezing": "mithridate.defenses.detect.feature_squeezing:FeatureSqueezing",
+        "input-detector": "mithridate.defenses.detect.input_detector:InputDetector",
+        "mahalanobis": "mithridate.defenses.detect.mahalanobis:Mahalanobis",
+        "magnet-detector": "mithridate.defenses.detect.magnet_detector:MagNetDetector",
+        "defense-gan-detector": (
+            "mithridate.defenses.detect.defense_gan_detector:DefenseGANDetector"
+        ),
+    },
     "guards": {
         "query-guard": "mithridate.defenses.guard.query_guard:QueryGuard",
+        "blacklight": "mithridate.defenses.guard.blacklight:Blacklight",
     },
     "inspectors": {
         "bias-maps": "mithridate.defenses.inspect.bias_maps:BiasMaps",

@@ -1,7 +1,7 @@
-"""The registered transforms and guards, and a toy of each kind, keep their kind's contract."""
+"""The registered transforms, detectors and guards, and toys, keep their kind's contract."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import pytest
@@ -10,11 +10,16 @@ from torch import nn
 
 from mithridate import component
 from mithridate.component import About
+from mithridate.data import ImageSet
+from mithridate.defenses import detect as detectors
+from mithridate.defenses import transform as transforms
 from mithridate.defenses.detect import Detector
-from mithridate.defenses.guard import Guard, QueryGuard
+from mithridate.defenses.guard import Blacklight, Guard, QueryGuard
 from mithridate.defenses.repair import Repairer
-from mithridate.defenses.transform import SpatialSmoothing, Transform
+from mithridate.defenses.transform import Transform
 from mithridate.errors import QueriesRefused
+from mithridate.networks.wgan import WGAN
+from mithridate.rng import rng
 from mithridate.testing import (
     DetectorConformance,
     GuardConformance,
@@ -26,13 +31,32 @@ from mithridate.training import fit
 SMOOTHINGS = [("median", 3), ("median", 4), ("mean", 2), ("half-power-mean", 3), ("sharpen", 5)]
 
 
-class TestSpatialSmoothing(TransformConformance):
-    @pytest.fixture(autouse=True, params=SMOOTHINGS, ids=str)
+PICTURES = ImageSet.from_float(
+    torch.rand((100, 1, 8, 8), generator=rng(2)), torch.arange(100) % 4, ["0", "1", "2", "3"]
+)
+TRANSFORMS = [
+    *(transforms.SpatialSmoothing(kind=kind, window=window) for kind, window in SMOOTHINGS),
+    transforms.BitDepth(bits=2),
+    transforms.JPEG(quality=50),
+    transforms.LowPass(),
+    transforms.PCA(components=10).fit(PICTURES, rng=rng(0)),
+    transforms.SoftThreshold(levels=2),
+    transforms.TotalVariation(),
+    transforms.ResizeAndPad(eot=10),
+    transforms.DefenseGAN(
+        generator=WGAN((1, 8, 8), latent=8, width=0.1), steps=20, restarts=3, lr=0.3
+    ),
+    transforms.MagNet(epochs=20).fit(PICTURES, rng=rng(0)),
+]
+
+
+class TestTransforms(TransformConformance):
+    @pytest.fixture(autouse=True, params=TRANSFORMS, ids=lambda one: repr(one)[:40])
     def _choose(self, request):
-        self.kind, self.window = request.param
+        self.chosen = request.param
 
     def transform(self):
-        return SpatialSmoothing(kind=self.kind, window=self.window)
+        return replace(self.chosen)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,19 +86,46 @@ class Distance(nn.Module):
         return (x - x.flip(3)).abs().flatten(1).mean(1)
 
 
+class Round(nn.Module):
+    """To hundredths, without a gradient."""
+
+    def forward(self, x):
+        return (100 * x).round() / 100
+
+
 @dataclass(frozen=True, kw_only=True)
 class Lopsided(Detector):
     about: ClassVar[About] = About(paper="none 2026")
 
     rate: float = 0.05
 
-    def learn(self, model, clean, adversarial, *, rng):
+    def build(self, model, image_shape):
         return Distance()
 
 
-class TestDetector(DetectorConformance):
+DETECTORS = [
+    Lopsided(),
+    detectors.FeatureSqueezing(bits=3),
+    detectors.InputDetector(rate=0.05, epochs=3),
+    detectors.InputDetector(rate=0.05, epochs=1, network="digits-cnn"),
+    detectors.Mahalanobis(rate=0.05),
+    *(
+        detectors.MagNetDetector(rate=0.05, epochs=5, statistic=statistic)
+        for statistic in ("l1", "l2", "divergence")
+    ),
+    detectors.DefenseGANDetector(
+        rate=0.05, generator=WGAN((1, 8, 8), latent=8, width=0.1), steps=20, restarts=3, lr=0.3
+    ),
+]
+
+
+class TestDetectors(DetectorConformance):
+    @pytest.fixture(autouse=True, params=DETECTORS, ids=lambda one: repr(one)[:60])
+    def _choose(self, request):
+        self.chosen = request.param
+
     def detector(self):
-        return Lopsided()
+        return self.chosen
 
 
 class TestQueryGuard(GuardConformance):
@@ -100,6 +151,11 @@ class NoRepeats(Guard):
             known.update(fresh)
 
         return watch
+
+
+class TestBlacklight(GuardConformance):
+    def guard(self):
+        return Blacklight()
 
 
 class TestOtherGuard(GuardConformance):
@@ -128,6 +184,14 @@ def test_the_suites_see_what_is_wrong():
     class Flat(FewGreys):
         surrogate = Transform.surrogate
 
+    class Misleads(FewGreys):
+        def surrogate(self, x):
+            return -x
+
+    class Rounded(Lopsided):
+        def build(self, model, image_shape):
+            return nn.Sequential(Distance(), Round())
+
     class Shares(FineTuning):
         def repair(self, model, data, verdict=None, *, rng):
             return copy.copy(model)
@@ -139,15 +203,24 @@ def test_the_suites_see_what_is_wrong():
     suite.transform = Flat
     with pytest.raises(AssertionError, match="no gradient"):
         suite.test_who_knows_it_gets_its_values_and_a_gradient()
+    suite.transform = Misleads
+    with pytest.raises(AssertionError):
+        suite.test_knowing_it_is_no_handicap()
+    suite = TestDetectors()
+    suite.detector = Rounded
+    with pytest.raises(AssertionError, match="no gradient"):
+        suite.test_who_knows_it_gets_a_gradient_of_its_score()
     suite = TestRepairer()
     suite.repairer = Shares
     with pytest.raises(AssertionError, match="weights are shared"):
         suite.test_arguments_are_left_as_they_were()
 
 
-@pytest.mark.parametrize(("kind", "base"), [("transforms", Transform), ("guards", Guard)])
+@pytest.mark.parametrize(
+    ("kind", "base"), [("transforms", Transform), ("detectors", Detector), ("guards", Guard)]
+)
 def test_every_registered_one_is_here(kind, base):
-    tested = {SpatialSmoothing, QueryGuard}
+    tested = {*map(type, [*TRANSFORMS, *DETECTORS]), QueryGuard, Blacklight}
     classes = {component.find(kind, name) for name in component.names(kind)}
     assert classes <= tested
     assert all(issubclass(cls, base) for cls in classes)
@@ -156,6 +229,6 @@ def test_every_registered_one_is_here(kind, base):
 def test_no_gradient_without_the_stand_in():
     """By hand: rounding has slope 0, the stand-in 1."""
     x = torch.full((1, 1, 1, 1), 0.3, requires_grad=True)
-    y = FewGreys(levels=2)._known(x)
+    y = FewGreys(levels=2).known(x)
     assert y.item() == 0
     assert torch.autograd.grad(y.sum(), x)[0].item() == 1

@@ -150,7 +150,8 @@ def test_a_detector_learns_from_training_images_and_its_class_is_no_success(lab,
     train = mi.load_data("digits")[0]
     share = (model.labels(train.batch(range(len(train)))[0]) == 10).float().mean()
     assert 0.05 < share < 0.15
-    unit = unit_of(Evasion, attack={"name": "fgsm", "eps": 0.4}, samples=100, **settings)
+    blind = {"name": "fgsm", "eps": 0.4}  # who knows the detector would not become so bright
+    unit = unit_of(Evasion, attack=blind, through="undefended", samples=100, **settings)
     table = lab.open(unit.adversarial).table.to_pydict()
     rejected = [after == 10 for after in table["predicted"]]
     assert any(rejected)

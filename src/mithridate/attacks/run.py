@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +56,8 @@ class AttackResult:
             that cannot be told, as from an attack that drops rows without `Cost.on_rows`.
         seconds: time spent in the attack.
         status: "done", "interrupted" (Ctrl-C: finished batches are kept, the other rows equal
-            the input) or "stopped: refused after N queries" (by a guard: likewise).
+            the input) or "stopped: refused after N queries" (by a guard: the rows that it refused
+            equal the input, the others do not).
         no_gradient: rows not fooled at whose input the gradient is 0 or not finite, bool (N,);
             None for an attack that asks for no gradients.
         lost_to_rounding: rows that the attack's proposal fooled and no rounded image did, bool
@@ -122,6 +123,10 @@ def run_attack(
     whether it fools `model` or not; and it works on a row that fools `model` alone, whose success
     is then what became of it.
 
+    Where the model answers by chance (`model.draws`), an attack that stops at its goal takes all of
+    its steps (`stop_at_goal` is set to False): it would stop at the first answer that suits it, and
+    the next may not. Success is that of one more answer.
+
     Where a GPU runs out of memory, the batch is halved and the same rows are tried again. Such
     a try counts in `seconds` only.
 
@@ -177,6 +182,8 @@ def run_attack(
         seen = _white(asked)
         paces = judge.compute_batch, seen.compute_batch
         _check_view(attack, judge, asked)
+        if judge.draws and getattr(attack, "stop_at_goal", False):
+            attack = replace(cast(Any, attack), stop_at_goal=False)
         x = _checked(judge, x.clone() if x.is_inference() else x, goal)
         if seen is not judge:
             _checked(seen, x, goal)
@@ -190,7 +197,7 @@ def run_attack(
                 wanted = goal.avoiding(judge.rejected)
                 run = _Run(attack, judge, asked, x, wanted, rng, batch, quantize)
                 for rows in batch.over(len(x), run.work):
-                    if run.status != "done":
+                    if run.status != "done" and not run.status.startswith(REFUSED):
                         break
                     if progress is not None:
                         progress(rows.stop, len(x))
@@ -326,7 +333,9 @@ class _Run:
         self.row_queries[rows] = ledger.counts.to(self.x.device)
         self.traced = self.traced and not ledger.broken
         self.queries, self.gradients = self.queries + queries, self.gradients + gradients
-        self.status = f"{status} after {self.queries} queries" if status == REFUSED else status
+        if REFUSED in (status, self.status[: len(REFUSED)]) and status in ("done", REFUSED):
+            status = f"{REFUSED} after {self.queries} queries"
+        self.status = status
 
     def _look_for_gradient(self, rows: slice, x: Tensor, goal: Goal) -> None:
         """Rows not fooled whose input has no gradient: an attack by gradients was blind there."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from mithridate.attacks.base import Ball, BoundedAttack, limits, per_row, pick
 from mithridate.classifier import Classifier
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
+from mithridate.errors import QueriesRefused
 from mithridate.goals import Goal
 from mithridate.norms import L1, L2, LINF, Norm
 from mithridate.rng import Draws, by_row
@@ -23,6 +24,10 @@ from mithridate.rng import Draws, by_row
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """After these of 10,000 queries the share of pixels halves (as in the authors' code)."""
 Proposal = Callable[[Tensor, Tensor, float, float, Draws], Tensor]
+FIRST, GROW, EASE = 0.05, 1.25, 0.99
+"""Share of columns drawn anew after a first refusal; its factors at a further one, an answer."""
+PATIENCE = 30
+"""Refusals in a row after which a guard will not be passed."""
 
 
 def share(p: float, query: int, queries: int) -> float:
@@ -142,18 +147,25 @@ class Square(BoundedAttack):
     square that would change nothing takes the other sign, as in the authors' first code.
     Numbers come from a seed per row, so a row's result does not depend on who is left.
 
+    Behind a guard that refuses, it adapts and draws anew (OARS: Feng et al. 2023): in place of
+    squares, a share of the columns is drawn as at the start; each refusal makes the share larger,
+    so that queries are less alike, each answer a little smaller, and the row goes on. A refused
+    query counts as one of `queries`. Deviation: they resize the squares, by a search before the
+    attack; squares of one sign have too much in common.
+
     Args:
         eps: radius of the ball, at least 0.
         norm: LINF, L2, or L1 as Croce and Hein 2021 (appendix) have it.
         queries: per row at most, at least 2.
         p: share of the pixels that the first squares cover; the schedule of 10,000 queries is
             stretched to `queries`.
+        on_refusal: "resize", or "stop": the row is given up, as by who does not know the guard.
 
     Raises:
         InputError: a value out of range, or another norm.
 
     >>> Square(eps=0.3)
-    Square(eps=0.3, norm=linf, queries=5000, p=0.8)
+    Square(eps=0.3, norm=linf, queries=5000, p=0.8, on_refusal='resize')
     """
 
     about: ClassVar[About] = About(
@@ -169,6 +181,7 @@ class Square(BoundedAttack):
     norm: Ball = LINF
     queries: Annotated[int, limits(2)] = 5000
     p: Annotated[float, limits(0, 1, open_low=True)] = 0.8
+    on_refusal: Literal["resize", "stop"] = "resize"
 
     @classmethod
     def usual(cls, image_shape: tuple[int, int, int]) -> dict[str, Any]:
@@ -192,6 +205,7 @@ class Square(BoundedAttack):
                 x.new_full((len(x),), float("inf")),
             )
             out, best, centre = x.clone(), x, x
+            started, least, refused = False, 0.0, 0
             for i in range(self.queries):
                 going = (~goal.reached(scores.argmax(1))).nonzero()[:, 0]
                 if len(going) < len(rows):
@@ -202,9 +216,21 @@ class Square(BoundedAttack):
                 if len(rows) == 0 or i == self.queries - 1:
                     break
                 part = share(self.p, i, self.queries)
-                tried = (propose if i else start)(best, centre, self.eps, part, draws)
-                with model.cost.on_rows(rows):
-                    scores = model.log_scores(tried)
+                way = propose if started and not least else start
+                tried = way(best, centre, self.eps, part, draws)
+                if started and least:
+                    anew = draws.uniform(x.shape[3])[:, None, None] < least
+                    moved = torch.where(anew, tried, best) - centre
+                    tried = (centre + self.norm.project(moved, self.eps)).clamp_(0, 1)
+                try:
+                    with model.cost.on_rows(rows):
+                        scores = model.log_scores(tried)
+                except QueriesRefused:
+                    refused, least = refused + 1, min(1.0, max(FIRST, GROW * least))
+                    if self.on_refusal == "stop" or refused > PATIENCE:
+                        raise
+                    continue
+                started, refused, least = True, 0, EASE * least
                 tried_margin = goal.margin(scores)
                 best = pick(tried_margin < margin, tried, best)
                 margin = margin.minimum(tried_margin)

@@ -6,15 +6,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from mithridate.component import TABLES, Choice, names
+from mithridate.component import TABLES, Choice, find, names
 from mithridate.errors import InputError, unknown
 from mithridate.models.endpoint import Endpoint, is_endpoint
 from mithridate.poisons import Poisoned
 from mithridate.studies.engine.spec import Part
 from mithridate.studies.engine.unit import Unit
 from mithridate.studies.units.data import Data
+from mithridate.studies.units.defended import defended
 from mithridate.studies.units.filtered import Filtered
-from mithridate.studies.units.model import Defended, ModelUnit, Opened, Repaired, Trained
+from mithridate.studies.units.model import ModelUnit, Opened, Repaired, Trained
 from mithridate.studies.units.poisoned import poisoned_unit
 
 DEFENSES = ("transforms", "detectors", "guards")
@@ -282,10 +283,9 @@ class Subject(Part):
         model = self.undefended()
         if not self.defense:
             return model
-        choices = tuple(defense_choice(table) for table in self.defense)
-        return Defended(
-            model=model, data=self.data_unit, defenses=choices, seed=self.seed, **self.place
-        )
+        shape = self.data_unit.loaded.test.image_shape
+        choices = tuple(defense_choice(table, shape) for table in self.defense)
+        return defended(model, self.data_unit, choices, seed=self.seed, **self.place)
 
     def bare(self) -> ModelUnit:
         """The model, for measures that look into it or train it again.
@@ -298,8 +298,14 @@ class Subject(Part):
         return self.undefended()
 
 
-def defense_choice(table: dict[str, Any]) -> Choice:
+def defense_choice(
+    table: dict[str, Any], image_shape: tuple[int, int, int] | None = None
+) -> Choice:
     """The transform, detector or guard that a table names.
+
+    Args:
+        image_shape: settings that are not given are those usual for such images; None for the
+            defaults.
 
     Raises:
         InputError: no such defence.
@@ -315,4 +321,5 @@ def defense_choice(table: dict[str, Any]) -> Choice:
             key = {"sanitizers": "sanitize", "hardeners": "train.harden", "repairers": "repair"}
             raise InputError(f"{name} is one of the {elsewhere[0]}: set {key[elsewhere[0]]}")
         raise unknown("defence", name, known)
-    return Choice.of(known[name], table)
+    usual = {} if image_shape is None else find(known[name], name).usual(image_shape)
+    return Choice.of(known[name], usual | table)

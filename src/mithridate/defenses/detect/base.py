@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import final
@@ -9,11 +10,13 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from mithridate.classifier import Classifier
+from mithridate.classifier import Classifier, check_white
 from mithridate.component import Component, name_of, values
 from mithridate.data import ImageSet
 from mithridate.errors import InputError, NothingAssessedError, check_number
 from mithridate.rng import child
+
+Shape = tuple[int, int, int]
 
 BATCH = 128
 """Images scored at once."""
@@ -39,25 +42,45 @@ class Detector(Component, ABC):
         _check_share("held_out", self.held_out)
 
     @abstractmethod
+    def build(self, model: Classifier, image_shape: Shape) -> nn.Module:
+        """Images (N, C, H, W) in [0, 1] -> scores (N,), higher more suspicious; not learned yet.
+
+        What it has of the model is a copy. It scores each image by itself. Gradients pass, those
+        of a stand-in where its arithmetic has none: an attacker who knows it follows them.
+
+        Args:
+            model: whose inputs are watched; unchanged.
+            image_shape: (C, H, W).
+        """
+
     def learn(
         self,
+        scorer: nn.Module,
         model: Classifier,
         clean: ImageSet,
         adversarial: Tensor | None,
         *,
         rng: torch.Generator,
-    ) -> nn.Module:
-        """A module of images (N, C, H, W) in [0, 1] -> scores (N,), higher more suspicious.
-
-        What it has of the model is a copy. It scores each image by itself. Gradients pass, where
-        its arithmetic has any: an attacker who knows the detector follows them.
+    ) -> None:
+        """Fill what `build` made: its state is all that this decides. By default, nothing.
 
         Args:
+            scorer: changed in place.
             model: whose inputs are watched; unchanged.
             clean: images to learn from.
             adversarial: attacked images (M, C, H, W); None for the detector to make its own.
             rng: its seed decides everything that is random.
         """
+
+    @final
+    def scorer(self, model: Classifier, image_shape: Shape) -> nn.Module:
+        """What `build` makes of the model as an attacker has it, so that gradients pass.
+
+        Raises:
+            InputError: the model stands behind a guard.
+        """
+        check_white(name_of(self), model)
+        return self.build(model.attacker(), image_shape).to(model.device)
 
     @final
     def fit(
@@ -78,14 +101,20 @@ class Detector(Component, ABC):
             rng: its seed decides everything that is random.
 
         Raises:
-            InputError: too few images for `rate`; and as `learn`.
+            InputError: too few images for `rate`, no attacked image among `adversarial`, or a
+                model behind a guard; and as `learn`.
             NothingAssessedError: scores that are not finite.
         """
+        if adversarial is not None and len(adversarial) == 0:
+            raise InputError(
+                f"{name_of(self)} is given no attacked image: give some, or leave adversarial out"
+            )
         count = round(self.held_out * len(clean))
         _check_enough(count, self.rate)
         order = torch.randperm(len(clean), generator=child(rng, "held out"))
         learned, held = clean.subset(order[count:]), clean.subset(order[:count])
-        scorer = self.learn(model, learned, adversarial, rng=child(rng, "learn"))
+        scorer = self.scorer(model, clean.image_shape)
+        self.learn(scorer, model, learned, adversarial, rng=child(rng, "learn"))
         return FittedDetector(self, scorer).at_rate(held, self.rate)
 
 
@@ -95,14 +124,21 @@ class FittedDetector:
 
     Attributes:
         detector: its settings.
-        scorer: images (N, C, H, W) in [0, 1] -> scores (N,); put into evaluation mode.
+        scorer: images (N, C, H, W) in [0, 1] -> scores (N,); put into evaluation mode, frozen.
         threshold: an image that scores above is rejected; infinite until `at_rate`.
+        unit: how far the threshold lies above the median of clean images: makes scores of any
+            size comparable with logits.
     """
 
     def __init__(
-        self, detector: Detector, scorer: nn.Module, threshold: float = float("inf")
+        self,
+        detector: Detector,
+        scorer: nn.Module,
+        threshold: float = float("inf"),
+        unit: float = 1.0,
     ) -> None:
-        self.detector, self.scorer, self.threshold = detector, scorer.eval(), threshold
+        self.detector, self.threshold, self.unit = detector, threshold, unit
+        self.scorer = scorer.eval().requires_grad_(False)
 
     def score(self, x: Tensor) -> Tensor:
         """Scores (N,) of images, on their device, no gradient; higher is more suspicious."""
@@ -129,9 +165,9 @@ class FittedDetector:
 
         >>> from torch import nn
         >>> class Mean(Detector):
-        ...     def learn(self, model, clean, adversarial, *, rng):
+        ...     def build(self, model, image_shape):
         ...         return nn.Sequential(nn.AvgPool2d(1), nn.Flatten(0))
-        >>> one = FittedDetector(Mean(), Mean().learn(None, None, None, rng=None))
+        >>> one = FittedDetector(Mean(), Mean().build(None, None))
         >>> one.at_rate(torch.arange(100.).view(100, 1, 1, 1), 0.05).threshold
         95.0
         """
@@ -143,25 +179,36 @@ class FittedDetector:
             raise NothingAssessedError("the detector's scores are NaN or infinite: no threshold")
         above = max(0, int(rate * (len(x) + 1) + 1e-9) - 1)
         threshold = float(scores.sort(descending=True).values[above])
-        return FittedDetector(self.detector, self.scorer, threshold)
+        unit = threshold - float(scores.median())
+        return FittedDetector(self.detector, self.scorer, threshold, unit if unit > 0 else 1.0)
 
     def wrap(self, model: Classifier) -> Classifier:
         """The classifier with one class more, *rejected*, for what scores above the threshold.
 
-        Its logits are the model's, and for *rejected* the largest of them and the score's excess
-        over the threshold: the joint logits of classifier and detector (Carlini and Wagner 2017,
-        "Adversarial examples are not easily detected", section 3.3). Deviation: they multiply
-        where this adds, which holds for logits of any sign. An attacker who knows the detector
-        has them, and their gradient. Detectors around each other share the class.
+        Its logits are the model's, and for *rejected* the largest of them and asinh((score -
+        threshold) / unit): the joint logits of classifier and detector (Carlini and Wagner 2017,
+        "Adversarial examples are not easily detected", section 3.3). Deviations: they multiply
+        where this adds, which holds for logits of any sign; and the excess grows by its
+        logarithm, so that no softmax saturates. An attacker who knows the detector has them, and
+        their gradient. Detectors around each other share the class.
+
+        Raises:
+            InputError: the model stands behind a guard.
         """
+        check_white(name_of(self.detector), model)
         known = {"threshold": self.threshold, **values(self.detector)}
         defenses = [*model.info.get("defenses", []), {"name": name_of(self.detector), **known}]
         return model.around(
-            _Rejecting(model, self.scorer, self.threshold),
+            _Rejecting(model, self),
             info={**model.info, "defenses": defenses},
             attacker=lambda: self.wrap(model.attacker()),
             rejects=True,
         )
+
+
+def copied(model: Classifier) -> nn.Module:
+    """A frozen copy of a model, as a module of images in [0, 1] -> logits."""
+    return copy.deepcopy(model.core()).eval().requires_grad_(False)
 
 
 @final
@@ -170,21 +217,28 @@ class _Rejecting(nn.Module):
 
     threshold: Tensor
 
-    def __init__(self, model: Classifier, scorer: nn.Module, threshold: float) -> None:
+    def __init__(self, model: Classifier, fitted: FittedDetector) -> None:
         super().__init__()
-        # First, as the features of a classifier are the input of its last linear layer.
-        self.scorer, self.core = scorer.to(model.device), model.core()
-        self.rejected = model.rejected
-        self.register_buffer("threshold", torch.tensor(threshold, device=model.device))
+        self.core, self.scorer = model.core(), fitted.scorer.to(model.device)
+        self.rejected, self.unit = model.rejected, fitted.unit
+        limit = torch.tensor(fitted.threshold, device=model.device)
+        self.register_buffer("threshold", limit)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.core(x)
-        excess = (self.scorer(x).float() - self.threshold)[:, None]
+        scores = self.scorer(x).float()
+        answers = logits
+        if self.rejected is not None:
+            answers = logits.clone()
+            answers[:, self.rejected] = float("-inf")
+        top = answers.amax(1)
+        joint = top + ((scores - self.threshold) / self.unit).asinh()
+        # Where the excess is lost in rounding, the next number decides as the score does.
+        lost = (scores > self.threshold) & (joint <= top)
+        joint = torch.where(lost, top.detach().nextafter(top.new_tensor(torch.inf)), joint)
         if self.rejected is None:
-            return torch.cat([logits, logits.amax(1, keepdim=True) + excess], 1)
-        answers, out = logits.clone(), logits.clone()
-        answers[:, self.rejected] = float("-inf")
-        joint = answers.amax(1) + excess[:, 0]
+            return torch.cat([logits, joint[:, None]], 1)
+        out = logits.clone()
         out[:, self.rejected] = joint.maximum(logits[:, self.rejected])
         return out
 

@@ -1,4 +1,4 @@
-"""Models as units: trained from scratch or from a parent, read from a file, or defended."""
+"""Models as units: trained from scratch or from a parent, read from a file, or repaired."""
 
 from __future__ import annotations
 
@@ -294,52 +294,6 @@ def shapes_of(model: Classifier, code: str = "") -> str:
     initialise(blank, rng(0))
     text = repr((repr(blank), digest(blank.state_dict()), *model.input_range, model.outputs, code))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Defended(ModelUnit):
-    """A model behind the links of a chain that change or watch its inputs, in order."""
-
-    kind: ClassVar = "defended"
-    stored: ClassVar = False
-
-    model: ModelUnit
-    data: Data
-    defenses: tuple[Choice, ...]
-    seed: int
-
-    def __post_init__(self) -> None:
-        for choice in self.defenses:
-            choice.make()
-
-    def open(self, folder: Path, values: Mapping[str, Any], get: Open) -> Classifier:
-        """The model behind each link in turn; a detector learns from the training images.
-
-        Behind a guard it is a `Guarded`, which has seen no query yet.
-        """
-        model: Any = get(self.model)
-        for place, choice in enumerate(self.defenses):
-            link = choice.make()
-            if choice.kind == "detectors":
-                random = child(rng(self.seed), "defense", place)
-                link = link.fit(model, get(self.data).train, rng=random)
-            model = link.wrap(model)
-        return model  # type: ignore[no-any-return]
-
-    def shared(self) -> bool:
-        """A guard counts the queries of one attacker."""
-        return all(choice.kind != "guards" for choice in self.defenses)
-
-    def architecture(self, shape: Shape) -> str:
-        return repr((self.model.architecture(shape), self.defenses))
-
-    def blank(self, shape: Shape, classes: int, get: Open) -> Classifier:
-        """The model behind its transforms: what else stands there takes little time."""
-        model = self.model.blank(shape, classes, get)
-        for choice in self.defenses:
-            if choice.kind == "transforms":
-                model = choice.make().wrap(model)
-        return model
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -51,7 +51,7 @@ class Bright(Detector):
 
     rate: float = 0.1
 
-    def learn(self, model, clean, adversarial, *, rng):
+    def build(self, model, image_shape):
         return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(0))
 
 
