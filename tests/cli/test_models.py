@@ -140,7 +140,7 @@ def test_what_is_refused_names_the_command_that_converts_it(there: Any, name: st
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exec(command, {})
-    again = there("attack", "weights.pt", *OWN, "--attack", "fgsm", *ASKED)
+    again = there("attack", f"{Path(name).stem}-weights.pt", *OWN, "--attack", "fgsm", *ASKED)
     assert again.code == 0, again.err
 
 

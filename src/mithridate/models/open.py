@@ -256,6 +256,10 @@ def source_digest(source: str) -> str:
         place = snapshot(source)
     elif factory.is_code(source) and not place.exists():
         return factory.code_digest(source)
+    if place.suffix.lower() == ".onnx" and place.is_file():
+        from mithridate.models.onnx import digest
+
+        return digest(place).hex()
     if not place.is_dir():
         return checkpoint.sha256(place)
     whole = hashlib.sha256()
