@@ -160,7 +160,8 @@ def _look_through(place: Path, data: bytes) -> list[tuple[str, str]]:
 
 def _convert(place: Path, weights: str) -> str:
     """The command that writes weights as this project reads them, under a name of their own."""
-    new, call = f"{place.stem}-weights.pt", weights.format(repr(str(place)))
+    old = place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place
+    new, call = f"{place.stem}-weights.pt", weights.format(repr(str(old)))
     return f"""convert it: python -c "import torch; torch.save({call}, {new!r})\""""
 
 
