@@ -311,7 +311,7 @@ def _as_stated(
         if len(labels) != model.classes:
             raise InputError(
                 f"{text} has {model.classes} classes, the data has {len(labels)}: give the data "
-                "that it was trained for"
+                "that it was trained for, or all its class names in the folder's classes.txt"
             )
         names = names if isinstance(classes, int) else labels
     settings = {"bounds": model.input_range, "outputs": model.outputs, **about}
