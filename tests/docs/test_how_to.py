@@ -99,7 +99,7 @@ def test_every_form_of_an_own_network_gives_the_same_answer(
     assert len(answers) == 6
     before, after = answers[rows[0]]
     assert before == pytest.approx(plain_accuracy())
-    assert before > 0.95 > 0.1 > after
+    assert before > 0.9 > 0.1 > after
     assert set(answers.values()) == {(before, after)}
     _, attack, *converted, again = commands(OWN)
     assert attack == rows[0]
@@ -117,4 +117,4 @@ def test_the_page_works_as_printed(name: str) -> None:
     for line in commands(name):
         assert type_in(line) == 0, line
     before, after = accuracies()
-    assert before > 0.9 > 0.5 > after
+    assert before > 0.8 > 0.5 > after
