@@ -102,7 +102,7 @@ def ours(attack: DeepFool | DynamicDeepFool) -> Callable[[nn.Module, Tensor, Ten
     def run(module: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
         model = mi.Classifier(module, classes=10)
         goal = mi.Untargeted(labels)
-        return mi.run_attack(attack, model, x, goal, rng=mi.rng.rng(0)).adversarials
+        return mi.run_attack(attack, model, x, goal, rng=mi.rng(0)).adversarials
 
     return run
 

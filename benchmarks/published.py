@@ -47,14 +47,15 @@ def lines(found: StudyFolder) -> list[str]:
         ]
         column = study.columns.get(one.value)
         where = ", ".join(f"{axis} {label}" for axis, label in one.where.items())
-        what = f"{column.title if column else one.value}, {where or one.matrix}"
+        matrix = next(m for m in study.matrices if m.name == one.matrix)
+        what = f"{column.title if column else one.value}, {where or matrix.title or matrix.name}"
         told = f"{one.source}. {one.reason}".strip()
         out.append(f"| {what} | {published(one)} | {ours(cells, one)} | {told} |")
     return [*out, ""]
 
 
 def published(one: Published) -> str:
-    """The document's figure."""
+    """The figure published elsewhere."""
     if isinstance(one.published, str):
         return one.published
     return f"{100 * one.published:.4g} %" if one.published <= 1 else f"{one.published:.4g}"

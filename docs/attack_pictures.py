@@ -54,8 +54,8 @@ def attacked(
     if isinstance(attack, AdversarialPatch):
         goal = mi.Targeted([TARGET] * len(x))
         seen, aims = train.batch(slice(LEARNED))[0], mi.Targeted([TARGET] * LEARNED)
-        attack = replace(attack, patch=attack.learn(model, seen, aims, rng=mi.rng.rng(1)))
-    return mi.run_attack(attack, model, x, goal, rng=mi.rng.rng(0))
+        attack = replace(attack, patch=attack.learn(model, seen, aims, rng=mi.rng(1)))
+    return mi.run_attack(attack, model, x, goal, rng=mi.rng(0))
 
 
 def strip(result: AttackResult, x: Tensor, norm: Norm | None) -> Image.Image:

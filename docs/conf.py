@@ -28,6 +28,13 @@ myst_heading_anchors = 3
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "Mithridate"
+html_static_path = ["_static"]
+html_css_files = ["mithridate.css"]
+html_theme_options = {
+    "light_css_variables": {"color-brand-primary": "#2450b5", "color-brand-content": "#2450b5"},
+    "dark_css_variables": {"color-brand-primary": "#8fb0ff", "color-brand-content": "#8fb0ff"},
+}
+"""The report's own blue."""
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"

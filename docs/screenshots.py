@@ -1,4 +1,4 @@
-"""Pictures of a report for the docs: python docs/screenshots.py REPORT.html FOLDER."""
+"""Pictures of a report for the docs: python docs/screenshots.py REPORT.html FOLDER [NAME]."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from playwright.sync_api import sync_playwright
 WIDTHS = {"phone": 390, "desktop": 1440}
 
 
-def main(report: Path, folder: Path) -> None:
+def main(report: Path, folder: Path, name: str = "report") -> None:
     """The first screen of the report, on phone and desktop, light and dark."""
     folder.mkdir(parents=True, exist_ok=True)
     browser_path = os.environ.get("MITHRIDATE_CHROMIUM") or shutil.which("chromium")
@@ -24,12 +24,12 @@ def main(report: Path, folder: Path) -> None:
                     viewport={"width": width, "height": 1100}, color_scheme=theme
                 )
                 page.goto(report.resolve().as_uri())
-                page.screenshot(path=folder / f"report-{device}-{theme}.png")
+                page.screenshot(path=folder / f"{name}-{device}-{theme}.png")
                 page.close()
         browser.close()
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    if len(sys.argv) not in (3, 4):
         sys.exit(__doc__)
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])

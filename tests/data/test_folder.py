@@ -44,6 +44,21 @@ def test_fixed_split_and_numeric_order(tmp_path, png):
     assert (len(train), len(set(levels(train)) & set(levels(test)))) == (17, 0)
 
 
+@pytest.mark.parametrize("split", [True, False])
+def test_a_file_names_classes_of_which_there_are_no_images(tmp_path, png, split):
+    (tmp_path / "classes.txt").write_text("\n".join(["cat", "dog ", "10 owl", "eel", ""]))
+    folders = [tmp_path / "train", tmp_path / "test"] if split else [tmp_path]
+    for folder in folders:
+        fill(png, folder / "eel", 5)
+        fill(png, folder / "10 owl", 5)
+    train, test = load_folder(tmp_path)
+    assert train.class_names == test.class_names == ("cat", "dog", "10 owl", "eel")
+    assert train.labels.unique().tolist() == test.labels.unique().tolist() == [2, 3]
+    fill(png, folders[-1] / "ant", 5)
+    with pytest.raises(DataError, match=r"ant: classes.txt names no such class"):
+        load_folder(tmp_path)
+
+
 def test_faults(tmp_path, png):
     root = tmp_path / "set"
     root.mkdir()

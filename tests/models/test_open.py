@@ -293,7 +293,7 @@ def test_the_command_that_converts_an_old_file_works(
     with pytest.raises(CheckpointError) as caught:
         mi.load("old.pt", network=net)
     exec(str(caught.value).partition('python -c "')[2].rstrip('"'), {})
-    assert fingerprint(mi.load("weights.pt", network=net)) == fingerprint(
+    assert fingerprint(mi.load("old-weights.pt", network=net)) == fingerprint(
         Classifier(net, classes=3)
     )
 

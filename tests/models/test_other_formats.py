@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import mithridate as mi
 from mithridate.errors import CheckpointError, InputError
+from mithridate.models.open import source_digest
 from mithridate.networks.checkpoint import fingerprint
 
 NAMES = {0: "cat", 1: "dog", 2: "owl"}
@@ -253,3 +254,22 @@ def test_onnx_probabilities_sizes_and_identity(onnx: Any, tmp_path: Path) -> Non
     (tmp_path / "r.onnx").write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match="refused by onnxruntime"):
         mi.load(tmp_path / "r.onnx")
+
+
+@pytest.mark.parametrize("name", ["w.data", "w" * 200], ids=["short", "long"])
+def test_weights_beside_an_onnx_file_are_part_of_it(onnx: Any, tmp_path: Path, name: str) -> None:
+    """As torch.onnx.export writes them; the file itself is the same for any weights."""
+    seen, place = [], tmp_path / "m.onnx"
+    for factor in (1, 2):
+        weight, _ = written(onnx, place)
+        file = onnx.load(place)
+        file.graph.initializer[0].CopyFrom(
+            onnx.numpy_helper.from_array((factor * weight).numpy(), "w")
+        )
+        onnx.save(file, place, save_as_external_data=True, location=name, size_threshold=0)
+        seen.append((place.read_bytes(), source_digest(str(place)), fingerprint(mi.load(place))))
+        (tmp_path / name).rename(tmp_path / f"{name}.old") if factor == 1 else None
+    first, second = seen
+    assert first[0] == second[0]
+    assert first[1] != second[1]
+    assert first[2] != second[2]

@@ -129,6 +129,10 @@ def test_of_many_classes_the_top_of_the_ranking_is_shown(page, presets, tmp_path
     verdict = inspection(read(folder).study, read(folder).cells[2])
     kept = [label.index for label in classes_of(verdict, verdict.names)]
     assert kept == [8, 9, *range(78, 100)]
+    counts = np.diag(np.arange(100.0))
+    counts[3, 50] = counts[60, 4] = 1
+    kept = [label.index for label in classes_of(None, verdict.names, counts)]
+    assert kept == [3, 4, 50, 60, *range(80, 100)]
     assert "24 of 100 classes are shown" in page(render(folder)).text
 
 

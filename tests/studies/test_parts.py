@@ -30,6 +30,11 @@ def test_mean_images_are_those_of_numpy():
     assert mean_images(test).numpy() == pytest.approx(wanted, abs=1e-6)
 
 
+def test_mean_images_of_a_thousand_large_classes_are_left_out():
+    names = [str(k) for k in range(1000)]
+    assert mean_images(mi.ImageSet(torch.zeros(1, 3, 224, 224).byte(), [7], names)) is None
+
+
 def test_shares_without_images_and_numbers_that_are_none():
     assert proportion(None) is proportion(wilson(0, 0)) is None
     assert proportion(wilson(3, 4))["k"] == 3

@@ -22,6 +22,9 @@ SUFFIXES = (
 SILENT = {"thumbs.db", "desktop.ini"}
 """What systems leave in folders; hidden files likewise."""
 
+CLASSES = "classes.txt"
+"""In ROOT, where a model knows more classes than there are folders: their names, one a line."""
+
 TEST_EVERY = 5
 """Without a test folder, each class's 5th, 10th, ... image in name order is a test image."""
 
@@ -40,9 +43,10 @@ def load_folder(
     """Train and test set from folders of image files, one folder per class.
 
     Classes are numbered in the order of their folder names, by value where all are whole
-    numbers. ROOT/CLASS/* without a train folder is split: of each class every fifth file in
-    name order goes to the test set, the same in every run. Files that are no such images are left
-    out, and the log says how many of which ending.
+    numbers; or as ROOT/classes.txt lists them, one name a line: then a class needs no folder.
+    ROOT/CLASS/* without a train folder is split: of each class every fifth file in name order
+    goes to the test set, the same in every run. Files that are no such images are left out, and
+    the log says how many of which ending.
 
     Args:
         root: holds train/ and test/ (or validation/, valid/, val/), or the class folders.
@@ -80,10 +84,10 @@ def _files(root: Path) -> tuple[dict[str, Files], list[str]]:
     if not root.is_dir():
         raise DataError(f"{root} is no folder: check the path")
     if not (root / "train").is_dir():
-        classes = _classes(root)
+        classes = _classes(root, _listed(root))
         parts: dict[str, Files] = {"train": [], "test": []}
-        for label, c in enumerate(classes):
-            for at, file in enumerate(_images(root / c), 1):
+        for label, files in _inside(root, classes):
+            for at, file in enumerate(files, 1):
                 parts["train" if at % TEST_EVERY else "test"].append((file, label))
         if not parts["test"]:
             raise DataError(
@@ -94,29 +98,41 @@ def _files(root: Path) -> tuple[dict[str, Files], list[str]]:
     test = next((root / word for word in SPLITS["test"] if (root / word).is_dir()), None)
     if test is None:
         raise DataError(f"{root} has train/ but no test/: add it, or leave the train/ level out")
-    classes = _classes(root / "train")
-    foreign = sorted(set(_classes(test)) - set(classes))
+    listed = _listed(root)
+    classes = _classes(root / "train", listed)
+    foreign = sorted(set(_classes(test, listed)) - set(classes))
     if foreign:
         raise DataError(f"{test} has classes that train/ lacks ({', '.join(foreign)}): add them")
     return {
-        "train": _labelled(root / "train", classes),
-        "test": _labelled(test, classes),
+        "train": [(file, c) for c, files in _inside(root / "train", classes) for file in files],
+        "test": [(file, c) for c, files in _inside(test, classes) for file in files],
     }, classes
 
 
-def _labelled(folder: Path, classes: Sequence[str]) -> Files:
-    return [
-        (file, label)
-        for label, c in enumerate(classes)
-        if (folder / c).is_dir()
-        for file in _images(folder / c)
-    ]
+def _listed(root: Path) -> list[str]:
+    """The names in classes.txt; none where there is no such file."""
+    place = root / CLASSES
+    text = _bytes(place).decode(errors="replace") if place.exists() else ""
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def _classes(folder: Path) -> list[str]:
+def _inside(folder: Path, classes: Sequence[str]) -> list[tuple[int, list[Path]]]:
+    """Label and images of each class that has a folder."""
+    return [(k, _images(folder / c)) for k, c in enumerate(classes) if (folder / c).is_dir()]
+
+
+def _classes(folder: Path, listed: list[str]) -> list[str]:
+    """All classes in order: those listed, else the folders."""
     names = [p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
     if not names:
         raise DataError(f"{folder} has no class folders: give CLASS/*.png inside, or Parquet files")
+    if listed:
+        foreign = sorted(set(names) - set(listed))
+        if foreign:
+            raise DataError(
+                f"{folder / foreign[0]}: {CLASSES} names no such class; rename the folder or add it"
+            )
+        return listed
     numbers = all(name.isdecimal() for name in names)
     return sorted(names, key=lambda name: (int(name) if numbers else 0, name))
 

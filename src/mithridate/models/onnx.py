@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,7 @@ class OnnxModule(nn.Module):
     def __init__(self, place: Path, image_shape: Shape | None) -> None:
         super().__init__()
         self.place = place.resolve()
-        digest = hashlib.sha256(place.read_bytes()).digest()
-        self.register_buffer("name", torch.tensor(list(digest), dtype=torch.uint8))
+        self.register_buffer("name", torch.tensor(list(digest(place)), dtype=torch.uint8))
         self.run = _session(self.place)
         inputs = self.run.get_inputs()
         if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in TYPES:
@@ -110,6 +110,25 @@ class OnnxModule(nn.Module):
         rows = (slice(i, i + size) for i in range(0, len(x), size))
         parts = [self.run.run(None, {self.input: x[r].contiguous().numpy()}) for r in rows]
         return [torch.cat([torch.as_tensor(p) for p in out])[:n] for out in zip(*parts)]  # noqa: B905
+
+
+def digest(place: Path) -> bytes:
+    """sha256 of an ONNX file and of the files beside it that hold its weights.
+
+    Exporters put them there ("external data"); the file says `location`, then the name.
+    """
+    text = place.read_bytes()
+    whole = hashlib.sha256(text)
+    names = set()
+    for match in re.finditer(rb"\x0a\x08location\x12([\x80-\xff]?)(.)", text, re.DOTALL):
+        low, high = match[1], match[2][0]
+        size = (low[0] & 127) + 128 * high if low else high
+        names.add(text[match.end() : match.end() + size].decode(errors="replace"))
+    for name in sorted(names):
+        if (place.parent / name).is_file():
+            with (place.parent / name).open("rb") as file:
+                whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.digest()
 
 
 def _session(place: Path) -> Any:

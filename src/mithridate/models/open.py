@@ -335,6 +335,10 @@ def source_digest(source: str, *, endpoint: Mapping[str, Any] | None = None, **h
         place = snapshot(source)
     elif factory.is_code(source) and not place.exists():
         return factory.code_digest(source)
+    if place.suffix.lower() == ".onnx" and place.is_file():
+        from mithridate.models.onnx import digest
+
+        return digest(place).hex()
     if not place.is_dir():
         return checkpoint.sha256(place)
     whole = hashlib.sha256()
@@ -387,7 +391,8 @@ def _as_stated(
         if len(labels) + len(rejected) != model.classes:
             raise InputError(
                 f"{text} has {model.classes - len(rejected)} classes, the data has {len(labels)}: "
-                "give the data that it was trained for"
+                "give the data that it was trained for, or all its class names in the folder's "
+                "classes.txt"
             )
         names = names if isinstance(classes, int) else (*labels, *rejected)
     settings = {"bounds": model.input_range, "outputs": model.outputs, **about}

@@ -133,7 +133,7 @@ def _look_through(place: Path, data: bytes) -> list[tuple[str, str]]:
             raise CheckpointError(
                 f"{place} is not a zip archive as torch.save writes: it is damaged, or a bare "
                 "pickle, which can run code and is never loaded; if it is an old file of weights, "
-                + _convert(f"torch.load({place.name!r}, weights_only=True)")
+                + _convert(place, "torch.load({}, weights_only=True)")
             )
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()
@@ -158,9 +158,11 @@ def _look_through(place: Path, data: bytes) -> list[tuple[str, str]]:
     return sorted(walk.beside)
 
 
-def _convert(weights: str) -> str:
-    """The command that writes weights as this project reads them."""
-    return f"""convert it: python -c "import torch; torch.save({weights}, 'weights.pt')\""""
+def _convert(place: Path, weights: str) -> str:
+    """The command that writes weights as this project reads them, under a name of their own."""
+    old = place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place
+    new, call = f"{place.stem}-weights.pt", weights.format(repr(str(old)))
+    return f"""convert it: python -c "import torch; torch.save({call}, {new!r})\""""
 
 
 def _types(names: list[tuple[str, str]]) -> list[Any]:
@@ -190,7 +192,7 @@ def _check_kind(place: Path, names: set[str]) -> None:
         return
     raise CheckpointError(
         f"{place} is {what}, which carries code and is never loaded: where you trust it, "
-        + _convert(weights.format(repr(place.name)))
+        + _convert(place, weights)
     )
 
 
@@ -260,7 +262,7 @@ class _Inert(pickle.Unpickler):
         raise CheckpointError(
             f"{self.place} wants to call {module}.{name}, which a state dict never does (a whole "
             "module does): it can run code and is not loaded; where you trust it, "
-            + _convert(f"torch.load({self.place.name!r}, weights_only=False).state_dict()")
+            + _convert(self.place, "torch.load({}, weights_only=False).state_dict()")
         )
 
     def persistent_load(self, pid: Any) -> _Storage:

@@ -97,10 +97,13 @@ class Inspected:
         return panels.only(len(self.classes), len(self.verdict.names), "the highest ranked")
 
 
-def classes_of(verdict: Inspection | None, names: Sequence[str]) -> list[Label]:
+def classes_of(
+    verdict: Inspection | None, names: Sequence[str], counts: Array | None = None
+) -> list[Label]:
     """The classes that are shown, in order, with their roles in the verdict.
 
-    All where they fit; else source and target and those that rank highest.
+    All where they fit; else source and target, those that rank highest, and those that `counts`,
+    a confusion matrix, finds most confused, then those with the most images.
     """
     both = {role: getattr(verdict, role, None) for role in ("target", "source")}
     roles = {index: role for role, index in both.items() if index is not None}
@@ -108,7 +111,11 @@ def classes_of(verdict: Inspection | None, names: Sequence[str]) -> list[Label]:
     if len(everyone) <= MOST_CLASSES:
         return everyone
     ranked = [k for k, _, _ in ranking(verdict.cell) if k < len(everyone)] if verdict else []
-    first = list(dict.fromkeys([*roles, *ranked, *range(len(everyone))]))[:MOST_CLASSES]
+    by_count = range(len(everyone))
+    if counts is not None:
+        errors = counts.sum(0) + counts.sum(1) - 2 * np.diag(counts)
+        by_count = np.lexsort((-counts.sum(1), -errors)).tolist()
+    first = list(dict.fromkeys([*roles, *ranked, *by_count]))[:MOST_CLASSES]
     return [everyone[index] for index in sorted(first)]
 
 

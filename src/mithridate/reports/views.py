@@ -248,8 +248,8 @@ class Views:
             for name, (title, note, _) in CONFUSIONS.items():
                 arrays, known = self._arrays(cell, (name,))
                 if arrays:
-                    classes = evidence.classes_of(self.verdict, known)
-                    hidden = panels.only(len(classes), len(known))
+                    classes = evidence.classes_of(self.verdict, known, arrays[name])
+                    hidden = panels.only(len(classes), len(known), "the most confused")
                     title = ", ".join(filter(None, [title, title_of(cell.axes, moving)]))
                     grids[name, title] = (title, note, panels.counts_grid(arrays[name], classes))
         drawn = {name for name, _ in grids} if self.audit is not None else set(CONFUSIONS)

@@ -90,14 +90,23 @@ def environment(device: torch.device, seed: int) -> dict[str, Any]:
     }
 
 
-def mean_images(data: ImageSet) -> Tensor:
+MEANS = 2**24
+"""Numbers that the mean images of all classes may have: 64 MiB in the record."""
+
+
+def mean_images(data: ImageSet) -> Tensor | None:
     """The average image of each class, (K, C, H, W); NaN for a class without any.
+
+    None above `MEANS` numbers: of ImageNet's classes they would take 600 MB.
 
     >>> data = ImageSet(torch.tensor([0, 255]).reshape(2, 1, 1, 1).byte(), [0, 0], ["a", "b"])
     >>> mean_images(data).flatten().tolist()
     [0.5, nan]
     """
-    total = torch.zeros(data.classes, *data.image_shape, dtype=torch.float64)
+    shape = data.classes, *data.image_shape
+    if math.prod(shape) > MEANS:
+        return None
+    total = torch.zeros(shape, dtype=torch.float64)
     for x, y in data.batches(1024):
         total.index_add_(0, y, x.double())
     count = torch.bincount(data.labels, minlength=data.classes).double()

@@ -58,7 +58,7 @@ def check_model(
     if classes != data.classes:
         raise InputError(
             f"{name} has {classes} classes, {data.name} has {data.classes}: "
-            "give the data that it was trained for"
+            "give the data that it was trained for, or all its class names in classes.txt"
         )
     if model.rejected is None:
         check_fits(model, data)

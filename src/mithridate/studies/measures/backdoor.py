@@ -146,7 +146,7 @@ class Stamped(NamedTuple):
     images: ImageSet
     rows: Tensor
     values: dict[str, Any]
-    arrays: dict[str, Tensor]
+    arrays: dict[str, Tensor | None]
     table: pa.Table
 
 

@@ -208,7 +208,7 @@ class PoisonMeasured(Unit[Mapping[str, Any]]):
         """Rates, distances, pictures of poisoned images."""
         model, poisoned = unguarded(get(self.model)), get(self.poisoned)
         train, test = get(self.data)
-        arrays: dict[str, Tensor] = {}
+        arrays: dict[str, Tensor | None] = {}
         values: dict[str, Any] = {"asr": None, "stamped_accuracy": None}
         if poisoned.trigger is None:
             predicted = predict(model, test)
