@@ -199,7 +199,7 @@ def main(folder: Path) -> None:
     write_hugging_face(Path("hf"), module)
     write_onnx(Path("lite0.onnx"), module)
     print(
-        f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}; "
+        f"{len(os.sched_getaffinity(0))} core(s), {platform.machine()}, torch {torch.__version__}; "
         f"{len(BY_HAND)} + 20 photographs with labels, {len(UNLABELLED)} without\n"
     )
     shutil.copy(own.rpartition(":")[0], "lite0.py")
@@ -214,13 +214,14 @@ def main(folder: Path) -> None:
     )
     torch_file = ("attack", weights, "--network", "lite0.py:Lite0", "--trust-code")
     attacks, eps = "pgd,deepfool,square,hopskipjump", ("--set", "eps=4/255")
-    labelled = ("--data", "labelled", *eps, "--attack")
-    mithridate(*torch_file, *labelled, attacks, "--out", "report-torch")
-    few = ("--samples", 8, "--out")
+    budget = ("--set", "hopskipjump.budget=500")
+    labelled, few = ("--data", "labelled", *eps, "--attack"), ("--samples", 8, "--out")
+    mithridate(*torch_file, *labelled, attacks, *budget, "--out", "report-torch")
     mithridate("attack", "hf", *labelled, "pgd,deepfool", *few, "report-hf")
-    mithridate("attack", "lite0.onnx", *labelled, "square,hopskipjump", *few, "report-onnx")
-    other = ("--data", "unlabelled", *eps, "--attack", attacks, "--out", "report-unlabelled")
-    mithridate(*torch_file, *other)
+    queries = ("square,hopskipjump", *budget, *few)
+    mithridate("attack", "lite0.onnx", *labelled, *queries, "report-onnx")
+    other = ("--data", "unlabelled", *eps, *budget, "--attack", attacks)
+    mithridate(*torch_file, *other, "--out", "report-unlabelled")
 
 
 if __name__ == "__main__":

@@ -133,6 +133,9 @@ def test_of_many_classes_the_top_of_the_ranking_is_shown(page, presets, tmp_path
     counts[3, 50] = counts[60, 4] = 1
     kept = [label.index for label in classes_of(None, verdict.names, counts)]
     assert kept == [3, 4, 50, 60, *range(80, 100)]
+    counts[5:] = 0
+    kept = [label.index for label in classes_of(None, verdict.names, counts)]
+    assert kept == [1, 2, 3, 4, 50]
     assert "24 of 100 classes are shown" in page(render(folder)).text
 
 

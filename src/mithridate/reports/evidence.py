@@ -102,8 +102,8 @@ def classes_of(
 ) -> list[Label]:
     """The classes that are shown, in order, with their roles in the verdict.
 
-    All where they fit; else source and target, those that rank highest, and those that `counts`,
-    a confusion matrix, finds most confused, then those with the most images.
+    All where they fit; else source and target, those that rank highest, and of those that occur
+    in `counts`, a confusion matrix, the most confused, then those with the most images.
     """
     both = {role: getattr(verdict, role, None) for role in ("target", "source")}
     roles = {index: role for role, index in both.items() if index is not None}
@@ -114,7 +114,8 @@ def classes_of(
     by_count = range(len(everyone))
     if counts is not None:
         errors = counts.sum(0) + counts.sum(1) - 2 * np.diag(counts)
-        by_count = np.lexsort((-counts.sum(1), -errors)).tolist()
+        order = np.lexsort((-counts.sum(1), -errors))
+        by_count = order[(counts.sum(0) + counts.sum(1))[order] > 0].tolist() or by_count
     first = list(dict.fromkeys([*roles, *ranked, *by_count]))[:MOST_CLASSES]
     return [everyone[index] for index in sorted(first)]
 
