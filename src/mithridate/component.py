@@ -118,6 +118,7 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "inspectors": {
         "bias-maps": "mithridate.defenses.inspect.bias_maps:BiasMaps",
+        "neural-cleanse": "mithridate.defenses.inspect.neural_cleanse:NeuralCleanse",
         "white-noise": "mithridate.defenses.inspect.white_noise:WhiteNoise",
     },
     "measures": {
@@ -192,7 +193,7 @@ def names(kind: str) -> list[str]:
     """The names of a kind, ours and third parties', sorted.
 
     >>> names("inspectors")
-    ['bias-maps', 'white-noise']
+    ['bias-maps', 'neural-cleanse', 'white-noise']
     """
     return sorted(_table(kind))
 

@@ -88,8 +88,10 @@ def test_defences_stand_before_accuracy_and_attacks_alike(attack):
     plan = plan_of(attack(FGSM, defenses=[{"name": "spatial-smoothing"}], through="undefended"))
     (defended,) = of_kind(plan, "defended")
     (images,) = of_kind(plan, "adversarial")
-    assert images.model == of_kind(plan, "accuracy")[0].model == defended
-    assert images.through == defended.model
+    (shown,) = of_kind(plan, "transferred")
+    assert shown.model == of_kind(plan, "accuracy")[0].model == defended
+    assert shown.source == images
+    assert (images.model, images.aware) == (defended.model, False)
 
 
 def test_a_refused_attack_is_a_row_and_all_refused_an_error(attack, run):

@@ -209,8 +209,8 @@ def test_who_attacks_through_the_undefended_model_ignores_the_defence(lab, chain
     settings = {"attack": {"name": "fgsm", "eps": 0.2}, "defense": ["halve"], "samples": 60}
     known = unit_of(Evasion, **settings)
     oblivious = unit_of(Evasion, through="undefended", **settings)
-    assert known.adversarial.through is None
-    assert oblivious.adversarial.through == subject().subject()
+    assert known.adversarial.aware
+    assert oblivious.adversarial.source.model == subject().subject()
     assert oblivious.adversarial.model == known.adversarial.model
     bare = unit_of(Evasion, attack=settings["attack"], samples=60).adversarial
     images = lab.open(oblivious.adversarial).adversarials

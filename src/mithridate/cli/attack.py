@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -92,6 +93,7 @@ def attack(
     the attacks that are finished, and the same command goes on.
     """
     from mithridate.cli import publish
+    from mithridate.studies.subject import defense_choice
 
     screen = Screen(as_json=as_json, quiet=quiet)
     names, values = chosen(attack), pairs(settings)
@@ -100,7 +102,8 @@ def attack(
     if through == "undefended" and not defense:
         raise InputError("--through undefended goes with --defense: there is nothing to ignore")
     facts = opening(network, trust_code, classes, outputs, values)
-    attacks, defenses = _components(names, _words(defense or []), values, strict=ALL not in attack)
+    fronts = {name: defense_choice({"name": name}).kind for name in words_of(defense or [])}
+    attacks, defenses = components(names, fronts, values, strict=ALL not in attack)
 
     from mithridate.studies import presets
 
@@ -129,10 +132,10 @@ def attack(
     return publish.FAILED if result.failures else 0
 
 
-def _words(items: list[str]) -> list[str]:
+def words_of(items: list[str]) -> list[str]:
     """Names, each in an item of its own or joined by commas.
 
-    >>> _words(["pgd, fgsm", "apgd"])
+    >>> words_of(["pgd, fgsm", "apgd"])
     ['pgd', 'fgsm', 'apgd']
     """
     return [part.strip() for item in items for part in item.split(",") if part.strip()]
@@ -152,7 +155,7 @@ def chosen(items: list[str]) -> list[str]:
 
     known = component.in_order("attacks")
     names: dict[str, None] = {}
-    for name in _words(items):
+    for name in words_of(items):
         if name == ALL:
             names |= dict.fromkeys(known)
         elif name in known:
@@ -164,23 +167,24 @@ def chosen(items: list[str]) -> list[str]:
     return list(names)
 
 
-def _components(
-    attacks: list[str], defenses: list[str], values: dict[str, str], *, strict: bool
+def components(
+    attacks: list[str], defenses: Mapping[str, str], values: dict[str, str], *, strict: bool
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Attacks and defences with the settings that each of them has, as a study's cells hold them.
 
     Args:
+        defenses: name -> kind.
         strict: an attack that cannot be imported is an error, and no row that says so.
 
     Raises:
-        InputError: no such defence, or a setting that none of them has.
+        InputError: a setting that none of them has.
     """
     from mithridate import component
-    from mithridate.studies.subject import defense_choice
 
-    kinds = {name: defense_choice({"name": name}).kind for name in defenses}
     owners: dict[str, list[str]] = {}
-    for kind, name in [("attacks", name) for name in attacks] + [(k, n) for n, k in kinds.items()]:
+    for kind, name in [("attacks", name) for name in attacks] + [
+        (k, n) for n, k in defenses.items()
+    ]:
         try:
             owners[name] = list(component.settings(component.find(kind, name)))
         except InputError:

@@ -21,6 +21,7 @@ from mithridate.cli import (
     attack,
     audit,
     cache,
+    defend,
     demo,
     fool,
     generator,
@@ -51,6 +52,7 @@ app.command()(generator.generator)
 app.command()(attack.attack)
 app.command()(fool.fool)
 app.command()(audit.audit)
+app.command()(defend.defend)
 app.command()(run.run)
 app.command()(report.report)
 app.add_typer(cache.app)

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mithridate.reports import attacks, images, words
+from mithridate.reports import attacks, defenses, images, words
 from mithridate.reports.attacks import AttackRow
 from mithridate.reports.audit import CLEAN, Audit, Inspection
+from mithridate.reports.defenses import DefenseRow
 from mithridate.reports.folder import StudyFolder
 from mithridate.reports.images import Array
 from mithridate.reports.panels import Tile, box
@@ -99,6 +100,11 @@ def opening(record: StudyFolder, whole: Audit | None) -> tuple[Header, list[Figu
         rows = attacks.rows(cells, record.timings)
         clean = next((cell for cell in record.cells if cell.matrix == CLEAN), None)
         header, figures = _of_attacks(study, rows), _attack_figures(rows, clean)
+    elif study.preset == "defend":
+        ranked = defenses.rows(record.cells, record.timings)
+        headline, meaning = defenses.verdict(ranked)
+        header = Header(("plain", "Defences compared"), headline, study.question, meaning=meaning)
+        figures = _defense_figures(ranked, record)
     else:
         headline, meaning = split(study.finding or study.title)
         state = "plain", "Main finding" if study.finding else "Study"
@@ -178,6 +184,18 @@ def _attack_figures(rows: Sequence[AttackRow], clean: Cell | None) -> list[Figur
             sum(row.n * (row.queries or 0) for row in ran) if ran else None,
             sum(row.n * (row.gradients or 0) for row in ran) if ran else None,
         ),
+    ]
+
+
+def _defense_figures(ranked: Sequence[DefenseRow], folder: StudyFolder) -> list[Figure]:
+    bare = next((row for row in ranked if row.name == defenses.NONE), None)
+    best = next((row for row in ranked if row is not bare and not row.guard and row.known), None)
+    left = [None if row is None or row.known is None else row.known.share for row in (bare, best)]
+    return [
+        _share("Clean accuracy, no defence", bare.clean if bare else None),
+        _share("Left in the worst case, no defence", left[0]),
+        _share(f"Left in the worst case{f', {best.name}' if best else ''}", left[1]),
+        _cost(sum(one.seconds for one in folder.timings if not one.cached), None, None),
     ]
 
 

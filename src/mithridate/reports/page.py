@@ -93,7 +93,7 @@ def context(record: StudyFolder) -> dict[str, Any]:
     return {
         "study": study,
         "preset": study.preset,
-        "sortable": any(part.kind == "table" for part in parts) or any(rest.values()),
+        "sortable": any(part.kind in ("table", "defenses") for part in parts) or any(rest.values()),
         "header": header,
         "figures": key_figures,
         "parts": parts,

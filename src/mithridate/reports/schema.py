@@ -143,6 +143,7 @@ class View(Part):
       matrices, embeddings, each drawn as its name says (`panels.DRAWN`).
     - "attacks": a row an attack of a matrix of the measure "evasion": what it left, at what
       distance and cost, with its doubts. "gallery": the same images under each of them.
+    - "defenses": a row a defence of a run of `defend`, over all its matrices.
     - Of a matrix of the measure "inspection", one block a cell: "verdict" (what was found, p,
       doubts, the trigger); "strip" (the statistic among its null values, distances per class);
       "trigger" (where it sits, what it does, the truth where it is known); "maps" (suspect,
@@ -163,6 +164,7 @@ class View(Part):
         "pictures",
         "attacks",
         "gallery",
+        "defenses",
         "verdict",
         "strip",
         "trigger",
@@ -242,8 +244,9 @@ class Model(Part):
 class Study(Part):
     """`study.json`: all of a study's record but its cells.
 
-    `preset` says that the study is an audit or a run of attacks: its page then opens with the
-    verdict or the strongest attack, and has the usual views where `views` is empty.
+    `preset` says that the study is an audit, a run of attacks or of defences: its page then opens
+    with the verdict, the strongest attack or the defence that helps, and has the usual views
+    where `views` is empty.
     """
 
     version: Literal[1] = Field(
@@ -251,7 +254,7 @@ class Study(Part):
     )
     name: str
     title: str
-    preset: Literal["", "attack", "audit"] = ""
+    preset: Literal["", "attack", "audit", "defend"] = ""
     created: datetime | None = None
     question: str
     finding: str

@@ -8,7 +8,17 @@ from typing import Any
 
 import pyarrow as pa
 
-from mithridate.reports import attacks, bars, curves, evidence, header, images, panels, tables
+from mithridate.reports import (
+    attacks,
+    bars,
+    curves,
+    defenses,
+    evidence,
+    header,
+    images,
+    panels,
+    tables,
+)
 from mithridate.reports.audit import CLEAN, EVASION, NOISE, VERDICT, Audit, audit, inspection
 from mithridate.reports.folder import StudyFolder
 from mithridate.reports.images import Array
@@ -38,11 +48,13 @@ KINDS = {
     "pairs": ("Pairs", "Pairs of source and target"),
     "attacks": ("Attacks", "Attacks on the model"),
     "gallery": ("Gallery", "The same images under every attack"),
+    "defenses": ("Defences", "Which defence helps"),
     "noise": ("White noise", "White-noise analysis, for comparison"),
 }
 """What a view is called where nothing else is given: in the contents, and above it."""
 USUAL: dict[str, dict[str, str]] = {
     "": {},
+    "defend": {"defenses": "clean"},
     "attack": {"attacks": "attacks", "gallery": "attacks", "confusion": "clean"},
     "audit": {
         **dict.fromkeys(("verdict", "strip", "trigger", "maps"), VERDICT),
@@ -155,6 +167,10 @@ class Views:
             self._inspected(part, view, cells)
         elif view.kind == "table":
             part.table = self._table(view)
+        elif view.kind == "defenses":
+            ranked = defenses.rows(self.record.cells, self.record.timings)
+            part.table = defenses.table(ranked, part.title, len(self.tables) + 1)
+            self.tables.append(part.table)
         elif view.kind == "pictures":
             self._pictures(part, view, cells)
         else:

@@ -1,17 +1,18 @@
-"""The verbs as studies: attack, audit and demo, built in Python for the one runner."""
+"""The verbs as studies: attack, audit, defend and demo, built in Python for the one runner."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mithridate import component
 from mithridate.classifier import Classifier
 from mithridate.data import ImageSet
 from mithridate.defenses.inspect.base import same_architecture
 from mithridate.errors import InputError, unknown
 from mithridate.studies.engine.spec import MatrixSpec, Spec
 from mithridate.studies.soundness import check_model
-from mithridate.studies.subject import Subject
+from mithridate.studies.subject import Subject, defense_choice
 from mithridate.studies.units.data import Data
 
 Table = dict[str, Any]
@@ -19,6 +20,12 @@ Table = dict[str, Any]
 
 ATTACKS = ("fgsm", "iterative-fgsm", "pgd")
 """The attacks of an audit, at their usual settings."""
+AGAINST = ("fgsm", "pgd", "autoattack", "deepfool", "hopskipjump")
+"""The attacks that a defence meets where no others are named."""
+NONE = "none"
+"""Instead of a defence."""
+KNOWS, IGNORES = "knows", "ignores"
+"""What an attacker makes of a defence."""
 
 
 def attack(
@@ -82,6 +89,95 @@ def attack(
                 axes={"attack": names},
             ),
         },
+    )
+
+
+def defend(
+    model: str,
+    data: str,
+    defenses: Mapping[str, Table],
+    *,
+    network: str | Table | None = None,
+    opening: Table | None = None,
+    attacks: Sequence[Table] = (),
+    samples: int = 1000,
+    asked_samples: int = 100,
+    epochs: int = 5,
+    seed: int = 0,
+    device: str = "auto",
+    threads: int = 1,
+) -> Spec:
+    """Defences of one model side by side, each before one who ignores it and one who knows it.
+
+    Args:
+        defenses: label -> name and settings of a hardener, transform, detector or guard.
+        attacks: name and settings of each, as `attack` takes them; `AGAINST` by default.
+        samples: test images of an attack by gradients.
+        asked_samples: of one by labels or scores, which asks thousands of times an image.
+        epochs: of a hardener, which trains the model further.
+
+    >>> list(defend("m.safetensors", "digits", {"median": {"name": "spatial-smoothing"}}).matrix)
+    ['clean', 'attacks', 'asked']
+    """
+    attacks = attacks or [{"name": name} for name in AGAINST]
+    chains: dict[str, Table] = {NONE: {}}
+    guards = []
+    for label, one in defenses.items():
+        if one["name"] in component.names("hardeners"):
+            chains[label] = {"tune": {"epochs": epochs, "harden": dict(one)}}
+            continue
+        chains[label] = {"defense": [dict(one)]}
+        guards += [label] if defense_choice(dict(one)).kind == "guards" else []
+    white = [
+        "gradient" in component.find("attacks", str(one["name"])).about.access for one in attacks
+    ]
+    matrix = {
+        "clean": MatrixSpec(
+            measure="accuracy",
+            title="Clean accuracy",
+            set={"called": model},
+            axes={"protection": [*chains]},
+        )
+    }
+    for name, title, gradient, count in (
+        ("attacks", "Attacks by gradients", True, samples),
+        ("asked", "Attacks by labels and scores", False, asked_samples),
+    ):
+        names = [str(a["name"]) for a, w in zip(attacks, white, strict=True) if w == gradient]
+        shown = [label for label in chains if not (gradient and label in guards)]
+        # Nothing can be ignored of no defence; and who does not ask the guard meets the bare model.
+        blind = [label for label in (NONE, *guards) if label in shown]
+        if names:
+            matrix[name] = MatrixSpec(
+                measure="evasion",
+                title=title,
+                set={"samples": count, "attack_seed": seed},
+                axes={"protection": shown, "attack": names, "attacker": [IGNORES, KNOWS]},
+                exclude=[{"protection": blind, "attacker": IGNORES}],
+            )
+    bars = {"kind": "bars", "value": "accuracy_left", "by": "protection", "series": "attacker"}
+    charts = [
+        {**bars, "matrix": name, "title": f"{one.title}: accuracy left"}
+        for name, one in matrix.items()
+        if name != "clean"
+    ]
+    tables = [{"kind": "table", "matrix": name, "title": one.title} for name, one in matrix.items()]
+    return Spec(
+        name="defend",
+        title=f"Defences of {model}",
+        question="Which defence really helps?",
+        scale="",
+        preset="defend",
+        threads=threads,
+        device=device,
+        defaults=_subject(model, data, network, opening) | {"seed": seed},
+        options={
+            "protection": chains,
+            "attack": {str(one["name"]): {"attack": dict(one)} for one in attacks},
+            "attacker": {IGNORES: {"through": "undefended"}, KNOWS: {}},
+        },
+        matrix=matrix,
+        view=[{"kind": "defenses", "matrix": "clean"}, *charts, *tables],
     )
 
 

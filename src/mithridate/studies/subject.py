@@ -82,7 +82,8 @@ class Subject(Part):
         sanitize: filters the poisoned set by a model that was trained on it; another is trained
             on what is kept.
         network, train: trained from scratch, unless there is a `model`.
-        tune: fine-tune the clean model, on poisoned data where there is a poison.
+        tune: fine-tune the clean model, or `model`, on poisoned data where there is a poison; with
+            `harden` so that it withstands attacks.
         repair: mends the model with a share of the clean training images.
         repair_share: how many of them, as a share.
         defense: transforms, detectors and guards between the model and who asks it.
@@ -118,14 +119,19 @@ class Subject(Part):
         return Data.named(self.data)
 
     def trained(
-        self, network: dict[str, Any], train: Training, *, seed: int | None = None, **inputs: Any
+        self,
+        network: dict[str, Any] | None,
+        train: Training,
+        *,
+        seed: int | None = None,
+        **inputs: Any,
     ) -> Trained:
         """A model trained on the data, on `poisoned` and `kept` rows, or from a `parent`."""
         settings = train.model_dump(exclude_none=True, exclude={"epochs", "harden"})
         harden = train.harden
         return Trained(
             data=self.data_unit,
-            network=Choice.of("networks", network),
+            network=None if network is None else Choice.of("networks", network),
             epochs=train.epochs,
             settings=settings,
             harden=None if harden is None else Choice.of("hardeners", harden),
@@ -167,7 +173,7 @@ class Subject(Part):
         Raises:
             InputError: neither a model file nor a network and its training.
         """
-        model: ModelUnit = self._own() if self.model is None else self.opened()
+        model: ModelUnit = self._own() if self.model is None else self._given()
         if self.repair is None:
             return model
         return Repaired(
@@ -194,6 +200,26 @@ class Subject(Part):
             **self.opening.model_dump(),
             **self.place,
         )
+
+    def unaware(self) -> ModelUnit:
+        """What an attacker looks at who ignores every defence: no hardening of `model` either."""
+        if self.model is None or self.tune is None or self.tune.harden is None:
+            return self.undefended()
+        return self.model_copy(update={"tune": None}).undefended()
+
+    def _given(self) -> ModelUnit:
+        """The user's own, trained further where it says so.
+
+        Raises:
+            InputError: trained further on something that is not there.
+        """
+        if self.poison is not None or self.sanitize is not None or self.train is not None:
+            raise InputError(
+                "a cell with model has its training behind it: leave out train, poison and sanitize"
+            )
+        if self.tune is None:
+            return self.opened()
+        return self.trained(None, self.tune, parent=self.opened(), stream=("tune",))
 
     def _own(self) -> ModelUnit:
         """Trained here, on what the filter keeps where there is one."""

@@ -11,6 +11,7 @@ from mithridate.defenses.inspect.maps import (
     map_distances,
     probes,
 )
+from mithridate.defenses.inspect.neural_cleanse import NeuralCleanse, anomaly
 from mithridate.defenses.inspect.null import predictive_p
 from mithridate.defenses.inspect.white_noise import WhiteNoise
 
@@ -22,10 +23,12 @@ __all__ = [
     "Halves",
     "Inspector",
     "MapSet",
+    "NeuralCleanse",
     "Verdict",
     "WhiteNoise",
     "algorithm_one",
     "algorithm_two",
+    "anomaly",
     "calibrate",
     "judge",
     "map_distances",

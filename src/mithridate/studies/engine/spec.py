@@ -101,7 +101,7 @@ class Spec(Part):
     view: list[dict[str, Any]] = Field(default_factory=list)
     published: list[dict[str, Any]] = Field(default_factory=list)
     doubts: dict[str, str] = Field(default_factory=dict)
-    preset: Literal["", "attack", "audit"] = ""
+    preset: Literal["", "attack", "audit", "defend"] = ""
 
 
 def shipped() -> list[str]:

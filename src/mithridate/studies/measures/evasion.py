@@ -16,7 +16,6 @@ from torch import Tensor
 
 from mithridate import component
 from mithridate.attacks.base import with_usual
-from mithridate.classifier import Classifier
 from mithridate.component import Choice
 from mithridate.data import ImageSet
 from mithridate.metrics import bootstrap_mean, distances, wilson
@@ -25,7 +24,7 @@ from mithridate.studies.engine.unit import Open, Progress, Unit
 from mithridate.studies.measures.base import TABLE, Measure, row, write_pictures
 from mithridate.studies.parts import mean_part, proportion
 from mithridate.studies.subject import Named, Subject
-from mithridate.studies.units.adversarial import Adversarial, Attacked, wanted_of
+from mithridate.studies.units.adversarial import Adversarial, Attacked, Transferred, wanted_of
 from mithridate.studies.units.data import Data
 
 SHOWN = 8
@@ -38,7 +37,8 @@ class Settings(Subject):
         attack: settings that it needs and are not given are the usual ones for such images.
         goal: "untargeted", or "targeted": to `target`, else to another class at random.
         through: what the attacker looks at: by default the model as one who knows its defences
-            does; "undefended", the model without them; or a checkpoint file, for transfer.
+            does; "undefended", the model without them and not hardened; or a checkpoint file, for
+            transfer.
         samples: test images, drawn by `attack_seed`; all where there are fewer.
         attack_seed, attack_stream: of the attack's random choices.
         gallery: also keep the same images under every attack, for the report.
@@ -96,14 +96,15 @@ class Evasion(Measure):
         attack = Choice.of("attacks", settings.attack)
         shape = settings.data_unit.loaded.test.image_shape
         attack = Choice("attacks", attack.name, with_usual(attack.name, shape, attack.settings))
-        through: Unit[Classifier] | None = None
+        model = settings.subject()
+        seen = model
         if settings.through == "undefended":
-            through = settings.undefended()
+            seen = settings.unaware()
         elif settings.through is not None:
-            through = settings.opened(settings.through)
+            seen = settings.opened(settings.through)
         images = Adversarial(
-            model=settings.subject(),
-            through=through,
+            model=seen,
+            aware=settings.through is None,
             data=settings.data_unit,
             attack=attack,
             goal=settings.goal,
@@ -113,8 +114,18 @@ class Evasion(Measure):
             stream=settings.attack_stream,
             **settings.place,
         )
+        shown: Adversarial | Transferred = images
+        if settings.through is not None:
+            shown = Transferred(
+                model=model, source=images, data=settings.data_unit, **settings.place
+            )
         return Measured(
-            adversarial=images, data=settings.data_unit, attack=attack, gallery=settings.gallery
+            adversarial=shown,
+            data=settings.data_unit,
+            attack=attack,
+            goal=settings.goal,
+            target=settings.target,
+            gallery=settings.gallery,
         )
 
 
@@ -129,9 +140,11 @@ class Measured(Unit[Mapping[str, Any]]):
     kind: ClassVar = "evasion"
     version: ClassVar = 2
 
-    adversarial: Adversarial
+    adversarial: Adversarial | Transferred
     data: Data
     attack: Choice
+    goal: str = "untargeted"
+    target: int | None = None
     gallery: bool = False
 
     def make(self, get: Open, folder: Path, tell: Progress) -> dict[str, Any]:
@@ -173,8 +186,8 @@ class Measured(Unit[Mapping[str, Any]]):
             "norm": None if norm is None else str(norm),
             "access": "+".join(about.access) if about else "",
             "kind": about.kind if about else "",
-            "goal": self.adversarial.goal,
-            "target": self.adversarial.target,
+            "goal": self.goal,
+            "target": self.target,
             "wrong": int((~_right(table)).sum()),
             "left_out": attacked.left_out,
             "eps": getattr(attack, "eps", None),

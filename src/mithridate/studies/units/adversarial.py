@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
@@ -19,12 +20,13 @@ from mithridate.component import Choice
 from mithridate.cost import Sizes, Work
 from mithridate.data import some_rows
 from mithridate.doubts import Doubt
-from mithridate.errors import InputError, RunError
-from mithridate.goals import Targeted, goal_of
+from mithridate.errors import InputError, NothingAssessedError, RunError
+from mithridate.goals import Targeted, Untargeted, goal_of
 from mithridate.networks.storage import read_tensors, write_tensors
 from mithridate.rng import child, rng
 from mithridate.studies.engine.tables import read_table, write_table
 from mithridate.studies.engine.unit import Open, Progress, Unit
+from mithridate.studies.parts import unguarded
 from mithridate.studies.soundness import check_model
 from mithridate.studies.units.data import Data
 
@@ -58,7 +60,8 @@ class Adversarial(Unit[Attacked]):
     """Test images of `data`, attacked on the classifier `model`.
 
     Attributes:
-        through: what the attacker looks at; None for an attacker who knows the defence.
+        aware: the attacker knows the defences, and takes the view that they declare; else he
+            looks at the model as it answers.
         target: the class of every image; None for one of the others at random.
         samples: test images, drawn by `seed`.
         stream: names a child of the seed's random numbers.
@@ -68,7 +71,7 @@ class Adversarial(Unit[Attacked]):
     memory: ClassVar = 2 * 2**30
 
     model: Unit[Classifier]
-    through: Unit[Classifier] | None = None
+    aware: bool = True
     data: Data
     attack: Choice
     goal: Literal["untargeted", "targeted"] = "untargeted"
@@ -84,7 +87,6 @@ class Adversarial(Unit[Attacked]):
         """Attack, certify, and keep images and table."""
         model, (train, test) = get(self.model), get(self.data)
         check_model("the model", model, test, varied=False)
-        seen = None if self.through is None else get(self.through)
         random = child(rng(self.seed), *self.stream) if self.stream else rng(self.seed)
         drawn = rows = some_rows(test, self.samples, random)
         if self.target is not None:  # its own images have nowhere to go
@@ -93,7 +95,7 @@ class Adversarial(Unit[Attacked]):
             raise InputError(f"all {len(drawn)} images are of the target class: raise samples")
         x, labels = test.batch(rows)
         goal = goal_of(self.goal, self.target, labels, test.classes, random)
-        asked = model.attacker() if seen is None else seen
+        asked = model.attacker() if self.aware else model
         queries, gradients = asked.cost.queries, asked.cost.gradients
         attack, prepared = self._attack().prepare(
             Context(
@@ -155,6 +157,58 @@ class Adversarial(Unit[Attacked]):
     def _attack(self) -> Attack:
         attack: Attack = self.attack.make()
         return attack
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Transferred(Unit[Attacked]):
+    """The images that an attack made of another model, as `model` takes them.
+
+    What `run_attack(..., through=)` gives, attacked once for all the models they are shown to.
+
+    Attributes:
+        source: the attack on what its attacker looks at.
+    """
+
+    kind: ClassVar = "transferred"
+    stored: ClassVar = False
+
+    model: Unit[Classifier]
+    source: Adversarial
+    data: Data
+
+    def open(self, folder: Path, values: Mapping[str, Any], get: Open) -> Attacked:
+        """Certify anew: classes and success are the model's, distances and cost the source's."""
+        model, proposal, test = unguarded(get(self.model)), get(self.source), get(self.data).test
+        check_model("the model", model, test, varied=False)
+        x, labels = test.batch(proposal.rows)
+        wanted, device = proposal.wanted, model.device
+        goal = Untargeted(labels) if wanted is None else Targeted(wanted)
+        with torch.no_grad(), model.frozen():
+            before = model.logits(x.to(device)).cpu()
+            after = model.logits(proposal.adversarials.to(device)).cpu()
+        if not bool(before.isfinite().all()):
+            raise NothingAssessedError("the model's logits are NaN or infinite: nothing to attack")
+        predicted = after.argmax(1)
+        table = proposal.table
+        result = AttackResult(
+            adversarials=proposal.adversarials,
+            success=(
+                goal.reached(predicted)
+                & after.isfinite().all(1)
+                & (predicted != (-1 if model.rejected is None else model.rejected))
+            ),
+            predicted=predicted,
+            clean_predicted=before.argmax(1),
+            **{name: torch.tensor(np.asarray(table[name])) for name in ("l0", "l1", "l2", "linf")},
+            queries=proposal.queries,
+            gradients=proposal.gradients,
+            seconds=0.0,
+            status="done",
+        )
+        own = table_of(result, proposal.rows, labels)
+        own = own.set_column(own.schema.get_field_index("queries"), "queries", table["queries"])
+        doubts = doubts_of(self.source.attack.make(), result, labels)
+        return replace(proposal, table=own, doubts=tuple(doubts))
 
 
 def table_of(result: AttackResult, rows: Tensor, labels: Tensor) -> pa.Table:

@@ -11,6 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+from torch import nn
+
 from mithridate.classifier import Classifier
 from mithridate.component import Choice, find
 from mithridate.cost import Sizes, Work
@@ -52,6 +54,7 @@ class Trained(ModelUnit):
     """A classifier trained here, on the clean, poisoned or filtered training set.
 
     Attributes:
+        network: None where training goes on from a `parent` that knows its own.
         settings: of `training.fit`.
         seed, stream: its random numbers are those of the seed, or of a named child of it.
         poisoned: where the set was poisoned.
@@ -62,7 +65,7 @@ class Trained(ModelUnit):
     kind: ClassVar = "model"
 
     data: Data
-    network: Choice
+    network: Choice | None
     epochs: int
     settings: Mapping[str, Any] = field(default_factory=dict)
     harden: Choice | None = None
@@ -73,7 +76,8 @@ class Trained(ModelUnit):
     parent: Unit[Classifier] | None = None
 
     def __post_init__(self) -> None:
-        find("networks", self.network.name)
+        if self.network is not None:
+            find("networks", self.network.name)
         if self.harden is not None:
             self.harden.make()
 
@@ -85,10 +89,7 @@ class Trained(ModelUnit):
         if self.parent is not None:
             start = get(self.parent)
         else:
-            shape, classes = train.image_shape, train.classes
-            start = create(
-                self.network.name, image_shape=shape, classes=classes, **self.network.settings
-            )
+            start = self._created(train.image_shape, train.classes)
         random = rng(self.seed)
         if self.stream:
             random = child(random, *self.stream)
@@ -106,7 +107,16 @@ class Trained(ModelUnit):
         return {"loss": model.info["training"]["loss"]}
 
     def open(self, folder: Path, values: Mapping[str, Any], get: Open) -> Classifier:
-        return checkpoint.load(folder / FILE, device=self.device)
+        if self.network is not None or self.parent is None:
+            return checkpoint.load(folder / FILE, device=self.device)
+        module = copy.deepcopy(get(self.parent).module)
+        return checkpoint.load(folder / FILE, network=module, device=self.device)
+
+    def _created(self, shape: Shape, classes: int) -> nn.Module:
+        assert self.network is not None, "only a parent makes do without"
+        return create(
+            self.network.name, image_shape=shape, classes=classes, **self.network.settings
+        )
 
     def work(self, sizes: Sizes) -> Work:
         """Every epoch sees every image, and a hardener attacks it in so many steps."""
@@ -116,13 +126,14 @@ class Trained(ModelUnit):
         )
 
     def architecture(self, shape: Shape) -> str:
+        if self.network is None and isinstance(self.parent, ModelUnit):
+            return self.parent.architecture(shape)
         return repr((self.network, shape))
 
     def blank(self, shape: Shape, classes: int, get: Open) -> Classifier:
-        module = create(
-            self.network.name, image_shape=shape, classes=classes, **self.network.settings
-        )
-        return Classifier(module, classes=classes)
+        if self.network is None and isinstance(self.parent, ModelUnit):
+            return self.parent.blank(shape, classes, get)
+        return Classifier(self._created(shape, classes), classes=classes)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,0 +1,219 @@
+"""What defences come to before attackers who ignore and who know them, ranked by the worst."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from mithridate.reports import figures, values, words
+from mithridate.reports.attacks import bracketed
+from mithridate.reports.schema import Cell, Column, Doubt, Proportion, Timing
+from mithridate.reports.select import DONE, number_of, share_of, text_of
+from mithridate.reports.tables import Marks, Row, Table
+from mithridate.reports.values import Entry
+
+CLEAN, WHITE, ASKED = "clean", "attacks", "asked"
+NONE, KNOWS, IGNORES = "none", "knows", "ignores"
+SHARE = Column(title="", unit="share")
+COSTLY = 0.02
+"""Clean accuracy whose loss is told beside what a defence brings."""
+
+
+@dataclass(frozen=True)
+class Left:
+    """The accuracy that the worst of several attacks left, and which attack it was."""
+
+    share: Proportion
+    attack: str
+
+
+@dataclass(frozen=True)
+class DefenseRow:
+    """One defence, or none.
+
+    Attributes:
+        ignored, known: the worst attack within a budget, of attackers who ignore it and who know
+            it; of a guard, which answers queries alone, the worst of those who ask.
+        nearest: median L2 of the smallest change that fools it, of attackers who know it.
+        trained: seconds of training, None where there was none.
+        failed: attacks that gave no figure, with the reason.
+    """
+
+    name: str
+    clean: Proportion | None
+    rejected: Proportion | None
+    ignored: Left | None
+    known: Left | None
+    nearest: float | None
+    guard: bool
+    trained: float | None
+    failed: Sequence[str]
+    doubts: Sequence[Doubt]
+
+
+def rows(cells: Sequence[Cell], timings: Sequence[Timing] = ()) -> list[DefenseRow]:
+    """The rows of a run of `defend`, the best in the worst case first; without a defence last."""
+    names = list(dict.fromkeys(str(c.axes["protection"]) for c in cells if c.matrix == CLEAN))
+    every = [_row(name, cells, timings) for name in names]
+
+    def rank(row: DefenseRow) -> tuple[bool, bool, float]:
+        return row.name == NONE, row.guard, -(row.known.share.value if row.known else -1.0)
+
+    return sorted(every, key=rank)
+
+
+def _row(name: str, cells: Sequence[Cell], timings: Sequence[Timing]) -> DefenseRow:
+    mine = [cell for cell in cells if cell.axes.get("protection") == name]
+    clean = next((cell for cell in mine if cell.matrix == CLEAN), None)
+    attacked = [cell for cell in mine if cell.matrix != CLEAN]
+    guard = bool(attacked) and all(cell.matrix == ASKED for cell in attacked)
+    known = [cell for cell in attacked if cell.axes["attacker"] == KNOWS]
+    ignored = [cell for cell in attacked if cell.axes["attacker"] == IGNORES]
+    moved = [number_of(cell, "median_l2") for cell in known if _is(cell, "minimal")]
+    return DefenseRow(
+        name=name,
+        clean=share_of(clean, "accuracy"),
+        rejected=share_of(clean, "rejected"),
+        ignored=_worst(ignored, guard),
+        known=_worst(known, guard),
+        nearest=min((one for one in moved if one is not None), default=None),
+        guard=guard,
+        trained=_training(cells, timings, name),
+        failed=[f"{c.axes['attack']} {c.status}" for c in attacked if c.status != DONE],
+        doubts=list(dict.fromkeys(doubt for cell in mine for doubt in cell.doubts)),
+    )
+
+
+def _is(cell: Cell, kind: str) -> bool:
+    return text_of(cell, "kind") == kind
+
+
+def _worst(cells: Iterable[Cell], guard: bool) -> Left | None:
+    """The least accuracy left by an attack within a budget; before a guard, by any."""
+    left = [
+        Left(share, str(cell.axes["attack"]))
+        for cell in cells
+        if (guard or _is(cell, "bounded")) and (share := share_of(cell, "accuracy_left"))
+    ]
+    return min(left, key=lambda one: one.share.value, default=None)
+
+
+def _training(cells: Sequence[Cell], timings: Sequence[Timing], name: str) -> float | None:
+    """Seconds that the training of one defence took; None where nothing was trained."""
+    of = {cell.id: cell.axes.get("protection") for cell in cells}
+    spent = [
+        t.seconds for t in timings if t.kind == "model" and {of.get(c) for c in t.cells} == {name}
+    ]
+    return sum(spent) if spent else None
+
+
+def verdict(ranked: Sequence[DefenseRow]) -> tuple[str, str]:
+    """Which defence really helps, or that none does, in a sentence; and how much.
+
+    A defence helps where the interval of what it leaves in the worst case lies above that of the
+    bare model.
+    """
+    bare = next((row for row in ranked if row.name == NONE), None)
+    tried = [
+        (row.name, row, row.known)
+        for row in ranked
+        if row.known is not None and row is not bare and not row.guard
+    ]
+    if bare is None or bare.known is None or not tried:
+        return "Nothing can be said", "No defence met an attack within a budget that knows it."
+    floor = bare.known.share
+    helping = [name for name, _, known in tried if known.share.low > floor.high]
+    name, best, known = tried[0]
+    left = f"{name} leaves {bracketed(known.share)} ({known.attack})"
+    text = f"In the worst case {left}, no defence {bracketed(floor)}{_price(best, bare)}."
+    if helping:
+        headline = f"{name} really helps"
+        if len(helping) > 1:
+            text += f" {_listed(helping[1:])} help{'s' if len(helping) == 2 else ''} too."
+    elif len(tried) > 1:
+        headline = f"None of {len(tried)} defences helps against an attacker who knows it"
+    else:
+        headline = f"{name} does not help against an attacker who knows it"
+    hollow = [
+        name
+        for name, row, _ in tried
+        if name not in helping and row.ignored and row.ignored.share.low > floor.high
+    ]
+    if hollow:
+        one = len(hollow) == 1
+        text += (
+            f" {_listed(hollow)} look{'s' if one else ''} good to an attacker who ignores "
+            f"{'it' if one else 'them'}, and to that one alone."
+        )
+    return headline, text
+
+
+def _price(row: DefenseRow, bare: DefenseRow) -> str:
+    """What the defence costs of clean accuracy, where it is much."""
+    if row.clean is None or bare.clean is None or bare.clean.value - row.clean.value < COSTLY:
+        return ""
+    return f"; it costs {100 * (bare.clean.value - row.clean.value):.1f} points of clean accuracy"
+
+
+def _listed(names: Iterable[str]) -> str:
+    """
+    >>> _listed(["a"]), _listed(["a", "b", "c"])
+    ('a', 'a, b and c')
+    """
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def table(ranked: Sequence[DefenseRow], title: str, number: int) -> Table:
+    """The rows as a table of the page."""
+    marks = Marks()
+    drawn = [
+        Row(
+            [values.text("no defence" if row.name == NONE else row.name)],
+            [
+                _share(row.clean),
+                _left(row.ignored, row.name),
+                _left(row.known, row.name),
+                _number(row.nearest, "no attack for the smallest change"),
+                _share(row.rejected) if row.rejected else values.none("it rejects nothing"),
+                _number(row.trained, "nothing is trained", " s"),
+            ],
+            marks.of([*row.doubts, *(Doubt(id="failed", text=text) for text in row.failed)]),
+            row.name,
+        )
+        for row in ranked
+    ]
+    ranking = figures.plain(
+        f"{number:02d}-defences",
+        title,
+        "Ranked by the worst case. Accuracy left counts every image of those attacked; of attacks "
+        "within a budget the worst, before a guard the worst of those that ask. 95 % intervals.",
+        {"defence": "defence"},
+        {
+            "clean": "clean accuracy",
+            "ignored": "left, attacker ignores it",
+            "known": "left, attacker knows it",
+            "nearest": "nearest L2",
+            "rejected": "clean images rejected",
+            "trained": "training",
+        },
+        drawn,
+    )
+    return replace(ranking, foot=marks.foot)
+
+
+def _share(share: Proportion | None) -> Entry:
+    return values.MISSING if share is None else values.entry(share, SHARE)
+
+
+def _left(left: Left | None, name: str) -> Entry:
+    if left is None:
+        return values.none("there is nothing to ignore" if name == NONE else "not run")
+    shown = values.entry(left.share, SHARE)
+    return Entry(shown.text, (left.attack, *shown.small), shown.sort, raw=shown.raw)
+
+
+def _number(number: float | None, why: str, unit: str = "") -> Entry:
+    if number is None:
+        return values.none(why)
+    return Entry(f"{words.number(number)}{unit}", sort=number, raw={"": number})

@@ -1,0 +1,110 @@
+"""What a run of defences comes to: ranking and sentence, by hand-made cells."""
+
+from __future__ import annotations
+
+import pytest
+
+from mithridate.metrics import wilson
+from mithridate.reports import defenses
+from mithridate.reports.schema import Cell, Doubt, Proportion, Timing
+from mithridate.studies.parts import proportion
+
+N = 200
+
+
+def share(k: int) -> Proportion:
+    return Proportion.model_validate(proportion(wilson(k, N)))
+
+
+def cells(name: str, clean: int, left: dict[tuple[str, str, str], int]) -> list[Cell]:
+    """Those of one defence: left is (attacker, attack, kind) -> images that are still right."""
+    one = Cell(
+        id=f"clean/{name}",
+        matrix="clean",
+        axes={"protection": name},
+        status="done",
+        unit="",
+        values={"accuracy": share(clean)},
+        doubts=[],
+    )
+    others = [
+        one.model_copy(
+            update={
+                "id": f"{name}/{attacker}/{attack}",
+                "matrix": "asked" if kind == "asked" else "attacks",
+                "axes": {"protection": name, "attacker": attacker, "attack": attack},
+                "values": {"accuracy_left": share(k), "kind": kind, "median_l2": k / 10},
+            }
+        )
+        for (attacker, attack, kind), k in left.items()
+    ]
+    return [one, *others]
+
+
+NONE = cells("none", 198, {("knows", "pgd", "bounded"): 2, ("knows", "deepfool", "minimal"): 0})
+HOLLOW = cells("hollow", 190, {("ignores", "pgd", "bounded"): 150, ("knows", "pgd", "bounded"): 3})
+GOOD = cells(
+    "good",
+    180,
+    {
+        ("ignores", "pgd", "bounded"): 170,
+        ("knows", "fgsm", "bounded"): 160,
+        ("knows", "pgd", "bounded"): 140,
+        ("knows", "deepfool", "minimal"): 1,
+    },
+)
+GUARD = cells("guard", 198, {("knows", "hopskipjump", "asked"): 190})
+
+
+def test_the_worst_attack_that_knows_it_decides_and_minimal_ones_do_not() -> None:
+    ranked = defenses.rows([*NONE, *HOLLOW, *GUARD, *GOOD])
+    assert [row.name for row in ranked] == ["good", "hollow", "guard", "none"]
+    best = ranked[0]
+    assert (best.known.attack, best.known.share.k, best.ignored.share.k) == ("pgd", 140, 170)
+    assert best.nearest == 0.1
+    assert ranked[2].guard
+
+
+@pytest.mark.parametrize(
+    ("more", "headline", "texts"),
+    [
+        (
+            [*HOLLOW, *GOOD],
+            "good really helps",
+            [
+                "good leaves 70.0 % [63.3, 75.9] (pgd), no defence 1.0 % [0.3, 3.6]",
+                "; it costs 9.0 points of clean accuracy.",
+                "hollow looks good to an attacker who ignores it, and to that one alone.",
+            ],
+        ),
+        (HOLLOW, "hollow does not help against an attacker who knows it", ["1.5 %"]),
+        (
+            [*HOLLOW, *cells("dull", 198, {("knows", "pgd", "bounded"): 1})],
+            "None of 2 defences helps against an attacker who knows it",
+            ["hollow leaves 1.5 %"],
+        ),
+        (GUARD, "Nothing can be said", ["within a budget"]),
+    ],
+)
+def test_a_sentence_says_which_defence_helps(
+    more: list[Cell], headline: str, texts: list[str]
+) -> None:
+    said, text = defenses.verdict(defenses.rows([*NONE, *more]))
+    assert said == headline
+    for part in texts:
+        assert part in text
+
+
+def test_a_failed_attack_and_a_doubt_are_told_and_training_is_timed() -> None:
+    failed = GOOD[2].model_copy(update={"status": "failed: no memory", "values": {}})
+    doubted = GOOD[3].model_copy(update={"doubts": [Doubt(id="few-images", text="Few.")]})
+    timings = [
+        Timing(unit="", kind="model", cells=[c.id for c in GOOD], seconds=12.0, cached=False),
+        Timing(unit="", kind="model", cells=[NONE[0].id, GOOD[0].id], seconds=9.0, cached=False),
+    ]
+    ranked = defenses.rows([*NONE, *GOOD[:2], failed, doubted, GOOD[4]], timings)
+    assert ranked[0].failed == ["fgsm failed: no memory"]
+    assert ranked[0].trained == 12.0
+    table = defenses.table(ranked, "Defences", 1)
+    assert {doubt.text for doubt in table.foot.values()} == {"Few.", "fgsm failed: no memory"}
+    assert table.rows[-1].lead[0].text == "no defence"
