@@ -54,7 +54,7 @@ def test_a_hardened_model_is_attacked_itself_and_by_transfer(call, model, tmp_pa
         (("--defense", "smoothing"), "no defence named 'smoothing'"),
         (("--defense", ","), "--defense is empty"),
         (("--defense", "spatial-smoothing", "--set", "windw=3"), "'window'"),
-        (("--attack", "pgdd"), "'pgd'"),
+        (("--defense", "low-pass", "--attack", "pgdd"), "'pgd'"),
     ],
 )
 def test_bad_input_is_one_line(call, model, words, text):

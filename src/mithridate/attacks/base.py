@@ -252,8 +252,10 @@ class BoundedAttack(Attack):
 
     def doubts(self, result: AttackResult, labels: Tensor) -> list[Doubt]:
         doubts, n = super().doubts(result, labels), len(labels)
-        left = int((result.predicted[:n] == labels.to(result.predicted.device)).sum())
-        if self.eps and left == 0 and bool(_right(result, labels).any()):
+        right = _right(result, labels)
+        held = right & ~result.success[:n]  # rejected by a detector, too
+        left = held | (result.predicted[:n] == labels.to(result.predicted.device))
+        if self.eps and bool(right.any()) and not bool(left.any()):
             text = f"None of {n} images is left at eps {self.eps:.3g}: a smaller eps or a minimal "
             doubts.append(Doubt("nothing-left", f"{text}attack tells how much less would do."))
         return doubts

@@ -198,7 +198,8 @@ def _judgements(rows: Images, name: str) -> list[tuple[Flags, Flags]]:
     success = rows["success"].astype(bool)
     right, before = rows["predicted"] == rows["label"], rows["clean"] == rows["label"]
     success_of = [(everyone, success), (before, success)]
-    accuracy_of = [(everyone, right), (everyone, before)]
+    held = right | (before & ~success)  # rejected, where the goal is any other class
+    accuracy_of = [(everyone, right), (everyone, before), (everyone, held)]
     return accuracy_of + success_of if "accura" in name else success_of + accuracy_of
 
 

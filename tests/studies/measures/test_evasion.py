@@ -97,11 +97,14 @@ def test_without_success_there_are_no_distances(lines):
 
 
 def test_rejected_clean_images_are_a_share_of_their_own():
-    """Class 2 of two classes is `rejected`: image 1 before the attack, 0 and 1 after."""
+    """Class 2 of two classes is `rejected`: image 1 before the attack, 0 and 1 after.
+
+    Image 0 fooled nobody and is left; image 1 was lost before.
+    """
     table = pa_table(label=[0, 1, 1], clean=[0, 2, 1], predicted=[2, 2, 0], success=[False] * 3)
     values = measured(table, 30, 6, classes=2)
     assert (values["rejected"]["k"], values["rejected"]["n"]) == (1, 3)
-    assert (values["accuracy"]["k"], values["accuracy_left"]["k"]) == (2, 0)
+    assert (values["accuracy"]["k"], values["accuracy_left"]["k"]) == (2, 1)
     assert (values["success"]["k"], values["success"]["n"]) == (0, 2)
     assert (values["queries"], values["gradients"]) == (10, 2)
     assert "rejected" not in measured(table, 30, 6, classes=3)

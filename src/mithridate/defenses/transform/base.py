@@ -119,17 +119,20 @@ class LearnedTransform(Transform, ABC):
         """Fill what `build` made. The seed of `rng` decides everything that is random."""
 
     @final
-    def fit(self, data: ImageSet, *, rng: torch.Generator) -> Self:
+    def fit(
+        self, data: ImageSet, *, rng: torch.Generator, device: torch.device | str = "cpu"
+    ) -> Self:
         """The same transform, learned.
 
         Args:
             data: clean images that are not tested on.
             rng: its seed decides everything that is random.
+            device: where to learn.
 
         Raises:
             InputError: images that do not suit its settings.
         """
-        module = self.build(data.image_shape)
+        module = self.build(data.image_shape).to(device)
         self.learn(module, data, rng=rng)
         return replace(self, learned=module.eval().requires_grad_(False))
 

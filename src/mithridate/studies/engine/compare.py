@@ -26,7 +26,7 @@ Row = Mapping[str, Any]
 Bits = NDArray[np.bool_]
 
 PER_IMAGE = {
-    "accuracy_left": lambda t: t["predicted"] == t["label"],
+    "accuracy_left": lambda t: t.get("left", t["predicted"] == t["label"]),
     "accuracy": lambda t: t["clean"] == t["label"],
     "success": lambda t: t["success"],
     "asr": lambda t: t["success"],

@@ -161,6 +161,7 @@ class Measured(Unit[Mapping[str, Any]]):
     """
 
     kind: ClassVar = "evasion"
+    version: ClassVar = 2
 
     adversarial: Adversarial | Transferred
     data: Data
@@ -174,7 +175,8 @@ class Measured(Unit[Mapping[str, Any]]):
         """Shares with intervals, distances of the fooled, some of the images."""
         attacked, test = get(self.adversarial), get(self.data).test
         table = attacked.table
-        write_table(folder / TABLE, table)
+        left = pa.array(_left(table, test.classes))
+        write_table(folder / TABLE, table.append_column("left", left))
         fooled = torch.from_numpy(np.asarray(table["success"]) & _right(table))
         shown = fooled.nonzero()[:SHOWN, 0]
         arrays: dict[str, Tensor | None] = {}
@@ -231,7 +233,7 @@ def measured(table: pa.Table, queries: int, gradients: int, classes: int) -> dic
     """
     right, n = _right(table), len(table)
     fooled = np.asarray(table["success"]) & right
-    left = int((np.asarray(table["predicted"]) == np.asarray(table["label"])).sum())
+    left = int(_left(table, classes).sum())
     rejected = int((np.asarray(table["clean"]) >= classes).sum())
     l2, linf = (np.asarray(table[name])[fooled] for name in ("l2", "linf"))
     values = {
@@ -285,6 +287,13 @@ def _by_channel(attacked: Attacked, test: ImageSet, fooled: Tensor) -> dict[str,
 def _right(table: pa.Table) -> NDArray[np.bool_]:
     """Which images were classified rightly before the attack."""
     return np.asarray(np.asarray(table["clean"]) == np.asarray(table["label"]))
+
+
+def _left(table: pa.Table, classes: int) -> NDArray[np.bool_]:
+    """Which images the attack leaves: classified rightly, or rejected where they were before."""
+    predicted = np.asarray(table["predicted"])
+    right = predicted == np.asarray(table["label"])
+    return np.asarray(right | (_right(table) & (predicted >= classes)))
 
 
 def _word(value: object) -> str:

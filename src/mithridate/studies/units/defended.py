@@ -48,7 +48,7 @@ class Fitted(Unit[Any]):
         link, train = made(self.link, self.files), get(self.data).train
         random, values = child(rng(self.seed), "defense", self.place), {}
         if isinstance(link, LearnedTransform):
-            state = link.fit(train, rng=random).parts().state_dict()
+            state = link.fit(train, rng=random, device=self.device).parts().state_dict()
         else:
             fitted = link.fit(self._seen(get), train, rng=random)
             state = fitted.scorer.state_dict()
