@@ -241,18 +241,11 @@ class Subject(Part):
         return self.model_copy(update={"tune": None}).undefended()
 
     def _given(self) -> ModelUnit:
-        """The user's own, trained further where it says so.
-
-        Raises:
-            InputError: trained further on something that is not there.
-        """
-        if self.poison is not None or self.sanitize is not None or self.train is not None:
-            raise InputError(
-                "a cell with model has its training behind it: leave out train, poison and sanitize"
-            )
+        """The user's own, trained further where there is a `tune`."""
         if self.tune is None:
             return self.opened()
-        return self.trained(None, self.tune, parent=self.opened(), stream=("tune",))
+        way: dict[str, Any] = {"stream": ("tune",), "poisoned": self.poisoned()}
+        return self.trained(None, self.tune, parent=self.opened(), **way)
 
     def _own(self) -> ModelUnit:
         """Trained here, on what the filter keeps where there is one."""
