@@ -93,7 +93,7 @@ def test_a_part_says_how_much_longer_than_its_passes_it_takes(monkeypatch, more,
     began = Clock.now
     found = tried(unit, Even(model, (1, 1, 2)), Sizes(), (1, 1, 2), None, 0.3)
     assert Clock.now - began < 3
-    assert found == (factor and pytest.approx(factor, rel=0.05))
+    assert found == (factor and pytest.approx(factor, rel=0.1))
     assert not model.module._forward_pre_hooks
 
 
