@@ -186,6 +186,10 @@ class Attack(Component, ABC):
         if access == ("label",) and lost:
             text = f"No starting point was found for {lost} of {n} images: not fooled, untried."
             doubts.append(Doubt("no-start", text))
+        if result.random:
+            text = "The same image gets several answers, so each figure is that of one draw: "
+            text += "some images are called fooled that were not touched."
+            doubts.append(Doubt("random-answers", text))
         for lost_rows, name, text in (
             (
                 result.no_gradient,

@@ -60,6 +60,7 @@ class AttackResult:
             equal the input, the others do not).
         no_gradient: rows not fooled at whose input the gradient is 0 or not finite, bool (N,);
             None for an attack that asks for no gradients.
+        random: the model answers the same image in several ways, and does not say so (`draws`).
         lost_to_rounding: rows that the attack's proposal fooled and no rounded image did, bool
             (N,); None without `quantize`.
     """
@@ -79,6 +80,7 @@ class AttackResult:
     row_queries: Tensor | None = None
     no_gradient: Tensor | None = None
     lost_to_rounding: Tensor | None = None
+    random: bool = False
 
     def __len__(self) -> int:
         return len(self.success)
@@ -175,16 +177,19 @@ def run_attack(
         raise InputError(f"an attack is an instance such as FGSM(eps=0.1), got {what}")
     rng = as_generator(rng)
     with torch.inference_mode(False):  # tensors of that mode have no gradients
-        if not isinstance(model, Guarded):
+        if not isinstance(model, Guarded | Classifier):
+            if len(x) == 0:
+                raise InputError("no images to attack, and a bare module is wrapped by its images")
             model = as_classifier(model, check_images(x))
         goal = as_goal(goal)
         judge, asked = _white(model), model.attacker() if through is None else through
         seen = _white(asked)
         paces = judge.compute_batch, seen.compute_batch
         _check_view(attack, judge, asked)
-        if judge.draws and getattr(attack, "stop_at_goal", False):
-            attack = replace(cast(Any, attack), stop_at_goal=False)
         x = _checked(judge, x.clone() if x.is_inference() else x, goal)
+        random = _answers_at_random(judge, x)
+        if (judge.draws or random) and getattr(attack, "stop_at_goal", False):
+            attack = replace(cast(Any, attack), stop_at_goal=False)
         if seen is not judge:
             _checked(seen, x, goal)
         if quantize is not None:
@@ -203,7 +208,19 @@ def run_attack(
                         progress(rows.stop, len(x))
             finally:
                 judge.compute_batch, seen.compute_batch = paces
-        return run.result()
+        return replace(run.result(), random=random)
+
+
+def _answers_at_random(model: Classifier, x: Tensor) -> bool:
+    """Whether the same images are answered otherwise when they are asked about again."""
+    if model.draws or not model.gradients or len(x) == 0:
+        return False
+    cost, some = model.cost, x[:8].to(model.device)
+    before = cost.queries, cost.gradients
+    with torch.no_grad():
+        first, again = model.logits(some), model.logits(some)
+    cost.queries, cost.gradients = before
+    return bool((first - again).abs().max() > 1e-3 * (1 + first.abs().max()))
 
 
 def _white(model: Classifier | Guarded) -> Classifier:

@@ -44,6 +44,9 @@ def save(model: Classifier, path: str | Path) -> None:
     True
     """
     model = as_classifier(model)
+    if model.info.get("defenses"):
+        names = ", ".join(str(one["name"]) for one in model.info["defenses"])
+        raise InputError(f"save the model without {names}, and wrap what is loaded again")
     header = {
         "kind": "model",
         "format": FORMAT,

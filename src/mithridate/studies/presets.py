@@ -399,12 +399,17 @@ def checked(
     subject = Subject.model_validate(_subject(model, data, network, opening) | {"device": device})
     test = subject.data_unit.loaded.test
     suspect = subject.opened().loaded
-    for doubt in check_model(model, suspect, test, varied=varied):
+    doubted = check_model(model, suspect, test, varied=varied)
+    for doubt in doubted:
         if tell is not None:
             tell(f"doubt: {doubt.text} ({doubt.id})")
     for path in references:
         reference = subject.opened(path).loaded
-        check_model(path, reference, test, varied=varied)
+        if check_model(path, reference, test, varied=varied) and not doubted:
+            raise InputError(
+                f"{path} is no better than chance on these images, which {model} knows: it is no "
+                "reference, leave it out"
+            )
         if not same_architecture([suspect, reference]):
             raise InputError(
                 f"{path} is of another architecture than {model}: compare like with like; leave "

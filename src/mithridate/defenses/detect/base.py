@@ -14,7 +14,8 @@ from mithridate.classifier import Classifier, check_white
 from mithridate.component import Component, name_of, values
 from mithridate.data import ImageSet
 from mithridate.errors import InputError, NothingAssessedError, check_number
-from mithridate.rng import child
+from mithridate.networks.fitting import check_set
+from mithridate.rng import as_generator, child
 
 Shape = tuple[int, int, int]
 
@@ -105,6 +106,7 @@ class Detector(Component, ABC):
                 model behind a guard; and as `learn`.
             NothingAssessedError: scores that are not finite.
         """
+        clean, rng = check_set("clean", clean), as_generator(rng)
         if adversarial is not None and len(adversarial) == 0:
             raise InputError(
                 f"{name_of(self)} is given no attacked image: give some, or leave adversarial out"

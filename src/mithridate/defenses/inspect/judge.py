@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from scipy.special import bdtr
 from torch import Tensor, nn
 
 from mithridate import component
@@ -34,11 +35,14 @@ from mithridate.defenses.inspect.null import MIN_CLEAN, predictive_p, same_popul
 from mithridate.doubts import Doubt
 from mithridate.errors import InputError, NothingAssessedError, RunError
 from mithridate.metrics import Interval, wilson
+from mithridate.networks.checkpoint import fingerprint
 from mithridate.networks.fitting import check_set
 from mithridate.poisons import bounding_box
 from mithridate.rng import Random, as_generator
 from mithridate.training import predict
 
+CHANCE = 1e-3
+"""p-value at which a model is better than chance."""
 FEW_CONTROLS = 6
 FEW_IMAGES = 20
 ANOTHER = 0.05
@@ -232,6 +236,7 @@ def calibrate(
     clean, rng = [as_classifier(m, *_shown_to(data)) for m in clean], as_generator(rng)
     began = time.perf_counter()
     _check(inspectors, clean, data)
+    _check_distinct(clean)
     total, done, parts = 2 * len(clean) * len(inspectors), 0, []
     for place, inspector in enumerate(inspectors):
         own: list[Look] = [] if looks is None else list(looks[place])
@@ -324,6 +329,7 @@ def judge(
         models, data = _complete(inspectors, suspect, given, data, rng, progress)
         side = calibrate(inspectors, models, data, rng=rng, progress=progress)
     earlier = side.seconds if isinstance(reference, CleanSide) else 0.0
+    _check_distinct(side.models, suspect)
     other = _other_population(suspect, side, data)
     rng = random.rng(side.seed)
     alpha = min(inspector.alpha for inspector in inspectors) if alpha is None else alpha
@@ -466,6 +472,13 @@ def _null_in_words(side: CleanSide, inspectors: int, other: Sequence[Doubt]) -> 
 def _other_population(suspect: Classifier, side: CleanSide, data: ImageSet) -> list[Doubt]:
     """A doubt where the suspect's accuracy is not that of the clean models."""
     right, n = _right(suspect, data), min(LOOKED_AT, len(data))
+    guess = 1 / data.classes
+    for number, own in enumerate(side.right, 1):
+        if bdtr(max(own - 1, 0), n, guess) < 1 - CHANCE <= bdtr(max(right - 1, 0), n, guess):
+            raise InputError(
+                f"clean model {number} gets {own} of {n} images right, no better than chance, and "
+                f"the suspect {right}: it is no reference, leave it out"
+            )
     if same_population_p(right, side.right, n) >= ANOTHER:
         return []
     low, high = 100 * min(side.right) / n, 100 * max(side.right) / n
@@ -540,6 +553,27 @@ def _check(inspectors: Sequence[Inspector], models: Sequence[Classifier], data: 
                 f"{name} needs at least one clean model to compare with: give a reference, or "
                 "controls above 0"
             )
+
+
+def _check_distinct(clean: Sequence[Classifier], suspect: Classifier | None = None) -> None:
+    """Refuse a model that stands twice among the clean ones, and the suspect among them.
+
+    Copies would make the clean models look more alike than they are.
+    """
+    seen: dict[str, int] = {}
+    for number, model in enumerate(clean, 1):
+        if not model.gradients:
+            continue
+        mark = fingerprint(model)
+        if mark in seen:
+            raise InputError(
+                f"clean models {seen[mark]} and {number} are the same: give each reference once"
+            )
+        seen[mark] = number
+    if suspect is not None and suspect.gradients and fingerprint(suspect) in seen:
+        raise InputError(
+            f"clean model {seen[fingerprint(suspect)]} is the suspect itself: it is no reference"
+        )
 
 
 def _check_parts(inspectors: Sequence[Inspector], side: CleanSide) -> None:

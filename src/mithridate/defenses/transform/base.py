@@ -15,6 +15,8 @@ from mithridate.classifier import Classifier, as_classifier, check_white
 from mithridate.component import Component, name_of, values
 from mithridate.data import ImageSet
 from mithridate.errors import InputError
+from mithridate.networks.fitting import check_set
+from mithridate.rng import as_generator
 
 Shape = tuple[int, int, int]
 
@@ -132,6 +134,7 @@ class LearnedTransform(Transform, ABC):
         Raises:
             InputError: images that do not suit its settings.
         """
+        data, rng = check_set("clean", data), as_generator(rng)
         module = self.build(data.image_shape).to(device)
         self.learn(module, data, rng=rng)
         return replace(self, learned=module.eval().requires_grad_(False))
@@ -196,7 +199,6 @@ class _Changed(nn.Module):
             changed = self.change(x)
         if x.requires_grad and not changed.requires_grad:
             changed = changed + 0 * x  # without any gradient: a gradient of zero
-        logits: Tensor = self.core(
-            changed.contiguous(memory_format=torch.channels_last) if fast else changed
-        )
+        layout = torch.channels_last if fast else torch.contiguous_format
+        logits: Tensor = self.core(changed.contiguous(memory_format=layout))
         return logits

@@ -146,7 +146,10 @@ def _check_untrained(settings: Settings, attack: Choice) -> None:
     learns = ["training images" in about.needs and attack.name]
     learns += [settings.goal == "targeted" and about.access == ("label",) and attack.name]
     defenses = map(defense_choice, settings.defense)
-    learns += [choice.kind == "detectors" and choice.name for choice in defenses]
+    learns += [
+        (choice.kind == "detectors" or hasattr(choice.make(), "learn")) and choice.name
+        for choice in defenses
+    ]
     who = next(filter(None, learns), None)
     if who is not None:
         raise InputError(f"{who} needs training images beside the test images: give both sets")
