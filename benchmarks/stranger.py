@@ -1,6 +1,6 @@
 """A stranger's model, opened and attacked as its owner would, from the command line.
 
-    python -m benchmarks.stranger FOLDER > docs/results/stranger.txt
+    taskset -c 0 python -m benchmarks.stranger FOLDER > docs/results/stranger.txt
 
 EfficientNet-Lite0 with its ImageNet weights (1,000 classes, 224 x 224), as a state dict for a
 network of one's own (benchmarks/lite0.py), as a Hugging Face folder and as ONNX. Photographs: the
