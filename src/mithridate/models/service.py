@@ -231,7 +231,7 @@ class Service:
                 time.sleep(max(wait, min(LONGEST_ASKED, problem.wait)))
         raise RunError(
             f"{self.url} {problem}, {tries} times in a row: what was answered before is kept, and "
-            "the same command goes on; endpoint.retries and endpoint.timeout give it longer"
+            "the same command goes on; where it is only slow, endpoint.timeout gives it longer"
         )
 
     def _post(self, body: bytes, images: int) -> Any:

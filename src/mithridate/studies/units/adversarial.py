@@ -199,6 +199,7 @@ class Transferred(Unit[Attacked]):
             raise NothingAssessedError("the model's logits are NaN or infinite: nothing to attack")
         predicted = after.argmax(1)
         table = proposal.table
+        sizes = {name: torch.tensor(np.asarray(table[name])) for name in ("l0", "l1", "l2", "linf")}
         result = AttackResult(
             adversarials=proposal.adversarials,
             success=(
@@ -208,7 +209,10 @@ class Transferred(Unit[Attacked]):
             ),
             predicted=predicted,
             clean_predicted=before.argmax(1),
-            **{name: torch.tensor(np.asarray(table[name])) for name in ("l0", "l1", "l2", "linf")},
+            l0=sizes["l0"],
+            l1=sizes["l1"],
+            l2=sizes["l2"],
+            linf=sizes["linf"],
             queries=proposal.queries,
             gradients=proposal.gradients,
             seconds=0.0,
