@@ -90,7 +90,15 @@ TABLES: dict[str, dict[str, str]] = {
             "mithridate.defenses.harden.adversarial_training:AdversarialTraining"
         ),
     },
-    "repairers": {},
+    "repairers": {
+        "unlearning": "mithridate.defenses.repair.unlearning:Unlearning",
+        "fine-tuning": "mithridate.defenses.repair.fine_tuning:FineTuning",
+        "fine-pruning": "mithridate.defenses.repair.fine_pruning:FinePruning",
+        "clp": "mithridate.defenses.repair.clp:CLP",
+        "anp": "mithridate.defenses.repair.anp:ANP",
+        "ft-sam": "mithridate.defenses.repair.ft_sam:FTSAM",
+        "i-bau": "mithridate.defenses.repair.i_bau:IBAU",
+    },
     "transforms": {
         "spatial-smoothing": "mithridate.defenses.transform.spatial_smoothing:SpatialSmoothing",
     },
@@ -108,6 +116,7 @@ TABLES: dict[str, dict[str, str]] = {
         "evasion": "mithridate.studies.measures.evasion:Evasion",
         "backdoor": "mithridate.studies.measures.backdoor:Backdoor",
         "poisoning": "mithridate.studies.measures.poisoning:Poisoning",
+        "mending": "mithridate.studies.measures.mending:Mending",
         "targeted": "mithridate.studies.measures.targeted:TargetedPoison",
         "inspection": "mithridate.studies.measures.inspection:Inspection",
         "bias-maps": "mithridate.studies.measures.bias_maps:BiasMapsMeasure",
