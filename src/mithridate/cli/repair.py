@@ -102,9 +102,10 @@ def repair(
             for name, row in (("before", before), ("after", after))
         ],
     )
+    small, large = (row["trigger"]["pixels"] for row in (before, after))
     screen.say(
-        f"{repairer} with {len(images)} clean images: mended is not proven; the smallest trigger "
-        f"grew from {before['trigger']['pixels']:.1f} to {after['trigger']['pixels']:.1f} pixels."
+        f"{repairer} with {len(images)} clean images: the smallest trigger took {small:.1f} pixels "
+        f"before, and takes {large:.1f} now."
     )
     screen.say(f"Model: {out}")
     return 0

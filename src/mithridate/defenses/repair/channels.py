@@ -48,7 +48,11 @@ class Channels:
         """
         with torch.no_grad():
             self.scaled.weight[which] = 0
-            if self.norm is not None and not self.norm.affine and self.norm.running_mean is not None:
+            if (
+                self.norm is not None
+                and not self.norm.affine
+                and self.norm.running_mean is not None
+            ):
                 self.norm.running_mean[which] = 0
             if bias and self.scaled.bias is not None:
                 self.scaled.bias[which] = 0

@@ -46,7 +46,7 @@ class Unlearning(Repairer):
         rounds: of reversing and unlearning, without a verdict; each keeps the triggers before.
         steps: of Neural Cleanse.
         batch: images that a step shows to every class, or to every class of a pair.
-        epochs: passes over the images, a round.
+        epochs: passes over the images, a round; with a verdict those of all rounds in one go.
         lr: of Adam, with a cosine to 0.
         batch_size: images per step of the training.
 
@@ -116,7 +116,7 @@ class Unlearning(Repairer):
                 own,
                 data,
                 rng=random_here,
-                epochs=self.epochs,
+                epochs=self.epochs * (self.rounds if given else 1),
                 lr=self.lr,
                 schedule="cosine",
                 batch_size=self.batch_size,

@@ -132,9 +132,7 @@ class Mended(Unit[Mapping[str, Any]]):
         after, old = (self._rates(model, test, poisoned, random) for model in (mended, before))
         images = drawn(train, self.share, child(rng(self.seed), "repair"))
         fresh, known = (
-            fresh_trigger(
-                model, images, test, target=poisoned.target, rng=child(random, "fresh")
-            )
+            fresh_trigger(model, images, test, target=poisoned.target, rng=child(random, "fresh"))
             for model in (mended, before)
         )
         few = self._few(poisoned, random)
