@@ -92,7 +92,7 @@ class IBAU(Repairer):
     ) -> Classifier:
         own = own_copy(self, model, data)
         core = own.core()
-        weights = dict(core.named_parameters())
+        weights: Weights = dict(core.named_parameters())
         adam = torch.optim.Adam(weights.values(), lr=self.lr)
 
         def loss_on(x: Tensor, y: Tensor, changed: int, sign: float) -> Loss:

@@ -54,7 +54,7 @@ def fresh_trigger(
     rows = (test.labels != goal).nonzero()[:, 0]
     mask, pattern = found.mask[best], found.pattern[best]
     hits = 0
-    for part in rows.split(CHUNK):
+    for part in torch.split(rows, CHUNK):
         x = test.batch(part)[0]
         hits += int((model.labels((x + mask * (pattern - x)).to(model.device)) == goal).sum())
     return Fresh(goal, float(sizes[best]), wilson(hits, len(rows)))
