@@ -28,12 +28,12 @@ MOMENTUM = 0.9
 class ANP(Repairer):
     """Learn a mask on the channels against weights that are changed to harm, and prune by it.
 
-    Wu and Wang 2021, section 4.2. A channel's weight w and bias b become (m + d) w and (1 + e) b,
-    with d and e in [-eps, eps] such that the loss is largest (equation 3), and the mask m in
-    [0, 1] minimises alpha times the loss without them plus (1 - alpha) times the loss with them
-    (equation 5). Channels with m at most `threshold` are pruned: w to 0, b stays. The weight is
-    the scale of the batch normalisation behind a convolution, as in the authors' code, and the
-    convolution's own where there is none, as in the paper's text.
+    Wu and Wang 2021, section 4. A channel's weight w and bias b become (m + d) w and (1 + e) b,
+    with d and e in [-eps, eps] such that the loss is largest, and the mask m in [0, 1] minimises
+    alpha times the loss without them plus (1 - alpha) times the loss with them. Channels with m
+    at most `threshold` are pruned: w to 0, b stays. The weight is the scale of the batch
+    normalisation behind a convolution, as in the authors' code, and the convolution's own where
+    there is none, as in the paper's text.
 
     Deviations: batch normalisation and dropout are in evaluation mode; pruning, the smallest mask
     first, ends where accuracy on the images has fallen by `loss`.
@@ -56,7 +56,7 @@ class ANP(Repairer):
     """
 
     about: ClassVar[About] = About(
-        paper="Wu and Wang 2021, section 4.2", needs=("clean images",), nist=("023",)
+        paper="Wu and Wang 2021, section 4", needs=("clean images",), nist=("023",)
     )
 
     steps: int = 2000

@@ -22,10 +22,10 @@ from mithridate.errors import check_number
 class CLP(Repairer):
     """Prune every channel whose Lipschitz bound stands out of its layer (Zheng et al. 2022).
 
-    The bound of a channel (section 3.3, equations 6 and 8) is the largest singular value of its
-    kernel as a matrix of input channels x places, times the scale of the batch normalisation
-    behind it, |gamma| / sqrt(running variance + eps). Channels above mean + u standard deviations
-    of their layer are set to 0, bias included, as in the authors' code.
+    The bound of a channel is the largest singular value of its kernel as a matrix of input
+    channels x places, times the scale of the batch normalisation behind it, |gamma| /
+    sqrt(running variance + eps). Channels above mean + u standard deviations of their layer are
+    set to 0, bias included, as in the authors' code.
 
     Deviations: a convolution that no batch normalisation reads counts by its kernel alone, where
     the authors' code looks at convolutions in front of one only; their variance has no eps.
@@ -41,7 +41,7 @@ class CLP(Repairer):
     3.0
     """
 
-    about: ClassVar[About] = About(paper="Zheng et al. 2022, section 3.3", nist=("023",))
+    about: ClassVar[About] = About(paper="Zheng et al. 2022, section 3", nist=("023",))
 
     u: float = 3.0
 

@@ -24,7 +24,7 @@ from mithridate.errors import RunError, check_number
 class FTSAM(Repairer):
     """Fine-tune on the loss at the worst weights nearby, nearness in shares of each weight.
 
-    Zhu et al. 2023, section 3.2: the weights w move to w + rho T^2 g / |T g|, where g is the
+    Zhu et al. 2023: the weights w move to w + rho T^2 g / |T g|, where g is the
     gradient and T = |w| (adaptive, so that the large weights of the backdoor's neurons move
     most), and the step is taken with the gradient there. SGD with momentum 0.9, weight decay
     5e-4, label smoothing and a cosine to 0, as BackdoorBench has it.
@@ -44,9 +44,7 @@ class FTSAM(Repairer):
     2.0
     """
 
-    about: ClassVar[About] = About(
-        paper="Zhu et al. 2023, section 3.2", needs=("clean images",), nist=("023",)
-    )
+    about: ClassVar[About] = About(paper="Zhu et al. 2023", needs=("clean images",), nist=("023",))
 
     rho: float = 2.0
     smoothing: float = 0.1

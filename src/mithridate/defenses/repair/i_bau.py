@@ -33,16 +33,19 @@ class IBAU(Repairer):
     Zeng et al. 2022, section 3, equation 1: min over theta, max over |delta|_2 <= radius, of the
     loss on x + delta. In each round delta is found by gradient ascent from 0, a step a batch,
     and projected; then every batch gives the weights a step of Adam by the implicit hypergradient
-    (equation 3), in which the inverse Hessian is `terms` steps of a fixed-point iteration
-    (Algorithm 1; Grazzi et al. 2020). x + delta is not clipped to [0, 1].
+    in which the inverse Hessian is `terms` steps of a fixed-point iteration
+    (Grazzi et al. 2020). x + delta is not clipped to [0, 1]; batch normalisation and dropout are
+    in evaluation mode, as in the authors' code.
 
-    Deviations: batch normalisation and dropout are in evaluation mode. `share` of a batch is
-    changed, the rest stays clean: the text has all, the authors' code one in a hundred.
+    Deviations: `share` of a batch is changed, the rest stays clean: the text has all, the
+    authors' code one in a hundred. The change is projected, as in the text; their code has a
+    penalty in place of that. Labels are the true ones, not the model's own.
 
     Args:
         rounds: of finding a change and unlearning it.
         terms: of the fixed-point iteration; theirs are 5.
-        lr: of Adam.
+        lr: of Adam; BackdoorBench's, the authors' code has 1e-3, at which a small network on few
+            images lost a fifth of its accuracy here.
         radius: of the change in L2 at 3 x 32 x 32, theirs; at other sizes times
             sqrt(values / 3072), the same per pixel.
         ascent: step length that finds the change.

@@ -26,7 +26,7 @@ FIND = ("pairs", "class", "verdict")
 class Unlearning(Repairer):
     """Fine-tune with a share of images that bear the reversed trigger and their right labels.
 
-    Wang et al. 2019, section VII-B. The trigger is the verdict's, where there is one. Without one
+    Wang et al. 2019, section VI-C. The trigger is the verdict's, where there is one. Without one
     it is reversed here by Neural Cleanse, as `find` says: for every pair of classes, on images
     of the first, which also finds a backdoor for one class's images alone and one that sends
     every class to its next; or for the one class with the smallest trigger, as the paper does.
@@ -58,7 +58,7 @@ class Unlearning(Repairer):
     """
 
     about: ClassVar[About] = About(
-        paper="Wang et al. 2019, section VII-B", needs=("clean images",), nist=("023",)
+        paper="Wang et al. 2019, section VI-C", needs=("clean images",), nist=("023",)
     )
 
     find: Literal["pairs", "class", "verdict"] = "pairs"
