@@ -265,3 +265,15 @@ def test_the_hypergradient_is_that_of_a_quadratic_in_closed_form():
     torch.testing.assert_close(slope, expected)
     (direct,) = hypergradient(outer, inner, delta, {"t": theta}, 0, rate)
     torch.testing.assert_close(direct, theta.detach())
+
+
+def test_sam_keeps_the_statistics_of_the_weights_before_they_move(own, noise):
+    """By hand: one step, one update by the momentum of 0.1."""
+    x = noise.batch(range(30))[0]
+    with torch.no_grad():
+        mean = own.module.first(x).mean((0, 2, 3))
+    old = own.module.norm.running_mean.clone()
+    mended = R.FTSAM(epochs=1, batch_size=30).repair(own, noise, rng=mi.rng(0))
+    norm = mended.module.norm
+    torch.testing.assert_close(norm.running_mean, 0.9 * old + 0.1 * mean, rtol=1e-4, atol=1e-5)
+    assert (norm.momentum, norm.training) == (0.1, False)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mithridate import rng as random
 from mithridate.classifier import Classifier
@@ -17,6 +20,7 @@ from mithridate.data import ImageSet
 from mithridate.defenses.inspect import Verdict
 from mithridate.defenses.repair.base import Repairer, own_copy
 from mithridate.errors import RunError, check_number
+from mithridate.networks.base import seeded
 
 
 @final
@@ -29,8 +33,11 @@ class FTSAM(Repairer):
     most), and the step is taken with the gradient there. SGD with momentum 0.9, weight decay
     5e-4, label smoothing and a cosine to 0, as BackdoorBench has it.
 
-    Deviations: batch normalisation and dropout are in evaluation mode, as the images are few,
-    and images are not augmented.
+    Batch normalisation works by the batch, as it must: in evaluation mode so large a move turns a
+    network with it into a constant. Its running statistics are those of the weights before they
+    move.
+
+    Deviation: images are not augmented.
 
     Args:
         rho: how far the weights move.
@@ -56,7 +63,7 @@ class FTSAM(Repairer):
         check_number("rho", self.rho, low=0)
         check_number("smoothing", self.smoothing, low=0, high=1)
         check_number("epochs", self.epochs, low=1)
-        check_number("batch_size", self.batch_size, low=1)
+        check_number("batch_size", self.batch_size, low=2)
         check_number("lr", self.lr, low=0, open_low=True)
 
     def cost(self, sizes: Sizes) -> Work:
@@ -75,26 +82,47 @@ class FTSAM(Repairer):
         sgd = torch.optim.SGD(weights, lr=self.lr, momentum=0.9, weight_decay=5e-4)
         loss = nn.CrossEntropyLoss(label_smoothing=self.smoothing)
         last = torch.zeros(())
+        norms = [m for m in own.module.modules() if isinstance(m, _BatchNorm)]
+        own.module.train()
         for epoch in range(self.epochs):
             for group in sgd.param_groups:
                 group["lr"] = self.lr * 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
-            for x, y in data.batches(self.batch_size, rng=random.child(rng, "epoch", epoch)):
-                x, y = x.to(own.device), y.to(own.device)
-                sgd.zero_grad()
-                torch.autograd.backward(loss(core(x), y))
-                moves = away(weights, self.rho)
-                sgd.zero_grad()
-                there = loss(core(x), y)
-                torch.autograd.backward(there)
-                last = there.detach()
-                with torch.no_grad():
-                    for weight, move in zip(weights, moves, strict=True):
-                        weight.sub_(move)
-                sgd.step()
+            here = random.child(rng, "epoch", epoch)
+            with seeded(random.child(here, "dropout").initial_seed(), own.device):
+                for x, y in data.batches(self.batch_size, rng=here):
+                    if len(x) == 1 < len(data):  # no batch to normalise by
+                        continue
+                    x, y = x.to(own.device), y.to(own.device)
+                    sgd.zero_grad()
+                    torch.autograd.backward(loss(core(x), y))
+                    moves = away(weights, self.rho)
+                    sgd.zero_grad()
+                    with _still(norms):
+                        there = loss(core(x), y)
+                    torch.autograd.backward(there)
+                    last = there.detach()
+                    with torch.no_grad():
+                        for weight, move in zip(weights, moves, strict=True):
+                            weight.sub_(move)
+                    sgd.step()
         if not math.isfinite(float(last)):
             raise RunError(f"the loss became {float(last)}: lower lr (it is {self.lr:g}) or rho")
         sgd.zero_grad()
+        own.module.eval()
         return own
+
+
+@contextmanager
+def _still(norms: list[_BatchNorm]) -> Iterator[None]:
+    """Running statistics stay as they are inside."""
+    before = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, before, strict=True):
+            norm.momentum = momentum
 
 
 def away(weights: list[nn.Parameter], rho: float) -> list[torch.Tensor]:

@@ -60,6 +60,7 @@ class Unlearning(Repairer):
     about: ClassVar[About] = About(
         paper="Wang et al. 2019, section VI-C", needs=("clean images",), nist=("023",)
     )
+    version: ClassVar[int] = NeuralCleanse.version  # its triggers are fields of no key
 
     find: Literal["pairs", "class", "verdict"] = "pairs"
     share: float = 0.5
