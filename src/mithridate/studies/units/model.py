@@ -16,8 +16,8 @@ from torch import nn
 from mithridate.classifier import Classifier
 from mithridate.component import Choice, find
 from mithridate.cost import Sizes, Work
-from mithridate.data import some_rows
 from mithridate.defenses.inspect import train_control
+from mithridate.defenses.repair import drawn
 from mithridate.errors import InputError
 from mithridate.models.factory import code_digest, whole_path
 from mithridate.models.open import classes_of, open_for, source_digest
@@ -317,8 +317,8 @@ class Repaired(ModelUnit):
 
     def make(self, get: Open, folder: Path, tell: Progress) -> dict[str, Any]:
         train, random = get(self.data).train, child(rng(self.seed), "repair")
-        rows = some_rows(train, max(1, round(self.share * len(train))), random)
-        mended = self.repairer.make().repair(get(self.model), train.subset(rows), rng=random)
+        images = drawn(train, self.share, random)
+        mended = self.repairer.make().repair(get(self.model), images, rng=random)
         checkpoint.save(mended, folder / FILE)
         return {}
 

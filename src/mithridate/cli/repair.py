@@ -1,0 +1,132 @@
+"""`mithridate repair`: mends a model with a few clean images, and says what that changed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mithridate.cli.options import (
+    AsJson,
+    Classes,
+    Data,
+    Device,
+    Model,
+    Network,
+    OutFile,
+    Outputs,
+    Quiet,
+    Seed,
+    Settings,
+    TrustCode,
+    opened,
+    opening,
+    pairs,
+    place,
+)
+from mithridate.cli.screen import Screen, share
+from mithridate.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from mithridate.classifier import Classifier
+    from mithridate.data import ImageSet
+
+
+def repair(
+    model: Model,
+    data: Data,
+    out: OutFile,
+    repairer: Annotated[
+        str, typer.Option("--repair", metavar="NAME", help="See mithridate list repairers.")
+    ] = "unlearning",
+    settings: Settings = None,
+    part: Annotated[
+        float, typer.Option("--share", metavar="SHARE", help="Of the training images of DATA.")
+    ] = 0.05,
+    network: Network = None,
+    trust_code: TrustCode = False,
+    classes: Classes = None,
+    outputs: Outputs = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> int:
+    """Mend a model that may have a backdoor, with a share of clean training images.
+
+    Says before and after: accuracy on the test images, and how large the smallest trigger is that
+    can be reversed, and how well it works.
+    """
+    from mithridate import component
+
+    screen = Screen(as_json=as_json, quiet=quiet)
+    values = pairs(settings)
+    facts = opening(network, trust_code, classes, outputs, values)
+    if not 0 < part <= 1:
+        raise InputError(f"--share is above 0 and at most 1, got {part:g}")
+    way = component.create("repairers", repairer, values)
+
+    from mithridate.data import load_data
+    from mithridate.defenses.repair import drawn
+    from mithridate.networks.checkpoint import save
+    from mithridate.rng import child, rng
+
+    where, random = place(device), child(rng(seed), "repair")
+    train, test = load_data(data)
+    broken = opened(model, facts, where, train)
+    images = drawn(train, part, random)
+    with screen.stage("repair"):
+        mended = way.repair(broken, images, rng=random)
+    with screen.stage("trying both models"):
+        before, after = (_measured(each, images, test, random) for each in (broken, mended))
+    save(mended, out)
+    result = {
+        "model": str(out),
+        "repair": mended.info["repair"],
+        "images": len(images),
+        "before": before,
+        "after": after,
+    }
+    screen.data(result)
+    screen.table(
+        ("", "clean accuracy", "smallest reversed trigger", "its success"),
+        [
+            (
+                name,
+                share(row["accuracy"]),
+                f"{row['trigger']['pixels']:.1f} pixels, to {row['trigger']['class']}",
+                share(row["trigger"]["success"]),
+            )
+            for name, row in (("before", before), ("after", after))
+        ],
+    )
+    small, large = (row["trigger"]["pixels"] for row in (before, after))
+    screen.say(
+        f"{repairer} with {len(images)} clean images: the smallest trigger took {small:.1f} pixels "
+        f"before, and takes {large:.1f} now."
+    )
+    screen.say(f"Model: {out}")
+    return 0
+
+
+def _measured(
+    model: Classifier, images: ImageSet, test: ImageSet, random: torch.Generator
+) -> dict[str, Any]:
+    """Accuracy on the test images, and a trigger reversed on those of the repair."""
+    from mithridate.defenses.repair import fresh_trigger
+    from mithridate.metrics import accuracy
+    from mithridate.rng import child
+    from mithridate.studies.parts import proportion
+    from mithridate.training import predict
+
+    fresh = fresh_trigger(model, images, test, rng=child(random, "fresh"))
+    return {
+        "accuracy": proportion(accuracy(predict(model, test), test.labels)),
+        "trigger": {
+            "class": test.class_names[fresh.target],
+            "pixels": fresh.size,
+            "success": proportion(fresh.success),
+        },
+    }

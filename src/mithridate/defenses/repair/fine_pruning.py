@@ -1,0 +1,137 @@
+"""Fine-pruning (Liu et al. 2018): take away what clean images leave asleep, then fine-tune."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor, nn
+
+from mithridate.classifier import Classifier
+from mithridate.component import About
+from mithridate.cost import Sizes, Work
+from mithridate.data import ImageSet
+from mithridate.defenses.inspect import Verdict
+from mithridate.defenses.repair.base import Repairer, own_copy, tuned
+from mithridate.defenses.repair.channels import Channels, channels_of, prune
+from mithridate.errors import check_number
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class FinePruning(Repairer):
+    """Prune the channels of the last convolution that clean images use least, then fine-tune.
+
+    Liu et al. 2018, section 4: channels go in the order of their mean activation, 1 % at a time,
+    while accuracy on the images falls by no more than `loss`; the rest is trained further.
+    Activation is the positive part of the channel's output. Pruned channels stay 0 in training.
+
+    Deviation: accuracy is that on the images of the repair themselves, as there are few.
+
+    Args:
+        loss: of accuracy, by which pruning ends; BackdoorBench has 0.1, the paper 0.04.
+        epochs, lr, batch_size: as of `fine-tuning`.
+
+    Raises:
+        InputError: a setting out of range, or a network without convolutions.
+
+    >>> FinePruning(loss=0.04).epochs
+    100
+    """
+
+    about: ClassVar[About] = About(
+        paper="Liu et al. 2018, section 4", needs=("clean images",), nist=("023",)
+    )
+
+    loss: float = 0.1
+    epochs: int = 100
+    lr: float = 0.01
+    batch_size: int = 128
+
+    def __post_init__(self) -> None:
+        check_number("loss", self.loss, low=0, high=1)
+        check_number("epochs", self.epochs, low=1)
+        check_number("lr", self.lr, low=0, open_low=True)
+        check_number("batch_size", self.batch_size, low=2)
+
+    def cost(self, sizes: Sizes) -> Work:
+        """At most 100 looks at the accuracy, and the training."""
+        return Work(forwards=101 * sizes.train, trained=self.epochs * sizes.train)
+
+    def repair(
+        self,
+        model: Classifier,
+        data: ImageSet,
+        verdict: Verdict | None = None,
+        *,
+        rng: torch.Generator,
+    ) -> Classifier:
+        own = own_copy(self, model, data)
+        channels = channels_of(self, own, data)[-1]
+        names = {module: name for name, module in own.module.named_modules()}
+        place = names[channels.conv], None if channels.norm is None else names[channels.norm]
+        order = activity(own, data, channels).argsort(stable=True).tolist()
+        step = max(1, round(0.01 * len(order)))
+        pruned = prune(own, data, [(channels, k) for k in order], step=step, loss=self.loss)
+        silent = _Silent(*place, tuple(k for _, k in pruned))
+        mended = tuned(
+            own,
+            data,
+            rng=rng,
+            epochs=self.epochs,
+            optimizer="sgd",
+            lr=self.lr,
+            weight_decay=5e-4,
+            schedule="cosine",
+            batch_size=self.batch_size,
+            hardening=silent,
+        )
+        silent.keep(mended)
+        mended.info["repair"] |= {"pruned": len(pruned), "channels": len(order)}
+        return mended
+
+
+def activity(own: Classifier, data: ImageSet, channels: Channels) -> Tensor:
+    """The mean positive part of every channel, over images and places, (K,)."""
+    total = torch.zeros(channels.conv.out_channels, dtype=torch.float64, device=own.device)
+
+    def add(module: nn.Module, inputs: object, out: Tensor) -> None:
+        total.add_(out.relu().mean((2, 3)).double().sum(0))
+
+    hook = channels.last.register_forward_hook(add)
+    try:
+        for x, _ in data.batches(1024):
+            own.labels(x)
+    finally:
+        hook.remove()
+    return total / len(data)
+
+
+@dataclass(frozen=True)
+class _Silent:
+    """Puts what was pruned back to 0 before every batch; images stay as they are."""
+
+    conv: str
+    norm: str | None
+    which: tuple[int, ...]
+
+    def record(self) -> Mapping[str, Any]:
+        return {"name": "pruned", "channels": list(self.which)}
+
+    def harden(
+        self, model: Classifier, x: Tensor, y: Tensor, *, part: float, rng: torch.Generator
+    ) -> Tensor:
+        self.keep(model)
+        return x
+
+    def keep(self, model: Classifier) -> None:
+        """The pruned channels of this model at 0."""
+        conv, norm = (
+            None if name is None else model.module.get_submodule(name)
+            for name in (self.conv, self.norm)
+        )
+        assert isinstance(conv, nn.Conv2d)
+        assert norm is None or isinstance(norm, nn.BatchNorm2d)
+        Channels(conv, norm).silence(torch.tensor(self.which, dtype=torch.int64))
