@@ -315,8 +315,8 @@ def test_what_cannot_be_taken_is_one_line(changes, words):
         ({"bounds": 1}, "bounds are"),
         ({"compute_batch": -1}, "compute_batch must be at least 1"),
         ({"compute_batch": 1.5}, "compute_batch is a whole number"),
-        ({"device": "cuda:99"}, "cannot go to cuda:99"),
-        ({"device": "gpu"}, "cannot go to gpu"),
+        ({"device": "cuda:99"}, "device 'cuda:99' cannot be used"),
+        ({"device": "gpu"}, "device 'gpu' cannot be used"),
     ],
 )
 def test_classifiers_of_nothing_are_one_line(changes, words):

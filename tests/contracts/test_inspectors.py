@@ -10,7 +10,7 @@ import torch
 from mithridate import component
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
-from mithridate.defenses.inspect import BiasMaps, Evidence, Inspector, WhiteNoise
+from mithridate.defenses.inspect import BiasMaps, Evidence, Inspector, NeuralCleanse, WhiteNoise
 from mithridate.testing import InspectorConformance
 
 
@@ -25,6 +25,11 @@ class TestBiasMapsWithAllPictures(InspectorConformance):
             samples=6, steps=2, pairs=1, images=4, grow_steps=2, grid="all", grid_samples=2,
             untargeted=True, probe="noise",
         )  # fmt: skip
+
+
+class TestNeuralCleanse(InspectorConformance):
+    def make(self) -> Inspector:
+        return NeuralCleanse(steps=8, batch=6)
 
 
 class TestWhiteNoise(InspectorConformance):
@@ -52,5 +57,8 @@ class TestToy(InspectorConformance):
 
 
 def test_every_inspector_is_tested() -> None:
-    tested = {component.name_of(suite().make()) for suite in (TestBiasMaps, TestWhiteNoise)}
+    tested = {
+        component.name_of(suite().make())
+        for suite in (TestBiasMaps, TestNeuralCleanse, TestWhiteNoise)
+    }
     assert tested == set(component.TABLES["inspectors"])

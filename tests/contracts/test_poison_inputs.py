@@ -90,7 +90,7 @@ STAMPING = ["badnets", "stamped-only", "clean-label", "clean-label-gan"]
 
 
 @pytest.mark.parametrize("name", FRACTIONS)
-@pytest.mark.parametrize("fraction", [0, 0.0, -0.1, 1.1, float("nan"), "0.1", True])
+@pytest.mark.parametrize("fraction", [0, 0.0, -0.1, 1.1, float("nan"), "a tenth", True])
 def test_fraction_out_of_range(name: str, fraction: Any) -> None:
     assert "fraction" in refused(lambda: POISONS[name](fraction=fraction))
 
@@ -111,7 +111,7 @@ def test_fraction_that_comes_to_no_image(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", COUNTS)
-@pytest.mark.parametrize("count", [0, -3, 1.5, "3"])
+@pytest.mark.parametrize("count", [0, -3, 1.5, "three"])
 def test_count_out_of_range(name: str, count: Any) -> None:
     assert "count" in refused(lambda: POISONS[name](count=count))
 
@@ -129,9 +129,10 @@ def test_target_that_is_no_class(name: str, target: int) -> None:
 
 
 @pytest.mark.parametrize("name", COUNTS)
-@pytest.mark.parametrize("target", [-1, 1.0, True, "one"])
+@pytest.mark.parametrize("target", [-1, 1.5, True, "one"])
 def test_target_that_is_no_class_number(name: str, target: Any) -> None:
-    assert "class number" in refused(lambda: POISONS[name](target=target, count=2))
+    text = refused(lambda: POISONS[name](target=target, count=2))
+    assert "class number" in text or "whole number" in text
 
 
 @pytest.mark.parametrize("name", sorted(set(COUNTS) - {"feature-collision"}))

@@ -8,21 +8,20 @@ import typer
 
 from mithridate.cli.options import (
     AsJson,
-    Classes,
-    Data,
     Device,
     Model,
-    Network,
     OutFile,
-    Outputs,
     Quiet,
     Seed,
     Settings,
-    TrustCode,
+    blocks,
     opened,
     opening,
+    opens,
     pairs,
     place,
+    reads,
+    sets,
 )
 from mithridate.cli.screen import Screen, share
 from mithridate.errors import InputError
@@ -34,9 +33,10 @@ if TYPE_CHECKING:
     from mithridate.data import ImageSet
 
 
+@blocks(how=opens, data=reads)
 def repair(
     model: Model,
-    data: Data,
+    data: Any,
     out: OutFile,
     repairer: Annotated[
         str, typer.Option("--repair", metavar="NAME", help="See mithridate list repairers.")
@@ -45,10 +45,7 @@ def repair(
     part: Annotated[
         float, typer.Option("--share", metavar="SHARE", help="Of the training images of DATA.")
     ] = 0.05,
-    network: Network = None,
-    trust_code: TrustCode = False,
-    classes: Classes = None,
-    outputs: Outputs = None,
+    how: Any = None,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -63,18 +60,17 @@ def repair(
 
     screen = Screen(as_json=as_json, quiet=quiet)
     values = pairs(settings)
-    facts = opening(network, trust_code, classes, outputs, values)
+    facts = opening(how, values)
     if not 0 < part <= 1:
         raise InputError(f"--share is above 0 and at most 1, got {part:g}")
     way = component.create("repairers", repairer, values)
 
-    from mithridate.data import load_data
     from mithridate.defenses.repair import drawn
     from mithridate.networks.checkpoint import save
     from mithridate.rng import child, rng
 
     where, random = place(device), child(rng(seed), "repair")
-    train, test = load_data(data)
+    train, test = sets(data)
     broken = opened(model, facts, where, train)
     images = drawn(train, part, random)
     with screen.stage("repair"):

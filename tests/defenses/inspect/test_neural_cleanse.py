@@ -12,14 +12,8 @@ import mithridate as mi
 from mithridate.classifier import Classifier
 from mithridate.defenses.inspect import NeuralCleanse, anomaly
 from mithridate.errors import InputError
-from mithridate.testing.inspectors import InspectorConformance
 
 QUICK = NeuralCleanse(steps=12, batch=8)
-
-
-class TestNeuralCleanse(InspectorConformance):
-    def make(self) -> NeuralCleanse:
-        return NeuralCleanse(steps=8, batch=6)
 
 
 @pytest.fixture(scope="module")
