@@ -187,6 +187,9 @@ def _advice(result: Diagnosis, words: str) -> str:
     if result.best.doubts:
         return f"Nothing tried does better than chance: {stated} at best ({before} as given)"
     if result.best is not result.given:
+        alike = [t for t in result.trials if t.accuracy == best and t is not result.best]
+        if alike:
+            stated += f", as many as with {len(alike)} other(s) above: the accuracy does not tell"
         return f"{stated} ({before} as given)"
     if result.options != result.given.hypothesis.options():
         return f"{before} as given, which {words} states in full"

@@ -150,9 +150,10 @@ def _show(record: dict[str, Any], out: Path | None, screen: Screen) -> None:
     )
     if out is not None:
         screen.say(f"Pictures and record: {out}")
-    best = sum(value >= 0.99 for value in sure)
+    wanted = record["settings"].get("confidence") or 0.99
+    best = sum(value >= wanted for value in sure)
     screen.say(
-        f"{record['method']}: {best} of {len(sure)} classes at 99 % or more, "
+        f"{record['method']}: {best} of {len(sure)} classes at {100 * wanted:g} % or more, "
         f"the least sure at {percent(min(sure))}"
     )
 
