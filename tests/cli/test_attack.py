@@ -205,9 +205,9 @@ def test_an_attack_that_fails_or_refuses_is_a_row(attack, monkeypatch) -> None:
     monkeypatch.setattr(DeepFool, "perturb", raising(InputError("colour images only")))
     done = attack("--attack", "fgsm,pgd,deepfool,apgd")
     assert done.code == 4
-    assert "fgsm: failed: ValueError: no such gradient" in done.out
+    assert "fgsm: failed: FGSM crashed: ValueError: no such gradient" in done.out
     assert "pgd: failed: left its budget" in done.out
-    assert "mithridate: fgsm failed: ValueError: no such gradient\n" in done.err
+    assert "mithridate: fgsm failed: FGSM crashed: ValueError: no such gradient\n" in done.err
     assert "deepfool: refused: colour images only" in done.out
     assert "apgd leaves" in done.out
     alone = attack("--attack", "deepfool")

@@ -128,11 +128,11 @@ def test_a_crashed_attack_leaves_the_audit_incomplete(audit, monkeypatch) -> Non
     monkeypatch.setattr(FGSM, "perturb", crash)
     done = audit(*NOISE, "--controls", 2, "--seed", 2, "--fail-on", "accuracy<0.5")
     assert done.code == 3
-    assert "mithridate: fgsm failed: ValueError: broken\n" in done.err
+    assert "mithridate: fgsm failed: FGSM crashed: ValueError: broken\n" in done.err
     assert "Traceback" not in done.err
     record, whole = record_of("run")
     assert whole.study.status == "incomplete"
-    assert record.attacks[0].status == "failed: ValueError: broken"
+    assert record.attacks[0].status == "failed: FGSM crashed: ValueError: broken"
     assert audit(*NOISE, "--controls", 2, "--seed", 2).code == 4
 
 

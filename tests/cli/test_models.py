@@ -122,7 +122,7 @@ def test_gradients_of_an_onnx_file_are_refused(there: Any, tmp_path: Path) -> No
 
 
 def test_audit_fool_and_sanitize_open_it_too(there: Any, tmp_path: Path) -> None:
-    audit = ("audit", "state.pt", *OWN, "--data", "digits", "--reference", "training.pt")
+    audit = ("audit", "state.pt", *OWN, "--data", "digits")
     small = ("control_epochs=1", "pairs=1", "images=4", "samples=20", "grow_steps=3",
              "attack_images=20", "noise_queries=300")  # fmt: skip
     settings = [word for item in small for word in ("--set", item)]

@@ -27,7 +27,7 @@ def check_model(
     Args:
         name: how the message calls the model.
         data: clean images; some are shown to the model.
-        varied: also refuse a single image: an audit compares.
+        varied: also refuse a constant model, and a single image: an audit compares.
 
     Returns:
         What to doubt of a model that is no better than chance on the images shown.
@@ -75,7 +75,7 @@ def check_model(
             f"{name} returns probabilities where logits are expected: add --outputs probabilities "
             '(in Python outputs="probabilities"), or take its softmax off'
         )
-    if varied or len(rows) > 1:
+    if varied:
         _check_varied(name, logits, data.labels[rows])
     return chance_doubts(logits.argmax(1), data.labels[rows], classes)
 
