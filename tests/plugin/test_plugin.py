@@ -136,7 +136,7 @@ def test_all_attacks_include_it(package: Path) -> None:
 
 def test_audit_by_its_inspector(run: Run, model: Path) -> None:
     words = ["audit", model, "--data", "digits", "--inspector", "mean-logits", "--out", "out"]
-    words += ["--controls", 3, "--set", "control_epochs=20", "--set", "noise_queries=0"]
+    words += ["--controls", 3, "--set", "control_epochs=3", "--set", "noise_queries=0"]
     result = json.loads(run(*words, "--set", "attack_images=0", "--set", "images=50", "--json"))
     assert isinstance(result["suspicious"], bool)
     assert 0 < result["p_value"] <= 1
