@@ -168,7 +168,14 @@ def write_notebooks() -> None:
 write_notebooks()
 
 
+def _hide_verbs(app: object, what: str, name: str, member: object, *more: object) -> bool | None:
+    """A verb's options are put together when it is made: its page is the command line's."""
+    verb = str(getattr(member, "__module__", "")).startswith("mithridate.cli")
+    return True if verb and hasattr(member, "__wrapped__") else None
+
+
 def setup(app: Sphinx) -> None:
+    app.connect("autodoc-skip-member", _hide_verbs)
     """Fill in what pages say of components."""
 
     def read(app: Sphinx, page: str, source: list[str]) -> None:

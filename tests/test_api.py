@@ -190,7 +190,8 @@ def test_audit_and_inspect(model, tmp_path) -> None:
     assert result.plot().count("<circle") == 4
     record = json.loads((result.report(tmp_path).parent / "study.json").read_text("utf-8"))
     assert record["environment"]["taxonomy"]["pgd"]["NIST AI 100-2e2025"] == ["NISTAML.022"]
-    verdict = mi.inspect(model.module, TEST, [model] * 3, inspectors=mi.inspectors.BiasMaps(
+    others = [mi.fit(model, TRAIN, epochs=1, rng=seed) for seed in range(3)]
+    verdict = mi.inspect(model.module, TEST, others, inspectors=mi.inspectors.BiasMaps(
         probe="noise", samples=5, controls=3, pairs=1, images=4, grow_steps=1))  # fmt: skip
     assert isinstance(verdict, mi.Verdict)
     assert len(repr(verdict)) < 300

@@ -75,9 +75,9 @@ def test_inspect(digits, clean) -> None:
     inspector = mi.inspectors.BiasMaps(
         probe="noise", samples=10, controls=3, control_epochs=1, pairs=1, images=4, grow_steps=2
     )
-    v = inspector.inspect(clean, digits[1], reference=clean, rng=mi.rng(0))
-    assert v.suspicious in (True, False)
-    assert 0 <= v.p_value <= 1
+    v = inspector.inspect(clean, digits[1], rng=mi.rng(0))
+    assert v.suspicious in (True, False, None)
+    assert v.p_value is None or 0 <= v.p_value <= 1
     assert {v.target, v.source} <= set(range(10))
     assert v.region is None or len(v.region) == 4
     assert v.probability is None

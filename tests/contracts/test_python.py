@@ -23,7 +23,7 @@ MODEL = mi.Classifier(NET, classes=10, image_shape=(1, 8, 8))
 BADNETS = mi.poisons.BadNets(
     trigger=mi.triggers.Patch.named("c-top-right"), source=8, target=9, count=3
 )
-MAPS = mi.inspectors.BiasMaps(probe="noise", samples=4, controls=0, pairs=1, images=2, grow_steps=1)
+NOISE = mi.inspectors.WhiteNoise(queries=200)
 
 
 class Pictures(Dataset):
@@ -55,8 +55,8 @@ def fitted(data: object, rng: object = 0) -> mi.Classifier:
             lambda: BADNETS.poison(TRAIN, rng=mi.rng(0)).indices,
         ),
         (
-            lambda: MAPS.inspect(NET, TEST, reference=NET, rng=0).statistic,
-            lambda: MAPS.inspect(MODEL, TEST, reference=MODEL, rng=mi.rng(0)).statistic,
+            lambda: NOISE.compare(MODEL, TEST, reference=MODEL, rng=0).statistic,
+            lambda: NOISE.compare(MODEL, TEST, reference=MODEL, rng=mi.rng(0)).statistic,
         ),
         (
             lambda: fitted(DataLoader(TensorDataset(*FEW.batch(range(120))), shuffle=True))(X),

@@ -203,7 +203,7 @@ def test_the_model_is_returned_as_it_was(name, digits_model) -> None:
         (GradientAscent, {"step_size": 0.0}, "step_size must be above 0"),
         (GradientAscent, {"decay": 1.5}, "decay must be at most 1"),
         (GradientAscent, {"mean": -0.1}, "mean must be at least 0"),
-        (GradientAscent, {"start": "cat"}, "start is noise or mean, got 'cat'"),
+        (GradientAscent, {"start": "cat"}, "start is one of noise, mean, got 'cat'"),
         (CPPN, {"nodes": -1}, "nodes must be at least 0"),
         (CPPN, {"connect": 1.5}, "connect must be at most 1"),
         (CPPN, {"rate": -0.1}, "rate must be at least 0"),

@@ -156,7 +156,7 @@ def test_from_the_command_line() -> None:
         ({"eps": 0.001}, "grey level"),
         ({"eps": 0.001, "norm": L2}, "grey level"),
         ({"eps": 3, "norm": L0}, "norm is linf, l2 or l1, got l0"),
-        ({"norm": "linf"}, "norm is linf, l2 or l1, got 'linf'"),
+        ({"norm": "linff"}, "'linf'"),
         ({"steps": 0}, "at least 1"),
         ({"steps": 2.5}, "whole number"),
         ({"step_size": 0}, "step_size"),

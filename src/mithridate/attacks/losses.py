@@ -9,7 +9,7 @@ from typing import Literal, Self, final
 import torch
 from torch import Tensor
 
-from mithridate.goals import Goal, Rows, SourceToTarget, Untargeted
+from mithridate.goals import Goal, Rows, SourceToTarget, Targeted, Untargeted
 
 Loss = Literal["ce", "dlr", "dlr-targeted"]
 
@@ -41,7 +41,7 @@ class LogOdds(OfGoal):
     def loss(self, logits: Tensor) -> Tensor:
         """(N, K) -> (N,)."""
         goal = self.goal
-        if isinstance(goal, SourceToTarget):  # its softmax cancels: nothing saturates
+        if not isinstance(goal, Untargeted | Targeted):  # of a source, softmax cancels
             return goal.loss(logits)
         away, (label,) = isinstance(goal, Untargeted), goal.classes()
         held = torch.zeros_like(logits, dtype=torch.bool).scatter(1, label[:, None], True)

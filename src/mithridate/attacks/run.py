@@ -186,10 +186,7 @@ def run_attack(
         seen = _white(asked)
         paces = judge.compute_batch, seen.compute_batch
         _check_view(attack, judge, asked)
-        x = _checked(judge, x.clone() if x.is_inference() else x, goal)
-        random = _answers_at_random(judge, x)
-        if (judge.draws or random) and getattr(attack, "stop_at_goal", False):
-            attack = replace(cast(Any, attack), stop_at_goal=False)
+        x, first = _checked(judge, x.clone() if x.is_inference() else x, goal)
         if seen is not judge:
             _checked(seen, x, goal)
         if quantize is not None:
@@ -201,6 +198,9 @@ def run_attack(
                 batch = Batches(attack, seen, x, size=batch_size, memory=memory)
                 wanted = goal.avoiding(judge.rejected)
                 run = _Run(attack, judge, asked, x, wanted, rng, batch, quantize)
+                random = _differ(first, run.first) and not judge.draws
+                if (judge.draws or random) and getattr(attack, "stop_at_goal", False):
+                    run.attack = replace(cast(Any, attack), stop_at_goal=False)
                 for rows in batch.over(len(x), run.work):
                     if run.status != "done" and not run.status.startswith(REFUSED):
                         break
@@ -211,30 +211,26 @@ def run_attack(
         return replace(run.result(), random=random)
 
 
-def _answers_at_random(model: Classifier, x: Tensor) -> bool:
-    """Whether the same images are answered otherwise when they are asked about again."""
-    if model.draws or not model.gradients or len(x) == 0:
-        return False
-    cost, some = model.cost, x[:8].to(model.device)
-    before = cost.queries, cost.gradients
-    with torch.no_grad():
-        first, again = model.logits(some), model.logits(some)
-    cost.queries, cost.gradients = before
-    return bool((first - again).abs().max() > 1e-3 * (1 + first.abs().max()))
-
-
 def _white(model: Classifier | Guarded) -> Classifier:
     """The classifier behind the guards, if there are any."""
     return model.model if isinstance(model, Guarded) else model
 
 
-def _checked(model: Classifier, x: Tensor, goal: Goal) -> Tensor:
-    """The images, fit for the model and the goals.
+def _differ(first: Tensor | None, again: Tensor | None) -> bool:
+    """Whether an image was answered otherwise when it was asked about again."""
+    if first is None or again is None:
+        return False
+    return bool((first - again).abs().max() > 1e-3 * (1 + first.abs().max()))
+
+
+def _checked(model: Classifier, x: Tensor, goal: Goal) -> tuple[Tensor, Tensor | None]:
+    """The images, fit for the model and the goals, and the logits of the first, (1, K).
 
     Raises:
         InputError: unusable images or labels.
     """
     x, classes = check_images(x, model.image_shape).detach(), model.classes
+    first: Tensor | None = None
     if len(goal) != len(x):
         raise InputError(f"one goal per image: got {len(goal)} goals for {len(x)} images")
     for labels in goal.classes():
@@ -245,14 +241,14 @@ def _checked(model: Classifier, x: Tensor, goal: Goal) -> Tensor:
     if len(x):
         try:
             with torch.no_grad():
-                model.logits(x[:1].to(model.device))
+                first = model.logits(x[:1].to(model.device)).cpu()
         except torch.OutOfMemoryError:
             pass  # the batches deal with it
         except RuntimeError as error:
             raise InputError(
                 f"the model cannot take images of shape {tuple(x.shape[1:])}: {_first_line(error)}"
             ) from error
-    return x
+    return x, first
 
 
 def _check_view(attack: Attack, judge: Classifier, asked: Classifier | Guarded) -> None:
@@ -309,6 +305,7 @@ class _Run:
         self.out, self.sizes = x.clone(), x.new_zeros((4, len(x)))
         self.row_queries = x.new_zeros(len(x), dtype=torch.int64)
         self.clean, finite = torch.zeros_like(self.row_queries), x.new_zeros(len(x)).bool()
+        self.first: Tensor | None = None
 
         def look(rows: slice) -> None:
             self.clean[rows], finite[rows] = self._predict(x[rows])
@@ -378,6 +375,7 @@ class _Run:
         judge.compute_batch = min(judge.compute_batch, self.seen.compute_batch)
         with torch.no_grad():
             logits = judge.logits(x.to(judge.device))
+        self.first = logits[:1].cpu() if self.first is None else self.first
         device = self.x.device
         return logits.argmax(1).to(device), logits.isfinite().all(1).to(device)
 

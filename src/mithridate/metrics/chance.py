@@ -8,8 +8,6 @@ from torch import Tensor
 
 from mithridate.doubts import Doubt
 
-FEWEST = 5
-"""Images below which nothing is said: an accuracy of so few is no evidence."""
 ALPHA = 0.05
 SKILL = 0.1
 """Of the way from chance to perfect: what no more than that is near chance, however sure."""
@@ -34,7 +32,7 @@ def chance_doubts(predicted: Tensor, labels: Tensor, classes: int) -> list[Doubt
     [[], ['near-chance'], ['below-chance']]
     """
     n = len(labels)
-    if n < FEWEST:
+    if n == 0:
         return []
     right = int((predicted.cpu() == labels.cpu()).sum())
     share, guess = right / n, 1 / classes

@@ -85,7 +85,10 @@ def test_it_learns_to_reject_what_fooled_it() -> None:
         (lambda: RejectFooling(rounds=0), "rounds must be at least 1"),
         (lambda: RejectFooling(images=0), "images must be at least 1"),
         (lambda: RejectFooling(share=2), "share must be at most 1"),
-        (lambda: RejectFooling(method="gradiant"), "did you mean 'gradient'"),
+        (
+            lambda: RejectFooling(method="gradiant"),
+            "method is one of gradient, direct, cppn, got 'gradiant'",
+        ),
         (
             lambda: with_rejection(
                 nn.Sequential(

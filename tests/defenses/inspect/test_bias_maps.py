@@ -142,11 +142,11 @@ def test_controls_are_trained_each_from_its_own_child(digits, clean) -> None:
 @pytest.mark.parametrize(
     ("setting", "value", "message"),
     [
-        ("probe", "nose", "probe is 'data'"),
+        ("probe", "nose", "probe is one of blank, noise, data"),
         ("eps", 0, "eps must be above 0"),
         ("alpha", 2, "alpha must be at most 1"),
         ("samples", 0, "samples must be at least 1"),
-        ("grid", "some", "grid is 'none'"),
+        ("grid", "some", "grid is one of none, shortlist, all"),
     ],
 )
 def test_refuses_settings_out_of_range(setting, value, message) -> None:

@@ -280,14 +280,14 @@ class TestFeaturesThatTellNothing:
 @pytest.mark.parametrize(
     ("make_it", "message"),
     [
-        (lambda: SpectralSignatures(classes="some"), "classes is 'auto' or 'all'"),
+        (lambda: SpectralSignatures(classes="some"), "classes is one of auto, all"),
         (lambda: SpectralSignatures(classes="all"), "needs eps"),
         (lambda: SpectralSignatures(classes="all", eps=0), "eps must be above 0"),
         (lambda: SpectralSignatures(classes="all", eps=-0.1), "eps must be above 0"),
         (lambda: SpectralSignatures(classes="all", eps=0.7), "all of each class"),
         (lambda: SpectralSignatures(eps=0.1), "eps is for classes='all'"),
         (lambda: SpectralSignatures(gap=0), "gap must be above 0"),
-        (lambda: SpectralSignatures(side="left"), "side is 'trace' or 'smaller'"),
+        (lambda: SpectralSignatures(side="left"), "side is one of trace, smaller"),
         (lambda: ActivationClustering(reduce="tsne"), "reduce is one of pca, ica, got 'tsne'"),
         (lambda: ActivationClustering(analysis="size"), "analysis is one of gap, silhouette"),
         (lambda: ActivationClustering(dimensions=0), "dimensions must be at least 1"),

@@ -64,7 +64,7 @@ def test_an_image_as_large_as_the_window_and_one_that_is_smaller():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"window": 1}, {"window": 8}, {"window": 3.0}, {"kind": "mode"}]
+    "settings", [{"window": 1}, {"window": 8}, {"window": 3.5}, {"kind": "mode"}]
 )
 def test_bad_settings(settings):
     with pytest.raises(InputError, match=r"window is a whole|kind is one of"):

@@ -24,7 +24,7 @@ Statistic = Literal["l1", "l2", "divergence"]
 class MagNetDetector(Reforming, Detector):
     """How much an autoencoder changes an image, or the answer to it (Meng and Chen 2017, 3.2).
 
-    - `l1`, `l2`: the mean of |AE(x) - x| or its square (section 3.2.1).
+    - `l1`, `l2`: the mean of `|AE(x) - x|` or its square (section 3.2.1).
     - `divergence`: Jensen and Shannon's, of the softmax outputs on x and AE(x) at `temperature`
       (section 3.2.2), in nats.
 

@@ -475,10 +475,11 @@ def _other_population(suspect: Classifier, side: CleanSide, data: ImageSet) -> l
     guess = 1 / data.classes
     for number, own in enumerate(side.right, 1):
         if bdtr(max(own - 1, 0), n, guess) < 1 - CHANCE <= bdtr(max(right - 1, 0), n, guess):
-            raise InputError(
+            text = (
                 f"clean model {number} gets {own} of {n} images right, no better than chance, and "
-                f"the suspect {right}: it is no reference, leave it out"
+                f"the suspect {right}: it is no model to compare with, leave it out"
             )
+            return [Doubt("other-population", text)]
     if same_population_p(right, side.right, n) >= ANOTHER:
         return []
     low, high = 100 * min(side.right) / n, 100 * max(side.right) / n

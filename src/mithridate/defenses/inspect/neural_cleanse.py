@@ -171,7 +171,7 @@ class NeuralCleanse(Inspector):
 def anomaly(norms: Tensor) -> Tensor:
     """By how many deviations each norm lies below the median, (K,); section IV-C.
 
-    >>> anomaly(torch.tensor([10.0, 11.0, 9.0, 10.0, 1.0])).round(decimals=2).tolist()
+    >>> [round(value, 2) for value in anomaly(torch.tensor([10.0, 11, 9, 10, 1])).tolist()]
     [0.0, -0.67, 0.67, 0.0, 6.07]
     """
     below = norms.quantile(0.5) - norms

@@ -23,7 +23,7 @@ class CLP(Repairer):
     """Prune every channel whose Lipschitz bound stands out of its layer (Zheng et al. 2022).
 
     The bound of a channel is the largest singular value of its kernel as a matrix of input
-    channels x places, times the scale of the batch normalisation behind it, |gamma| /
+    channels x places, times the scale of the batch normalisation behind it, `|gamma|` /
     sqrt(running variance + eps). Channels above mean + u standard deviations of their layer are
     set to 0, bias included, as in the authors' code.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mithridate.classifier import Classifier
@@ -17,6 +18,7 @@ from mithridate.defenses.inspect import Verdict
 from mithridate.defenses.repair.base import Repairer, own_copy, tuned
 from mithridate.defenses.repair.channels import Channels, channels_of, prune
 from mithridate.errors import check_number
+from mithridate.training import Batch, Hardening
 
 
 @final
@@ -110,7 +112,7 @@ def activity(own: Classifier, data: ImageSet, channels: Channels) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Silent:
+class _Silent(Hardening):
     """Puts what was pruned back to 0 before every batch; images stay as they are."""
 
     conv: str
@@ -120,11 +122,12 @@ class _Silent:
     def record(self) -> Mapping[str, Any]:
         return {"name": "pruned", "channels": list(self.which)}
 
-    def harden(
-        self, model: Classifier, x: Tensor, y: Tensor, *, part: float, rng: torch.Generator
-    ) -> Tensor:
-        self.keep(model)
-        return x
+    def losses(
+        self, model: Classifier, logits: Callable[[Tensor], Tensor], batches: Iterator[Batch]
+    ) -> Iterator[Tensor]:
+        for batch in batches:
+            self.keep(model)
+            yield F.cross_entropy(logits(batch.x), batch.y)
 
     def keep(self, model: Classifier) -> None:
         """The pruned channels of this model at 0."""

@@ -28,8 +28,8 @@ from mithridate.networks.base import seeded
 class FTSAM(Repairer):
     """Fine-tune on the loss at the worst weights nearby, nearness in shares of each weight.
 
-    Zhu et al. 2023: the weights w move to w + rho T^2 g / |T g|, where g is the
-    gradient and T = |w| (adaptive, so that the large weights of the backdoor's neurons move
+    Zhu et al. 2023: the weights w move to `w + rho T^2 g / |T g|`, where g is the
+    gradient and `T = |w|` (adaptive, so that the large weights of the backdoor's neurons move
     most), and the step is taken with the gradient there. SGD with momentum 0.9, weight decay
     5e-4, label smoothing and a cosine to 0, as BackdoorBench has it.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mithridate import rng as random
@@ -17,6 +18,7 @@ from mithridate.data import ImageSet
 from mithridate.defenses.inspect import NeuralCleanse, Verdict, anomaly
 from mithridate.defenses.repair.base import Repairer, own_copy, tuned
 from mithridate.errors import InputError, check_number, unknown
+from mithridate.training import Batch, Hardening
 
 FIND = ("pairs", "class", "verdict")
 
@@ -200,7 +202,7 @@ def given_trigger(verdict: Verdict) -> Triggers:
 
 
 @dataclass(frozen=True)
-class _Stamping:
+class _Stamping(Hardening):
     """Stamps the first images of every batch, by `share`; batches are shuffled."""
 
     triggers: Triggers
@@ -209,8 +211,10 @@ class _Stamping:
     def record(self) -> Mapping[str, Any]:
         return {"name": "reversed triggers", "share": self.share}
 
-    def harden(
-        self, model: Classifier, x: Tensor, y: Tensor, *, part: float, rng: torch.Generator
-    ) -> Tensor:
-        count = max(1, round(self.share * len(x)))
-        return torch.cat([self.triggers.stamp(x[:count], y[:count], rng), x[count:]])
+    def losses(
+        self, model: Classifier, logits: Callable[[Tensor], Tensor], batches: Iterator[Batch]
+    ) -> Iterator[Tensor]:
+        for batch in batches:
+            x, y, count = batch.x, batch.y, max(1, round(self.share * len(batch.x)))
+            stamped = self.triggers.stamp(x[:count], y[:count], batch.rng)
+            yield F.cross_entropy(logits(torch.cat([stamped, x[count:]])), y)

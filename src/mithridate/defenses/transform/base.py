@@ -11,7 +11,7 @@ from typing import ClassVar, Self, final
 import torch
 from torch import Tensor, nn
 
-from mithridate.classifier import Classifier, as_classifier, check_white
+from mithridate.classifier import Classifier, Guarded, as_classifier, check_white
 from mithridate.component import Component, name_of, values
 from mithridate.data import ImageSet
 from mithridate.errors import InputError
@@ -67,7 +67,8 @@ class Transform(Component, ABC):
         Raises:
             InputError: the model stands behind a guard.
         """
-        check_white(name_of(self), model)
+        if isinstance(model, Guarded):
+            check_white(name_of(self), model)
         return self.behind(as_classifier(model), self.transform)
 
     @final

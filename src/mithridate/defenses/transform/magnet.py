@@ -8,7 +8,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from mithridate.component import About
+from mithridate.component import About, Component
 from mithridate.cost import Sizes, Work
 from mithridate.data import ImageSet
 from mithridate.defenses.transform.base import LearnedTransform, Shape
@@ -17,7 +17,7 @@ from mithridate.networks.autoencoder import Autoencoder, fit_autoencoder
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reforming:
+class Reforming(Component):
     """Settings of an autoencoder and its training (`networks.autoencoder`).
 
     Raises:

@@ -22,7 +22,7 @@ HAAR = torch.tensor([[1.0, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1,
 class SoftThreshold(Transform):
     """Details of the Haar wavelet shrunk by `threshold`, and at most to zero.
 
-    Shaham et al. 2018, soft-thresholding; c becomes sign(c) max(|c| - threshold, 0) (Donoho
+    Shaham et al. 2018, soft-thresholding; c becomes `sign(c) max(|c| - threshold, 0)` (Donoho
     1995). Each level halves the size; sides that do not divide are mirrored out and cut again.
     What leaves [0, 1] is cut; who knows the defence takes the gradient without the cut.
 
