@@ -175,8 +175,8 @@ def _hide_verbs(app: object, what: str, name: str, member: object, *more: object
 
 
 def setup(app: Sphinx) -> None:
-    app.connect("autodoc-skip-member", _hide_verbs)
     """Fill in what pages say of components."""
+    app.connect("autodoc-skip-member", _hide_verbs)
 
     def read(app: Sphinx, page: str, source: list[str]) -> None:
         for path in component_pages.sources(source[0]):
