@@ -22,7 +22,7 @@ def test_it_prints_a_row_per_class_and_what_it_took(call, models) -> None:
     assert done.out.splitlines()[0].split() == ["class", "confidence"]
     assert "images asked" in done.out
     assert done.last.startswith("gradient: ")
-    assert "of 10 classes at 99 % or more" in done.last
+    assert "of 10 classes at 99.9 % or more" in done.last
 
 
 def test_the_record_is_what_a_reader_finds_again(call, models) -> None:
