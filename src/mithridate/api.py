@@ -31,6 +31,7 @@ from mithridate.studies.conduct import conduct, forget, the_store, why_nothing
 from mithridate.studies.engine.perform import maker_of
 from mithridate.studies.engine.plan import place, plan_of
 from mithridate.studies.engine.spec import Spec
+from mithridate.studies.subject import Opening
 from mithridate.studies.units.data import Data
 from mithridate.studies.units.held import hold_model, hold_sets, holding
 
@@ -313,13 +314,20 @@ def _taken(
 
 def _facts(how: dict[str, Any]) -> dict[str, Any]:
     """Settings of `open_model` as presets take them."""
-    network = how.get("network")
+    own, network = dict(how), how.get("network")
+    own.pop("network", None)
+    settings = own.pop("settings", {})
     if network is not None:
-        network = {"name": network, **how.get("settings", {})}
-    known = {key: how[key] for key in ("trust_code", "classes", "outputs") if key in how}
-    if isinstance(known.get("classes"), list | tuple):
-        known["classes"] = ",".join(known["classes"])
-    return {"network": network, "opening": known}
+        network = {"name": network, **settings}
+    for key in ("mean", "std"):
+        if isinstance(own.get(key), int | float):
+            own[key] = (own[key],)
+    if isinstance(own.get("classes"), list | tuple):
+        own["classes"] = ",".join(own["classes"])
+    for key in own:
+        if key not in Opening.model_fields:
+            raise unknown("setting of opening", key, [*Opening.model_fields, "network", "settings"])
+    return {"network": network, "opening": own}
 
 
 def _named_as(data: ImageSet, model: Classifier) -> ImageSet:

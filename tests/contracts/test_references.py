@@ -94,3 +94,18 @@ def test_pairs_and_sets_are_fitted_alike_and_a_tensor_is_one_line() -> None:
     torch.testing.assert_close(one.transform(x[:4]), two.transform(x[:4]), atol=1e-4, rtol=1e-3)
     with pytest.raises(InputError, match="clean set"):
         mi.transforms.PCA().fit(x, rng=0)
+
+
+def test_what_is_said_of_a_file_is_not_dropped(models, tmp_path) -> None:
+    mi.save(models[0], tmp_path / "m.safetensors")
+    said = {"mean": 0.5, "std": 0.5}
+    given, plain = (
+        mi.attack(tmp_path / "m.safetensors", "digits", "fgsm", eps=0.1, samples=60, opening=how)
+        for how in (said, {})
+    )
+    x, y = TEST.batch(range(len(TEST)))
+    expected = (models[0].labels((x - 0.5) / 0.5) == y).double().mean().item()
+    assert given.summary()["accuracy"] == pytest.approx(expected)
+    assert plain.summary()["accuracy"] != given.summary()["accuracy"]
+    with pytest.raises(InputError, match="opening named 'meen'.*'mean'"):
+        mi.attack(tmp_path / "m.safetensors", "digits", "fgsm", opening={"meen": 0.5})

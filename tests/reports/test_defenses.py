@@ -53,6 +53,7 @@ GOOD = cells(
         ("knows", "deepfool", "minimal"): 1,
     },
 )
+BLIND = Doubt(id="zero-gradients", text="9 of 200 images have no gradient.")
 GUARD = cells("guard", 198, {("knows", "hopskipjump", "asked"): 190})
 
 
@@ -84,6 +85,21 @@ def test_the_worst_attack_that_knows_it_decides_and_minimal_ones_do_not() -> Non
             ["hollow leaves 1.5 %"],
         ),
         (GUARD, "Nothing can be said", ["within a budget"]),
+        (
+            [*GOOD[:-1], GOOD[-1].model_copy(update={"status": "failed: no memory"})],
+            "good may help, which is not shown",
+            ["Before good an attack failed or found no gradient"],
+        ),
+        (
+            [GOOD[0], *(one.model_copy(update={"doubts": [BLIND]}) for one in GOOD[1:])],
+            "good may help, which is not shown",
+            ["no proof"],
+        ),
+        (
+            cells("odd", 190, {("ignores", "pgd", "bounded"): 2, ("knows", "pgd", "bounded"): 150}),
+            "odd does not help against an attacker who knows it",
+            ["odd leaves 1.0 %"],
+        ),
     ],
 )
 def test_a_sentence_says_which_defence_helps(

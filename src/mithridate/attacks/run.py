@@ -92,6 +92,8 @@ class AttackResult:
         if n:
             share = wilson(k, n)
             parts[0] += f", {share.value:.1%} [{100 * share.low:.1f}, {100 * share.high:.1f}]"
+            still = int((self.success & (self.linf == 0)).sum())
+            parts[0] += f" ({still:,} of them unchanged)" if still else ""
             spent = (self.queries / n, self.gradients / n)
             parts.append("{:,.4g} queries and {:,.4g} gradients an image".format(*spent))
         if k:
@@ -198,7 +200,7 @@ def run_attack(
                 batch = Batches(attack, seen, x, size=batch_size, memory=memory)
                 wanted = goal.avoiding(judge.rejected)
                 run = _Run(attack, judge, asked, x, wanted, rng, batch, quantize)
-                random = _differ(first, run.first) and not judge.draws
+                random = differ(first, run.first) and not judge.draws
                 if (judge.draws or random) and getattr(attack, "stop_at_goal", False):
                     run.attack = replace(cast(Any, attack), stop_at_goal=False)
                 for rows in batch.over(len(x), run.work):
@@ -216,7 +218,7 @@ def _white(model: Classifier | Guarded) -> Classifier:
     return model.model if isinstance(model, Guarded) else model
 
 
-def _differ(first: Tensor | None, again: Tensor | None) -> bool:
+def differ(first: Tensor | None, again: Tensor | None) -> bool:
     """Whether an image was answered otherwise when it was asked about again."""
     if first is None or again is None:
         return False

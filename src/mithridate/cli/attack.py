@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mithridate.cli.options import (
-    AsJson,
     Device,
     Keep,
     Model,
     Plan,
-    Quiet,
     Seed,
     Settings,
     blocks,
@@ -25,6 +23,7 @@ from mithridate.cli.options import (
     pairs,
     place,
     reads,
+    shows,
 )
 from mithridate.cli.screen import Screen
 from mithridate.errors import InputError
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 ALL = "all"
 
 
-@blocks(how=opens, data=reads)
+@blocks(how=opens, data=reads, screen=shows)
 def attack(
     model: Model,
     data: Any,
@@ -82,8 +81,7 @@ def attack(
     keep: Keep = False,
     seed: Seed = 0,
     device: Device = "auto",
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    screen: Any = None,
 ) -> int:
     """Attack a model, say what is left of its accuracy, and write the report.
 
@@ -93,7 +91,6 @@ def attack(
     from mithridate.cli import publish
     from mithridate.studies.subject import defense_choice
 
-    screen = Screen(as_json=as_json, quiet=quiet)
     names, values = chosen(attack), pairs(settings)
     quantize = _bits(values.pop("quantize", None))
     for name in sorted(twice(attack)):
@@ -136,14 +133,9 @@ def attack(
         device=device,
         threads=publish.cores(),
     )
-    plan = publish.planned(spec, "attack")
-    if plan_only:
-        return publish.show_plan(plan, screen)
-    result = publish.conducted(plan, out, screen, main="attacks", keep=keep)
-    _show(result, screen)
-    if result.interrupted:
-        return publish.INTERRUPTED
-    return publish.FAILED if result.failures else 0
+    return publish.carried_out(
+        spec, out, screen, _show, main="attacks", plan_only=plan_only, keep=keep
+    )
 
 
 def _bits(text: str | None) -> int | None:

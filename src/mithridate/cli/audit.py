@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mithridate.cli.options import (
-    AsJson,
     Device,
     Keep,
     Model,
     Plan,
-    Quiet,
     Seed,
     Settings,
     blocks,
@@ -22,6 +20,7 @@ from mithridate.cli.options import (
     pairs,
     place,
     reads,
+    shows,
 )
 from mithridate.cli.screen import Screen
 
@@ -35,7 +34,7 @@ OWN = ("attack_images", "noise_queries", "control_epochs")
 """Settings of the audit itself, beside the inspector's."""
 
 
-@blocks(how=opens, data=reads)
+@blocks(how=opens, data=reads, screen=shows)
 def audit(
     model: Model,
     data: Any,
@@ -71,8 +70,7 @@ def audit(
     keep: Keep = False,
     seed: Seed = 0,
     device: Device = "auto",
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    screen: Any = None,
 ) -> int:
     """Judge whether a model carries a backdoor, and write the report.
 
@@ -82,7 +80,6 @@ def audit(
     from mithridate import component
     from mithridate.cli import gate, publish
 
-    screen = Screen(as_json=as_json, quiet=quiet)
     condition = None if fail_on is None else gate.parse(fail_on)
     values = pairs(settings)
     probes = probes if samples is None else samples  # as --probes was called

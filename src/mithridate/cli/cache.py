@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mithridate.cli.options import AsJson, Device, Quiet, Seed
-from mithridate.cli.screen import Screen
+from mithridate.cli.options import Device, Seed, blocks, shows
 from mithridate.errors import InputError, RunError, unknown
 
 if TYPE_CHECKING:
@@ -28,17 +27,17 @@ app = typer.Typer(
 
 
 @app.command("list")
+@blocks(screen=shows)
 def list_(
     kind: Annotated[
         str | None, typer.Argument(metavar="KIND", help="Every unit of this kind.")
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    screen: Any = None,
 ) -> int:
     """Sum up what is kept, by kind; of one kind, every unit, the last used first."""
-    screen, store = Screen(as_json=as_json, quiet=quiet), _store()
+    store = _store()
     kinds: dict[str, list[Kept]] = {}
     for unit in store.entries():
         kinds.setdefault(unit.kind, []).append(unit)
@@ -60,19 +59,19 @@ def list_(
 
 
 @app.command()
+@blocks(screen=shows)
 def verify(
     repair: Annotated[
         bool, typer.Option("--repair", help="Remove what is damaged; it is made again.")
     ] = False,
     seed: Seed = 0,
     device: Device = "auto",
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    screen: Any = None,
 ) -> int:
     """Hash everything that is kept, and name what is damaged."""
     from mithridate.studies.engine.entry import Damaged
 
-    screen, store = Screen(as_json=as_json, quiet=quiet), _store()
+    store = _store()
     units, damaged = list(store.entries()), []
     with screen.stage("hashing") as tell:
         for done, unit in enumerate(units):
@@ -106,6 +105,7 @@ def verify(
 
 
 @app.command()
+@blocks(screen=shows)
 def trim(
     older_than: Annotated[
         float | None,
@@ -117,14 +117,13 @@ def trim(
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    screen: Any = None,
 ) -> int:
     """Remove finished work, what was not used for longest first, and what dead runs left."""
     if older_than is None and to is None:
         raise InputError("cache trim: say what to remove, by --older-than DAYS or --to BYTES")
     limit = None if to is None else parse_bytes(to)
-    screen, store = Screen(as_json=as_json, quiet=quiet), _store()
+    store = _store()
     if busy := store.busy():
         owner = next(iter(busy.values()))
         raise RunError(

@@ -10,12 +10,10 @@ import typer
 
 from mithridate.cli.attack import ALL, chosen, components, words_of
 from mithridate.cli.options import (
-    AsJson,
     Device,
     Keep,
     Model,
     Plan,
-    Quiet,
     Seed,
     Settings,
     blocks,
@@ -25,6 +23,7 @@ from mithridate.cli.options import (
     place,
     reads,
     sets,
+    shows,
 )
 from mithridate.cli.screen import Screen
 from mithridate.errors import InputError, unknown
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from mithridate.reports.defenses import DefenseRow
 
 
-@blocks(how=opens, data=reads)
+@blocks(how=opens, data=reads, screen=shows)
 def defend(
     model: Model,
     data: Any,
@@ -67,8 +66,7 @@ def defend(
     keep: Keep = False,
     seed: Seed = 0,
     device: Device = "auto",
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    screen: Any = None,
 ) -> int:
     """Try defences one by one, each before attackers who ignore it and who know it.
 
@@ -80,12 +78,22 @@ def defend(
     from mithridate.defenses.sanitize.base import usual_epochs
     from mithridate.studies import presets
 
-    screen = Screen(as_json=as_json, quiet=quiet)
     values = pairs(settings)
     facts = opening(how, values)
-    _, test = presets.checked(model, data, varied=False, device=place(device).type, **facts)
+    suspect, test = presets.checked(
+        model, data, varied=False, device=str(place(device)), tell=screen.note, **facts
+    )
     kinds = _chosen(defense or [ALL], test.image_shape, screen)
-    attacks, defenses = components(chosen(attack or [*presets.AGAINST]), kinds, values, strict=True)
+    asked = [
+        name
+        for name in (*presets.AGAINST, "square")
+        if suspect.shows(component.find("attacks", name).about.access)
+    ]
+    if not suspect.gradients:
+        kinds = {name: kind for name, kind in kinds.items() if kind != "hardeners"}
+        screen.note(f"a model without gradients meets {', '.join(asked)}, and no hardener")
+    usual_attacks = [*presets.AGAINST] if suspect.gradients else asked
+    attacks, defenses = components(chosen(attack or usual_attacks), kinds, values, strict=True)
     usual = {
         name: component.find(kind, name).usual(test.image_shape) for name, kind in kinds.items()
     }
@@ -102,14 +110,15 @@ def defend(
         device=device,
         threads=publish.cores(),
     )
-    plan = publish.planned(spec, "defend")
-    if plan_only:
-        return publish.show_plan(plan, screen)
-    result = publish.conducted(plan, out, screen, main="attacks", keep=keep)
-    _show(result, screen)
-    if result.interrupted:
-        return publish.INTERRUPTED
-    return publish.FAILED if result.failures else 0
+    return publish.carried_out(
+        spec,
+        out,
+        screen,
+        _show,
+        main=next(n for n in spec.matrix if n != "clean"),
+        plan_only=plan_only,
+        keep=keep,
+    )
 
 
 def _chosen(items: list[str], image_shape: tuple[int, ...], screen: Screen) -> dict[str, str]:

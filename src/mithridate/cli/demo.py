@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from mithridate.cli.options import AsJson, Device, Quiet, Seed
-from mithridate.cli.screen import Screen
+from mithridate.cli.options import Device, Seed, blocks, shows
 
 
+@blocks(screen=shows)
 def demo(
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Folder for the report.")
     ] = Path("mithridate-report"),
     seed: Seed = 0,
     device: Device = "auto",
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    screen: Any = None,
 ) -> int:
     """Plant a backdoor in a digit classifier, find it, and write the report."""
     from mithridate.cli import audit, publish
 
-    screen = Screen(as_json=as_json, quiet=quiet)
     publish.prepare(out)
 
     from mithridate.studies import presets

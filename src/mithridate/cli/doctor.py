@@ -8,9 +8,7 @@ import typer
 
 from mithridate.cli.fool import may_read
 from mithridate.cli.options import (
-    AsJson,
     Device,
-    Quiet,
     Seed,
     Settings,
     blocks,
@@ -19,6 +17,7 @@ from mithridate.cli.options import (
     pairs,
     place,
     sets,
+    shows,
 )
 from mithridate.cli.screen import Screen
 from mithridate.errors import DataError, InputError
@@ -30,7 +29,7 @@ SHOWN = 12
 """Hypotheses in the table; all are in the JSON."""
 
 
-@blocks(how=opens, data=may_read)
+@blocks(how=opens, data=may_read, screen=shows)
 def doctor(
     model: Annotated[
         str | None, typer.Argument(metavar="MODEL", help="A model to examine on --data.")
@@ -41,8 +40,7 @@ def doctor(
     samples: Annotated[int, typer.Option(min=1, metavar="N", help="Test images.")] = 1000,
     seed: Seed = 0,
     device: Device = "auto",
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    screen: Any = None,
 ) -> int:
     """Say what this installation has; with MODEL and --data, which conventions the model follows.
 
@@ -50,7 +48,6 @@ def doctor(
     channels and classes, size and mode of the images. Nothing is applied; the last line names the
     options that state the best.
     """
-    screen = Screen(as_json=as_json, quiet=quiet)
     if model is None:
         from mithridate.cli.look import installation
 

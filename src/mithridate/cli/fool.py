@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mithridate.cli.options import (
-    AsJson,
     Device,
     Mode,
     Model,
-    Quiet,
     Resize,
     Seed,
     Settings,
@@ -26,6 +24,7 @@ from mithridate.cli.options import (
     place,
     reads,
     sets,
+    shows,
 )
 from mithridate.cli.screen import Screen, plain
 
@@ -51,7 +50,7 @@ def may_read(
     return None if data is None else reads(data, resize, mode)
 
 
-@blocks(how=opens, data=may_read)
+@blocks(how=opens, data=may_read, screen=shows)
 def fool(
     model: Model,
     method: Annotated[
@@ -65,14 +64,12 @@ def fool(
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    screen: Any = None,
 ) -> int:
     """Make fooling images: one per class, like none, and the model is sure of it."""
     from mithridate import component
     from mithridate.cli import publish
 
-    screen = Screen(as_json=as_json, quiet=quiet)
     values = pairs(settings)
     facts = opening(how, values)
     chosen = component.create("fooling", method, values)

@@ -9,22 +9,20 @@ from typing import Annotated, Any
 import typer
 
 from mithridate.cli.options import (
-    AsJson,
     Device,
     OutFile,
-    Quiet,
     Seed,
     blocks,
     command_line,
     place,
     reads,
     sets,
+    shows,
 )
-from mithridate.cli.screen import Screen
 from mithridate.errors import InputError
 
 
-@blocks(data=reads)
+@blocks(data=reads, screen=shows)
 def generator(
     data: Any,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Of the generator.")],
@@ -43,11 +41,9 @@ def generator(
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    screen: Any = None,
 ) -> int:
     """Train a generator of images (WGAN-GP), as clean-label-gan needs one."""
-    screen = Screen(as_json=as_json, quiet=quiet)
     if out.is_dir():
         raise InputError(f"--out {out} is a folder: name the file to write in it")
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from mithridate import component
-from mithridate.cli.options import AsJson, Device, Quiet, Seed, place
+from mithridate.cli.options import Device, Seed, blocks, place, shows
 from mithridate.cli.screen import Screen
 from mithridate.errors import unknown
 from mithridate.facts import Facts, facts
@@ -37,6 +37,7 @@ ORDER = ("norms", "access", "kind", "place", "labels", "trigger", "needs", "pape
 """Of `About`, as columns."""
 
 
+@blocks(screen=shows)
 def list_(
     kind: Annotated[
         str | None,
@@ -44,13 +45,11 @@ def list_(
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    screen: Any = None,
 ) -> int:
     """Name the components: networks, attacks, poisons, measures, studies and so on."""
     if kind is not None and kind not in KINDS:
         raise unknown("kind", kind, KINDS)
-    screen = Screen(as_json=as_json, quiet=quiet)
     kinds = {
         each: _studies() if each == "studies" else _components(each)
         for each in KINDS

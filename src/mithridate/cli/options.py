@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from mithridate.cli.screen import Screen
 from mithridate.errors import InputError, unknown
 
 if TYPE_CHECKING:
@@ -183,6 +184,11 @@ def opens(
         raise InputError(f"--input-range is LOW,HIGH, such as 0,255, got {input_range!r}")
     facts = {"trust_code": trust_code, "classes": classes, "outputs": outputs, "channels": channels}
     return {"network": network, **facts, **numbers}
+
+
+def shows(as_json: AsJson = False, quiet: Quiet = False) -> Screen:
+    """What a verb tells by."""
+    return Screen(as_json=as_json, quiet=quiet)
 
 
 def reads(data: Data, resize: Resize = None, mode: Mode = None) -> Any:

@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mithridate.cli.options import (
-    AsJson,
     Device,
     Network,
     OutFolder,
-    Quiet,
     Seed,
     Settings,
     Surrogate,
@@ -26,8 +24,8 @@ from mithridate.cli.options import (
     reads,
     set_facts,
     sets,
+    shows,
 )
-from mithridate.cli.screen import Screen
 from mithridate.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,7 +33,7 @@ if TYPE_CHECKING:
     from mithridate.poisons import Poison, Poisoned
 
 
-@blocks(data=reads)
+@blocks(data=reads, screen=shows)
 def poison(
     data: Any,
     poison: Annotated[
@@ -48,14 +46,12 @@ def poison(
     trust_code: TrustCode = False,
     seed: Seed = 0,
     device: Device = "auto",
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    screen: Any = None,
 ) -> int:
     """Poison a data set and write it as Parquet, with a manifest of what was changed."""
     from mithridate import component
     from mithridate.data.export import MANIFEST, check_free, export_set
 
-    screen = Screen(as_json=as_json, quiet=quiet)
     known, values = component.settings(component.find("poisons", poison)), pairs(settings)
     facts = opening(opens(network, trust_code), values)
     given = deal(values, {"poison": known})["poison"]

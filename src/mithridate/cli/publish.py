@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -167,6 +168,27 @@ def conducted(
         screen.note(f"finished units are kept; to go on: {command_line()}")
     study, cells, timings = parts(records.study, records.cells, records.timings)
     return Published(result, study, cells, timings, report, time.monotonic() - began)
+
+
+def carried_out(
+    spec: Spec,
+    out: Path,
+    screen: Screen,
+    show: Callable[[Published, Screen], None],
+    *,
+    main: str,
+    plan_only: bool,
+    keep: bool,
+) -> int:
+    """A verb's study: only its plan, or run, written and shown; returns the exit code."""
+    plan = planned(spec, spec.name)
+    if plan_only:
+        return show_plan(plan, screen)
+    result = conducted(plan, out, screen, main=main, keep=keep)
+    show(result, screen)
+    if result.interrupted:
+        return INTERRUPTED
+    return FAILED if result.failures else 0
 
 
 def _finished(out: Path, spec_sha256: str) -> bool:

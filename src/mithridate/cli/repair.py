@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mithridate.cli.options import (
-    AsJson,
     Device,
     Model,
     OutFile,
-    Quiet,
     Seed,
     Settings,
     blocks,
@@ -22,8 +20,9 @@ from mithridate.cli.options import (
     place,
     reads,
     sets,
+    shows,
 )
-from mithridate.cli.screen import Screen, share
+from mithridate.cli.screen import share
 from mithridate.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from mithridate.data import ImageSet
 
 
-@blocks(how=opens, data=reads)
+@blocks(how=opens, data=reads, screen=shows)
 def repair(
     model: Model,
     data: Any,
@@ -48,8 +47,7 @@ def repair(
     how: Any = None,
     seed: Seed = 0,
     device: Device = "auto",
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    screen: Any = None,
 ) -> int:
     """Mend a model that may have a backdoor, with a share of clean training images.
 
@@ -58,7 +56,6 @@ def repair(
     """
     from mithridate import component
 
-    screen = Screen(as_json=as_json, quiet=quiet)
     values = pairs(settings)
     facts = opening(how, values)
     if not 0 < part <= 1:

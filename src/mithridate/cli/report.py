@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from mithridate.cli.options import AsJson, Device, Quiet, Seed
-from mithridate.cli.screen import Screen
+from mithridate.cli.options import Device, Seed, blocks, shows
 from mithridate.errors import InputError
 
 
+@blocks(screen=shows)
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="What run, audit or attack wrote.")],
     second: Annotated[
@@ -23,13 +23,11 @@ def report(
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    screen: Any = None,
 ) -> int:
     """Draw the report of a run again, from its records, or compare two runs of a study."""
     from mithridate.reports import compare, render
 
-    screen = Screen(as_json=as_json, quiet=quiet)
     if second is None and out is not None:
         raise InputError("--out goes with two folders: a report lies in the folder of its run")
     path = render(folder) if second is None else compare(folder, second, out)

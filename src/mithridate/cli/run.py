@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from mithridate.cli.options import AsJson, Device, Plan, Quiet, Seed, Settings
-from mithridate.cli.screen import Screen
+from mithridate.cli.options import Device, Plan, Seed, Settings, blocks, shows
 from mithridate.errors import InputError
 
 
+@blocks(screen=shows)
 def run(
     study: Annotated[
         str, typer.Argument(metavar="STUDY", help="A name (mithridate list studies) or a file.")
@@ -32,11 +32,9 @@ def run(
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    screen: Any = None,
 ) -> int:
     """Run a study: a matrix of attacks, poisons, models and seeds, cached and resumable."""
-    screen = Screen(as_json=as_json, quiet=quiet)
     given = _given(settings, seed, device)
 
     from mithridate.cli import publish

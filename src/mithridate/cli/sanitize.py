@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mithridate.cli.options import (
-    AsJson,
     Device,
     OutFolder,
-    Quiet,
     Seed,
     Settings,
     blocks,
@@ -23,6 +21,7 @@ from mithridate.cli.options import (
     reads,
     set_facts,
     sets,
+    shows,
 )
 from mithridate.cli.screen import Screen, plain
 from mithridate.errors import InputError
@@ -36,7 +35,7 @@ SMALL = 16
 """Rows or columns below which images get the network of the digits."""
 
 
-@blocks(how=opens, data=reads)
+@blocks(how=opens, data=reads, screen=shows)
 def sanitize(
     data: Any,
     out: OutFolder,
@@ -55,8 +54,7 @@ def sanitize(
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    screen: Any = None,
 ) -> int:
     """Filter a training set and write what is kept as Parquet, with a manifest of the rest.
 
@@ -65,7 +63,6 @@ def sanitize(
     from mithridate import component
     from mithridate.data.export import MANIFEST, check_free, export_set
 
-    screen = Screen(as_json=as_json, quiet=quiet)
     values, network = pairs(settings), how["network"]
     facts = opening(how, values)
     filter_ = component.create("sanitizers", sanitizer, values)

@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mithridate.cli.options import (
-    AsJson,
     Device,
     Epochs,
     OutFile,
-    Quiet,
     Seed,
     Surrogate,
     TrustCode,
@@ -26,9 +24,10 @@ from mithridate.cli.options import (
     place,
     reads,
     sets,
+    shows,
 )
 from mithridate.cli.poison import check_surrogate
-from mithridate.cli.screen import Screen, share
+from mithridate.cli.screen import share
 from mithridate.errors import InputError
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ TrainSettings = Annotated[
 ]
 
 
-@blocks(data=reads)
+@blocks(data=reads, screen=shows)
 def train(
     data: Any,
     out: OutFile,
@@ -78,13 +77,11 @@ def train(
     epochs: Epochs = None,
     seed: Seed = 0,
     device: Device = "auto",
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    screen: Any = None,
 ) -> int:
     """Train a network on a data set, poisoned and hardened on request."""
     from mithridate import component
 
-    screen = Screen(as_json=as_json, quiet=quiet)
     if network is None and start is None:
         raise InputError(
             "what to train: give --network NAME, or --from MODEL to train that one further"

@@ -31,6 +31,8 @@ FORMS = ("float-nhwc", "float", "uint8-nhwc", "uint8", "png")
 PLACE = re.compile(rf'"\$(images?):({"|".join(FORMS)})"')
 WATCHED = 4
 """Images of noise, asked about whenever the service is opened: another model answers otherwise."""
+PAIR = {"label", "score"}
+"""What an entry of a list of scores may hold, as classification services write them."""
 CLOSE = 1e-3
 """Scores that differ by less are the same: a server's rounding depends on its batch."""
 HINT = "endpoint.answer=PATH says where they are, endpoint.batch=1 asks one by one"
@@ -412,6 +414,9 @@ def rows_of(
     >>> rows_of([2, "cat"], 2, ["cat", "dog", "owl"], 3)
     (True, array([[2.],
            [0.]], dtype=float32))
+    >>> one = [{"label": "dog", "score": 0.9}, {"label": "cat", "score": 0.1}]
+    >>> rows_of([one], 1, ["cat", "dog"])
+    (False, array([[0.1, 0.9]], dtype=float32))
     >>> rows_of([0.1, 0.9], 1)
     (False, array([[0.1, 0.9]], dtype=float32))
     """
@@ -433,6 +438,9 @@ def rows_of(
 
 def _entry(one: Any, names: Sequence[str], count: int | None) -> tuple[bool, list[float]]:
     """One image's answer: whether it is a label, and the numbers."""
+    listed = one if isinstance(one, list) else []
+    if listed and all(isinstance(pair, dict) and set(pair) >= PAIR for pair in listed):
+        one = {str(pair["label"]): pair["score"] for pair in listed}
     if isinstance(one, dict) and names and set(one) == set(names):
         one = [one[name] for name in names]
     if isinstance(one, list) and one and all(_number(v) for v in one):
@@ -441,8 +449,10 @@ def _entry(one: Any, names: Sequence[str], count: int | None) -> tuple[bool, lis
         return False, one
     if isinstance(one, str) and one in names:
         return True, [list(names).index(one)]
-    if isinstance(one, int) and not isinstance(one, bool) and 0 <= one < (count or 0):
-        return True, [one]
+    if isinstance(one, int) and not isinstance(one, bool) and count:
+        if 0 <= one < count:
+            return True, [one]
+        raise Garbled(f"gave label {one}, and they are 0 to {count - 1}: does it count from 1?")
     raise Garbled(f"gave {json.dumps(one)[:60]} for an image")
 
 

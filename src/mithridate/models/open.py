@@ -307,7 +307,7 @@ class _Opening:
                 return Classifier(module, classes=self.count, **about)
             raise InputError(
                 f"{self.text}: which images it takes was not found by trying: give "
-                "image_shape=(C, H, W) or classes="
+                "image_shape=(C, H, W) or classes= (on the command line --data)"
             )
         reason = " ".join(str(problem).split())[:200]
         raise InputError(f"{self.text} does not take images {own or 'tried'}: {reason}")

@@ -50,6 +50,17 @@ class DefenseRow:
     failed: Sequence[str]
     doubts: Sequence[Doubt]
 
+    @property
+    def worst(self) -> Left | None:
+        """Of both attackers: who ignores a defence may do better where it hides gradients."""
+        both = [one for one in (self.known, self.ignored) if one is not None]
+        return min(both, key=lambda one: one.share.value) if self.known else None
+
+    @property
+    def shown(self) -> bool:
+        """Whether its figures rest on attacks that ran, and that had gradients to follow."""
+        return not self.failed and all(doubt.id != "zero-gradients" for doubt in self.doubts)
+
 
 def rows(cells: Sequence[Cell], timings: Sequence[Timing] = ()) -> list[DefenseRow]:
     """The rows of a run of `defend`, the best in the worst case first; without a defence last."""
@@ -57,7 +68,7 @@ def rows(cells: Sequence[Cell], timings: Sequence[Timing] = ()) -> list[DefenseR
     every = [_row(name, cells, timings) for name in names]
 
     def rank(row: DefenseRow) -> tuple[bool, bool, float]:
-        return row.name == NONE, row.guard, -(row.known.share.value if row.known else -1.0)
+        return row.name == NONE, row.guard, -(row.worst.share.value if row.worst else -1.0)
 
     return sorted(every, key=rank)
 
@@ -111,33 +122,40 @@ def verdict(ranked: Sequence[DefenseRow]) -> tuple[str, str]:
     """Which defence really helps, or that none does, in a sentence; and how much.
 
     A defence helps where the interval of what it leaves in the worst case lies above that of the
-    bare model.
+    bare model. It is not said of one before which an attack failed, or found no gradient.
     """
     bare = next((row for row in ranked if row.name == NONE), None)
     tried = [
-        (row.name, row, row.known)
+        (row.name, row, row.worst)
         for row in ranked
-        if row.known is not None and row is not bare and not row.guard
+        if row.worst is not None and row is not bare and not row.guard
     ]
-    if bare is None or bare.known is None or not tried:
+    if bare is None or bare.worst is None or not tried:
         return "Nothing can be said", "No defence met an attack within a budget that knows it."
-    floor = bare.known.share
-    helping = [name for name, _, known in tried if known.share.low > floor.high]
-    name, best, known = tried[0]
-    left = f"{name} leaves {bracketed(known.share)} ({known.attack})"
+    floor = bare.worst.share
+    better = [one for one in tried if one[2].share.low > floor.high]
+    helping = [one for one in better if one[1].shown]
+    name, best, worst = (helping or better or tried)[0]
+    left = f"{name} leaves {bracketed(worst.share)} ({worst.attack})"
     text = f"In the worst case {left}, no defence {bracketed(floor)}{_price(best, bare)}."
     if helping:
         headline = f"{name} really helps"
         if len(helping) > 1:
-            text += f" {_listed(helping[1:])} help{'s' if len(helping) == 2 else ''} too."
+            others = [one[0] for one in helping[1:]]
+            text += f" {_listed(others)} help{'s' if len(others) == 1 else ''} too."
+    elif better:
+        headline = f"{name} may help, which is not shown"
     elif len(tried) > 1:
         headline = f"None of {len(tried)} defences helps against an attacker who knows it"
     else:
         headline = f"{name} does not help against an attacker who knows it"
+    unsure = [one[0] for one in better if not one[1].shown]
+    if unsure:
+        text += f" Before {_listed(unsure)} an attack failed or found no gradient: no proof."
     hollow = [
         name
-        for name, row, _ in tried
-        if name not in helping and row.ignored and row.ignored.share.low > floor.high
+        for name, row, worst in tried
+        if row.ignored and worst.share.low <= floor.high < row.ignored.share.low
     ]
     if hollow:
         one = len(hollow) == 1

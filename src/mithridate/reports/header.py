@@ -190,8 +190,8 @@ def _attack_figures(rows: Sequence[AttackRow], clean: Cell | None) -> list[Figur
 
 def _defense_figures(ranked: Sequence[DefenseRow], folder: StudyFolder) -> list[Figure]:
     bare = next((row for row in ranked if row.name == defenses.NONE), None)
-    best = next((row for row in ranked if row is not bare and not row.guard and row.known), None)
-    left = [None if row is None or row.known is None else row.known.share for row in (bare, best)]
+    best = next((row for row in ranked if row is not bare and not row.guard and row.worst), None)
+    left = [None if row is None or row.worst is None else row.worst.share for row in (bare, best)]
     return [
         _share("Clean accuracy, no defence", bare.clean if bare else None),
         _share("Left in the worst case, no defence", left[0]),

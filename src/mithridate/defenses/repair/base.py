@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -13,7 +13,7 @@ from mithridate.classifier import Classifier
 from mithridate.component import Component
 from mithridate.data import ImageSet, some_rows
 from mithridate.defenses.inspect import Verdict
-from mithridate.errors import InputError
+from mithridate.errors import InputError, check_number
 from mithridate.networks.fitting import check_fits, check_set
 from mithridate.training import fit
 
@@ -96,6 +96,30 @@ def own_copy(
     )
     own.module.requires_grad_(True).eval()
     return own
+
+
+class Tuning(Protocol):
+    """The settings of a repair that trains further."""
+
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def lr(self) -> float: ...
+    @property
+    def batch_size(self) -> int: ...
+
+
+def check_tuning(plan: Tuning) -> None:
+    """Refuse settings out of range."""
+    check_number("epochs", plan.epochs, low=1)
+    check_number("lr", plan.lr, low=0, open_low=True)
+    check_number("batch_size", plan.batch_size, low=2)
+
+
+def by_sgd(plan: Tuning) -> dict[str, Any]:
+    """Settings of `fit`: SGD with weight decay 5e-4 and a cosine to 0, as BackdoorBench has it."""
+    own = {"epochs": plan.epochs, "lr": plan.lr, "batch_size": plan.batch_size}
+    return {**own, "optimizer": "sgd", "weight_decay": 5e-4, "schedule": "cosine"}
 
 
 def tuned(own: Classifier, data: ImageSet, **settings: Any) -> Classifier:

@@ -15,7 +15,7 @@ from mithridate.component import About
 from mithridate.cost import Sizes, Work
 from mithridate.data import ImageSet
 from mithridate.defenses.inspect import Verdict
-from mithridate.defenses.repair.base import Repairer, own_copy, tuned
+from mithridate.defenses.repair.base import Repairer, by_sgd, check_tuning, own_copy, tuned
 from mithridate.defenses.repair.channels import Channels, channels_of, prune
 from mithridate.errors import check_number
 from mithridate.training import Batch, Hardening
@@ -54,9 +54,7 @@ class FinePruning(Repairer):
 
     def __post_init__(self) -> None:
         check_number("loss", self.loss, low=0, high=1)
-        check_number("epochs", self.epochs, low=1)
-        check_number("lr", self.lr, low=0, open_low=True)
-        check_number("batch_size", self.batch_size, low=2)
+        check_tuning(self)
 
     def cost(self, sizes: Sizes) -> Work:
         """At most 100 looks at the accuracy, and the training."""
@@ -78,18 +76,7 @@ class FinePruning(Repairer):
         step = max(1, round(0.01 * len(order)))
         pruned = prune(own, data, [(channels, k) for k in order], step=step, loss=self.loss)
         silent = _Silent(*place, tuple(k for _, k in pruned))
-        mended = tuned(
-            own,
-            data,
-            rng=rng,
-            epochs=self.epochs,
-            optimizer="sgd",
-            lr=self.lr,
-            weight_decay=5e-4,
-            schedule="cosine",
-            batch_size=self.batch_size,
-            hardening=silent,
-        )
+        mended = tuned(own, data, rng=rng, hardening=silent, **by_sgd(self))
         silent.keep(mended)
         mended.info["repair"] |= {"pruned": len(pruned), "channels": len(order)}
         return mended

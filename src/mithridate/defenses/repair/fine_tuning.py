@@ -12,8 +12,7 @@ from mithridate.component import About
 from mithridate.cost import Sizes, Work
 from mithridate.data import ImageSet
 from mithridate.defenses.inspect import Verdict
-from mithridate.defenses.repair.base import Repairer, own_copy, tuned
-from mithridate.errors import check_number
+from mithridate.defenses.repair.base import Repairer, by_sgd, check_tuning, own_copy, tuned
 
 
 @final
@@ -44,9 +43,7 @@ class FineTuning(Repairer):
     batch_size: int = 128
 
     def __post_init__(self) -> None:
-        check_number("epochs", self.epochs, low=1)
-        check_number("lr", self.lr, low=0, open_low=True)
-        check_number("batch_size", self.batch_size, low=2)
+        check_tuning(self)
 
     def cost(self, sizes: Sizes) -> Work:
         return Work(trained=self.epochs * sizes.train)
@@ -59,14 +56,4 @@ class FineTuning(Repairer):
         *,
         rng: torch.Generator,
     ) -> Classifier:
-        return tuned(
-            own_copy(self, model, data),
-            data,
-            rng=rng,
-            epochs=self.epochs,
-            optimizer="sgd",
-            lr=self.lr,
-            weight_decay=5e-4,
-            schedule="cosine",
-            batch_size=self.batch_size,
-        )
+        return tuned(own_copy(self, model, data), data, rng=rng, **by_sgd(self))

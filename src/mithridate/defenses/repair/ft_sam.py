@@ -18,7 +18,7 @@ from mithridate.component import About
 from mithridate.cost import Sizes, Work
 from mithridate.data import ImageSet
 from mithridate.defenses.inspect import Verdict
-from mithridate.defenses.repair.base import Repairer, own_copy
+from mithridate.defenses.repair.base import Repairer, check_tuning, own_copy
 from mithridate.errors import RunError, check_number
 from mithridate.networks.base import seeded
 
@@ -62,9 +62,7 @@ class FTSAM(Repairer):
     def __post_init__(self) -> None:
         check_number("rho", self.rho, low=0)
         check_number("smoothing", self.smoothing, low=0, high=1)
-        check_number("epochs", self.epochs, low=1)
-        check_number("batch_size", self.batch_size, low=2)
-        check_number("lr", self.lr, low=0, open_low=True)
+        check_tuning(self)
 
     def cost(self, sizes: Sizes) -> Work:
         return Work(trained=2 * self.epochs * sizes.train)

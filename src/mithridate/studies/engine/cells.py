@@ -73,8 +73,27 @@ def _of_matrix(spec: Spec, name: str, matrix: MatrixSpec, known: set[str]) -> It
     for number, chosen in enumerate([*kept, *matrix.include]):
         settings: dict[str, Any] = dict(common)
         for axis, value in chosen.items():
-            settings = merge(settings, _stands_for(spec, axis, value))
+            settings = _laid(settings, _stands_for(spec, axis, value))
         yield Cell(f"{name}/{number:04d}", name, matrix.measure, _labels(chosen), settings)
+
+
+def _laid(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
+    """Settings laid over each other; a component's name and its settings meet in any order.
+
+    >>> _laid({"attack": "pgd"}, {"attack": {"eps": 0.1}})
+    {'attack': {'name': 'pgd', 'eps': 0.1}}
+    >>> _laid({"attack": {"eps": 0.1}}, {"attack": "pgd"})
+    {'attack': {'name': 'pgd', 'eps': 0.1}}
+    """
+    for key, value in high.items():
+        under = low.get(key)
+        if isinstance(under, str) and isinstance(value, Mapping) and "name" not in value:
+            low = {**low, key: {"name": under}}
+        elif isinstance(under, Mapping) and "name" not in under:
+            named = {"name": value} if isinstance(value, str) else value
+            if isinstance(named, Mapping) and "name" in named:
+                high = {**high, key: {**named, **under}}
+    return merge(low, high)
 
 
 def _labels(chosen: Mapping[str, Any]) -> dict[str, Label]:

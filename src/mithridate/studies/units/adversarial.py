@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mithridate.attacks import Attack, AttackResult, run_attack
 from mithridate.attacks.base import Context
-from mithridate.attacks.run import doubts_of
+from mithridate.attacks.run import differ, doubts_of
 from mithridate.classifier import Classifier
 from mithridate.component import Choice
 from mithridate.cost import Sizes, Work
@@ -31,7 +31,8 @@ from mithridate.studies.soundness import check_model, model_doubts
 from mithridate.studies.units.data import Data
 
 FILE, TABLE = "adversarial.safetensors", "images.parquet"
-NOTHING_LEFT = "nothing-left"
+OWN = ("nothing-left", "random-answers")
+"""Doubts about the model that images are shown to, not about the attack that made them."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ class Transferred(Unit[Attacked]):
         wanted, device = proposal.wanted, model.device
         goal = Untargeted(labels) if wanted is None else Targeted(wanted)
         with torch.no_grad(), model.frozen():
-            before = model.logits(x.to(device)).cpu()
+            before, again = model.logits(x.to(device)).cpu(), model.logits(x[:1].to(device)).cpu()
             after = model.logits(proposal.adversarials.to(device)).cpu()
         if not bool(before.isfinite().all()):
             raise NothingAssessedError("the model's logits are NaN or infinite: nothing to attack")
@@ -217,13 +218,14 @@ class Transferred(Unit[Attacked]):
             gradients=proposal.gradients,
             seconds=0.0,
             status="done",
+            random=differ(before[:1], again) and not model.draws,
         )
         shown = table_of(result, proposal.rows, labels)
         place = shown.schema.get_field_index("queries")
         # What ails the attack is the source's; what became of the images is this model's.
         own = doubts_of(self.source.attack.make(), result, labels)
-        doubts = [doubt for doubt in proposal.doubts if doubt.id != NOTHING_LEFT]
-        doubts += [doubt for doubt in own if doubt.id == NOTHING_LEFT]
+        doubts = [doubt for doubt in proposal.doubts if doubt.id not in OWN]
+        doubts += [doubt for doubt in own if doubt.id in OWN]
         return replace(
             proposal,
             table=shown.set_column(place, "queries", table["queries"]),
