@@ -107,5 +107,5 @@ def test_what_is_said_of_a_file_is_not_dropped(models, tmp_path) -> None:
     expected = (models[0].labels((x - 0.5) / 0.5) == y).double().mean().item()
     assert given.summary()["accuracy"] == pytest.approx(expected)
     assert plain.summary()["accuracy"] != given.summary()["accuracy"]
-    with pytest.raises(InputError, match="opening named 'meen'.*'mean'"):
+    with pytest.raises(InputError, match=r"opening named 'meen'.*'mean'"):
         mi.attack(tmp_path / "m.safetensors", "digits", "fgsm", opening={"meen": 0.5})
