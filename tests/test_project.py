@@ -18,7 +18,12 @@ import mithridate
 
 ROOT = Path(__file__).parent.parent
 IMPORTED_AS = {"scikit-learn": "sklearn", "pillow": "PIL"}
-DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+BUILT = ROOT / "docs/reference/api"  # docs/conf.py writes a page a floor, which sphinx checks
+DOCUMENTS = sorted(
+    page
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+    if page.parent != BUILT
+)
 
 
 def tracked() -> list[Path]:
@@ -144,7 +149,7 @@ def test_links_between_files_lead_somewhere(path: Path) -> None:
     for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", path.read_text()):
         if "://" not in link and not link.startswith("mailto:"):
             place = path.parent / link
-            if place.parent == ROOT / "docs/reference/api":  # docs/conf.py writes a page a floor
+            if place.parent == BUILT:
                 place = ROOT / "src/mithridate" / place.stem.replace("index", "")
             assert place.exists(), f"{path.name} links to {link}"
 
