@@ -1,4 +1,4 @@
-"""`mi.attack`, `mi.audit` and `mi.inspect`: the command line's figures, of what a caller holds."""
+"""`mi.attack`, `mi.audit`, `mi.defend`, `mi.inspect`: the command line's figures, in memory."""
 
 from __future__ import annotations
 
@@ -53,6 +53,41 @@ def test_its_figures_are_those_of_run_attack(model, result) -> None:
     assert [
         row["success"] for row in table if row["cell"] == "attacks/0000"
     ] == own.success.tolist()
+
+
+def test_defences_are_ranked_as_on_the_command_line(model, tmp_path) -> None:
+    from mithridate.cli.main import main
+
+    mi.save(model, tmp_path / "m.safetensors")
+    words = ["--data", "digits", "--defense", "bit-depth,n-fgsm", "--attack", "fgsm"]
+    words += ["--samples", "30", "--epochs", "1", "--set", "eps=0.1", "--out", str(tmp_path / "a")]
+    assert main(["defend", str(tmp_path / "m.safetensors"), *words, "--quiet"]) == 0
+    given = {"attacks": "fgsm", "samples": 30, "epochs": 1, "eps": 0.1}
+    result = mi.defend(model.module, (TRAIN, TEST), ["bit-depth", mi.hardeners.NFGSM], **given)
+    summary = result.summary()
+    assert [row["name"] for row in summary["defenses"]][-1] == "none"
+    cells = {
+        tuple(cell.axes.values()): cell.values
+        for cell in reports.read(tmp_path / "a").cells
+        if cell.matrix == "attacks"
+    }
+    for row in result.table():
+        if row["matrix"] == "attacks":
+            other = cells[row["protection"], row["attack"], row["attacker"]]["accuracy_left"]
+            assert (row["accuracy_left"], row["accuracy_left_n"]) == (other.value, other.n)
+    assert summary["verdict"] in repr(result)
+    assert "bit-depth" in result.plot()
+    assert summary["verdict"] in result.report(tmp_path / "b").read_text("utf-8")
+
+
+def test_defences_of_one_name_stand_apart_and_those_that_cannot_be_are_refused(model) -> None:
+    windows = [mi.transforms.SpatialSmoothing(window=n) for n in (2, 3)]
+    few = {"attacks": "fgsm", "samples": 10}
+    names = {row["protection"] for row in mi.defend(model, TEST, windows, **few).table()}
+    assert names == {"none", "spatial-smoothing window=2", "spatial-smoothing window=3"}
+    for name in ("trades", "input-detector"):
+        with pytest.raises(mi.errors.InputError, match="training images"):
+            mi.defend(model, TEST, name, **few)
 
 
 def test_command_line_and_python_write_the_same_record(model, tmp_path) -> None:

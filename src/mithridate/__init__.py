@@ -44,6 +44,7 @@ _PLACES = {
     "Verdict": "mithridate.defenses.inspect:Verdict",
     "attack": "mithridate.api:attack",
     "audit": "mithridate.api:audit",
+    "defend": "mithridate.api:defend",
     "fit": "mithridate.training:fit",
     "inspect": "mithridate.api:inspect",
     "load": "mithridate.models:open_model",
@@ -71,6 +72,7 @@ __all__ = [
     "attack",
     "attacks",
     "audit",
+    "defend",
     "detectors",
     "errors",
     "fit",
@@ -100,7 +102,7 @@ if TYPE_CHECKING:
 
     from mithridate import attacks, errors, fooling, metrics, networks, poisons
     from mithridate import component as registry
-    from mithridate.api import attack, audit, inspect
+    from mithridate.api import attack, audit, defend, inspect
     from mithridate.attacks import AttackResult, run_attack
     from mithridate.classifier import Classifier
     from mithridate.data import ImageSet, load_data

@@ -1,4 +1,4 @@
-"""`mi.attack`, `mi.audit` and `mi.inspect`: the verbs' own studies, of models and images in memory.
+"""`mi.attack`, `mi.audit`, `mi.defend` and `mi.inspect`: the verbs, for what is in memory.
 
 A study is made as the command line makes it (`studies/presets.py`) and run in this process, so
 the record and the page are the same. What a caller holds is named for it (`units/held.py`).
@@ -21,6 +21,7 @@ from mithridate.data import ImageSet
 from mithridate.data.gather import image_sets
 from mithridate.defenses.inspect import Inspector, Verdict, judge, train_controls
 from mithridate.defenses.inspect.base import Halves
+from mithridate.defenses.sanitize.base import usual_epochs
 from mithridate.errors import InputError, RunError, unknown
 from mithridate.models.open import in_order_of, open_model
 from mithridate.reports.folder import parts
@@ -101,7 +102,7 @@ def attack(
     tables = _tables(attacks, "attacks")
     if not tables:
         raise InputError('no attack is named: give one, or "all"')
-    _deal(tables, settings if eps is None else {"eps": eps, **settings})
+    _deal([("attacks", table) for table in tables], settings, eps)
     if target is not None and goal == "untargeted":
         raise InputError("a target goes with goal='targeted': leave one out")
     with _taken(model, data, opening) as taken:
@@ -127,6 +128,85 @@ def attack(
         call = f"mithridate.attack({taken.model!r}, {taken.data!r}, {words!r})"
         strict = _strict(errors, "failed" if every else "refused")
         return _run(spec, "attacks", call, strict=strict, keep=keep, progress=progress)
+
+
+def defend(
+    model: AnyModel,
+    data: object,
+    defenses: Chosen | type[Component] | Sequence[Chosen | type[Component]] = "all",
+    *,
+    attacks: Chosen | type[Component] | Sequence[Chosen | type[Component]] = (),
+    eps: float | None = None,
+    samples: int = 1000,
+    asked_samples: int = 100,
+    epochs: int | None = None,
+    seed: int = 0,
+    errors: Literal["raise", "record"] = "raise",
+    keep: bool = False,
+    progress: Progress | None = None,
+    opening: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> Result:
+    """Find out which defence really helps: `mithridate defend` for Python.
+
+    Each stands before attackers who ignore it and who know it, and is ranked by the worst.
+
+    Args:
+        model, data: as `attack` takes them. A hardener, and a detector that is fitted, learn
+            from the training images alone.
+        defenses: hardeners, transforms, detectors and guards, each by itself: "all", or names,
+            defences, or classes of such. "all" leaves out what the model or the data cannot have.
+        attacks: as `attack` has them; by default five, of every access.
+        eps: of every attack and hardener that has one.
+        samples: test images of an attack by gradients.
+        asked_samples: of one by labels or scores.
+        epochs: of a hardener; 20 below 10,000 training images, else 5.
+        seed, errors, keep, progress, opening: as of `attack`.
+        settings: further settings of the attacks and defences, each for those that have it.
+
+    Raises:
+        InputError, NothingAssessedError, RunError: as `attack`.
+
+    >>> from mithridate.networks import create
+    >>> net = create("digits-cnn", image_shape=(1, 8, 8), classes=10)
+    >>> few = {"attacks": "fgsm", "samples": 20}
+    >>> [row["protection"] for row in defend(net, "digits", "bit-depth", **few).table()]
+    ['none', 'none', 'bit-depth', 'bit-depth', 'bit-depth']
+    """
+    with _taken(model, data, opening) as taken:
+        suspect, test = presets.checked(
+            taken.model, taken.data, varied=False, device=taken.device, **taken.facts
+        )
+        tables = _tables(defenses, "defenses")
+        kinds, _ = presets.defenses_of(
+            [str(table.get("name")) for table in tables],
+            suspect,
+            test.image_shape,
+            train=taken.train is not None,
+        )
+        if defenses == presets.ALL:
+            tables = [{"name": name} for name in kinds]
+        against = _tables(attacks or [*presets.attacks_on(suspect)], "attacks")
+        each = [(kinds[str(table["name"])], table) for table in tables]
+        _deal([*each, *(("attacks", table) for table in against)], settings, eps)
+        spec = presets.defend(
+            taken.model,
+            taken.data,
+            tables,
+            image_shape=test.image_shape,
+            **taken.facts,
+            attacks=against,
+            samples=_plain(samples),
+            asked_samples=_plain(asked_samples),
+            epochs=_plain(epochs) or usual_epochs(0 if taken.train is None else len(taken.train)),
+            seed=_seed(seed),
+            device=taken.device,
+            threads=torch.get_num_threads(),
+        )
+        call = f"mithridate.defend({taken.model!r}, {taken.data!r})"
+        main = next(name for name in spec.matrix if name != "clean")
+        strict = _strict(errors, "failed" if defenses == presets.ALL else "refused")
+        return _run(spec, main, call, strict=strict, keep=keep, progress=progress)
 
 
 def audit(
@@ -428,15 +508,17 @@ def _tables(chosen: Any, kind: str) -> list[dict[str, Any]]:
     return list({repr(table): table for table in tables}.values())
 
 
-def _deal(tables: list[dict[str, Any]], settings: Mapping[str, Any]) -> None:
-    """Give each attack the settings that it has.
+def _deal(
+    tables: Sequence[tuple[str, dict[str, Any]]], settings: Mapping[str, Any], eps: float | None
+) -> None:
+    """Give each component, with its kind, the settings that it has.
 
     Raises:
         InputError: a setting that none of them has.
     """
-    known = [component.settings(component.find("attacks", str(one["name"]))) for one in tables]
-    for key, value in settings.items():
-        having = [table for table, own in zip(tables, known, strict=True) if key in own]
+    known = [component.settings(component.find(kind, str(table["name"]))) for kind, table in tables]
+    for key, value in (settings if eps is None else {"eps": eps, **settings}).items():
+        having = [table for (_, table), own in zip(tables, known, strict=True) if key in own]
         if not having:
             raise unknown("setting", key, {name for own in known for name in own})
         for table in having:

@@ -52,7 +52,7 @@ def test_a_hardened_model_is_attacked_itself_and_by_transfer(call, model, tmp_pa
     ("words", "text"),
     [
         (("--defense", "smoothing"), "no defence named 'smoothing'"),
-        (("--defense", ","), "--defense is empty"),
+        (("--defense", ","), "no defence is named"),
         (("--defense", "spatial-smoothing", "--set", "windw=3"), "'window'"),
         (("--defense", "low-pass", "--attack", "pgdd"), "'pgd'"),
     ],

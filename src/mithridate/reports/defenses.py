@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from mithridate.reports import figures, values, words
 from mithridate.reports.attacks import bracketed
@@ -164,6 +165,56 @@ def verdict(ranked: Sequence[DefenseRow]) -> tuple[str, str]:
             f"{'it' if one else 'them'}, and to that one alone."
         )
     return headline, text
+
+
+HEADS = ("defence", "clean", "attacker ignores it", "attacker knows it", "by")
+
+
+def lines(ranked: Sequence[DefenseRow]) -> list[tuple[str, ...]]:
+    """The rows for a terminal, under `HEADS`."""
+    return [
+        (
+            row.name,
+            words.NONE if row.clean is None else words.percent(row.clean.value),
+            bracketed(row.ignored.share if row.ignored else None),
+            bracketed(row.known.share if row.known else None),
+            row.known.attack if row.known else words.NONE,
+        )
+        for row in ranked
+    ]
+
+
+def remarks(ranked: Sequence[DefenseRow]) -> list[str]:
+    """Each doubt and each attack that gave no figure, with the defences that it touches."""
+    texts: dict[str, list[str]] = {}
+    for row in ranked:
+        for text in (*(f"{d.text} ({d.id})" for d in row.doubts), *row.failed):
+            texts.setdefault(text, []).append(row.name)
+    return [
+        f"doubt, {'all' if len(names) == len(ranked) else ', '.join(names)}: {text}"
+        for text, names in texts.items()
+    ]
+
+
+def summary(ranked: Sequence[DefenseRow]) -> dict[str, Any]:
+    """The verdict and the ranking for other programs."""
+    return {"verdict": verdict(ranked)[0], "defenses": [_plain(row) for row in ranked]}
+
+
+def _plain(row: DefenseRow) -> dict[str, Any]:
+    left = {
+        key: None if one is None else {"attack": one.attack, **one.share.model_dump()}
+        for key, one in (("ignored", row.ignored), ("known", row.known))
+    }
+    shares = {"clean": row.clean, "rejected": row.rejected}
+    return {
+        "name": row.name,
+        **{key: None if one is None else one.model_dump() for key, one in shares.items()},
+        **left,
+        "nearest_l2": row.nearest,
+        "training_seconds": row.trained,
+        "doubts": [doubt.model_dump() for doubt in row.doubts],
+    }
 
 
 def _price(row: DefenseRow, bare: DefenseRow) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 from markupsafe import Markup
 
-from mithridate.reports import attacks, folder, page, words
+from mithridate.reports import attacks, defenses, folder, page, words
 from mithridate.reports import audit as audits
 from mithridate.reports.images import Array
 from mithridate.reports.plot import Axis, share_axis, spread_axis
@@ -55,7 +55,7 @@ class Mark:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Result:
-    """What `attack` or `audit` measured, as the command line's records have it.
+    """What `attack`, `defend` or `audit` measured, as the command line's records have it.
 
     Attributes:
         study, cells, timings: the record.
@@ -83,9 +83,11 @@ class Result:
         return template.render(brief=self._brief(), drawing=Markup(self._drawing()))
 
     def summary(self) -> dict[str, Any]:
-        """The whole in a few values: those of an audit's verdict, or of the strongest attack."""
+        """The whole in a few values: of the verdict, the best defence or the strongest attack."""
         if self.study.preset == "audit":
             return audits.summary(self._audit())
+        if self.study.preset == "defend":
+            return defenses.summary(self._defenses()) | {"status": self.study.status}
         before, best = self._clean_accuracy(), attacks.strongest(self._rows())
         left = best.accuracy_left if best else None
         return {
@@ -115,7 +117,8 @@ class Result:
         return pa.Table.from_pylist(self.table())
 
     def plot(self) -> Drawing:
-        """Accuracy left by each attack; of an audit the suspect's statistic among clean models'."""
+        """Accuracy left by each attack, or behind each defence before who knows it; of an audit
+        the suspect's statistic among clean models'."""
         return Drawing(self._drawing())
 
     def report(self, out: str | Path) -> Path:
@@ -138,6 +141,9 @@ class Result:
     def _audit(self) -> audits.Audit:
         return audits.audit(self.study, self.cells, self.timings)
 
+    def _defenses(self) -> list[defenses.DefenseRow]:
+        return defenses.rows(self.cells, self.timings)
+
     def _clean_accuracy(self) -> Proportion | None:
         clean = next((cell for cell in self.cells if cell.matrix == audits.CLEAN), None)
         return share_of(clean, "accuracy")
@@ -147,6 +153,12 @@ class Result:
             whole = self._audit()
             title = f"{self.study.title}: {audits.verdict_line(whole)}"
             return Brief(title, [], ("measured", "value"), audits.figures(whole), [])
+        if self.study.preset == "defend":
+            ranked = self._defenses()
+            first = ["Accuracy left in the worst case, 95 % intervals."]
+            last = [*defenses.remarks(ranked), "{}. {}".format(*defenses.verdict(ranked))]
+            title = f"{self.study.title}."
+            return Brief(title, first, defenses.HEADS, defenses.lines(ranked), last)
         rows, cells = self._rows(), [cell for cell in self.cells if cell.matrix == ATTACKS]
         before = [
             attacks.goal_line(rows, names_of(self.study, cells[0])),
@@ -185,13 +197,18 @@ class Result:
             suspect = Mark("suspect", words.number(own), dots=[axis.percent(own)])
             return f"{name}: the suspect among clean models", axis, [suspect, clean]
         axis, marks = share_axis("accuracy"), []
-        before = [("before", self._clean_accuracy())]
-        for label, share in before + [(row.name, row.accuracy_left) for row in self._rows()]:
+        title = "Accuracy before and after each attack, with 95 % intervals"
+        shares = [("before", self._clean_accuracy())]
+        shares += [(row.name, row.accuracy_left) for row in self._rows()]
+        if self.study.preset == "defend":
+            title = "Accuracy left in the worst case behind each defence, with 95 % intervals"
+            shares = [(r.name, r.worst.share if r.worst else None) for r in self._defenses()]
+        for label, share in shares:
             if share is not None:
                 ends = axis.percent(share.low), axis.percent(share.high)
                 text = words.percent(share.value)
                 marks.append(Mark(label, text, axis.percent(share.value), ends))
-        return "Accuracy before and after each attack, with 95 % intervals", axis, marks
+        return title, axis, marks
 
 
 def _flat(cell: Cell, with_matrix: bool) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from mithridate.models.endpoint import is_endpoint
 from mithridate.studies.engine.cells import label_of
 from mithridate.studies.engine.spec import MatrixSpec, Spec
 from mithridate.studies.soundness import check_model
-from mithridate.studies.subject import Subject, defense_choice
+from mithridate.studies.subject import DEFENSES, Subject, defense_choice
 
 Table = dict[str, Any]
 """A component's name and settings."""
@@ -23,6 +24,7 @@ ATTACKS = ("fgsm", "iterative-fgsm", "pgd")
 """The attacks of an audit, at their usual settings."""
 AGAINST = ("fgsm", "pgd", "autoattack", "deepfool", "hopskipjump")
 """The attacks that a defence meets where no others are named."""
+ALL = "all"
 NONE = "none"
 """Instead of a defence."""
 KNOWS, IGNORES = "knows", "ignores"
@@ -106,8 +108,9 @@ def attack(
 def defend(
     model: str,
     data: str,
-    defenses: Mapping[str, Table],
+    defenses: Sequence[Table],
     *,
+    image_shape: tuple[int, ...] = (),
     network: str | Table | None = None,
     opening: Table | None = None,
     attacks: Sequence[Table] = (),
@@ -121,24 +124,28 @@ def defend(
     """Defences of one model side by side, each before one who ignores it and one who knows it.
 
     Args:
-        defenses: label -> name and settings of a hardener, transform, detector or guard.
+        defenses: name and settings of each hardener, transform, detector or guard; what is not
+            given is the usual for such images.
+        image_shape: of the data.
         attacks: name and settings of each, as `attack` takes them; `AGAINST` by default.
         samples: test images of an attack by gradients.
         asked_samples: of one by labels or scores, which asks thousands of times an image.
         epochs: of a hardener, which trains the model further.
 
-    >>> list(defend("m.safetensors", "digits", {"median": {"name": "spatial-smoothing"}}).matrix)
+    >>> list(defend("m.safetensors", "digits", [{"name": "spatial-smoothing"}]).matrix)
     ['clean', 'attacks', 'asked']
     """
     attacks = attacks or [{"name": name} for name in AGAINST]
     chains: dict[str, Table] = {NONE: {}}
     guards = []
-    for label, one in defenses.items():
-        if one["name"] in component.names("hardeners"):
-            chains[label] = {"tune": {"epochs": epochs, "harden": dict(one)}}
+    for label, given in zip(_told_apart(defenses), defenses, strict=True):
+        kind = kind_of(given["name"])
+        one = {**component.find(kind, given["name"]).usual(image_shape), **given}
+        if kind == "hardeners":
+            chains[label] = {"tune": {"epochs": epochs, "harden": one}}
             continue
-        chains[label] = {"defense": [dict(one)]}
-        guards += [label] if defense_choice(dict(one)).kind == "guards" else []
+        chains[label] = {"defense": [one]}
+        guards += [label] if kind == "guards" else []
     white = [
         "gradient" in component.find("attacks", str(one["name"])).about.access for one in attacks
     ]
@@ -190,6 +197,79 @@ def defend(
         matrix=matrix,
         view=[{"kind": "defenses", "matrix": "clean"}, *charts, *tables],
     )
+
+
+def kind_of(defense: str) -> str:
+    """The kind of a hardener, transform, detector or guard.
+
+    Raises:
+        InputError: none is called so.
+
+    >>> kind_of("trades"), kind_of("jpeg")
+    ('hardeners', 'transforms')
+    """
+    if defense in component.names("hardeners"):
+        return "hardeners"
+    return defense_choice({"name": defense}).kind
+
+
+def defenses_of(
+    words: Sequence[str], model: Classifier, image_shape: tuple[int, ...], *, train: bool = True
+) -> tuple[dict[str, str], list[str]]:
+    """The defences that some words name, each once and with its kind; and what is left out, why.
+
+    Args:
+        words: names, or "all": those that such a model and such images can have.
+        train: whether there are training images.
+
+    Raises:
+        InputError: no such defence, or none at all.
+    """
+    every = {n: kind for kind in ("hardeners", *DEFENSES) for n in component.in_order(kind)}
+    chosen: dict[str, str] = {}
+    notes = []
+    for word in words:
+        if word in every:
+            chosen[word] = every[word]
+        elif word != ALL:
+            raise unknown("defence", word, [*every, ALL])
+        else:
+            for name, kind in every.items():
+                missing = _missing(kind, name, image_shape)
+                if missing:
+                    notes.append(f"{name} is left out: it needs {', '.join(missing)} (--set)")
+                else:
+                    chosen[name] = kind
+    hard = [name for name, kind in chosen.items() if kind == "hardeners"]
+    why = "a model without gradients" if not model.gradients else "data without training images"
+    if hard and not (model.gradients and train):
+        if ALL not in words:
+            raise InputError(f"{hard[0]} cannot train {why}: leave it out")
+        chosen = {name: kind for name, kind in chosen.items() if kind != "hardeners"}
+        notes.append(f"{why} meets no hardener")
+    if not chosen:
+        raise InputError("no defence is named: give one, or all")
+    return chosen, notes
+
+
+def _missing(kind: str, name: str, image_shape: tuple[int, ...]) -> list[str]:
+    """Settings without which a component cannot be, and which have no usual value."""
+    cls = component.find(kind, name)
+    usual, own = cls.usual(image_shape), component.settings(cls)
+    return [key for key in own if own[key] is dataclasses.MISSING and key not in usual]
+
+
+def attacks_on(model: Classifier) -> tuple[str, ...]:
+    """The attacks that a defence of such a model meets where none are named.
+
+    >>> from torch import nn
+    >>> attacks_on(Classifier(nn.Flatten(), classes=4)) == AGAINST
+    True
+    """
+    if model.gradients:
+        return AGAINST
+    asked = (*AGAINST, "square")
+    return tuple(n for n in asked if model.shows(component.find("attacks", n).about.access))
 
 
 def _told_apart(attacks: Sequence[Table]) -> list[str]:

@@ -20,7 +20,7 @@ from mithridate.errors import QueriesRefused
 from mithridate.goals import Untargeted
 from mithridate.networks.checkpoint import fingerprint
 from mithridate.testing.checks import check_facts, refusal, untouched
-from mithridate.testing.models import linear_model
+from mithridate.testing.models import linear_model, viewing_model
 
 
 class _Suite:
@@ -104,6 +104,12 @@ class TransformConformance(_Suite, ABC):
             (transform.wrap(wrapped).logits(x), wrapped.logits(changed)),
         ):
             torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
+
+    def test_before_a_network_that_flattens_by_view(self) -> None:
+        x = self.images().permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+        wrapped = self.transform().wrap(viewing_model(tuple(x.shape[1:])))
+        assert bool(wrapped.logits(x).isfinite().all())
+        wrapped.gradient(x, Untargeted(torch.zeros(len(x), dtype=torch.int64)))
 
     def test_wrapped_is_a_classifier_like_the_model(self) -> None:
         model, x = self.model(), self.images()
@@ -221,6 +227,14 @@ class DetectorConformance(_Suite, ABC):
         (gradient,) = torch.autograd.grad(excess.sum(), x)
         assert bool(gradient.isfinite().all())
         assert bool((gradient != 0).flatten(1).any(1).all()), "an image has no gradient at all"
+
+    def test_of_a_network_that_flattens_by_view(self) -> None:
+        x = self.images().permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+        model = viewing_model(tuple(x.shape[1:]))
+        fitted = self.detector().fit(model, self.clean(), self.adversarial(), rng=random.rng(0))
+        assert bool(fitted.score(x).isfinite().all())
+        goal = Untargeted(model.labels(x))
+        assert run_attack(self.attack(), fitted.wrap(model), x, goal, rng=0).status == "done"
 
     def test_rejected_is_never_fooled(self) -> None:
         model, x = self.model(), self.images()

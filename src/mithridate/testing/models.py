@@ -1,4 +1,4 @@
-"""Linear classifiers: their nearest adversarial point is known in closed form."""
+"""Linear classifiers, whose nearest adversarial point is known; and one that minds the layout."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from mithridate import rng as random
 from mithridate.classifier import Classifier
 from mithridate.errors import InputError
+from mithridate.networks.base import initialise
 from mithridate.norms import Norm
 
 
@@ -30,6 +31,33 @@ def linear_model(
         classes=classes,
         image_shape=image_shape,
     )
+
+
+class _Viewing(nn.Module):
+    def __init__(self, image_shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__()
+        channels, height, width = image_shape
+        self.convolution = nn.Conv2d(channels, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.head = nn.Linear(4 * height * width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.convolution((x - 0.3) / 0.4)).relu()
+        logits: Tensor = self.head(x.view(x.size(0), -1))
+        return logits
+
+
+def viewing_model(
+    image_shape: tuple[int, int, int] = (1, 8, 8), *, classes: int = 4, seed: int = 0
+) -> Classifier:
+    """As people write them: normalises inside, and flattens by `view`, which needs one layout.
+
+    >>> viewing_model().logits(torch.rand(2, 8, 8, 1).permute(0, 3, 1, 2)).shape
+    torch.Size([2, 4])
+    """
+    module = _Viewing(image_shape, classes)
+    initialise(module, random.rng(seed))
+    return Classifier(module.eval(), classes=classes, image_shape=image_shape)
 
 
 def linear_weights(model: Classifier) -> Tensor:

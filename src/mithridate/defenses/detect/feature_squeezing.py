@@ -8,7 +8,7 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from mithridate.classifier import Classifier
+from mithridate.classifier import Classifier, laid_like
 from mithridate.component import About
 from mithridate.defenses.detect.base import Detector, Shape, copied
 from mithridate.defenses.transform.base import Transform
@@ -69,7 +69,7 @@ class _Gap(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         answer = self.core(x).softmax(1)
         gaps = [
-            (self.core(squeezer.known(x)).softmax(1) - answer).abs().sum(1)
+            (self.core(laid_like(squeezer.known(x), x)).softmax(1) - answer).abs().sum(1)
             for squeezer in self.squeezers
         ]
         return torch.stack(gaps).amax(0)

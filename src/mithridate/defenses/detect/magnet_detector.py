@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, cast, final, get_args
 import torch
 from torch import Tensor, nn
 
-from mithridate.classifier import Classifier
+from mithridate.classifier import Classifier, laid_like
 from mithridate.component import About
 from mithridate.data import ImageSet
 from mithridate.defenses.detect.base import Detector, Shape, copied
@@ -94,7 +94,7 @@ class _Reformed(nn.Module):
         near: Tensor = self.autoencoder(x)
         if self.core is None:
             return (near - x).abs().pow(self.power).flatten(1).mean(1)
-        both = torch.stack([self.core(x), self.core(near)]) / self.temperature
+        both = torch.stack([self.core(x), self.core(laid_like(near, x))]) / self.temperature
         p = both.softmax(2)
         middle = p.mean(0).clamp(min=1e-30).log()
         return (p * (both.log_softmax(2) - middle)).sum(2).mean(0)

@@ -11,7 +11,7 @@ from typing import ClassVar, Self, final
 import torch
 from torch import Tensor, nn
 
-from mithridate.classifier import Classifier, Guarded, as_classifier, check_white
+from mithridate.classifier import Classifier, Guarded, as_classifier, check_white, laid_like
 from mithridate.component import Component, name_of, values
 from mithridate.data import ImageSet
 from mithridate.errors import InputError
@@ -195,11 +195,9 @@ class _Changed(nn.Module):
         return drawn.logsumexp(0) - math.log(self.passes)
 
     def _pass(self, x: Tensor) -> Tensor:
-        fast = x.is_contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, enabled=False):
             changed = self.change(x)
         if x.requires_grad and not changed.requires_grad:
             changed = changed + 0 * x  # without any gradient: a gradient of zero
-        layout = torch.channels_last if fast else torch.contiguous_format
-        logits: Tensor = self.core(changed.contiguous(memory_format=layout))
+        logits: Tensor = self.core(laid_like(changed, x))
         return logits

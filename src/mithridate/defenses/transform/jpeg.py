@@ -63,7 +63,7 @@ class JPEG(Transform):
         if not shown:
             return x.clone()
         out = torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2)
-        return out.to(x.device).to(x.dtype).div(255).contiguous()
+        return out.to(x.device).to(x.dtype).div(255)
 
     def surrogate(self, x: Tensor) -> Tensor:
         _check(x)
