@@ -107,7 +107,7 @@ class TransformConformance(_Suite, ABC):
 
     def test_before_a_network_that_flattens_by_view(self) -> None:
         x = self.images().permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-        wrapped = self.transform().wrap(viewing_model(tuple(x.shape[1:])))
+        wrapped = self.transform().wrap(viewing_model((x.shape[1], x.shape[2], x.shape[3])))
         assert bool(wrapped.logits(x).isfinite().all())
         wrapped.gradient(x, Untargeted(torch.zeros(len(x), dtype=torch.int64)))
 
@@ -230,7 +230,7 @@ class DetectorConformance(_Suite, ABC):
 
     def test_of_a_network_that_flattens_by_view(self) -> None:
         x = self.images().permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-        model = viewing_model(tuple(x.shape[1:]))
+        model = viewing_model((x.shape[1], x.shape[2], x.shape[3]))
         fitted = self.detector().fit(model, self.clean(), self.adversarial(), rng=random.rng(0))
         assert bool(fitted.score(x).isfinite().all())
         goal = Untargeted(model.labels(x))

@@ -34,7 +34,7 @@ def linear_model(
 
 
 class _Viewing(nn.Module):
-    def __init__(self, image_shape: tuple[int, ...], classes: int) -> None:
+    def __init__(self, image_shape: tuple[int, int, int], classes: int) -> None:
         super().__init__()
         channels, height, width = image_shape
         self.convolution = nn.Conv2d(channels, 4, 3, padding=1)
@@ -48,7 +48,7 @@ class _Viewing(nn.Module):
 
 
 def viewing_model(
-    image_shape: tuple[int, ...] = (1, 8, 8), *, classes: int = 4, seed: int = 0
+    image_shape: tuple[int, int, int] = (1, 8, 8), *, classes: int = 4, seed: int = 0
 ) -> Classifier:
     """As people write them: normalises inside, and flattens by `view`, which needs one layout.
 
