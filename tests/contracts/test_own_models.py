@@ -41,7 +41,7 @@ FORMATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
 @dataclass(frozen=True)
 class Plan:
-    """Of a module: how it flattens, what it writes into, returns, and computes in."""
+    """Of a module: how it flattens, writes into its input, returns, computes; its logits' scale."""
 
     channels: int
     flatten: str
@@ -50,6 +50,7 @@ class Plan:
     numbers: torch.dtype
     unused_head: str
     inference: bool
+    scale: float = 1.0
 
 
 class Own(nn.Module):
@@ -76,7 +77,7 @@ class Own(nn.Module):
 
     def forward(self, x: Tensor) -> object:
         features = self.penultimate(x)
-        return RETURNS[self.plan.returns](self.head(features), features)
+        return RETURNS[self.plan.returns](self.plan.scale * self.head(features), features)
 
 
 def built(plan: Plan, seed: int) -> Own:
@@ -94,40 +95,62 @@ plans = st.builds(
     numbers=st.sampled_from(FORMATS),
     unused_head=st.sampled_from(["none", "first", "last"]),
     inference=st.booleans(),
+    scale=st.sampled_from([1.0, 1000.0]),
 )
 
 
-@given(plans, st.integers(1, 5), st.integers(0, 99), st.booleans())
-@settings(max_examples=60, deadline=None)
+@given(plans, st.integers(1, 5), st.integers(0, 99), st.booleans(), st.booleans())
+@settings(max_examples=80, deadline=None)
 def test_a_module_is_answered_for_as_plain_torch_does(
-    plan: Plan, n: int, seed: int, channels_last: bool
+    plan: Plan, n: int, seed: int, channels_last: bool, stored_last: bool
 ) -> None:
     module = built(plan, seed)
     x = torch.rand((n, plan.channels, 6, 6), generator=mi.rng(seed))
     before = x.clone()
     with torch.no_grad():
         features = module.penultimate(x.clone().to(plan.numbers))
-        logits = module.head(features).float()
+        logits = plan.scale * module.head(features).float()
+    if stored_last:
+        x = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
     exact = plan.numbers in (torch.float32, torch.float64)
     close = {"rtol": 1e-4, "atol": 1e-5} if exact else {"rtol": 0.1, "atol": 0.05}
 
     model = Classifier(module, classes=CLASSES, channels_last=channels_last, compute_batch=2)
     answer = model.logits(x)
     assert answer.dtype == torch.float32
-    torch.testing.assert_close(answer, logits, **close)
+    torch.testing.assert_close(answer / plan.scale, logits / plan.scale, **close)
     torch.testing.assert_close(model.features(x), features.float(), **close)
     assert model.last_linear() is module.head
 
     gradient, _ = model.gradient(x, Untargeted([0] * n))
-    leaf = x.clone().requires_grad_()
+    leaf = before.clone().requires_grad_()
     reference = built(plan, seed).requires_grad_(False) if not plan.inference else None
     if reference is not None and exact:
         z = reference.head(reference.penultimate(leaf.clone().to(plan.numbers))).float()
-        expected = torch.autograd.grad(Untargeted([0] * n).loss(z).sum(), leaf)[0]
-        torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-5)
+        loss = Untargeted([0] * n).loss(plan.scale * z).sum()
+        expected = torch.autograd.grad(loss, leaf)[0]
+        close = {"rtol": 1e-3, "atol": 1e-5} if plan.scale == 1 else {"rtol": 0.05, "atol": 0.05}
+        torch.testing.assert_close(gradient, expected, **close)
     assert gradient.shape == x.shape
     assert torch.equal(x, before), "the caller's images were written into"
     assert next(module.parameters()).is_inference() == plan.inference
+
+
+@given(plans, st.sampled_from(["fgsm", "pgd", "apgd", "square"]))
+@settings(max_examples=20, deadline=None)
+def test_large_logits_are_no_defence(plan: Plan, name: str) -> None:
+    """Times 1,000 the predictions are the same, and what fools one fools the other."""
+    attack = mi.registry.create(
+        "attacks", name, {"eps": 0.1} | ({"queries": 50} if name == "square" else {})
+    )
+    x = torch.rand((12, plan.channels, 6, 6), generator=mi.rng(1))
+    fooled = []
+    for scale in (1.0, 1000.0):
+        usual = {**vars(plan), "numbers": torch.float32, "inference": False, "scale": scale}
+        model = Classifier(built(Plan(**usual), 0), classes=CLASSES)
+        result = mi.run_attack(attack, model, x, Untargeted(model.labels(x)), rng=0)
+        fooled.append(int(result.success.sum()))
+    assert abs(fooled[0] - fooled[1]) <= 1
 
 
 def own(**changes: object) -> Own:
