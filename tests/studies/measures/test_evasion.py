@@ -107,7 +107,11 @@ def test_rejected_clean_images_are_a_share_of_their_own():
     assert (values["accuracy"]["k"], values["accuracy_left"]["k"]) == (2, 1)
     assert (values["success"]["k"], values["success"]["n"]) == (0, 2)
     assert (values["queries"], values["gradients"]) == (10, 2)
+    # of the two rightly classified, image 0 was flagged
+    assert (values["flagged"]["k"], values["flagged"]["n"]) == (1, 2)
     assert "rejected" not in measured(table, 30, 6, classes=3)
+    none = measured(table, 30, 6, classes=3, rejects=True)
+    assert (none["rejected"]["k"], none["flagged"]["k"], none["flagged"]["n"]) == (0, 0, 2)
 
 
 def pa_table(**columns):

@@ -84,11 +84,17 @@ class Evasion(Measure):
             "better": "down",
             "note": "by a detector",
         },
+        "flagged": {
+            "title": "Attacked images flagged",
+            "unit": "share",
+            "better": "up",
+            "note": "over the images that were classified rightly before and that were changed",
+        },
         "queries": {"title": "Forward passes an image"},
         "gradients": {"title": "Gradients an image"},
     }
     views: ClassVar = [
-        {"kind": "table", "values": [name for name in columns if name != "rejected"]},
+        {"kind": "table", "values": [c for c in columns if c not in ("rejected", "flagged")]},
         {"kind": "bars", "value": "accuracy_left"},
         {"kind": "budget"},
         {"kind": "pictures", "arrays": ["examples_clean", "examples_changed"]},
@@ -133,6 +139,7 @@ class Evasion(Measure):
             target=settings.target,
             quantize=settings.quantize,
             gallery=settings.gallery,
+            rejects=any(defense_choice(one).kind == "detectors" for one in settings.defense),
         )
 
 
@@ -161,6 +168,7 @@ class Measured(Unit[Mapping[str, Any]]):
 
     Attributes:
         attack: as there; its settings and what it is stand in the row.
+        rejects: a detector stands in front, whose shares are told even where they are 0.
     """
 
     kind: ClassVar = "evasion"
@@ -173,6 +181,7 @@ class Measured(Unit[Mapping[str, Any]]):
     target: int | None = None
     quantize: int | None = None
     gallery: bool = False
+    rejects: bool = False
 
     def make(self, get: Open, folder: Path, tell: Progress) -> dict[str, Any]:
         """Shares with intervals, distances of the fooled, some of the images."""
@@ -189,7 +198,9 @@ class Measured(Unit[Mapping[str, Any]]):
         if self.gallery:
             arrays |= gallery(attacked, test)
         write_pictures(folder, arrays)
-        values = measured(table, attacked.queries, attacked.gradients, test.classes)
+        values = measured(
+            table, attacked.queries, attacked.gradients, test.classes, rejects=self.rejects
+        )
         values |= _by_channel(attacked, test, fooled.nonzero()[:, 0])
         values |= self._about(attacked)
         clean, labels = (torch.tensor(table[name].to_pylist()) for name in ("clean", "label"))
@@ -228,16 +239,21 @@ class Measured(Unit[Mapping[str, Any]]):
         }
 
 
-def measured(table: pa.Table, queries: int, gradients: int, classes: int) -> dict[str, Any]:
+def measured(
+    table: pa.Table, queries: int, gradients: int, classes: int, *, rejects: bool = False
+) -> dict[str, Any]:
     """Shares with intervals, distances of the images that were fooled, and the cost of each.
 
     Args:
-        classes: of the data; a clean image that is called the class past them was rejected.
+        classes: of the data; an image that is called the class past them was rejected.
+        rejects: tell how many were, also where none was.
     """
     right, n = _right(table), len(table)
     fooled = np.asarray(table["success"]) & right
     left = int(_left(table, classes).sum())
     rejected = int((np.asarray(table["clean"]) >= classes).sum())
+    flags = np.asarray(table["predicted"]) >= classes
+    changed = right & (np.asarray(table["l2"]) > 0)
     l2, linf = (np.asarray(table[name])[fooled] for name in ("l2", "linf"))
     values = {
         "accuracy": proportion(wilson(int(right.sum()), n)),
@@ -249,7 +265,13 @@ def measured(table: pa.Table, queries: int, gradients: int, classes: int) -> dic
         "queries": queries / n,
         "gradients": gradients / n,
     }
-    return values | ({"rejected": proportion(wilson(rejected, n))} if rejected else {})
+    if not (rejects or rejected or flags.any()):
+        return values
+    flagged = wilson(int((flags & changed).sum()), int(changed.sum()))
+    return values | {
+        "rejected": proportion(wilson(rejected, n)),
+        "flagged": proportion(flagged),
+    }
 
 
 def gallery(attacked: Attacked, test: ImageSet) -> dict[str, Tensor]:
