@@ -171,7 +171,7 @@ def defend(
     >>> net = create("digits-cnn", image_shape=(1, 8, 8), classes=10)
     >>> few = {"attacks": "fgsm", "samples": 20}
     >>> [row["protection"] for row in defend(net, "digits", "bit-depth", **few).table()]
-    ['none', 'none', 'bit-depth', 'bit-depth', 'bit-depth']
+    ['none', 'bit-depth', 'none', 'bit-depth', 'bit-depth']
     """
     with _taken(model, data, opening) as taken:
         suspect, test = presets.checked(

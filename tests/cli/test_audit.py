@@ -73,7 +73,8 @@ def test_everything_is_written(audit, call, models) -> None:
     assert arrays["confusion_clean"].sum() == 360
     kept = json.loads(call("cache", "list", "--json").out)["kinds"]
     units = {row["kind"]: row["units"] for row in kept}
-    assert (units["control"], "calibration" in units, "inspection" in units) == (2, False, False)
+    assert units["control"] >= 2
+    assert not units.keys() & {"calibration", "inspection"}
 
 
 def test_gates(audit) -> None:
