@@ -356,7 +356,7 @@ def compared(attacks: Sequence[Measured]) -> dict[int, list[Doubt]]:
         places = [
             k for k, one in enumerate(attacks) if one.leads and (one.norm, one.eps) == (norm, eps)
         ]
-        best = max(places, key=lambda k: np.mean(list(reach[k].values()) or [0.0]))
+        best = max(places, key=lambda k: sum(reach[k].values()) / max(1, len(reach[k])))
         for place, one in enumerate(attacks):
             if one.white and one.steps > 1 and not one.transfer:
                 continue
