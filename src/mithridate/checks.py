@@ -133,10 +133,10 @@ def examined(
     """What some passes more find, of at most `SAMPLE` images; they are counted nowhere.
 
     The model is asked again about images, in other company too. After an attack by gradients
-    within a budget, some of the images that it left are taken further by plain steps: within the
-    budget (has it converged?), within twice of it (does more help?), and without any (is every
-    image within reach?). That is at most 16 x 10 passes, and 16 x 60 gradients where no step helps.
-    A service is not asked.
+    within a budget, plain steps take some of the images that it left further: within the budget
+    (has it converged?) and twice of it (does more help?); and the same images as they were,
+    without any budget (is every image within reach?). That is at most 16 x 10 passes, and 16 x 60
+    gradients where no step helps. A service is not asked.
 
     Args:
         attack, result, model, x, goal, through: as `run_attack` had and gave them.
@@ -243,6 +243,8 @@ def _further(
 ) -> list[Doubt]:
     """What plain steps make of some of the images that the attack left, from where it ended.
 
+    An attack of one step is not asked to converge: what more budget brings is then seen from x.
+
     Args:
         share: of all images that were left.
     """
@@ -257,25 +259,21 @@ def _further(
         return []
     eps, go = attack.eps, partial(descend, seen, x, goal, stop_at_goal=not seen.draws)
     at, steps = partial(go, norm=attack.norm, steps=FURTHER), FURTHER
-    near = at(eps=eps, step_size=eps / steps, start=ends)
+    several = attack.cost(Sizes(test=1)).gradients > 1
+    near = at(eps=eps, step_size=eps / steps, start=ends if several else x)
     wide = at(eps=2 * eps, step_size=2 * eps / steps, start=near)
-    far = go(norm=LINF, step_size=2 / FAR, steps=FAR, start=wide)
+    far = go(norm=LINF, step_size=1 / FAR, steps=FAR)
     begin, end, on, wider, free = (margin(goal, images) for images in (x, ends, near, wide, far))
-    doubts, noise = [], 1e-4 * (1 + begin.abs())
-    fooled, rising = (
-        int((on < 0).sum()),
-        int((end - on > noise.maximum(RISING * (begin - end))).sum()),
-    )
-    if attack.cost(Sizes(test=1)).gradients > 1:
-        if fooled > 1 and share * fooled / n >= WORTH:
-            text = f"fool {fooled} of {n} images that it left: raise steps, or restarts."
-            doubts.append(Doubt("not-converged", f"{steps} plain steps more, within eps, {text}"))
-        elif rising >= MOST * n:
-            text = (
-                f"bring {rising} of {n} images that it left nearer to the goal, each by more than "
-            )
-            text += f"{RISING:.0%} of its way: raise steps."
-            doubts.append(Doubt("not-converged", f"{steps} plain steps more, within eps, {text}"))
+    doubts, noise, more = [], 1e-4 * (1 + begin.abs()), f"{steps} plain steps more, within eps,"
+    fooled = int((on < 0).sum())
+    rising = int((end - on > noise.maximum(RISING * (begin - end))).sum())
+    if several and fooled > 1 and share * fooled / n >= WORTH:
+        text = f"{more} fool {fooled} of {n} images that it left: raise steps, or restarts."
+        doubts.append(Doubt("not-converged", text))
+    elif several and rising >= MOST * n:
+        text = f"{more} bring {rising} of {n} images that it left nearer to the goal, each by "
+        text += f"more than {RISING:.0%} of its way: raise steps."
+        doubts.append(Doubt("not-converged", text))
     nearer = int(((on < 0) | (wider < end.minimum(on) - noise)).sum())
     if nearer < MOST * n:
         text = f"Twice the eps brings {nearer} of {n} images that it left nearer to the goal: "
@@ -283,8 +281,8 @@ def _further(
         doubts.append(Doubt("larger-eps-no-help", text))
     reached = int((free < 0).sum())
     if reached < MOST * n:
-        text = f"Without a budget {FAR} steps fool {reached} of {n} images that it left, though an "
-        text += "image that reaches the goal is within reach: the gradients are masked."
+        text = f"Without a budget {FAR} plain steps fool {reached} of {n} images that it left, "
+        text += "though an image that does is within reach: the gradients are masked."
         doubts.append(Doubt("unbounded-fails", text))
     return doubts
 
