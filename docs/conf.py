@@ -69,7 +69,7 @@ FLOORS = (
         "metrics",
     ),
     *("data", "networks", "training", "models", "attacks", "fooling", "poisons", "defenses"),
-    *("studies", "reports", "api", "cli", "testing"),
+    *("checks", "studies", "reports", "api", "cli", "testing"),
 )
 """From the ground up: the order in which the pages stand."""
 

@@ -408,8 +408,12 @@ class Classifier:
         finally:
             handle.remove()
 
-    def gradient(self, x: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+    def gradient(
+        self, x: Tensor, objective: Objective, *, finite: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """Gradient of the summed loss by the input, and the logits it was taken at.
+
+        A slope that is NaN or infinite leads nowhere: it is 0, unless `finite` is False.
 
         Only inputs carry a graph, never parameters, and the graph of one pass is freed
         before the next: memory is that of `compute_batch` images. The objective is a `Goal`,
@@ -430,7 +434,8 @@ class Classifier:
             out = with_slope(self._forward(part))
             loss = objective[rows].loss(out).sum()
             self.cost.gradients += len(part)
-            return torch.autograd.grad(loss, part)[0], out.detach()
+            slope = torch.autograd.grad(loss, part)[0]
+            return slope.nan_to_num(0.0, 0.0, 0.0) if finite else slope, out.detach()
 
         with self.frozen(), torch.inference_mode(False), torch.enable_grad():
             parts = [self._passed(rows, work) for rows in self._chunks(len(x))]

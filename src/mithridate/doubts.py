@@ -15,3 +15,16 @@ class Doubt:
 
     id: str
     text: str
+
+
+MASKED = frozenset(
+    {
+        "zero-gradients",
+        "larger-eps-no-help",
+        "unbounded-fails",
+        "black-box-beats-white-box",
+        "transfer-beats-direct",
+        "one-step-beats-many",
+    }
+)
+"""Doubts beside which what an attack by gradients left is no proof of anything."""

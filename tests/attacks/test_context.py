@@ -9,7 +9,7 @@ from torch import nn
 from mithridate import rng as random
 from mithridate.attacks import AdversarialPatch, Boundary, HopSkipJump, run_attack
 from mithridate.attacks.base import Context
-from mithridate.attacks.run import doubts_of
+from mithridate.checks import doubts_of
 from mithridate.classifier import Classifier
 from mithridate.data import ImageSet, some_rows
 from mithridate.errors import InputError

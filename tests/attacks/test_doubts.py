@@ -16,7 +16,7 @@ from mithridate.attacks import (
     OnePixel,
     Square,
 )
-from mithridate.attacks.run import doubts_of, rate_doubts
+from mithridate.checks import doubts_of, rate_doubts
 
 
 def result(clean, predicted, moved, status="done"):

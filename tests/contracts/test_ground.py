@@ -11,7 +11,7 @@ import mithridate as mi
 from mithridate import component
 from mithridate.attacks import Attack, run_attack
 from mithridate.attacks.base import with_usual
-from mithridate.attacks.run import doubts_of
+from mithridate.checks import doubts_of
 from mithridate.classifier import Classifier
 from mithridate.data import ImageSet
 from mithridate.errors import InputError, RunError

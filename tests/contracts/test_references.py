@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import mithridate as mi
-from mithridate.attacks.run import doubts_of
+from mithridate.checks import doubts_of
 from mithridate.errors import InputError
 
 TRAIN, TEST = mi.load_data("digits")

@@ -10,7 +10,7 @@ import torch
 
 import mithridate as mi
 from mithridate.attacks.base import Context
-from mithridate.attacks.run import doubts_of
+from mithridate.checks import doubts_of
 from mithridate.data import some_rows
 from mithridate.rng import child, rng
 from mithridate.studies import presets

@@ -182,31 +182,10 @@ class Attack(Component, ABC):
             labels: the true classes of the images that were reached, the first rows of `result`.
         """
         doubts, n, access = [], len(labels), self.about.access
-        lost = int((result.given_up[:n] & _right(result, labels)).sum())
+        lost = int((result.given_up[:n] & right(result, labels)).sum())
         if access == ("label",) and lost:
             text = f"No starting point was found for {lost} of {n} images: not fooled, untried."
             doubts.append(Doubt("no-start", text))
-        if result.random:
-            text = "The same image gets several answers, so each figure is that of one draw: "
-            text += "some images are called fooled that were not touched."
-            doubts.append(Doubt("random-answers", text))
-        for lost_rows, name, text in (
-            (
-                result.no_gradient,
-                "zero-gradients",
-                "have no gradient and were not fooled: for them "
-                "an attack by gradients says nothing, compare one by scores or labels.",
-            ),
-            (
-                result.lost_to_rounding,
-                "lost-to-rounding",
-                "were fooled by what the attack proposed, "
-                "and not by the nearest image of whole grey levels that was found.",
-            ),
-        ):
-            count = 0 if lost_rows is None else int(lost_rows[:n].sum())
-            if count:
-                doubts.append(Doubt(name, f"{count} of {n} images {text}"))
         queries = self.cost(Sizes(test=1)).forwards
         if access and "gradient" not in access and 0 < queries < SMALL:
             text = (
@@ -227,7 +206,7 @@ class Attack(Component, ABC):
         return self.copies * n * values
 
 
-def _right(result: AttackResult, labels: Tensor) -> Tensor:
+def right(result: AttackResult, labels: Tensor) -> Tensor:
     """Which of the first images were classified rightly before the attack: bool (N,)."""
     return result.clean_predicted[: len(labels)] == labels.to(result.clean_predicted.device)
 
@@ -256,10 +235,10 @@ class BoundedAttack(Attack):
 
     def doubts(self, result: AttackResult, labels: Tensor) -> list[Doubt]:
         doubts, n = super().doubts(result, labels), len(labels)
-        right = _right(result, labels)
-        held = right & ~result.success[:n]  # rejected by a detector, too
+        before = right(result, labels)
+        held = before & ~result.success[:n]  # rejected by a detector, too
         left = held | (result.predicted[:n] == labels.to(result.predicted.device))
-        if self.eps and bool(right.any()) and not bool(left.any()):
+        if self.eps and bool(before.any()) and not bool(left.any()):
             text = f"None of {n} images is left at eps {self.eps:.3g}: a smaller eps or a minimal "
             doubts.append(Doubt("nothing-left", f"{text}attack tells how much less would do."))
         return doubts
@@ -285,17 +264,6 @@ for 8 of 255 grey levels give 8/255
 
 class MinimalAttack(Attack):
     """Looks for the smallest step that reaches the goal."""
-
-    def doubts(self, result: AttackResult, labels: Tensor) -> list[Doubt]:
-        doubts, n = super().doubts(result, labels), len(labels)
-        name = next((name for name in ("steps", "rounds") if hasattr(self, name)), None)
-        left = int((~result.success[:n] & _right(result, labels)).sum())
-        if left and name and "gradient" in self.about.access:
-            text = f"{left} of {n} images are not fooled by an attack that may go as far as it must"
-            doubts.append(
-                Doubt("unfinished", f"{text}: it ended too early for them, raise {name}.")
-            )
-        return doubts
 
 
 class RowSearch(MinimalAttack):

@@ -60,6 +60,7 @@ def nearest_boundary(
         for k, gap in enumerate(gaps.detach().unbind(1)):
             last = k == len(sums) - 1
             (gradient,) = torch.autograd.grad(sums[k], part, retain_graph=not last)
+            gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
             model.cost.gradients += len(part)
             slope = (gradient * norm.steepest(gradient)).flatten(1).sum(1)
             distance = gap.abs() / slope.clamp(min=1e-12)

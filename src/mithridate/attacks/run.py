@@ -1,4 +1,4 @@
-"""Runs an attack in batches, certifies bounds, budget and success, and doubts the figures."""
+"""Runs an attack in batches, and certifies bounds, budget and success."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from mithridate.attacks.losses import LogOdds
 from mithridate.attacks.quantize import check_levels, rounded, within_levels
 from mithridate.classifier import Classifier, Guarded, as_classifier, check_images
 from mithridate.component import find, in_order
-from mithridate.doubts import Doubt
 from mithridate.errors import (
     InputError,
     MithridateError,
@@ -30,8 +29,6 @@ from mithridate.metrics import wilson
 from mithridate.norms import L0, L1, L2, LINF
 from mithridate.rng import as_generator, child
 
-FEW = 100
-"""Images below which a rate is doubted."""
 REFUSED = "stopped: refused"
 
 
@@ -184,8 +181,8 @@ def run_attack(
                 raise InputError("no images to attack, and a bare module is wrapped by its images")
             model = as_classifier(model, check_images(x))
         goal = as_goal(goal)
-        judge, asked = _white(model), model.attacker() if through is None else through
-        seen = _white(asked)
+        judge, asked = white(model), model.attacker() if through is None else through
+        seen = white(asked)
         paces = judge.compute_batch, seen.compute_batch
         _check_view(attack, judge, asked)
         x, first = _checked(judge, x.clone() if x.is_inference() else x, goal)
@@ -200,7 +197,7 @@ def run_attack(
                 batch = Batches(attack, seen, x, size=batch_size, memory=memory)
                 wanted = goal.avoiding(judge.rejected)
                 run = _Run(attack, judge, asked, x, wanted, rng, batch, quantize)
-                random = differ(first, run.first) and not judge.draws
+                random = not judge.draws and _at_random(judge, x, first, run.first)
                 if (judge.draws or random) and getattr(attack, "stop_at_goal", False):
                     run.attack = replace(cast(Any, attack), stop_at_goal=False)
                 for rows in batch.over(len(x), run.work):
@@ -213,7 +210,7 @@ def run_attack(
         return replace(run.result(), random=random)
 
 
-def _white(model: Classifier | Guarded) -> Classifier:
+def white(model: Classifier | Guarded) -> Classifier:
     """The classifier behind the guards, if there are any."""
     return model.model if isinstance(model, Guarded) else model
 
@@ -223,6 +220,15 @@ def differ(first: Tensor | None, again: Tensor | None) -> bool:
     if first is None or again is None:
         return False
     return bool((first - again).abs().max() > 1e-3 * (1 + first.abs().max()))
+
+
+def _at_random(judge: Classifier, x: Tensor, first: Tensor | None, other: Tensor | None) -> bool:
+    """Whether the first image, answered otherwise beside others, is so by itself too."""
+    if first is None or not differ(first, other):
+        return False
+    with torch.no_grad():
+        again = [judge.logits(x[:1].to(judge.device)).cpu() for _ in range(3)]
+    return any(differ(first, one) for one in again)
 
 
 def _checked(model: Classifier, x: Tensor, goal: Goal) -> tuple[Tensor, Tensor | None]:
@@ -255,7 +261,7 @@ def _checked(model: Classifier, x: Tensor, goal: Goal) -> tuple[Tensor, Tensor |
 
 def _check_view(attack: Attack, judge: Classifier, asked: Classifier | Guarded) -> None:
     """Refuse to look through another kind of model, or for gradients through a guard."""
-    seen = _white(asked)
+    seen = white(asked)
     mine, theirs = (m.classes - (m.rejected is not None) for m in (judge, seen))
     if mine != theirs:
         raise InputError(
@@ -300,7 +306,7 @@ class _Run:
         quantize: int | None,
     ) -> None:
         self.quantize = quantize
-        self.attack, self.judge, self.asked, self.seen = attack, judge, asked, _white(asked)
+        self.attack, self.judge, self.asked, self.seen = attack, judge, asked, white(asked)
         self.x, self.goal, self.rng = x, goal, rng
         self.queries, self.gradients, self.seconds = 0, 0, 0.0
         self.status, self.traced = "done", True
@@ -357,7 +363,7 @@ class _Run:
         """Rows not fooled whose input has no gradient: an attack by gradients was blind there."""
         cost = self.seen.cost
         before, left = (cost.queries, cost.gradients), ~self.success[rows].to(x.device)
-        gradient, _ = self.seen.gradient(x[left], LogOdds(goal[left]))
+        gradient, _ = self.seen.gradient(x[left], LogOdds(goal[left]), finite=False)
         cost.queries, cost.gradients = before
         size = gradient.flatten(1).abs().sum(1)
         blind = torch.zeros_like(left)
@@ -459,51 +465,3 @@ def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
-
-
-def doubts_of(
-    attack: Attack, result: AttackResult, labels: Tensor, reached: int | None = None
-) -> list[Doubt]:
-    """What to doubt of the rates, and what the attack's own settings make of them.
-
-    Args:
-        attack: as it ran, prepared.
-        labels: true classes of all the images, (N,).
-        reached: where the attack did not end, the images that the rates are over, the first so
-            many; None where the others count as not fooled.
-
-    >>> from mithridate.attacks.fast_gradient import FGSM
-    >>> from mithridate.goals import Untargeted
-    >>> from mithridate.rng import rng
-    >>> model = Classifier(torch.nn.Flatten(), classes=2)
-    >>> x, y = torch.tensor([[[[0.6, 0.5]]]]), torch.tensor([0])
-    >>> attack = FGSM(eps=0.1)
-    >>> result = run_attack(attack, model, x, Untargeted(y), rng=rng(0))
-    >>> [doubt.id for doubt in doubts_of(attack, result, y)]
-    ['few-images', 'nothing-left']
-    """
-    if result.status == "done":
-        reached = None
-    doubts = rate_doubts(len(labels), result.status, reached=reached)
-    return doubts + attack.doubts(result, labels[:reached])
-
-
-def rate_doubts(images: int, status: str, *, reached: int | None = None) -> list[Doubt]:
-    """What to doubt of a rate over so many images, after an attack that ended so.
-
-    Args:
-        reached: the images that the rate is over, where the others were left out of it.
-
-    >>> [doubt.text for doubt in rate_doubts(6, "interrupted", reached=4)][0]
-    'interrupted: 4 of 6 images were reached, the rates are over those.'
-    """
-    doubts, counted = [], images if reached is None else reached
-    if status != "done":
-        what = "images not reached count as not fooled."
-        if reached is not None:
-            rest = "the rates are over those" if reached else "so there are no rates"
-            what = f"{reached} of {images} images were reached, {rest}."
-        doubts.append(Doubt("stopped-early", f"{status}: {what}"))
-    if 0 < counted < FEW:
-        doubts.append(Doubt("few-images", f"Only {counted} images: the interval is wide."))
-    return doubts

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mithridate.doubts import MASKED
 from mithridate.reports import figures, values, words
 from mithridate.reports.attacks import bracketed
 from mithridate.reports.schema import Cell, Column, Doubt, Proportion, Timing
@@ -59,8 +60,8 @@ class DefenseRow:
 
     @property
     def shown(self) -> bool:
-        """Whether its figures rest on attacks that ran, and that had gradients to follow."""
-        return not self.failed and all(doubt.id != "zero-gradients" for doubt in self.doubts)
+        """Whether its figures rest on attacks that ran, and that had gradients worth following."""
+        return not self.failed and all(doubt.id not in MASKED for doubt in self.doubts)
 
 
 def rows(cells: Sequence[Cell], timings: Sequence[Timing] = ()) -> list[DefenseRow]:
@@ -123,7 +124,7 @@ def verdict(ranked: Sequence[DefenseRow]) -> tuple[str, str]:
     """Which defence really helps, or that none does, in a sentence; and how much.
 
     A defence helps where the interval of what it leaves in the worst case lies above that of the
-    bare model. It is not said of one before which an attack failed, or found no gradient.
+    bare model. It is not said of one before which an attack failed, or found no gradient to go by.
     """
     bare = next((row for row in ranked if row.name == NONE), None)
     tried = [
@@ -152,7 +153,9 @@ def verdict(ranked: Sequence[DefenseRow]) -> tuple[str, str]:
         headline = f"{name} does not help against an attacker who knows it"
     unsure = [one[0] for one in better if not one[1].shown]
     if unsure:
-        text += f" Before {_listed(unsure)} an attack failed or found no gradient: no proof."
+        text += (
+            f" Before {_listed(unsure)} an attack failed or found no gradient to go by: no proof."
+        )
     hollow = [
         name
         for name, row, worst in tried

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.resources import files
@@ -70,8 +71,21 @@ def environment() -> Environment:
         "shown": SHOWN,
         "script": Markup(script),
         "script_hash": digest,
+        "explained": explained(),
     }
     return jinja
+
+
+def explained() -> dict[str, list[tuple[str, str]]]:
+    """Doubt -> when it is raised, what it means and what to do, from the page of the reference.
+
+    >>> [title for title, _ in explained()["few-images"]]
+    ['Raised if', 'Explanation', 'What to do']
+    """
+    page = (files("mithridate.reports") / "templates" / "doubts.md").read_text("utf-8")
+    page = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", page).replace("`", "")
+    found = re.findall(r"^## ([a-z-]+)\n(.*?)(?=^\(doubt-|\Z)", page, re.M | re.S)
+    return {id: re.findall(r"^(\w.*)\n: (.*)$", text, re.M) for id, text in found}
 
 
 def context(record: StudyFolder) -> dict[str, Any]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 
 from mithridate import rng as random
 from mithridate.classifier import Classifier
+from mithridate.data import ImageSet, load_data
 from mithridate.errors import InputError
+from mithridate.networks import create
 from mithridate.networks.base import initialise
 from mithridate.norms import Norm
+from mithridate.training import fit
 
 
 def linear_model(
@@ -88,3 +93,11 @@ def boundary_distance(model: Classifier, x: Tensor, norm: Norm) -> Tensor:
     gaps: Tensor = (logits.gather(1, own[:, None]) - logits) / dual.clamp(min=1e-12)
     others: Tensor = gaps.scatter(1, own[:, None], float("inf"))
     return others.amin(1)
+
+
+@cache
+def digits_model() -> tuple[Classifier, ImageSet, ImageSet]:
+    """A network trained on the embedded digits, with its training and test images; made once."""
+    train, test = load_data("digits")
+    network = create("digits-cnn", image_shape=(1, 8, 8), classes=10)
+    return fit(network, train, epochs=8, rng=random.rng(0)), train, test

@@ -12,13 +12,16 @@ import torch
 
 import mithridate as mi
 from mithridate.component import Choice
+from mithridate.defenses.transform.base import substituted
 from mithridate.errors import InputError, RunError
 from mithridate.networks.storage import read_tensors
 from mithridate.studies.engine.tables import read_table
 from mithridate.studies.engine.unit import Unit
+from mithridate.studies.measures.base import Done
 from mithridate.studies.measures.evasion import Evasion, Measured, measured
 from mithridate.studies.units.adversarial import Adversarial
 from mithridate.studies.units.data import Data, Sets
+from mithridate.testing import linear_model
 
 FGSM = {"name": "fgsm", "eps": 0.1}
 PGD = {"name": "pgd", "eps": 0.15, "step_size": 0.05, "steps": 4}
@@ -186,3 +189,46 @@ def test_an_attack_that_fails_or_is_stopped_leaves_no_product(lab, unit_of, tmp_
         with pytest.raises(kind):
             unit.make(lab.open, tmp_path, lambda *of: None)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_black_box_that_does_better_is_said_of_the_white_box():
+    """Its gradient leads away from the goal; nothing else of it is odd."""
+    plain = linear_model((1, 8, 8), classes=4)
+    core = plain.core()
+
+    class Misleads(torch.nn.Module):
+        def forward(self, x):
+            logits = core(x)
+            return substituted(logits, -logits)
+
+    x = torch.rand((40, 1, 8, 8), generator=mi.rng(1))
+    labels = plain.labels(x)
+    attacks = [
+        mi.attacks.PGD(eps=0.1, steps=10, step_size=0.03),
+        mi.attacks.Square(eps=0.1, queries=200),
+    ]
+    for model, misled in ((plain, False), (mi.Classifier(Misleads(), classes=4), True)):
+        result = mi.attack(model, (x, labels), attacks)
+        pgd, square = result.table()
+        assert any("leaves" in text and "by gradients" in text for text in pgd["doubts"]) == misled
+        assert any("Without a budget" in text for text in pgd["doubts"]) == misled
+        assert not any("by gradients" in text for text in square["doubts"])
+
+
+def test_only_attacks_on_the_same_model_are_compared():
+    def cell(id, left, tune, **settings):
+        values = {"norm": "linf", "eps": 0.1, "kind": "bounded", "access": "gradient"}
+        success = [k >= left for k in range(40)]
+        table = pa_table(
+            label=[0] * 40, image=range(40), success=success, l0=[1.0] * 40, l1=[1.0] * 40
+        )
+        table = table.set_column(table.schema.get_field_index("linf"), "linf", [[0.1] * 40])
+        settings = {"attack": "pgd", "tune": tune, "samples": len(id), **settings}
+        return Done(id, settings, {}, values | {"gradients": 9.0}, table)
+
+    direct, transfer = cell("a", 30, None), cell("bb", 10, None, through="undefended")
+    found = Evasion().compared([direct, transfer, cell("c", 30, 5)])
+    assert {id: [doubt.id for doubt in doubts] for id, doubts in found.items()} == {
+        "a": ["transfer-beats-direct"]
+    }
+    assert found["a"][0].text.startswith("pgd on undefended leaves 10 of 40 images")

@@ -24,7 +24,7 @@ from mithridate.studies.engine.spec import Spec, in_keys
 from mithridate.studies.engine.store import Store
 from mithridate.studies.engine.tables import COLUMNS, read_table
 from mithridate.studies.engine.unit import Unit, canonical
-from mithridate.studies.measures.base import PICTURES, TABLE
+from mithridate.studies.measures.base import PICTURES, TABLE, Done
 from mithridate.studies.parts import environment
 
 V = TypeVar("V")
@@ -67,6 +67,7 @@ def assemble(plan: Plan, store: Store, ran: Ran, *, command: str) -> Records:
             entries[cell.id] = entry
         rows.append(_row(cell, leaf.key, entry, _why(leaf, ran, plan.spec)))
     tables = _tables(plan, entries)
+    _compare(plan, rows, tables)
     study = (
         header(plan.spec, plan, command)
         | _described(plan, entries)
@@ -84,6 +85,20 @@ def assemble(plan: Plan, store: Store, ran: Ran, *, command: str) -> Records:
         pictures=_pictures(plan, entries),
         timings=_timings(plan, store, ran),
     )
+
+
+def _compare(plan: Plan, rows: list[dict[str, Any]], tables: Mapping[str, pa.Table]) -> None:
+    """Add what cells of one measure make of each other's figures."""
+    by_id, by_measure = {row["id"]: row for row in rows}, dict[str, list[Done]]()
+    for cell in plan.cells:
+        if cell.id in tables:
+            done = Done(
+                cell.id, cell.settings, cell.labels, by_id[cell.id]["values"], tables[cell.id]
+            )
+            by_measure.setdefault(cell.measure, []).append(done)
+    for name, cells in by_measure.items():
+        for id, doubts in component.find("measures", name)().compared(cells).items():
+            by_id[id]["doubts"] += [{"id": doubt.id, "text": doubt.text} for doubt in doubts]
 
 
 def header(spec: Spec, plan: Plan, command: str) -> dict[str, Any]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -18,6 +19,16 @@ from mithridate.studies.engine.unit import Unit
 
 PICTURES, TABLE = "pictures.safetensors", "images.parquet"
 """Files of a measuring unit: arrays for the report, and per-image results."""
+
+
+class Done(NamedTuple):
+    """A finished cell: its id, settings, labels and values, and its table of images."""
+
+    id: str
+    settings: Mapping[str, Any]
+    labels: Mapping[str, Any]
+    values: Mapping[str, Any]
+    table: pa.Table
 
 
 class Measure(ABC):
@@ -39,6 +50,10 @@ class Measure(ABC):
     @abstractmethod
     def unit(self, settings: Any) -> Unit[Any]:
         """The measuring unit of a cell."""
+
+    def compared(self, cells: Sequence[Done]) -> Mapping[str, Sequence[Doubt]]:
+        """What finished cells make of each other's figures: cell -> doubts."""
+        return {}
 
 
 def row(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -14,21 +14,24 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from mithridate import component
+from mithridate import checks, component
 from mithridate.attacks.base import with_usual
 from mithridate.component import Choice
 from mithridate.data import ImageSet
+from mithridate.doubts import Doubt
 from mithridate.errors import InputError
 from mithridate.metrics import bootstrap_mean, chance_doubts, distances, wilson
 from mithridate.studies.engine.tables import write_table
-from mithridate.studies.engine.unit import Open, Progress, Unit
-from mithridate.studies.measures.base import TABLE, Measure, row, write_pictures
+from mithridate.studies.engine.unit import Open, Progress, Unit, canonical
+from mithridate.studies.measures.base import TABLE, Done, Measure, row, write_pictures
 from mithridate.studies.parts import mean_part, proportion
 from mithridate.studies.subject import Named, Subject, defense_choice
 from mithridate.studies.units.adversarial import Adversarial, Attacked, Transferred, wanted_of
 from mithridate.studies.units.data import Data
 
 SHOWN = 8
+OF_THE_ATTACK = ("attack", "through", "samples", "attack_seed", "attack_stream", "gallery")
+"""Settings in which attacks that are compared may differ."""
 
 
 class Settings(Subject):
@@ -141,6 +144,35 @@ class Evasion(Measure):
             gallery=settings.gallery,
             rejects=any(defense_choice(one).kind == "detectors" for one in settings.defense),
         )
+
+    def compared(self, cells: Sequence[Done]) -> Mapping[str, Sequence[Doubt]]:
+        """Attacks on one model, with one goal, beside the strongest that follows its gradients."""
+        groups: dict[str, list[Done]] = {}
+        for cell in cells:
+            own = {k: v for k, v in cell.settings.items() if k not in OF_THE_ATTACK}
+            groups.setdefault(canonical(own), []).append(cell)
+        return {
+            group[place].id: doubts
+            for group in groups.values()
+            for place, doubts in checks.compared([_as_compared(cell) for cell in group]).items()
+        }
+
+
+def _as_compared(cell: Done) -> checks.Measured:
+    values, table, labels = cell.values, cell.table, cell.labels
+    through, attack = cell.settings.get("through"), cell.settings["attack"]
+    name = labels.get("attack") or (attack if isinstance(attack, str) else attack["name"])
+    return checks.Measured(
+        name=name if through is None else f"{name} on {through}",
+        norm=values["norm"] or "",
+        eps=values["eps"] if values["kind"] == "bounded" else None,
+        access=values["access"].split("+"),
+        steps=values["gradients"],
+        transfer=through is not None,
+        images=np.asarray(table["image"]),
+        fooled=np.asarray(table["success"]),
+        distances={norm: np.asarray(table[norm]) for norm in ("l0", "l1", "l2", "linf")},
+    )
 
 
 def _check_untrained(settings: Settings, attack: Choice) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mithridate.attacks import Attack, AttackResult, run_attack
 from mithridate.attacks.base import Context
-from mithridate.attacks.run import differ, doubts_of
+from mithridate.checks import answered, doubts_of, examined
 from mithridate.classifier import Classifier
 from mithridate.component import Choice
 from mithridate.cost import Sizes, Work
@@ -31,8 +31,8 @@ from mithridate.studies.soundness import check_model, model_doubts
 from mithridate.studies.units.data import Data
 
 FILE, TABLE = "adversarial.safetensors", "images.parquet"
-OWN = ("nothing-left", "random-answers")
-"""Doubts about the model that images are shown to, not about the attack that made them."""
+OWN, ANSWERS = ("nothing-left",), ("random-answers", "batch-dependent")
+"""Doubts about what becomes of images, and about the answers, of the model they are shown to."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ class Adversarial(Unit[Attacked]):
     """
 
     kind: ClassVar = "adversarial"
+    version: ClassVar = 2
     memory: ClassVar = 2 * 2**30
 
     model: Unit[Classifier]
@@ -136,7 +137,11 @@ class Adversarial(Unit[Attacked]):
             "prepared": dict(prepared),
             "doubts": [
                 [doubt.id, doubt.text]
-                for doubt in (*model_doubts(model), *doubts_of(attack, result, labels))
+                for doubt in (
+                    *model_doubts(model),
+                    *doubts_of(attack, result, labels),
+                    *examined(attack, result, model, x, goal, through=asked, trained=train),
+                )
             ],
         }
 
@@ -194,7 +199,7 @@ class Transferred(Unit[Attacked]):
         wanted, device = proposal.wanted, model.device
         goal = Untargeted(labels) if wanted is None else Targeted(wanted)
         with torch.no_grad(), model.frozen():
-            before, again = model.logits(x.to(device)).cpu(), model.logits(x[:1].to(device)).cpu()
+            before = model.logits(x.to(device)).cpu()
             after = model.logits(proposal.adversarials.to(device)).cpu()
         if not bool(before.isfinite().all()):
             raise NothingAssessedError("the model's logits are NaN or infinite: nothing to attack")
@@ -218,14 +223,13 @@ class Transferred(Unit[Attacked]):
             gradients=proposal.gradients,
             seconds=0.0,
             status="done",
-            random=differ(before[:1], again) and not model.draws,
         )
         shown = table_of(result, proposal.rows, labels)
         place = shown.schema.get_field_index("queries")
         # What ails the attack is the source's; what became of the images is this model's.
         own = doubts_of(self.source.attack.make(), result, labels)
-        doubts = [doubt for doubt in proposal.doubts if doubt.id not in OWN]
-        doubts += [doubt for doubt in own if doubt.id in OWN]
+        doubts = [doubt for doubt in proposal.doubts if doubt.id not in OWN + ANSWERS]
+        doubts += [doubt for doubt in own if doubt.id in OWN] + answered(model, x)
         return replace(
             proposal,
             table=shown.set_column(place, "queries", table["queries"]),
