@@ -14,7 +14,7 @@ from mithridate.data import ImageSet
 from mithridate.defenses import detect as detectors
 from mithridate.defenses import transform as transforms
 from mithridate.defenses.detect import Detector
-from mithridate.defenses.guard import Blacklight, Guard, QueryGuard
+from mithridate.defenses.guard import PIHA, Blacklight, Guard, QueryGuard
 from mithridate.defenses.repair import Repairer
 from mithridate.defenses.transform import Transform
 from mithridate.errors import QueriesRefused
@@ -153,9 +153,13 @@ class NoRepeats(Guard):
         return watch
 
 
-class TestBlacklight(GuardConformance):
+class TestNearDuplicates(GuardConformance):
+    @pytest.fixture(autouse=True, params=[Blacklight(), PIHA(block=1)], ids=repr)
+    def _choose(self, request):
+        self.chosen = request.param
+
     def guard(self):
-        return Blacklight()
+        return self.chosen
 
 
 class TestOtherGuard(GuardConformance):
@@ -220,7 +224,7 @@ def test_the_suites_see_what_is_wrong():
     ("kind", "base"), [("transforms", Transform), ("detectors", Detector), ("guards", Guard)]
 )
 def test_every_registered_one_is_here(kind, base):
-    tested = {*map(type, [*TRANSFORMS, *DETECTORS]), QueryGuard, Blacklight}
+    tested = {*map(type, [*TRANSFORMS, *DETECTORS]), QueryGuard, Blacklight, PIHA}
     classes = {component.find(kind, name) for name in component.names(kind)}
     assert classes <= tested
     assert all(issubclass(cls, base) for cls in classes)
