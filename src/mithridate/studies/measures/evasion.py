@@ -84,11 +84,15 @@ class Evasion(Measure):
             "better": "down",
             "note": "by a detector",
         },
-        "queries": {"title": "Forward passes an image"},
+        "queries": {"title": "Queries an image"},
+        "refused": {"title": "Queries refused an image", "note": "by a guard; among the queries"},
         "gradients": {"title": "Gradients an image"},
     }
     views: ClassVar = [
-        {"kind": "table", "values": [name for name in columns if name != "rejected"]},
+        {
+            "kind": "table",
+            "values": [name for name in columns if name not in ("rejected", "refused")],
+        },
         {"kind": "bars", "value": "accuracy_left"},
         {"kind": "budget"},
         {"kind": "pictures", "arrays": ["examples_clean", "examples_changed"]},
@@ -190,6 +194,8 @@ class Measured(Unit[Mapping[str, Any]]):
             arrays |= gallery(attacked, test)
         write_pictures(folder, arrays)
         values = measured(table, attacked.queries, attacked.gradients, test.classes)
+        if attacked.refused:
+            values["refused"] = attacked.refused / len(table)
         values |= _by_channel(attacked, test, fooled.nonzero()[:, 0])
         values |= self._about(attacked)
         clean, labels = (torch.tensor(table[name].to_pylist()) for name in ("clean", "label"))
