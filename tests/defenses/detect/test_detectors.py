@@ -169,6 +169,10 @@ LINEAR = linear_model((1, 8, 8), classes=2)
     ("call", "text"),
     [
         (lambda: detectors.InputDetector(network="x"), "no network named 'x'"),
+        (
+            lambda: detectors.InputDetector().fit(SILENT, BLANK, rng=rng(0)),
+            "attacks the model by pgd .* gives labels only: give it attacked images",
+        ),
         (lambda: detectors.InputDetector(network="digits-cnn", layer="1"), "leave layer out"),
         (lambda: detectors.InputDetector(attack="pdg"), "did you mean 'pgd'"),
         (

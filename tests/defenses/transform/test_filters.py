@@ -245,7 +245,7 @@ GAN = WGAN((1, 9, 9), latent=4, width=0.1)
         (lambda: transforms.DefenseGAN(generator="a.safetensors"), "generator is a WGAN, got str"),
         (
             lambda: transforms.DefenseGAN(generator=GAN).transform(images(1, 1, 8, 8)),
-            "takes float N x 1 x 9 x 9",
+            "takes float N x 1 x 9 x 9.* train one on such images",
         ),
         (
             lambda: transforms.BitDepth().wrap(QueryGuard().wrap(linear_model())),
