@@ -163,6 +163,7 @@ BLANK = ImageSet(torch.zeros(600, 1, 8, 8).byte(), [0, 1] * 300, ["a", "b"])
 ONE = Classifier(Constant(), classes=2, image_shape=(1, 8, 8))
 BARE = Classifier(Constant(), classes=2, image_shape=(1, 8, 8), gradients=False)
 LINEAR = linear_model((1, 8, 8), classes=2)
+SILENT = Classifier(LINEAR.module, classes=2, gradients=False, scored=False)
 
 
 @pytest.mark.parametrize(
