@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mithridate.cost import Cost as Cost
-from mithridate.errors import InputError, check_number, check_whole, one_line
+from mithridate.errors import InputError, QueriesRefused, check_number, check_whole, one_line
 
 OUTPUTS = ("logits", "probabilities", "sigmoid")
 """What a module may return."""
@@ -865,18 +865,26 @@ class Guarded:
         Raises:
             QueriesRefused: by the guard.
         """
-        self._watch(x.detach())
+        self._show(x)
         return self._behind.labels(x)
 
     def scores(self, x: Tensor) -> Tensor:
         """Probabilities (N, classes); raises as `labels`."""
-        self._watch(x.detach())
+        self._show(x)
         return self._behind.scores(x)
 
     def log_scores(self, x: Tensor) -> Tensor:
         """Their logarithms (N, classes); raises as `labels`."""
-        self._watch(x.detach())
+        self._show(x)
         return self._behind.log_scores(x)
+
+    def _show(self, x: Tensor) -> None:
+        try:
+            self._watch(x.detach())
+        except QueriesRefused:
+            self.cost.refused += len(x)
+            self.cost.charge(len(x))
+            raise
 
     def attacker(self) -> Guarded:
         """What an attacker looks at: the answers, and nothing behind them."""

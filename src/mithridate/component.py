@@ -132,6 +132,7 @@ TABLES: dict[str, dict[str, str]] = {
     "guards": {
         "query-guard": "mithridate.defenses.guard.query_guard:QueryGuard",
         "blacklight": "mithridate.defenses.guard.blacklight:Blacklight",
+        "piha": "mithridate.defenses.guard.piha:PIHA",
     },
     "inspectors": {
         "bias-maps": "mithridate.defenses.inspect.bias_maps:BiasMaps",

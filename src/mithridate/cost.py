@@ -31,7 +31,7 @@ class Sizes(NamedTuple):
 
 @final
 class Ledger:
-    """Images forwarded for each row of one batch.
+    """Images forwarded, or refused by a guard, for each row of one batch.
 
     Attributes:
         counts: int64 (n,).
@@ -65,11 +65,13 @@ class Cost:
     Attributes:
         queries: images forwarded.
         gradients: images differentiated; each was forwarded too.
-        ledger: images forwarded per row, kept inside `by_row`.
+        refused: images asked about that a guard refused; none was forwarded.
+        ledger: images asked about per row, refused ones too, kept inside `by_row`.
     """
 
     queries: int = 0
     gradients: int = 0
+    refused: int = 0
     ledger: Ledger | None = field(default=None, repr=False, compare=False)
 
     def charge(self, images: int) -> None:

@@ -369,15 +369,15 @@ class Asks(Attack):
         return (x - 0.05).clamp(0, 1)
 
 
-@pytest.mark.parametrize(("batch_size", "kept"), [(None, 3), (2, 2), (1024, 0)])
-def test_a_guard_that_refuses_stops_the_run(batch_size, kept):
+@pytest.mark.parametrize(("batch_size", "kept", "refused"), [(None, 3, 7), (2, 2, 4), (1024, 0, 1)])
+def test_a_guard_that_refuses_stops_the_run(batch_size, kept, refused):
     oracle, asked = budget(linear_model(), 11)
     r = run(Asks(), model=oracle, batch_size=batch_size)
     assert r.status == "stopped: refused after 11 queries"
-    assert (r.queries, sum(asked)) == (11, 11)
+    assert (r.queries - r.refused, sum(asked)) == (11, 11)
     assert (r.linf > 0).tolist() == [True] * kept + [False] * (10 - kept)
     assert torch.equal(r.predicted, oracle.model.labels(r.adversarials))
-    assert r.row_queries.sum() == 11
+    assert (r.refused, int(r.row_queries.sum())) == (refused, r.queries)
 
 
 def test_gradients_are_not_to_be_had_of_a_guard():

@@ -9,15 +9,18 @@ import torch
 from torch import nn
 
 from mithridate import component
+from mithridate.attacks import PGD, HopSkipJump, Square, run_attack
+from mithridate.classifier import Classifier
 from mithridate.component import About
 from mithridate.data import ImageSet
 from mithridate.defenses import detect as detectors
 from mithridate.defenses import transform as transforms
 from mithridate.defenses.detect import Detector
-from mithridate.defenses.guard import Blacklight, Guard, QueryGuard
+from mithridate.defenses.guard import PIHA, Blacklight, Guard, QueryGuard
 from mithridate.defenses.repair import Repairer
 from mithridate.defenses.transform import Transform
 from mithridate.errors import QueriesRefused
+from mithridate.goals import Untargeted
 from mithridate.networks.wgan import WGAN
 from mithridate.rng import rng
 from mithridate.testing import (
@@ -25,7 +28,9 @@ from mithridate.testing import (
     GuardConformance,
     RepairerConformance,
     TransformConformance,
+    linear_model,
 )
+from mithridate.testing.checks import refusal
 from mithridate.training import fit
 
 SMOOTHINGS = [("median", 3), ("median", 4), ("mean", 2), ("half-power-mean", 3), ("sharpen", 5)]
@@ -153,9 +158,13 @@ class NoRepeats(Guard):
         return watch
 
 
-class TestBlacklight(GuardConformance):
+class TestNearDuplicates(GuardConformance):
+    @pytest.fixture(autouse=True, params=[Blacklight(), PIHA(block=1)], ids=repr)
+    def _choose(self, request):
+        self.chosen = request.param
+
     def guard(self):
-        return Blacklight()
+        return self.chosen
 
 
 class TestOtherGuard(GuardConformance):
@@ -220,10 +229,25 @@ def test_the_suites_see_what_is_wrong():
     ("kind", "base"), [("transforms", Transform), ("detectors", Detector), ("guards", Guard)]
 )
 def test_every_registered_one_is_here(kind, base):
-    tested = {*map(type, [*TRANSFORMS, *DETECTORS]), QueryGuard, Blacklight}
+    tested = {*map(type, [*TRANSFORMS, *DETECTORS]), QueryGuard, Blacklight, PIHA}
     classes = {component.find(kind, name) for name in component.names(kind)}
     assert classes <= tested
     assert all(issubclass(cls, base) for cls in classes)
+
+
+@pytest.mark.parametrize(
+    "link", [TRANSFORMS[0], TRANSFORMS[-2], QueryGuard(), PIHA(block=1)], ids=repr
+)
+def test_a_model_that_gives_labels_only_gives_them_behind_a_link_and_no_more(link):
+    model = linear_model((1, 8, 8))
+    silent = Classifier(model.module, bounds=(-0.5, 0.5), classes=2, gradients=False, scored=False)
+    x, goal = PICTURES.batch(range(2))[0], Untargeted([0, 1])
+    behind = link.wrap(silent)
+    assert behind.labels(x).shape == (2,)
+    assert run_attack(HopSkipJump(budget=20), behind, x, goal, rng=0).status == "done"
+    for attack, lacking in ((Square(eps=0.1), "scores"), (PGD(eps=0.1), "gradients")):
+        line = refusal(lambda attack=attack: run_attack(attack, behind, x, goal, rng=0))
+        assert f"needs {lacking}, and this model gives labels only" in line
 
 
 def test_no_gradient_without_the_stand_in():

@@ -12,6 +12,7 @@ from torch import Tensor
 from mithridate import rng as random
 from mithridate.attacks.base import Count, Fraction, Natural, Positive, per_row
 from mithridate.attacks.decision import DecisionAttack, Line, directions, importance
+from mithridate.attacks.refusals import OnRefusal
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
 from mithridate.norms import L2
@@ -35,12 +36,19 @@ class Boundary(DecisionAttack):
     share the directions of a step, so that a row's result does not depend on its neighbours.
     A row without a starting point comes back as it is.
 
+    A row that a guard refused asks once a proposal, when it is pulled, and its steps along the
+    sphere are as long as the guard answers (`refusals.Spacing`).
+
     Args:
         budget: queries per image, never exceeded.
         side: first step along the sphere, relative to the distance, above 0.
         pull: first step toward x, relative to the distance, in (0, 1).
         init_trials: random images tried for a start that reaches the goal.
         starts: images (M, C, H, W) tried first, for goals that random images do not reach.
+        within: distance at which an image is done; one that does not get there comes back as it is.
+            None to get as near as the budget allows.
+        on_refusal: "adapt" to a guard that refuses, or "stop": the image is given up, as by who
+            does not know the guard.
 
     Raises:
         InputError: a value out of range.
@@ -63,12 +71,15 @@ class Boundary(DecisionAttack):
         nist=("025",),
     )
 
+    version: ClassVar[int] = 2
     norm = L2
     tolerance = 0.01
     budget: Count = 5000
     side: Positive = 0.1
     pull: Fraction = 0.1
     init_trials: Natural = 100
+    within: Positive | None = None
+    on_refusal: OnRefusal = "adapt"
     starts: Tensor | None = field(default=None, repr=False, compare=False, metadata={"text": False})
 
     def cost(self, sizes: Sizes) -> Work:
@@ -82,27 +93,31 @@ class Boundary(DecisionAttack):
         while len(rows := line.left(rows, 2)):
             delta = line.delta[rows]
             noise = directions(1, x, stream) * importance(delta)
-            sphere = _on_sphere(x[rows], delta, noise, side[rows])
-            near = line.ask(rows, sphere)
-            stayed[rows] += (near.to(x) - stayed[rows]) / _WINDOW
-            side = _adapted(side, stayed, 0.5, rows)
+            length = (side[rows] * L2.size(delta)).maximum(line.spacing.least[rows])
+            sphere = _on_sphere(x[rows], delta, noise, length)
+            free = ~line.spacing.met[rows]
+            near, free_rows = ~free, rows[free]
+            near[free], _ = line.answer(free_rows, sphere[free], length[free])
+            stayed[free_rows] += (near[free].to(x) - stayed[free_rows]) / _WINDOW
+            side = _adapted(side, stayed, 0.5, free_rows)
 
             going, delta = rows[near], sphere[near] * per_row(1 - pull[rows[near]])
-            nearer = line.ask(going, delta)
+            nearer, refused = line.answer(going, delta, length[near])
             line.accept(going[nearer], delta[nearer])
-            pulled[going] += (nearer.to(x) - pulled[going]) / _WINDOW
-            pull = _adapted(pull, pulled, 0.25, going)
+            told, nearer = going[~refused], nearer[~refused]
+            pulled[told] += (nearer.to(x) - pulled[told]) / _WINDOW
+            pull = _adapted(pull, pulled, 0.25, told)
             yield
 
 
-def _on_sphere(x: Tensor, delta: Tensor, noise: Tensor, side: Tensor) -> Tensor:
-    """Steps of the same size as `delta`, a random relative distance `side` along the sphere.
+def _on_sphere(x: Tensor, delta: Tensor, noise: Tensor, length: Tensor) -> Tensor:
+    """Steps of the same size as `delta`, a random one of `length` (N,) along the sphere.
 
     Clipping to [0, 1] only brings a point nearer.
     """
     radius, along = L2.size(delta), L2.steepest(delta)
     across = noise - per_row((noise * along).flatten(1).sum(1)) * along
-    moved = delta + per_row(side * radius) * L2.steepest(across)
+    moved = delta + per_row(length) * L2.steepest(across)
     moved = moved * per_row(radius / L2.size(moved).clamp(min=1e-12))
     return (x + moved).clamp_(0, 1) - x
 

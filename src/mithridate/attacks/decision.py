@@ -13,7 +13,8 @@ from torch import Tensor
 
 from mithridate import rng as random
 from mithridate.attacks.base import Attack, Context, MinimalAttack, per_row
-from mithridate.classifier import Oracle
+from mithridate.attacks.refusals import OnRefusal, Spacing, one_by_one
+from mithridate.classifier import Guarded, Oracle
 from mithridate.errors import InputError
 from mithridate.goals import Goal
 from mithridate.norms import L2, Norm
@@ -22,6 +23,12 @@ CHUNK = 4096
 """Images in flight at once: bounds the memory, not the result."""
 CANDIDATES, HALVINGS = 16, 3
 """Of the candidates for a start, a row tries so many, and halves its way to x so often."""
+REACH = {"l2": 0.1, "linf": 0.2}
+"""Length of a random step in L2, relative to the distance in each norm."""
+ROUGH = 0.02
+"""Tolerance of a bisection whose points are moved aside."""
+OUT = 1.001
+"""How much farther out a row is moved at last."""
 
 
 class Progress(NamedTuple):
@@ -54,6 +61,9 @@ class DecisionAttack(StepwiseAttack):
         budget: queries per image, never exceeded; None for no limit.
         init_trials: random images tried for a start.
         starts: images (M, C, H, W) tried first, for goals that random images do not reach.
+        within: distance at which a row is done; one that does not get there comes back as it is.
+            None to get as near as the budget allows.
+        on_refusal: "adapt" to a guard that refuses, or "stop": the row is given up.
         tolerance: width of the bracket around the boundary, relative to the distance.
     """
 
@@ -61,6 +71,8 @@ class DecisionAttack(StepwiseAttack):
     budget: int | None
     init_trials: int
     starts: Tensor | None
+    within: float | None
+    on_refusal: OnRefusal
     tolerance: float
 
     @abstractmethod
@@ -70,7 +82,9 @@ class DecisionAttack(StepwiseAttack):
     def steps(
         self, model: Oracle, x: Tensor, goal: Goal, *, rng: torch.Generator
     ) -> Iterator[Progress]:
-        line = Line(model, x, goal, self.norm, self.budget)
+        adapts = self.on_refusal == "adapt" and isinstance(model, Guarded)
+        anew = random.child(rng, "anew", device=x.device) if adapts else None
+        line = Line(model, x, goal, self.norm, self.budget, within=self.within, anew=anew)
         rows = line.begin(rng, self.init_trials, self.starts)
         line.close(rows, self.tolerance)
         yield line.progress()
@@ -102,8 +116,13 @@ class Line:
         x: images (N, C, H, W) in [0, 1].
         goal: one per image.
         budget: queries allowed per image; None for no limit.
+        within: size of a step that is small enough; None where none is.
+        anew: draws what is changed where a guard refuses: the model stands behind one, is asked
+            about one image at a time, and what it refuses is neither a success nor a failure.
+            None where there is no guard, or for who gives up before it.
 
     Attributes:
+        spacing: how far apart queries must be.
         spent: queries (N,).
         delta: steps (N, C, H, W); 0 where none is known.
         high: their sizes in `norm`, (N,); infinite where none is known.
@@ -118,25 +137,54 @@ class Line:
     """
 
     def __init__(
-        self, model: Oracle, x: Tensor, goal: Goal, norm: Norm, budget: int | None
+        self,
+        model: Oracle,
+        x: Tensor,
+        goal: Goal,
+        norm: Norm,
+        budget: int | None,
+        *,
+        within: float | None = None,
+        anew: torch.Generator | None = None,
     ) -> None:
         self.model, self.x, self.goal, self.norm, self.budget = model, x, goal, norm, budget
+        self.within, self.anew, self.spacing = within, anew, Spacing(x)
         self.spent = torch.zeros(len(x), dtype=torch.long, device=x.device)
         self.delta = torch.zeros_like(x)
         self.high, self.low = x.new_full((len(x),), float("inf")), x.new_zeros(len(x))
 
     def progress(self) -> Progress:
-        """What is known now; a row without a start is shown as it is."""
+        """What is known now; a row without a start, or not `within`, is shown as it is."""
         every = torch.arange(len(self.x), device=self.x.device)
-        return Progress(self.spent.clone(), self._at(every, self.delta))
+        delta = self.delta
+        if self.within is not None:
+            delta = delta * per_row(self.high <= self.within)
+        return Progress(self.spent.clone(), self._at(every, delta))
 
     def ask(self, rows: Tensor, delta: Tensor) -> Tensor:
         """Which of the steps `delta` (M, C, H, W) from `x[rows]` reach the goal: bool (M,)."""
+        return self.answer(rows, delta)[0]
+
+    def answer(
+        self, rows: Tensor, delta: Tensor, length: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Which steps reach the goal, as `ask`, and which are refused: bool (M,) each.
+
+        Args:
+            length: of what is random in each step, (M,), to learn from refusals.
+        """
         self.spent.index_add_(0, rows, torch.ones_like(rows))
+        refused = torch.zeros_like(rows, dtype=torch.bool)
         if len(rows) == 0:
-            return torch.zeros(0, dtype=torch.bool, device=rows.device)
-        with self.model.cost.on_rows(rows):
-            return self.goal[rows].reached(self.model.labels(self._at(rows, delta)))
+            return refused, refused
+        x, model = self._at(rows, delta), self.model
+        if self.anew is not None:
+            labels, refused = one_by_one(model, model.labels, x, rows, torch.zeros_like(rows[0]))
+            self.spacing.learn(rows, refused, length)
+        else:
+            with model.cost.on_rows(rows):
+                labels = model.labels(x)
+        return self.goal[rows].reached(labels) & ~refused, refused
 
     def _at(self, rows: Tensor, delta: Tensor) -> Tensor:
         """The images asked about; the same bits whenever they are made again."""
@@ -149,7 +197,11 @@ class Line:
         return self.budget - 1 - self.spent[rows]
 
     def left(self, rows: Tensor, need: int = 1) -> Tensor:
-        """Those of `rows` that can still pay for `need` queries."""
+        """Those of `rows` that can still pay for `need` queries, and have a use for them."""
+        if self.within is not None:
+            rows = rows[self.high[rows] > self.within / OUT]
+        if self.anew is not None:
+            rows = rows[self.spacing.hopes(rows)]
         return rows if self.budget is None else rows[self.room(rows) >= need]
 
     def accept(self, rows: Tensor, delta: Tensor) -> None:
@@ -158,19 +210,42 @@ class Line:
         self.high[rows] = self.norm.size(delta)
         self.low[rows] = 0.0
 
+    def reach(self, rows: Tensor) -> Tensor:
+        """Length in L2 of a random step that tells something new, (M,)."""
+        return (REACH[self.norm.name] * self.high[rows]).maximum(self.spacing.least[rows])
+
+    def apart(self, rows: Tensor, moved: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Images or steps moved aside at random where a guard has refused: no two are alike.
+
+        A random direction has little to do with the boundary's normal: it changes the image, and
+        hardly how far the boundary is.
+
+        Returns:
+            They, and by how much they were moved; None where there is no guard.
+        """
+        if self.anew is None:
+            return moved, None
+        length = self.reach(rows) * self.spacing.met[rows]
+        noise = directions(1, self.x, self.anew) * importance(self.delta[rows])
+        return moved + L2.steepest(noise) * per_row(length), length
+
     def halve(self, rows: Tensor) -> None:
         """One query per row, in the middle between `low` and `high`."""
         middle = (self.low[rows] + self.high[rows]) / 2
-        delta = shrink(self.delta[rows], middle, self.norm)
-        reached = self.ask(rows, delta)
+        delta, length = self.apart(rows, shrink(self.delta[rows], middle, self.norm))
+        if length is not None:
+            delta = shrink(self._at(rows, delta) - self.x[rows], middle, self.norm)
+        reached, refused = self.answer(rows, delta, length)
         self.delta[rows[reached]] = delta[reached]
         self.high[rows[reached]] = middle[reached]
-        self.low[rows[~reached]] = middle[~reached]
+        failed = ~reached & ~refused
+        self.low[rows[failed]] = middle[failed]
 
     def close(self, rows: Tensor, tolerance: float) -> None:
         """Halve until each bracket is narrower than `tolerance` x its size, or the budget ends."""
         while True:
-            wide = self.high[rows] - self.low[rows] > tolerance * self.high[rows]
+            least = torch.where(self.spacing.met[rows], max(ROUGH, tolerance), tolerance)
+            wide = self.high[rows] - self.low[rows] > least * self.high[rows]
             rows = self.left(rows[wide])
             if len(rows) == 0:
                 return
@@ -184,7 +259,7 @@ class Line:
         """
         if self.budget is not None:
             rows = rows[self.spent[rows] < self.budget]
-        delta = self.delta[rows] * 1.001
+        delta = self.delta[rows] * OUT
         reached = self.ask(rows, delta)
         self.accept(rows[reached], delta[reached])
 

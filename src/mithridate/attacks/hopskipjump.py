@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mithridate import rng as random
-from mithridate.attacks.base import Count, Natural, Near, limits, per_row
+from mithridate.attacks.base import Count, Natural, Near, Positive, limits, per_row
 from mithridate.attacks.decision import (
     CHUNK,
     DecisionAttack,
@@ -20,13 +20,14 @@ from mithridate.attacks.decision import (
     importance,
     shrink,
 )
+from mithridate.attacks.refusals import OnRefusal
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
 from mithridate.norms import L2
 
-_RADIUS = {"l2": 0.1, "linf": 0.2}  # length of a probe in L2, relative to the distance in norm
 _HALVINGS = 8  # tries of the geometric step search
 _FEWEST = 4  # probes below which an estimate is not worth a query
+_AT_ONCE = 10  # probes between which a row behind a guard learns from refusals
 
 BLOCK = 3 * 2**22
 """Numbers drawn at once, 1,024 probes of 3 x 64 x 64: another size draws other numbers."""
@@ -60,6 +61,10 @@ class HopSkipJump(DecisionAttack):
     lie in memory at once are drawn and asked about in blocks (`Probes`): an estimate takes 350 MB
     at most, or seven images of more than 12 million values.
 
+    Of a row that a guard refused, probes are as long as the guard answers
+    (`refusals.Spacing`), those that it refuses are left out, and every other image asked about is
+    moved aside by as much, at random, so that no two are alike (`Line.apart`).
+
     Args:
         norm: L2 or LINF.
         max_iter: iterations where there is no budget.
@@ -69,6 +74,10 @@ class HopSkipJump(DecisionAttack):
         momentum: weight of the past in the estimate, in [0, 1).
         init_trials: random images tried for a start that reaches the goal.
         starts: images (M, C, H, W) tried first, for goals that random images do not reach.
+        within: distance at which an image is done; one that does not get there comes back as it is.
+            None to get as near as the budget allows.
+        on_refusal: "adapt" to a guard that refuses, or "stop": the image is given up, as by who
+            does not know the guard.
 
     Raises:
         InputError: a value out of range, or another norm.
@@ -91,6 +100,7 @@ class HopSkipJump(DecisionAttack):
         nist=("025",),
     )
 
+    version: ClassVar[int] = 2
     tolerance = 0.002
     norm: Near = L2
     max_iter: Natural = 64
@@ -99,6 +109,8 @@ class HopSkipJump(DecisionAttack):
     budget: Count | None = None
     momentum: Annotated[float, limits(0, 0.999)] = 0.7
     init_trials: Natural = 100
+    within: Positive | None = None
+    on_refusal: OnRefusal = "adapt"
     starts: Tensor | None = field(default=None, repr=False, compare=False, metadata={"text": False})
 
     def cost(self, sizes: Sizes) -> Work:
@@ -123,7 +135,9 @@ class HopSkipJump(DecisionAttack):
             rows = line.left(rows, _FEWEST + 2)
             if len(rows) == 0:
                 break
-            probes = Probes(self._count(t), x, rng, "probes", t, smooth=1 / (1 + t / 30))
+            most = _AT_ONCE if line.anew else None
+            way = {"smooth": 1 / (1 + t / 30), "most": most}
+            probes = Probes(self._count(t), x, rng, "probes", t, **way)
             estimate = torch.zeros_like(x)
             for part in probes.parts(rows):
                 estimate[part], share = self._estimate(line, part, probes, lift[part])
@@ -146,24 +160,29 @@ class HopSkipJump(DecisionAttack):
         if self.norm is L2:
             middle = (1 + line.low[rows] / line.high[rows]) / 2
             centre = centre * per_row(middle + lift)
-        reach = (_RADIUS[self.norm.name] * line.high[rows])[:, None, None, None, None]
         room = line.room(rows)[:, None] - 2
         hits, count = x.new_zeros(len(rows)), torch.zeros_like(rows)
         sums = None  # of the pieces before the last: of the probes that succeed, and of all
         done = 0
         for piece in probes:
-            moved = self._step(piece, line.delta[rows], along, reach)
+            length = line.reach(rows)
+            reach = length[:, None, None, None, None]
+            moved = self._step(piece, line.delta[rows], along, length)
             moved = moved.add_(x + centre[:, None]).clamp_(0, 1).sub_(x)
             asked = torch.arange(done, done + len(piece), device=x.device) < room
+            asked &= line.spacing.hopes(rows)[:, None]
             reached = x.new_zeros(asked.shape)
-            reached[asked] = line.ask(rows[:, None].expand_as(asked)[asked], moved[asked]).to(x)
+            owners, length = (part[:, None].expand_as(asked)[asked] for part in (rows, length))
+            hit, refused = line.answer(owners, moved[asked], length)
+            reached[asked] = hit.to(x)
+            asked[asked.clone()] = ~refused
             moved = moved.sub_(centre[:, None]).div_(reach)
             hits, count, done = hits + reached.sum(1), count + asked.sum(1), done + len(piece)
             if done < probes.count:
                 pair = torch.stack([reached, asked.to(x)])
                 more = torch.einsum("knb,nbchw->knchw", pair, moved)
                 sums = more if sums is None else sums.add_(more)
-        share = hits / count
+        share = hits / count.clamp(min=1)
         # One-sided answers say only "inward" or "outward": the baseline would erase that.
         mixed = (share > 0) & (share < 1)
         gain, base = torch.where(mixed, 1, 2).to(x), torch.where(mixed, share, 1)
@@ -176,14 +195,14 @@ class HopSkipJump(DecisionAttack):
         return estimate, share
 
     def _step(self, probes: Tensor, delta: Tensor, along: Tensor, reach: Tensor) -> Tensor:
-        """Probes (B, C, H, W) of length `reach`, in L2 shaped for each row: (N, B, C, H, W)."""
+        """Probes of length `reach` (N,), in L2 shaped for each row: (N, B, C, H, W)."""
         shaped = probes[None]
         if self.norm is L2:
             shaped = probes * importance(delta)[:, None]
             dot = torch.einsum("nbchw,nchw->nb", shaped, along)
             shaped -= dot[:, :, None, None, None] * along[:, None]
         length = shaped.flatten(2).norm(dim=2).clamp(min=1e-12)[:, :, None, None, None]
-        return (reach * shaped).div_(length)
+        return (reach[:, None, None, None, None] * shaped).div_(length)
 
     def _jump(self, line: Line, rows: Tensor, normal: Tensor, size: float) -> Tensor:
         """The geometric step search of section IV-B; returns the rows that moved."""
@@ -195,9 +214,9 @@ class HopSkipJump(DecisionAttack):
                 break
             radius = line.high[going]
             step = self._direction(normal[going]) * per_row(size * 0.5**k * radius)
-            delta = (line.x[going] + line.delta[going] + step).clamp_(0, 1) - line.x[going]
-            delta = shrink(delta, radius, self.norm)
-            reached = line.ask(going, delta)
+            moved_to, length = line.apart(going, line.x[going] + line.delta[going] + step)
+            delta = shrink(moved_to.clamp_(0, 1) - line.x[going], radius, self.norm)
+            reached, _ = line.answer(going, delta, length)
             line.accept(going[reached], delta[reached])
             moved[going[reached]] = True
             going = going[~reached]
@@ -223,19 +242,27 @@ class Probes:
         rng: only its seed counts.
         names: of the children of `rng` that the blocks are drawn from.
         smooth: as for `directions`.
+        most: probes of a piece; None for as many as fit.
     """
 
     def __init__(
-        self, count: int, x: Tensor, rng: torch.Generator, *names: str | int, smooth: float = 1.0
+        self,
+        count: int,
+        x: Tensor,
+        rng: torch.Generator,
+        *names: str | int,
+        smooth: float = 1.0,
+        most: int | None = None,
     ) -> None:
         self.count, self.x, self.rng, self.names, self.smooth = count, x, rng, names, smooth
+        self.most = count if most is None else most
         self.values = x.shape[1:].numel()
         self.block = _fitting(BLOCK, self.values)
         self._only = self._drawn(0) if count <= self.block else None
 
     def __iter__(self) -> Iterator[Tensor]:
         """Pieces (B, C, H, W)."""
-        size = _piece(self.count, self.values)
+        size = min(self.most, _piece(self.count, self.values))
         for k in range(-(-self.count // self.block)):
             drawn = self._drawn(k) if self._only is None else self._only
             yield from torch.split(drawn, size)

@@ -13,7 +13,8 @@ from torch import Tensor
 from mithridate import rng as random
 from mithridate.attacks.base import Count, Natural, limits
 from mithridate.attacks.decision import CHUNK, Progress, StepwiseAttack
-from mithridate.classifier import ScoreOracle
+from mithridate.attacks.refusals import OnRefusal, Spacing, one_by_one
+from mithridate.classifier import Guarded, ScoreOracle
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
 from mithridate.goals import Goal
@@ -33,11 +34,16 @@ class OnePixel(StepwiseAttack):
     places past an edge come in at the opposite one, values are clipped. All images share the
     draws, so that a row's result does not depend on its neighbours.
 
+    A candidate that a guard refuses dies (its fitness is infinite), and counts as a query; so few
+    pixels leave nothing else to adapt.
+
     Args:
         pixels: how many pixels may change, at least 1 (paper: 1, 3, 5).
         population: candidates per image, at least 4 (paper: 400).
         generations: after the first population (paper: 100).
         weight: F, of the difference of two candidates, in (0, 2].
+        on_refusal: "adapt" to a guard that refuses, or "stop": the image is given up, as by who
+            does not know the guard.
 
     Raises:
         InputError: a value out of range.
@@ -60,11 +66,12 @@ class OnePixel(StepwiseAttack):
         nist=("025",),
     )
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     pixels: Count = 1
     population: Annotated[int, limits(4)] = 400
     generations: Natural = 100
     weight: Annotated[float, limits(0, 2, open_low=True)] = 0.5
+    on_refusal: OnRefusal = "adapt"
 
     @classmethod
     def usual(cls, image_shape: tuple[int, int, int]) -> dict[str, Any]:
@@ -87,12 +94,14 @@ class OnePixel(StepwiseAttack):
         stream = random.child(rng, "evolution", device=x.device)
         genes = first_population(shape, stream).to(x).expand(len(rows), *shape)
         cost = x.new_full(genes.shape[:2], float("inf"))
+        adapts = self.on_refusal == "adapt" and isinstance(model, Guarded)
+        spacing = Spacing(x) if adapts else None
         yield Progress(spent.clone(), out)
 
         for k in range(self.generations + 1):
             if len(rows) == 0:
                 return
-            objective = partial(_margins, model, x, goal, rows)
+            objective = partial(_margins, model, x, goal, rows, spacing)
             if k == 0:
                 cost = objective(genes)
             else:
@@ -100,9 +109,12 @@ class OnePixel(StepwiseAttack):
             spent[rows] += self.population
             lowest, best = cost.min(1)
             chosen = genes[torch.arange(len(rows), device=x.device), best]
-            out[rows] = paint(x[rows], chosen[:, None])[:, 0]
+            known = lowest.isfinite()
+            out[rows[known]] = paint(x[rows], chosen[:, None])[known, 0]
             # A margin of rounding size may be judged otherwise in a batch of another size.
             going = lowest >= -1e-6
+            if spacing is not None:
+                going &= spacing.hopes(rows)
             rows, genes, cost = rows[going], genes[going], cost[going]
             yield Progress(spent.clone(), out.clone())
 
@@ -154,13 +166,29 @@ def paint(x: Tensor, genes: Tensor) -> Tensor:
     return flat.view(*flat.shape[:3], height, width)
 
 
-def _margins(model: ScoreOracle, x: Tensor, goal: Goal, rows: Tensor, genes: Tensor) -> Tensor:
-    """Margins (N, P) of all candidates, in shared calls of bounded size."""
+def _margins(
+    model: ScoreOracle,
+    x: Tensor,
+    goal: Goal,
+    rows: Tensor,
+    spacing: Spacing | None,
+    genes: Tensor,
+) -> Tensor:
+    """Margins (N, P) of all candidates, in shared calls of bounded size.
+
+    With a `spacing`, each in a call of its own; infinite where it is refused.
+    """
     count, out = genes.shape[1], []
     for part in torch.split(torch.arange(len(rows), device=x.device), max(1, CHUNK // count)):
         owners = rows[part].repeat_interleave(count)
-        with model.cost.on_rows(owners):
-            scores = model.log_scores(paint(x[rows[part]], genes[part]).flatten(0, 1))
-        margin = goal[owners].margin(scores)
+        tried = paint(x[rows[part]], genes[part]).flatten(0, 1)
+        if spacing is None:
+            with model.cost.on_rows(owners):
+                margin = goal[owners].margin(model.log_scores(tried))
+        else:
+            blank = x.new_zeros(model.classes)
+            scores, refused = one_by_one(model, model.log_scores, tried, owners, blank)
+            spacing.learn(owners, refused)
+            margin = goal[owners].margin(scores).masked_fill(refused, float("inf"))
         out.append(margin.view(-1, count))
     return torch.cat(out)

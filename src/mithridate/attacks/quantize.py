@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mithridate.attacks.base import Attack, BoundedAttack, pick
 from mithridate.classifier import Oracle
-from mithridate.errors import InputError, check_whole
+from mithridate.errors import InputError, QueriesRefused, check_whole
 from mithridate.goals import Goal
 from mithridate.norms import LINF
 
@@ -83,7 +83,6 @@ def rounded(
     """
     top = 2**bits - 1
     base, change = (x * top).round().double(), (near - x).double() * top
-    fooled = goal.reached(model.labels(near))
 
     def image(steps: Tensor) -> Tensor:
         steps = steps.clamp(-base, top - base)
@@ -97,16 +96,23 @@ def rounded(
         return torch.where(steps == 0, x, ((base + steps) / top).to(x))
 
     best = image(change.round())
-    left = (fooled & ~goal.reached(model.labels(best))).nonzero()[:, 0]
+    lost = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    try:
+        fooled = goal.reached(model.labels(near))
+        left = (fooled & ~goal.reached(model.labels(best))).nonzero()[:, 0]
+    except QueriesRefused:  # by a guard, to which they are alike: rounded without a look
+        return best, lost
     outward = change.sign() * (change.abs() - SLACK).ceil()
     for steps in (*((push * change).round() for push in PUSHES[1:]), outward):
         if len(left) == 0:
             break
         tried = image(steps)[left]
-        with model.cost.on_rows(left):
-            won = goal[left].reached(model.labels(tried))
+        try:
+            with model.cost.on_rows(left):
+                won = goal[left].reached(model.labels(tried))
+        except QueriesRefused:
+            continue
         best[left[won]] = tried[won]
         left = left[~won]
-    lost = torch.zeros_like(fooled)
     lost[left] = True
     return best, lost

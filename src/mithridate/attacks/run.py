@@ -46,15 +46,16 @@ class AttackResult:
         predicted: classes of `adversarials`, (N,); `model.rejected` where it rejects them.
         clean_predicted: classes of the input, (N,).
         l0: values changed, (N,); l1, l2, linf: distances to the input, (N,).
-        queries: images forwarded by the attack, all rows together, certification not counted;
-            of the model that the attacker looked at.
+        queries: images that the attack asked about, all rows together, those that a guard refused
+            too, certification not counted; of the model that the attacker looked at.
         gradients: images differentiated by the attack, likewise.
-        row_queries: images forwarded for each row, int64 (N,), their sum is `queries`; None where
+        refused: how many of the queries a guard refused.
+        row_queries: queries of each row, int64 (N,), their sum is `queries`; None where
             that cannot be told, as from an attack that drops rows without `Cost.on_rows`.
         seconds: time spent in the attack.
         status: "done", "interrupted" (Ctrl-C: finished batches are kept, the other rows equal
-            the input) or "stopped: refused after N queries" (by a guard: the rows that it refused
-            equal the input, the others do not).
+            the input) or "stopped: refused after N queries" (by a guard, which answered N: rows
+            that were given up equal the input, the others do not).
         no_gradient: rows not fooled at whose input the gradient is 0 or not finite, bool (N,);
             None for an attack that asks for no gradients.
         random: the model answers the same image in several ways, and does not say so (`draws`).
@@ -74,6 +75,7 @@ class AttackResult:
     gradients: int
     seconds: float
     status: str
+    refused: int = 0
     row_queries: Tensor | None = None
     no_gradient: Tensor | None = None
     lost_to_rounding: Tensor | None = None
@@ -308,7 +310,7 @@ class _Run:
         self.quantize = quantize
         self.attack, self.judge, self.asked, self.seen = attack, judge, asked, white(asked)
         self.x, self.goal, self.rng = x, goal, rng
-        self.queries, self.gradients, self.seconds = 0, 0, 0.0
+        self.queries, self.gradients, self.refused, self.seconds = 0, 0, 0, 0.0
         self.status, self.traced = "done", True
         self.out, self.sizes = x.clone(), x.new_zeros((4, len(x)))
         self.row_queries = x.new_zeros(len(x), dtype=torch.int64)
@@ -336,13 +338,14 @@ class _Run:
         goal = self.goal[rows].to(device).avoiding(self.seen.rejected)
         numbers = torch.arange(rows.start, rows.stop)
         stream = child(self.rng, "attack", device=device, rows=numbers)
-        queries, gradients, began = cost.queries, cost.gradients, _now(device)
+        before, began = (cost.queries, cost.gradients, cost.refused), _now(device)
         with cost.by_row(len(x), device) as ledger:
             try:
                 proposal, status = self._propose(rows, x, goal, stream)
             finally:
                 self.seconds += _now(device) - began
-        queries, gradients = cost.queries - queries, cost.gradients - gradients
+        after = cost.queries, cost.gradients, cost.refused
+        queries, gradients, refused = (b - a for a, b in zip(before, after, strict=True))
         if proposal is not None:
             proposal = certified(self.attack, proposal, x)
             distances = torch.stack([norm.distance(proposal, x) for norm in (L0, L1, L2, LINF)])
@@ -354,9 +357,10 @@ class _Run:
                 self._look_for_gradient(rows, x, goal)
         self.row_queries[rows] = ledger.counts.to(self.x.device)
         self.traced = self.traced and not ledger.broken
-        self.queries, self.gradients = self.queries + queries, self.gradients + gradients
+        self.queries, self.gradients = self.queries + queries + refused, self.gradients + gradients
+        self.refused += refused
         if REFUSED in (status, self.status[: len(REFUSED)]) and status in ("done", REFUSED):
-            status = f"{REFUSED} after {self.queries} queries"
+            status = f"{REFUSED} after {self.queries - self.refused} queries"
         self.status = status
 
     def _look_for_gradient(self, rows: slice, x: Tensor, goal: Goal) -> None:
@@ -429,6 +433,7 @@ class _Run:
             gradients=self.gradients,
             seconds=self.seconds,
             status=self.status,
+            refused=self.refused,
             row_queries=self.row_queries if whole else None,
             no_gradient=self.no_gradient if "gradient" in self.attack.about.access else None,
             lost_to_rounding=None if self.quantize is None else self.lost,

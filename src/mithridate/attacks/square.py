@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mithridate.attacks.base import Ball, BoundedAttack, limits, per_row, pick
+from mithridate.attacks.refusals import OnRefusal, Spacing
 from mithridate.classifier import Classifier
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
@@ -24,10 +25,8 @@ from mithridate.rng import Draws, by_row
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """After these of 10,000 queries the share of pixels halves (as in the authors' code)."""
 Proposal = Callable[[Tensor, Tensor, float, float, Draws], Tensor]
-FIRST, GROW, EASE = 0.05, 1.25, 0.99
-"""Share of columns drawn anew after a first refusal; its factors at a further one, an answer."""
-PATIENCE = 30
-"""Refusals in a row after which a guard will not be passed."""
+FIRST = 0.04
+"""Share of columns drawn anew that a first refusal is taken for."""
 
 
 def share(p: float, query: int, queries: int) -> float:
@@ -159,13 +158,13 @@ class Square(BoundedAttack):
         queries: per row at most, at least 2.
         p: share of the pixels that the first squares cover; the schedule of 10,000 queries is
             stretched to `queries`.
-        on_refusal: "resize", or "stop": the row is given up, as by who does not know the guard.
+        on_refusal: "adapt", or "stop": the row is given up, as by who does not know the guard.
 
     Raises:
         InputError: a value out of range, or another norm.
 
     >>> Square(eps=0.3)
-    Square(eps=0.3, norm=linf, queries=5000, p=0.8, on_refusal='resize')
+    Square(eps=0.3, norm=linf, queries=5000, p=0.8, on_refusal='adapt')
     """
 
     about: ClassVar[About] = About(
@@ -181,7 +180,7 @@ class Square(BoundedAttack):
     norm: Ball = LINF
     queries: Annotated[int, limits(2)] = 5000
     p: Annotated[float, limits(0, 1, open_low=True)] = 0.8
-    on_refusal: Literal["resize", "stop"] = "resize"
+    on_refusal: OnRefusal = "adapt"
 
     @classmethod
     def usual(cls, image_shape: tuple[int, int, int]) -> dict[str, Any]:
@@ -205,7 +204,8 @@ class Square(BoundedAttack):
                 x.new_full((len(x),), float("inf")),
             )
             out, best, centre = x.clone(), x, x
-            started, least, refused = False, 0.0, 0
+            started, spacing = False, Spacing(x[:1])
+            whole = torch.zeros(1, dtype=torch.long, device=x.device)
             for i in range(self.queries):
                 going = (~goal.reached(scores.argmax(1))).nonzero()[:, 0]
                 if len(going) < len(rows):
@@ -216,6 +216,7 @@ class Square(BoundedAttack):
                 if len(rows) == 0 or i == self.queries - 1:
                     break
                 part = share(self.p, i, self.queries)
+                least = float(spacing.least)
                 way = propose if started and not least else start
                 tried = way(best, centre, self.eps, part, draws)
                 if started and least:
@@ -226,11 +227,12 @@ class Square(BoundedAttack):
                     with model.cost.on_rows(rows):
                         scores = model.log_scores(tried)
                 except QueriesRefused:
-                    refused, least = refused + 1, min(1.0, max(FIRST, GROW * least))
-                    if self.on_refusal == "stop" or refused > PATIENCE:
+                    spacing.learn(whole, whole == 0, x.new_tensor([FIRST]))
+                    if self.on_refusal == "stop" or not spacing.hopes(whole):
                         raise
                     continue
-                started, refused, least = True, 0, EASE * least
+                started = True
+                spacing.learn(whole, whole > 0, x.new_zeros(1))
                 tried_margin = goal.margin(scores)
                 best = pick(tried_margin < margin, tried, best)
                 margin = margin.minimum(tried_margin)

@@ -294,7 +294,10 @@ class WGAN:
     def _checked(self, x: Tensor) -> Tensor:
         if x.dim() != 4 or tuple(x.shape[1:]) != self.image_shape or not x.is_floating_point():
             shape = " x ".join(map(str, self.image_shape))
-            raise InputError(f"this wgan takes float N x {shape}, got {x.dtype} {tuple(x.shape)}")
+            raise InputError(
+                f"this wgan takes float N x {shape}, got {x.dtype} {tuple(x.shape)}: train one on "
+                "such images (mithridate generator)"
+            )
         if not bool(x.isfinite().all()):
             raise InputError("the images hold NaN or infinite values")
         return x.to(self.device)

@@ -163,12 +163,17 @@ BLANK = ImageSet(torch.zeros(600, 1, 8, 8).byte(), [0, 1] * 300, ["a", "b"])
 ONE = Classifier(Constant(), classes=2, image_shape=(1, 8, 8))
 BARE = Classifier(Constant(), classes=2, image_shape=(1, 8, 8), gradients=False)
 LINEAR = linear_model((1, 8, 8), classes=2)
+SILENT = Classifier(LINEAR.module, classes=2, gradients=False, scored=False)
 
 
 @pytest.mark.parametrize(
     ("call", "text"),
     [
         (lambda: detectors.InputDetector(network="x"), "no network named 'x'"),
+        (
+            lambda: detectors.InputDetector().fit(SILENT, BLANK, rng=rng(0)),
+            "attacks the model by pgd .* gives labels only: give it attacked images",
+        ),
         (lambda: detectors.InputDetector(network="digits-cnn", layer="1"), "leave layer out"),
         (lambda: detectors.InputDetector(attack="pdg"), "did you mean 'pgd'"),
         (

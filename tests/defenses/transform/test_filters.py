@@ -17,11 +17,14 @@ from mithridate.defenses.guard import QueryGuard
 from mithridate.defenses.transform.total_variation import slopes
 from mithridate.errors import InputError
 from mithridate.goals import Untargeted
+from mithridate.networks import create
 from mithridate.networks.autoencoder import Autoencoder
+from mithridate.networks.gan_training import fit_wgan
 from mithridate.networks.wgan import WGAN
 from mithridate.rng import rng
 from mithridate.testing import linear_model
 from mithridate.testing.checks import refusal, untouched
+from mithridate.training import fit
 
 
 def images(*shape):
@@ -167,6 +170,41 @@ def test_defense_gan_gives_what_the_generator_makes_and_each_image_its_own():
         torch.testing.assert_close(defense.transform(x[2:3]), near[2:3])
 
 
+def test_who_knows_defense_gan_sees_what_a_change_of_the_image_does_to_it():
+    """On what the generator makes, the search is a projection: its slope against differences."""
+    gan = WGAN((1, 8, 8), latent=4, width=0.1)
+    x = gan.generate(torch.randn((3, 4), generator=rng(1)))
+    defense = transforms.DefenseGAN(generator=gan, steps=200, restarts=2)
+    view = defense.wrap(linear_model((1, 8, 8))).attacker()
+    change, weight = (torch.randn(x.shape, generator=rng(seed)) for seed in (2, 3))
+    x.requires_grad_()
+    (slope,) = torch.autograd.grad((defense.through_codes(x) * weight).sum(), x)
+    step = 1e-3 * change
+    moved = defense.transform(x.detach() + step) - defense.transform(x.detach() - step)
+    told, seen = ((a * b).flatten(1).sum(1) for a, b in ((slope, 2 * step), (moved, weight)))
+    torch.testing.assert_close(told, seen, rtol=0.1, atol=2e-4)
+    assert torch.equal(view.logits(x.detach()), defense.wrap(linear_model((1, 8, 8))).logits(x))
+
+
+def test_who_knows_defense_gan_fools_more_than_who_ignores_it(digits):
+    train, test = digits
+    model = fit(
+        create("digits-cnn", image_shape=(1, 8, 8), classes=10), train, epochs=5, rng=rng(0)
+    )
+    settings = {"steps": 100, "latent": 8, "width": 0.2, "lr": 2e-3, "batch_size": 32}
+    gan = fit_wgan(train, **settings, critic_steps=2, rng=rng(0))
+    wrapped = transforms.DefenseGAN(generator=gan, steps=20, restarts=2, lr=0.3).wrap(model)
+    x, labels = test.batch(range(40))
+    kept = wrapped.labels(x) == labels
+    x, goal = x[kept], Untargeted(labels[kept])
+    pgd = PGD(eps=0.2, steps=8)
+    fooled = [
+        int(run_attack(pgd, wrapped, x, goal, rng=0, through=seen).success.sum())
+        for seen in (None, model)
+    ]
+    assert fooled[0] > fooled[1]
+
+
 def test_the_reformer_learns_to_take_noise_away(digits):
     train, test = digits
     x = test.batch(range(200))[0]
@@ -207,7 +245,7 @@ GAN = WGAN((1, 9, 9), latent=4, width=0.1)
         (lambda: transforms.DefenseGAN(generator="a.safetensors"), "generator is a WGAN, got str"),
         (
             lambda: transforms.DefenseGAN(generator=GAN).transform(images(1, 1, 8, 8)),
-            "takes float N x 1 x 9 x 9",
+            "takes float N x 1 x 9 x 9.* train one on such images",
         ),
         (
             lambda: transforms.BitDepth().wrap(QueryGuard().wrap(linear_model())),

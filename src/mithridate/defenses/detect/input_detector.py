@@ -135,6 +135,11 @@ class InputDetector(Detector):
     def _attacked(self, model: Classifier, clean: ImageSet, rng: torch.Generator) -> Tensor:
         settings = with_usual(self.attack, clean.image_shape)
         attack = component.create("attacks", self.attack, settings)
+        if not model.shows(attack.about.access):
+            raise InputError(
+                f"input-detector attacks the model by {self.attack} for images to learn from, and "
+                f"this model gives {model.gives}: give it attacked images, or another attack"
+            )
         x, labels = clean.batch(range(len(clean)))
         result = run_attack(attack, model, x, Untargeted(labels), rng=child(rng, "attack"))
         fooled = result.success & (result.linf > 0)

@@ -2,6 +2,7 @@
 
 from mithridate.defenses.guard.base import Guard
 from mithridate.defenses.guard.blacklight import Blacklight
+from mithridate.defenses.guard.piha import PIHA
 from mithridate.defenses.guard.query_guard import QueryGuard
 
-__all__ = ["Blacklight", "Guard", "QueryGuard"]
+__all__ = ["PIHA", "Blacklight", "Guard", "QueryGuard"]

@@ -93,11 +93,15 @@ class Evasion(Measure):
             "better": "up",
             "note": "over the images that were classified rightly before and that were changed",
         },
-        "queries": {"title": "Forward passes an image"},
+        "queries": {"title": "Queries an image"},
+        "refused": {"title": "Queries refused an image", "note": "by a guard; among the queries"},
         "gradients": {"title": "Gradients an image"},
     }
     views: ClassVar = [
-        {"kind": "table", "values": [c for c in columns if c not in ("rejected", "flagged")]},
+        {
+            "kind": "table",
+            "values": [c for c in columns if c not in ("rejected", "flagged", "refused")],
+        },
         {"kind": "bars", "value": "accuracy_left"},
         {"kind": "budget"},
         {"kind": "pictures", "arrays": ["examples_clean", "examples_changed"]},
@@ -233,6 +237,8 @@ class Measured(Unit[Mapping[str, Any]]):
         values = measured(
             table, attacked.queries, attacked.gradients, test.classes, rejects=self.rejects
         )
+        if attacked.refused:
+            values["refused"] = attacked.refused / len(table)
         values |= _by_channel(attacked, test, fooled.nonzero()[:, 0])
         values |= self._about(attacked)
         clean, labels = (torch.tensor(table[name].to_pylist()) for name in ("clean", "label"))

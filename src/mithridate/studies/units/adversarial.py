@@ -43,6 +43,7 @@ class Attacked:
         wanted: the target of each image, int64 (N,); None where any other class will do.
         table: image, label, clean, predicted, success, l0, l1, l2, linf, queries.
         left_out: images of the target class, which were drawn and not attacked.
+        refused: how many of the queries a guard refused.
         prepared: what the attack took from its surroundings, in words.
     """
 
@@ -55,6 +56,7 @@ class Attacked:
     left_out: int
     prepared: Mapping[str, str]
     doubts: tuple[Doubt, ...]
+    refused: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -133,6 +135,7 @@ class Adversarial(Unit[Attacked]):
         return {
             "queries": result.queries + queries,
             "gradients": result.gradients + gradients,
+            "refused": result.refused,
             "left_out": len(drawn) - len(rows),
             "prepared": dict(prepared),
             "doubts": [
@@ -155,6 +158,7 @@ class Adversarial(Unit[Attacked]):
             queries=int(values["queries"]),
             gradients=int(values["gradients"]),
             left_out=int(values["left_out"]),
+            refused=int(values["refused"]),
             prepared=values["prepared"],
             doubts=tuple(Doubt(*doubt) for doubt in values["doubts"]),
         )
