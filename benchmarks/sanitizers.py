@@ -3,9 +3,10 @@
     python -m benchmarks.sanitizers [--images 60000] [--epochs 2] [--target 1] [--next] [--all]
 
 A tenth of all images that are not of the target class get the trigger and the target's label:
-almost half of the target's images are poison. The same filters look at the clean set, with a
-model trained on it. --next sends a tenth of every class to the next class instead. --all adds exclusionary reclassification, the paper's clustering by size, and
-outliers without trusted images, which take as long again.
+almost half of the target's images are poison. --next sends a tenth of every class to the next
+class instead. The same filters look at the clean set, with a model trained on it. --all adds
+exclusionary reclassification, the paper's clustering by size, and outliers without trusted images,
+which take as long again.
 """
 
 from __future__ import annotations

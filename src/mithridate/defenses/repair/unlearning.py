@@ -21,8 +21,6 @@ from mithridate.errors import InputError, check_number, unknown
 from mithridate.training import Batch, Hardening
 
 FIND = ("pairs", "class", "verdict")
-FAST = {"lr": 0.5, "init_cost": 0.03, "patience": 2}
-"""Of Neural Cleanse: the masks become small within `steps`."""
 BOOST = 1.0
 """Of a mask that is stamped, at most: by how much more than it was reversed."""
 HEAT = 2.0
@@ -139,7 +137,10 @@ class Unlearning(Repairer):
 
     def reversed(self, own: Classifier, data: ImageSet, rng: torch.Generator) -> Triggers:
         """Triggers by Neural Cleanse, as `find` says."""
-        cleanse = NeuralCleanse(steps=self.steps, batch=self.batch, **FAST)
+        # The masks become small within so few steps.
+        cleanse = NeuralCleanse(
+            steps=self.steps, batch=self.batch, lr=0.5, init_cost=0.03, patience=2
+        )
         if self.find == "class":
             every = cleanse.reverse(own, data, range(data.classes), rng=rng)
             target = int(anomaly(every.mask.flatten(1).sum(1)).argmax())

@@ -118,7 +118,7 @@ def lead(shares: Tensor, labels: Tensor) -> Tensor:
     tensor([-0.5000,  0.5000])
     """
     own = labels[:, None]
-    others = shares.scatter(1, own, -torch.inf).max(1).values
+    others: Tensor = shares.scatter(1, own, -torch.inf).max(1).values
     return others - shares.gather(1, own)[:, 0]
 
 
