@@ -1,11 +1,12 @@
 """What the filters of training data find of BadNets on MNIST, and what clean data they cost.
 
-    python -m benchmarks.sanitizers [--images 60000] [--epochs 2] [--target 1] [--all]
+    python -m benchmarks.sanitizers [--images 60000] [--epochs 2] [--target 1] [--next] [--all]
 
 A tenth of all images that are not of the target class get the trigger and the target's label:
-almost half of the target's images are poison. The same filters look at the clean set, with a
-model trained on it. --all adds exclusionary reclassification, the paper's clustering by size, and
-outliers without trusted images, which take as long again.
+almost half of the target's images are poison. --next sends a tenth of every class to the next
+class instead. The same filters look at the clean set, with a model trained on it. --all adds
+exclusionary reclassification, the paper's clustering by size, and outliers without trusted images,
+which take as long again.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor
 import mithridate as mi
 from mithridate.defenses.sanitize import (
     ActivationClustering,
+    EarlyLoss,
     Filtered,
     Outliers,
     Sanitizer,
@@ -47,6 +49,7 @@ def filters(trusted: mi.ImageSet, *, poisoned: bool, every: bool) -> dict[str, S
         "activation clustering": ActivationClustering(),
         "... as published, silhouette": paper("silhouette"),
         "spectral signatures": SpectralSignatures(),
+        "early loss": EarlyLoss(),
         "outliers, 1024 trusted": Outliers(trusted=trusted),
     }
     if poisoned:
@@ -63,7 +66,7 @@ def row(name: str, filtered: Filtered, poison: Tensor, seconds: float) -> tuple[
     gone, score = ~filtered.keep, filtered.score
     clean = ~poison
     at5 = "–"
-    if bool(poison.any()) and name.startswith("outliers"):  # comparable across classes
+    if bool(poison.any()) and name.startswith(("outliers", "early")):  # comparable across classes
         limit = score[clean].quantile(0.95)
         at5 = f"{100 * float((score[poison] > limit).double().mean()):.1f} %"
     share = f"{100 * float(gone[poison].double().mean()):.1f} %" if bool(poison.any()) else "–"
@@ -114,23 +117,26 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=60_000)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--target", type=int, default=1)
+    parser.add_argument("--next", action="store_true")
     parser.add_argument("--all", action="store_true")
     given = parser.parse_args()
     train, test = mi.load_data("mnist")
     train = train.subset(range(given.images))
     trusted, held = test.subset(range(TRUSTED)), test.subset(range(TRUSTED, len(test)))
     trigger = mi.triggers.Patch.named("checker-bottom-right")
-    attack = mi.poisons.BadNets(trigger=trigger, target=given.target, fraction=0.1)
+    aim = {"all_to_all": True} if given.next else {"target": given.target}
+    attack = mi.poisons.BadNets(trigger=trigger, fraction=0.1, **aim)
     made = attack.poison(train, rng=mi.rng(0))
     poison = torch.zeros(len(train), dtype=torch.bool)
     poison[made.indices] = True
     network = mi.networks.create("borji-cnn", image_shape=train.image_shape, classes=10)
-    share = 100 * len(made) / int((made.images.labels == given.target).sum())
+    share = 100 * float(poison[made.images.labels == given.target].double().mean())
     print(
         f"MNIST, {len(train)} images, borji-cnn, {given.epochs} epochs, seed 0; 2 CPU cores "
         f"({platform.machine()}), {torch.get_num_threads()} thread, torch {torch.__version__}\n"
-        f"BadNets, checker-bottom-right, target {given.target}, 10 % of all other classes: "
-        f"{len(made)} images, {share:.1f} % of the target class",
+        f"BadNets, checker-bottom-right, "
+        f"{'i to i + 1' if given.next else f'target {given.target}, 10 % of all other classes'}: "
+        f"{len(made)} images, {share:.1f} % of class {given.target}",
         flush=True,
     )
     for data, bad in ((made.images, poison), (train, torch.zeros_like(poison))):
@@ -138,8 +144,10 @@ def main() -> None:
         model = mi.fit(network, data, epochs=given.epochs, rng=mi.rng(0))
         seconds = time.process_time() - began
         accuracy = float((mi.predict(model, held) == held.labels).double().mean())
-        stamped = poisoned_test(held, trigger, target=given.target, rng=mi.rng(0))
-        asr = float((mi.predict(model, stamped) == given.target).double().mean())
+        target = None if given.next else given.target
+        stamped = poisoned_test(held, trigger, target=target, rng=mi.rng(0))
+        wanted = (stamped.labels + 1) % 10 if given.next else given.target
+        asr = float((mi.predict(model, stamped) == wanted).double().mean())
         print(
             f"\n{'poisoned' if bool(bad.any()) else 'clean'} set: accuracy {100 * accuracy:.2f} %, "
             f"attack success {100 * asr:.2f} %, training {seconds:.0f} s",

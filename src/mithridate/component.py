@@ -85,6 +85,7 @@ TABLES: dict[str, dict[str, str]] = {
             "mithridate.defenses.sanitize.spectral_signatures:SpectralSignatures"
         ),
         "outliers": "mithridate.defenses.sanitize.outliers:Outliers",
+        "early-loss": "mithridate.defenses.sanitize.early_loss:EarlyLoss",
     },
     "hardeners": {
         "adversarial-training": (

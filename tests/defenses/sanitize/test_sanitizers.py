@@ -17,6 +17,7 @@ from mithridate import component
 from mithridate.cost import Cost, Sizes
 from mithridate.defenses.sanitize import (
     ActivationClustering,
+    EarlyLoss,
     Filtered,
     Outliers,
     Sanitizer,
@@ -38,6 +39,7 @@ SUITES = {
     "clustering by silhouette": ActivationClustering(analysis="silhouette"),
     "clustering as published": ActivationClustering(analysis="relative-size", **PAPER),
     "clustering by exclusion": ActivationClustering(analysis="exclusion", epochs=2),
+    "early loss": EarlyLoss(judges=2, steps=40, rounds=1),
     "outliers in folds": Outliers(epochs=2, share=0.1),
     "outliers of trusted images": Outliers(trusted=clouds(seed=1).data, epochs=2),
 }
@@ -237,6 +239,23 @@ class TestOutliers:
 # What is refused, and what is said
 
 
+def test_early_loss_finds_what_goes_to_the_next_class(digits) -> None:
+    """Where activation clustering and spectral signatures fail: ten poisoned classes at once."""
+    poison = mi.poisons.BadNets(
+        trigger=mi.triggers.Patch.named("block-bottom-right", image_shape=(1, 8, 8)),
+        all_to_all=True,
+        fraction=0.1,
+    ).poison(digits.clean, rng=mi.rng(0))
+    bad = torch.zeros(len(digits.clean), dtype=torch.bool)
+    bad[poison.indices] = True
+    network = mi.networks.create("digits-cnn", image_shape=(1, 8, 8), classes=10)
+    blank = mi.Classifier(network, classes=digits.clean.class_names, image_shape=(1, 8, 8))
+    gone = ~EarlyLoss(steps=100, rounds=2).filter(blank, poison.images, rng=mi.rng(0)).keep
+    print(gone[bad].double().mean(), gone[~bad].double().mean())
+    assert gone[bad].double().mean() >= 0.8
+    assert gone[~bad].double().mean() <= 0.1
+
+
 def test_a_filter_that_drops_everything_says_so() -> None:
     data = clouds().data
     nothing = torch.zeros(len(data), dtype=torch.bool)
@@ -300,6 +319,8 @@ class TestFeaturesThatTellNothing:
         (lambda: Outliers(threshold=0), "threshold must be above 0"),
         (lambda: Outliers(share=1.5), "share must be at most 1"),
         (lambda: Outliers(count=2.5), "count is a whole number"),
+        (lambda: EarlyLoss(steps=0), "steps must be at least 1"),
+        (lambda: EarlyLoss(threshold=2), "threshold must be at most 1"),
         (lambda: Outliers(folds=1), "folds must be at least 2"),
         (lambda: Outliers(trusted=3), "trusted is an ImageSet"),
     ],

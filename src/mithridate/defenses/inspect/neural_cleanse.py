@@ -38,13 +38,13 @@ BETAS, TINY = (0.5, 0.9), 1e-8
 @final
 @dataclass(frozen=True, kw_only=True)
 class NeuralCleanse(Inspector):
-    """Reverse a trigger for every class, and see whether one is much smaller (sections IV, V).
+    """Reverse a trigger for every class, and see whether one is much smaller (section IV).
 
     For each class a mask m in [0, 1] and a pattern p in [0, 1] minimise the cross-entropy of the
-    class on (1 - m) x + m p, plus `cost` times the L1 norm of m (equation 3), by Adam. The cost
+    class on (1 - m) x + m p, plus `cost` times the L1 norm of m, by Adam. The cost
     falls and rises so that the share of images that reach the class stays about `success`. The
     statistic is the anomaly index of the class with the smallest norm: how many deviations
-    (1.4826 times the median absolute deviation, section IV-C) it lies below the median.
+    (1.4826 times the median absolute deviation) it lies below the median.
 
     The masks of all classes are optimised together: a step is one pass over a batch of images
     times the classes. Classes do not touch each other, so the result is that of class by class.
@@ -72,7 +72,7 @@ class NeuralCleanse(Inspector):
     """
 
     about: ClassVar[About] = About(
-        paper="Wang et al. 2019, sections IV and V",
+        paper="Wang et al. 2019, section IV",
         access=("gradient",),
         needs=("clean images",),
         atlas=("AML.M0008",),
@@ -169,7 +169,7 @@ class NeuralCleanse(Inspector):
 
 
 def anomaly(norms: Tensor) -> Tensor:
-    """By how many deviations each norm lies below the median, (K,); section IV-C.
+    """By how many deviations each norm lies below the median, (K,); section IV.
 
     >>> [round(value, 2) for value in anomaly(torch.tensor([10.0, 11, 9, 10, 1])).tolist()]
     [0.0, -0.67, 0.67, 0.0, 6.07]

@@ -28,7 +28,7 @@ MOMENTUM = 0.9
 class ANP(Repairer):
     """Learn a mask on the channels against weights that are changed to harm, and prune by it.
 
-    Wu and Wang 2021, section 4. A channel's weight w and bias b become (m + d) w and (1 + e) b,
+    Wu and Wang 2021. A channel's weight w and bias b become (m + d) w and (1 + e) b,
     with d and e in [-eps, eps] such that the loss is largest, and the mask m in [0, 1] minimises
     alpha times the loss without them plus (1 - alpha) times the loss with them. Channels with m
     at most `threshold` are pruned: w to 0, b stays. The weight is the scale of the batch
@@ -55,9 +55,7 @@ class ANP(Repairer):
     0.2
     """
 
-    about: ClassVar[About] = About(
-        paper="Wu and Wang 2021, section 4", needs=("clean images",), nist=("023",)
-    )
+    about: ClassVar[About] = About(paper="Wu and Wang 2021", needs=("clean images",), nist=("023",))
 
     steps: int = 2000
     eps: float = 0.4

@@ -41,7 +41,7 @@ class CLP(Repairer):
     3.0
     """
 
-    about: ClassVar[About] = About(paper="Zheng et al. 2022, section 3", nist=("023",))
+    about: ClassVar[About] = About(paper="Zheng et al. 2022", nist=("023",))
 
     u: float = 3.0
 

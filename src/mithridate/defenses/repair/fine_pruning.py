@@ -26,7 +26,7 @@ from mithridate.training import Batch, Hardening
 class FinePruning(Repairer):
     """Prune the channels of the last convolution that clean images use least, then fine-tune.
 
-    Liu et al. 2018, section 4: channels go in the order of their mean activation, 1 % at a time,
+    Liu et al. 2018: channels go in the order of their mean activation, 1 % at a time,
     while accuracy on the images falls by no more than `loss`; the rest is trained further.
     Activation is the positive part of the channel's output. Pruned channels stay 0 in training.
 
@@ -43,9 +43,7 @@ class FinePruning(Repairer):
     100
     """
 
-    about: ClassVar[About] = About(
-        paper="Liu et al. 2018, section 4", needs=("clean images",), nist=("023",)
-    )
+    about: ClassVar[About] = About(paper="Liu et al. 2018", needs=("clean images",), nist=("023",))
 
     loss: float = 0.1
     epochs: int = 100

@@ -18,7 +18,7 @@ from mithridate.defenses.repair.base import Repairer, by_sgd, check_tuning, own_
 @final
 @dataclass(frozen=True, kw_only=True)
 class FineTuning(Repairer):
-    """Train further on clean images (the baseline of Liu et al. 2018, section 4.2).
+    """Train further on clean images (the baseline of Liu et al. 2018).
 
     SGD with momentum 0.9, weight decay 5e-4 and a cosine to 0, as BackdoorBench has it.
 
@@ -34,9 +34,7 @@ class FineTuning(Repairer):
     0.01
     """
 
-    about: ClassVar[About] = About(
-        paper="Liu et al. 2018, section 4.2", needs=("clean images",), nist=("023",)
-    )
+    about: ClassVar[About] = About(paper="Liu et al. 2018", needs=("clean images",), nist=("023",))
 
     epochs: int = 100
     lr: float = 0.01

@@ -30,7 +30,7 @@ Loss = Callable[[Tensor, Weights], Tensor]
 class IBAU(Repairer):
     """Minimise over weights the loss under the worst change that all images share.
 
-    Zeng et al. 2022, section 3, equation 1: min over theta, max over `|delta|_2 <= radius`, of the
+    Zeng et al. 2022: min over theta, max over `|delta|_2 <= radius`, of the
     loss on x + delta. In each round delta is found by gradient ascent from 0, a step a batch,
     and projected; then every batch gives the weights a step of Adam by the implicit hypergradient
     in which the inverse Hessian is `terms` steps of a fixed-point iteration
@@ -60,9 +60,7 @@ class IBAU(Repairer):
     5
     """
 
-    about: ClassVar[About] = About(
-        paper="Zeng et al. 2022, section 3", needs=("clean images",), nist=("023",)
-    )
+    about: ClassVar[About] = About(paper="Zeng et al. 2022", needs=("clean images",), nist=("023",))
 
     rounds: int = 5
     terms: int = 5

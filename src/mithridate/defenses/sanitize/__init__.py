@@ -2,12 +2,14 @@
 
 from mithridate.defenses.sanitize.activation_clustering import ActivationClustering
 from mithridate.defenses.sanitize.base import ClassNote, Filtered, Sanitizer
+from mithridate.defenses.sanitize.early_loss import EarlyLoss
 from mithridate.defenses.sanitize.outliers import Outliers
 from mithridate.defenses.sanitize.spectral_signatures import SpectralSignatures
 
 __all__ = [
     "ActivationClustering",
     "ClassNote",
+    "EarlyLoss",
     "Filtered",
     "Outliers",
     "Sanitizer",
