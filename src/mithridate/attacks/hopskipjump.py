@@ -136,8 +136,8 @@ class HopSkipJump(DecisionAttack):
             if len(rows) == 0:
                 break
             most = _AT_ONCE if line.anew else None
-            way = {"smooth": 1 / (1 + t / 30), "most": most}
-            probes = Probes(self._count(t), x, rng, "probes", t, **way)
+            smooth = 1 / (1 + t / 30)
+            probes = Probes(self._count(t), x, rng, "probes", t, smooth=smooth, most=most)
             estimate = torch.zeros_like(x)
             for part in probes.parts(rows):
                 estimate[part], share = self._estimate(line, part, probes, lift[part])
