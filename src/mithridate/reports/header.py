@@ -190,13 +190,14 @@ def _attack_figures(rows: Sequence[AttackRow], clean: Cell | None) -> list[Figur
 
 def _defense_figures(ranked: Sequence[DefenseRow], folder: StudyFolder) -> list[Figure]:
     bare = next((row for row in ranked if row.name == defenses.NONE), None)
-    best = next((row for row in ranked if row is not bare and not row.guard and row.worst), None)
+    tried = [row for row in ranked if row is not bare and not row.guard and row.worst]
+    best = next((row for row in tried if row.shown), tried[0] if tried else None)
     left = [None if row is None or row.worst is None else row.worst.share for row in (bare, best)]
     return [
         _share("Clean accuracy, no defence", bare.clean if bare else None),
         _share("Left in the worst case, no defence", left[0]),
         _share(f"Left in the worst case{f', {best.name}' if best else ''}", left[1]),
-        _cost(sum(one.seconds for one in folder.timings if not one.cached), None, None),
+        Figure("Time", words.seconds(sum(t.seconds for t in folder.timings if not t.cached)), ""),
     ]
 
 
