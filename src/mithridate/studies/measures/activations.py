@@ -118,7 +118,8 @@ class Activated(Unit[Mapping[str, Any]]):
         x = torch.where(
             (group == 1).reshape(-1, 1, 1, 1), stamped.batch(rows)[0], test.batch(rows)[0]
         )
-        labels, values = test.labels[rows], {}
+        labels = test.labels[rows]
+        values: dict[str, Any] = {}
         for end, model in (("", self.model), ("_clean_model", self.clean)):
             features = _features(unguarded(get(model)), x)
             values |= {
@@ -151,7 +152,7 @@ def drawn(
     allowed = torch.zeros(len(labels), dtype=torch.bool)
     allowed[stampable] = True
     rows, group = [], []
-    for k in labels.unique().tolist():
+    for k in torch.bincount(labels).nonzero()[:, 0].tolist():
         mine = order[labels[order] == k]
         stamps = bool(allowed[mine].any())
         few = min(count, max(1, len(mine) // 2))
@@ -199,7 +200,7 @@ def apart(features: NDArray[np.float32], labels: Tensor, group: Tensor) -> dict[
 
 
 def _features(model: Classifier, x: Tensor) -> NDArray[np.float32]:
-    parts = [model.features(part.to(model.device)).cpu() for part in x.split(CHUNK)]
+    parts = [model.features(part.to(model.device)).cpu() for part in torch.split(x, CHUNK)]
     return np.asarray(torch.cat(parts).flatten(1).numpy(), dtype=np.float32)
 
 
