@@ -23,7 +23,7 @@ from mithridate.studies.engine.unit import Open, Progress, Unit
 from mithridate.studies.measures.backdoor import changed_rows, stamp_all
 from mithridate.studies.measures.base import Measure, row, write_pictures
 from mithridate.studies.measures.poisoning import Victim
-from mithridate.studies.parts import proportion, unguarded
+from mithridate.studies.parts import proportion
 from mithridate.studies.units.data import Data
 
 CHUNK = 1024
@@ -121,7 +121,7 @@ class Activated(Unit[Mapping[str, Any]]):
         labels = test.labels[rows]
         values: dict[str, Any] = {}
         for end, model in (("", self.model), ("_clean_model", self.clean)):
-            features = _features(unguarded(get(model)), x)
+            features = _features(get(model), x)
             values |= {
                 f"{key}{end}": value for key, value in apart(features, labels, group).items()
             }
@@ -168,6 +168,11 @@ def apart(features: NDArray[np.float32], labels: Tensor, group: Tensor) -> dict[
         silhouette: the mean over classes; None where no class has two of each.
         probe: the share of held-out images, of all classes, that linear probes tell rightly.
         silhouettes, probes: of each class, None where it was not stamped.
+
+    >>> near = torch.tensor([[0.0], [1.0], [0.5], [0.25], [9.0], [9.5], [9.0], [9.75]])
+    >>> found = apart(near.numpy(), torch.zeros(8).long(), torch.arange(8) // 4)
+    >>> round(found["silhouette"], 2), found["probe"]["k"], found["probe"]["n"]
+    (0.94, 4, 4)
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import silhouette_score
