@@ -145,6 +145,7 @@ TABLES: dict[str, dict[str, str]] = {
         "evasion": "mithridate.studies.measures.evasion:Evasion",
         "backdoor": "mithridate.studies.measures.backdoor:Backdoor",
         "poisoning": "mithridate.studies.measures.poisoning:Poisoning",
+        "activations": "mithridate.studies.measures.activations:Activations",
         "mending": "mithridate.studies.measures.mending:Mending",
         "targeted": "mithridate.studies.measures.targeted:TargetedPoison",
         "inspection": "mithridate.studies.measures.inspection:Inspection",

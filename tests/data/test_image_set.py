@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mithridate.data import FileStore, ImageSet, TensorStore
+from mithridate.data import FileStore, ImageSet, TensorStore, some_of_each
 from mithridate.errors import InputError
 
 NAMES = ["a", "b", "c"]
@@ -236,3 +236,30 @@ def test_fingerprint_tells_sets_apart():
     ]
     assert same.fingerprint() == data.fingerprint()
     assert len({data.fingerprint(), *(other.fingerprint() for other in others)}) == 7
+
+
+def test_some_of_each_class_are_random_and_a_part_of_more():
+    labels = torch.arange(60) % 3
+    data = ImageSet(torch.arange(60).byte().reshape(60, 1, 1, 1), labels, ["a", "b", "c"])
+    few, more = (some_of_each(data, counts) for counts in ([3, 0, 20], [9, 1, 20]))
+    assert torch.bincount(few.labels, minlength=3).tolist() == [3, 0, 20]
+    first, second = (set(one.raw(slice(None)).flatten().tolist()) for one in (few, more))
+    assert first < second
+    assert all(row % 3 != 1 for row in first)
+    zeros = few.raw(few.of_class(0)).flatten().tolist()
+    assert zeros != [0, 3, 6]  # not merely the first
+
+
+@pytest.mark.parametrize(
+    ("counts", "says"),
+    [
+        ([1, 2], "one count a class: 3, got 2"),
+        ([1, 2, 5], "asks for 5 images of class c: it has 2"),
+        ([1, -1, 1], "per_class must be at least 0"),
+        ([0, 0, 0], "keeps no image"),
+    ],
+)
+def test_counts_that_the_set_does_not_have(counts, says):
+    data = ImageSet(torch.zeros(6, 1, 1, 1).byte(), [0, 1, 2] * 2, ["a", "b", "c"])
+    with pytest.raises(InputError, match=says):
+        some_of_each(data, counts)

@@ -71,6 +71,17 @@ def test_clean_poisoned_and_fine_tuned_models():
     assert (further.parent, further.poisoned) == (clean.subject(), None)
 
 
+def test_a_share_of_each_class_is_other_data_and_tests_on_the_same():
+    counts = [20] + [100] * 9
+    whole, part = subject(), subject(data={"name": "digits", "per_class": counts})
+    train, test = part.data_unit.loaded
+    assert torch.bincount(train.labels).tolist() == counts
+    assert test.fingerprint() == whole.data_unit.loaded.test.fingerprint()
+    assert part.subject().key != whole.subject().key
+    with pytest.raises(InputError, match="asks for 200 images of class 0: it has 1"):
+        subject(data={"name": "digits", "per_class": [200] * 10}).subject()
+
+
 def test_seeds_make_other_models():
     keys = {subject(seed=seed, poison=p).subject().key for seed in (0, 1) for p in (None, POISON)}
     assert len(keys) == 4

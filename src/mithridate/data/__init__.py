@@ -1,6 +1,6 @@
 """Labelled images by name, by path, or from the hub."""
 
-from mithridate.data.image_set import ImageSet, some_rows
+from mithridate.data.image_set import ImageSet, some_of_each, some_rows
 from mithridate.data.load import load_data
 from mithridate.data.store import MEMORY_SHARE, FileStore, Store, TensorStore
 
@@ -11,5 +11,6 @@ __all__ = [
     "Store",
     "TensorStore",
     "load_data",
+    "some_of_each",
     "some_rows",
 ]

@@ -24,8 +24,8 @@ from mithridate.data.valid import (
     rounded,
     row_numbers,
 )
-from mithridate.errors import DataError, InputError, check_number
-from mithridate.rng import child
+from mithridate.errors import DataError, InputError, check_number, check_whole
+from mithridate.rng import as_generator, child
 
 
 @final
@@ -344,3 +344,34 @@ def some_rows(data: ImageSet, count: int, rng: torch.Generator) -> Tensor:
         raise InputError(f"samples is at least 1, got {count}")
     order = torch.randperm(len(data), generator=child(rng, "rows"))
     return order[:count].sort().values
+
+
+def some_of_each(data: ImageSet, counts: Sequence[int]) -> ImageSet:
+    """So many images of each class, at random but always the same, in their order.
+
+    Those of a smaller count are among those of a larger one.
+
+    Args:
+        counts: one a class, 0 for none.
+
+    Raises:
+        InputError: not one count a class, one above what there is, or none above 0.
+
+    >>> data = ImageSet(torch.zeros(5, 1, 1, 1).byte(), [0, 1, 0, 1, 0], ["a", "b"])
+    >>> some_of_each(data, [1, 2]).labels.sort().values
+    tensor([0, 1, 1])
+    """
+    there = torch.bincount(data.labels, minlength=data.classes).tolist()
+    if len(counts) != len(there):
+        raise InputError(f"per_class has one count a class: {len(there)}, got {len(counts)}")
+    for name, count, most in zip(data.class_names, counts, there, strict=True):
+        check_whole("per_class", count, low=0)
+        if count > most:
+            raise InputError(f"per_class asks for {count} images of class {name}: it has {most}")
+    stream = child(as_generator(0), "per-class")
+    order = torch.randperm(len(data), generator=stream)
+    rows = [order[data.labels[order] == k][:count] for k, count in enumerate(counts)]
+    kept = torch.cat(rows).sort().values
+    if len(kept) == 0:
+        raise InputError("per_class keeps no image: raise a count")
+    return data.subset(kept)

@@ -68,11 +68,14 @@ class Source(Part):
 
     Attributes:
         name, resize, mode: as `load_data` has them.
+        per_class: training images to keep of each class, in the classes' order: at random, but
+            the same for every seed. Test images stay as they are.
     """
 
     name: str
     resize: int | str | None = None
     mode: Literal["L", "RGB"] | None = None
+    per_class: list[int] | None = None
 
 
 class Opening(Part):
@@ -102,7 +105,7 @@ class Subject(Part):
     """Settings that say which model a cell is about.
 
     Attributes:
-        data: as `load_data` names it, or a table with its `name`, `resize` and `mode`.
+        data: as `load_data` names it, or a table with its `name`, `resize`, `mode` and `per_class`.
         poison: poisons the training set; with `tune`, that of the fine-tuning only.
         sanitize: filters the poisoned set by a model that was trained on it; another is trained
             on what is kept.

@@ -192,10 +192,13 @@ def test_unknown_studies(files, tmp_path):
     assert "cannot read" in refusal(load, str(tmp_path) + "/")
 
 
-@pytest.mark.parametrize("scale", ["small", "full"])
 @pytest.mark.parametrize(
-    "name",
-    [name if name == "audit" else pytest.param(name, marks=pytest.mark.data) for name in shipped()],
+    ("name", "scale"),
+    [
+        pytest.param(name, scale, marks=() if name == "audit" else pytest.mark.data)
+        for name in shipped()
+        for scale in load(name).scales
+    ],
 )
 def test_shipped_studies_hold_at_every_scale(name, scale):
     if name != "audit" and not os.environ.get("MITHRIDATE_DATA"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
@@ -97,13 +96,18 @@ def test_one_target_leaves_its_own_images_out(lab, unit_of, sets):
     assert lab.values(unit)["asr"]["n"] == len(table["image"])
 
 
-def test_embedding(lab, unit_of):
-    unit = unit_of(Backdoor, poison=LARGE, train={"epochs": 4}, embed=30)
-    shown, _ = read_tensors(lab.make(unit).folder / "pictures.safetensors")
-    assert shown["embedding"].shape == (30, 2)
-    assert shown["embedding_group"].tolist() == [0] * 15 + [1] * 15
-    assert set(shown["embedding_label"][15:].tolist()) == {8}
-    assert np.isfinite(shown["embedding"].numpy()).all()
+def test_rates_by_class_are_those_of_the_confusion_matrices(lab, unit_of):
+    poison = {"name": "badnets", "trigger": "single-pixel", "target": 4, "fraction": 0.1}
+    unit = unit_of(Backdoor, poison=poison)
+    found, entry = lab.values(unit), lab.make(unit)
+    shown, _ = read_tensors(entry.folder / "pictures.safetensors")
+    for name, counts in (("accuracy", "clean"), ("stamped", "stamped")):
+        matrix = shown[f"confusion_{counts}"]
+        rates = (matrix.diag() / matrix.sum(1)).tolist()
+        rates[4] = rates[4] if name == "accuracy" else None
+        assert found[f"{name}_by_class"] == pytest.approx(rates)
+    sent = (matrix[:, 4] / matrix.sum(1)).tolist()
+    assert found["asr_by_class"] == pytest.approx([*sent[:4], None, *sent[5:]])
 
 
 def test_without_a_poison_it_is_refused(unit_of):

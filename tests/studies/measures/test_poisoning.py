@@ -48,6 +48,18 @@ def test_badnets_beside_the_measure_backdoor(lab, unit_of, sets):
     assert found["linf"]["value"] == pytest.approx(float(moved.abs().amax(1).mean()), rel=1e-5)
 
 
+def test_images_of_one_class_alone_are_looked_at(lab, unit_of, sets):
+    way = {"poison": BADNETS, "train": {"epochs": 4}, **NONE}
+    whole, eights = (
+        lab.values(unit_of(Poisoning, **way, **one)) for one in ({}, {"test_class": 8})
+    )
+    assert eights["asr"]["n"] == eights["accuracy"]["n"] == int((sets[1].labels == 8).sum())
+    for share, rates in (("asr", "asr"), ("stamped_accuracy", "stamped"), ("accuracy", "accuracy")):
+        assert eights[share]["value"] == pytest.approx(whole[f"{rates}_by_class"][8])
+    with pytest.raises(AssertionError, match="test_class 4 is the target"):
+        lab.values(unit_of(Poisoning, **way, test_class=4))
+
+
 def test_filters_are_the_library_s(lab, unit_of):
     unit = unit_of(Poisoning, poison=BADNETS, train={"epochs": 4})
     found = lab.values(unit)

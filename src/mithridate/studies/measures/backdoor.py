@@ -9,7 +9,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import pyarrow as pa
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from mithridate.classifier import Classifier
@@ -23,7 +22,7 @@ from mithridate.rng import child, rng
 from mithridate.studies.engine.tables import write_table
 from mithridate.studies.engine.unit import Open, Progress, Unit
 from mithridate.studies.measures.base import TABLE, Measure, row, write_pictures
-from mithridate.studies.parts import confused, mean_images, proportion, unguarded
+from mithridate.studies.parts import confused, mean_images, numbers, proportion, unguarded
 from mithridate.studies.subject import Subject
 from mithridate.studies.units.data import Data
 from mithridate.studies.units.poisoned import trigger_of
@@ -33,38 +32,37 @@ SHOWN = 8
 CHUNK = 1024
 
 
-class Settings(Subject):
-    """A poisoned model.
-
-    Attributes:
-        embed: clean and stamped test images, half each, whose last-layer activations are
-            shown by t-SNE; 0 leaves that out.
-    """
-
-    embed: int = Field(default=0, ge=0)
+COLUMNS = {
+    "accuracy": {"title": "Clean accuracy", "unit": "share", "better": "up"},
+    "clean_model": {"title": "Accuracy of a clean model", "unit": "share", "better": "up"},
+    "asr": {
+        "title": "Attack success",
+        "unit": "share",
+        "better": "down",
+        "note": "stamped test images of other classes, classified as the attacker wants",
+    },
+    "stamped_accuracy": {
+        "title": "Accuracy on stamped images",
+        "unit": "share",
+        "better": "up",
+        "note": "by their true labels",
+    },
+    "accuracy_by_class": {"title": "Clean accuracy", "unit": "share", "better": "up"},
+    "asr_by_class": {"title": "Attack success", "unit": "share", "better": "down"},
+    "stamped_by_class": {
+        "title": "Accuracy on stamped images",
+        "unit": "share",
+        "better": "up",
+    },
+}
+"""What `stamped_test` tells, and the accuracy of a clean model beside it."""
 
 
 class Backdoor(Measure):
     """Clean accuracy, attack success rate, and what the poison changed."""
 
-    settings = Settings
-    columns: ClassVar = {
-        "accuracy": {"title": "Clean accuracy", "unit": "share", "better": "up"},
-        "clean_model": {"title": "Accuracy of a clean model", "unit": "share", "better": "up"},
-        "asr": {
-            "title": "Attack success",
-            "unit": "share",
-            "better": "down",
-            "note": "stamped test images of other classes, classified as the attacker wants",
-        },
-        "stamped_accuracy": {
-            "title": "Accuracy on stamped images",
-            "unit": "share",
-            "better": "up",
-            "note": "by their true labels",
-        },
-        "poisoned": {"title": "Training images poisoned"},
-    }
+    settings = Subject
+    columns: ClassVar = {**COLUMNS, "poisoned": {"title": "Training images poisoned"}}
     views: ClassVar = [
         {"kind": "table"},
         {"kind": "bars", "value": "asr"},
@@ -79,7 +77,7 @@ class Backdoor(Measure):
         },
     ]
 
-    def unit(self, settings: Settings) -> Unit[Any]:
+    def unit(self, settings: Subject) -> Unit[Any]:
         """The measurement; a clean model of the same seed stands beside the poisoned one.
 
         Raises:
@@ -93,7 +91,6 @@ class Backdoor(Measure):
             clean=settings.clean_model(),
             data=settings.data_unit,
             poisoned=poisoned,
-            embed=settings.embed,
             seed=settings.seed,
             **settings.place,
         )
@@ -110,18 +107,13 @@ class Backdoored(Unit[Mapping[str, Any]]):
     clean: Unit[Classifier]
     data: Data
     poisoned: Unit[Poisoned]
-    embed: int
     seed: int
 
     def make(self, get: Open, folder: Path, tell: Progress) -> dict[str, Any]:
-        """Rates, confusion matrices, mean images, examples, embedding."""
+        """Rates, confusion matrices, mean images, examples."""
         model, test, poisoned = unguarded(get(self.model)), get(self.data).test, get(self.poisoned)
-        random = child(rng(self.seed), "test")
-        stamped = stamped_test(model, test, poisoned, random)
-        arrays = stamped.arrays
-        if self.embed:
-            arrays |= embedding(model, test, stamped.images, stamped.rows, self.embed, random)
-        write_pictures(folder, arrays)
+        stamped = stamped_test(model, test, poisoned, child(rng(self.seed), "test"))
+        write_pictures(folder, stamped.arrays)
         write_table(folder / TABLE, stamped.table)
         clean = predict(get(self.clean), test)
         values = {"clean_model": proportion(accuracy(clean, test.labels)), **stamped.values}
@@ -136,15 +128,11 @@ class Stamped(NamedTuple):
     """What a poisoned model does with stamped test images.
 
     Attributes:
-        images: the test set, stamped where the attack is about it.
-        rows: these rows.
-        values: accuracy, asr, stamped_accuracy.
+        values: accuracy, asr, stamped_accuracy, and each by true class.
         arrays: confusion matrices, mean images, examples.
-        table: per-image results of `rows`.
+        table: per-image results of the stamped images.
     """
 
-    images: ImageSet
-    rows: Tensor
     values: dict[str, Any]
     arrays: dict[str, Tensor | None]
     table: pa.Table
@@ -171,9 +159,12 @@ def stamped_test(
         "accuracy": proportion(accuracy(clean, test.labels)),
         "asr": proportion(wilson(int(hit.sum()), len(rows))),
         "stamped_accuracy": proportion(accuracy(changed[rows], labels)),
+        "accuracy_by_class": by_class(clean == test.labels, test.labels, test.classes),
+        "asr_by_class": by_class(hit, labels, test.classes),
+        "stamped_by_class": by_class(changed[rows] == labels, labels, test.classes),
     }
     table = _table(rows, labels, clean[rows], changed[rows], hit, _distances(test, stamped, rows))
-    return Stamped(stamped, rows, values, arrays, table)
+    return Stamped(values, arrays, table)
 
 
 def stamp_all(test: ImageSet, poisoned: Poisoned, random: torch.Generator) -> ImageSet:
@@ -200,36 +191,15 @@ def wanted_class(poisoned: Poisoned, labels: Tensor, classes: int) -> Tensor:
     return torch.full_like(labels, poisoned.target)
 
 
-def embedding(
-    model: Classifier,
-    test: ImageSet,
-    stamped: ImageSet,
-    rows: Tensor,
-    count: int,
-    random: torch.Generator,
-) -> dict[str, Tensor]:
-    """t-SNE of last-layer activations: clean images of all classes, and stamped ones."""
-    from sklearn.manifold import TSNE
+def by_class(hit: Tensor, labels: Tensor, classes: int) -> list[float | None]:
+    """The share of hits in each class; None for a class without images.
 
-    half = min(count // 2, len(rows), len(test))
-    if half < 2:
-        raise InputError(f"embed needs at least 4 images, got {count}")
-    clean_rows = torch.randperm(len(test), generator=child(random, "clean"))[:half]
-    stamped_rows = rows[torch.randperm(len(rows), generator=child(random, "stamped"))[:half]]
-    parts = [
-        model.features(images.batch(chosen[at : at + CHUNK])[0].to(model.device)).cpu()
-        for images, chosen in ((test, clean_rows), (stamped, stamped_rows))
-        for at in range(0, half, CHUNK)
-    ]
-    features = torch.cat(parts).numpy()
-    perplexity = min(30.0, (len(features) - 1) / 3)
-    points = TSNE(init="pca", random_state=0, perplexity=perplexity).fit_transform(features)
-    labels = torch.cat([test.labels[clean_rows], test.labels[stamped_rows]])
-    return {
-        "embedding": torch.from_numpy(points),
-        "embedding_label": labels,
-        "embedding_group": torch.arange(2).repeat_interleave(half),
-    }
+    >>> by_class(torch.tensor([True, False, True]), torch.tensor([0, 0, 2]), 3)
+    [0.5, None, 1.0]
+    """
+    return numbers(
+        torch.bincount(labels[hit], minlength=classes) / torch.bincount(labels, minlength=classes)
+    )
 
 
 def _distances(test: ImageSet, stamped: ImageSet, rows: Tensor) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ from mithridate.rng import child, rng
 from mithridate.studies.engine.spec import Part
 from mithridate.studies.engine.tables import write_table
 from mithridate.studies.engine.unit import Open, Progress, Unit
-from mithridate.studies.measures.backdoor import SHOWN, stamped_test
+from mithridate.studies.measures.backdoor import COLUMNS, SHOWN, stamped_test
 from mithridate.studies.measures.base import TABLE, Measure, row, write_pictures
 from mithridate.studies.parts import confused, mean_part, proportion, unguarded
 from mithridate.studies.subject import Named, Subject, Training
@@ -58,18 +58,14 @@ class Surrogate(Part):
     seed: int = Field(default=0, ge=0)
 
 
-class Settings(Subject):
-    """A poisoned model, and the filters that look for the poison.
+class Victim(Subject):
+    """A poisoned model.
 
     Attributes:
         surrogate: for poisons that are crafted against a model.
-        filters: run on the poisoned set with the model that was trained on it.
-        test_trigger: stamped on test images in place of the trigger trained on.
     """
 
     surrogate: Surrogate = Field(default_factory=Surrogate)
-    filters: list[Named] = Field(default_factory=lambda: [{"name": name} for name in FILTERS])
-    test_trigger: str | None = None
 
     def poisoned(self) -> Unit[Poisoned] | None:
         """The poisoned set, crafted against the surrogate where the poison needs one."""
@@ -102,25 +98,26 @@ class Settings(Subject):
         return self.trained(network, tune, seed=seed, stream=("surrogate", "tune"), parent=model)
 
 
+class Settings(Victim):
+    """A poisoned model, and the filters that look for the poison.
+
+    Attributes:
+        filters: run on the poisoned set with the model that was trained on it.
+        test_trigger: stamped on test images in place of the trigger trained on.
+        test_class: the class of the test images that are looked at; without, all are.
+    """
+
+    filters: list[Named] = Field(default_factory=lambda: [{"name": name} for name in FILTERS])
+    test_trigger: str | None = None
+    test_class: int | None = Field(default=None, ge=0)
+
+
 class Poisoning(Measure):
     """Clean accuracy, attack success, what was changed, and what the filters find."""
 
     settings = Settings
     columns: ClassVar = {
-        "accuracy": {"title": "Clean accuracy", "unit": "share", "better": "up"},
-        "clean_model": {"title": "Accuracy of a clean model", "unit": "share", "better": "up"},
-        "asr": {
-            "title": "Attack success",
-            "unit": "share",
-            "better": "down",
-            "note": "stamped test images of other classes, classified as the attacker wants",
-        },
-        "stamped_accuracy": {
-            "title": "Accuracy on stamped images",
-            "unit": "share",
-            "better": "up",
-            "note": "by their true labels",
-        },
+        **COLUMNS,
         "poisoned": {"title": "Training images changed or added"},
         "labels_changed": {
             "title": "Labels changed",
@@ -185,6 +182,7 @@ class Poisoning(Measure):
             clean=settings.clean_model(),
             kept=tuple(Filtered(sanitizer=one, model=trained, **common) for one in choices),
             test_trigger=settings.test_trigger,
+            test_class=settings.test_class,
             **common,
         )
 
@@ -202,12 +200,17 @@ class PoisonMeasured(Unit[Mapping[str, Any]]):
     poisoned: Unit[Poisoned]
     kept: tuple[Unit[KeptRows], ...]
     test_trigger: str | None
+    test_class: int | None
     seed: int
 
     def make(self, get: Open, folder: Path, tell: Progress) -> dict[str, Any]:
         """Rates, distances, pictures of poisoned images."""
         model, poisoned = unguarded(get(self.model)), get(self.poisoned)
         train, test = get(self.data)
+        if self.test_class is not None:
+            if self.test_class == poisoned.target:
+                raise InputError(f"test_class {self.test_class} is the target: no image is stamped")
+            test = test.subset(test.of_class(self.test_class))
         arrays: dict[str, Tensor | None] = {}
         values: dict[str, Any] = {"asr": None, "stamped_accuracy": None}
         if poisoned.trigger is None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from mithridate.data import ImageSet, load_data
+from mithridate.data import ImageSet, load_data, some_of_each
 from mithridate.data.decode import Fit
 from mithridate.data.load import source_of
 from mithridate.studies.engine.unit import Open, Unit
@@ -29,6 +29,7 @@ class Data(Unit[Sets]):
     """The sets of `load_data`, or such as a caller holds; nothing is stored.
 
     Attributes:
+        per_class: training images to keep of each class, as `some_of_each`; None for all.
         trains: False where there are no training images: the test images stand in their place,
             for nobody to learn from.
     """
@@ -40,33 +41,54 @@ class Data(Unit[Sets]):
     source: str
     resize: str | None = None
     mode: str | None = None
+    per_class: tuple[int, ...] | None = None
     trains: bool = field(default=True, metadata={"key": False})
 
     @classmethod
-    def named(cls, name: str, *, resize: int | str | None = None, mode: str | None = None) -> Data:
+    def named(
+        cls,
+        name: str,
+        *,
+        resize: int | str | None = None,
+        mode: str | None = None,
+        per_class: Sequence[int] | None = None,
+    ) -> Data:
         """The unit of a data set, whose key changes with the bytes of its files.
 
         Raises:
-            InputError, DataError: as `load_data`.
+            InputError, DataError: as `load_data` and `some_of_each`.
 
         >>> Data.named("digits").name
         'digits'
         """
         held = HELD.sets.get(name)
+        some = None if per_class is None else tuple(per_class)
         if held is not None:  # the name holds the digest of what they are
-            return cls(name=name, source="in memory", trains=held.train is not None)
+            trains = held.train is not None
+            return cls(name=name, source="in memory", per_class=some, trains=trains)
         words = Fit.of(resize, mode).words()
-        return cls(
-            name=name, source=_digest(name), resize=words.get("resize"), mode=words.get("mode")
+        unit = cls(
+            name=name,
+            source=_digest(name),
+            resize=words.get("resize"),
+            mode=words.get("mode"),
+            per_class=some,
         )
+        if some is not None:
+            _ = unit.loaded  # counts that the data do not have are refused now
+        return unit
 
     @property
     def loaded(self) -> Sets:
         """The sets, where a plan needs to know more of them than their key."""
         held = HELD.sets.get(self.name)
         if held is not None:
-            return Sets(held.train or held.test, held.test)
-        return _loaded(self.name, self.source, self.resize, self.mode)
+            sets = Sets(held.train or held.test, held.test)
+        else:
+            sets = _loaded(self.name, self.source, self.resize, self.mode)
+        if self.per_class is None:
+            return sets
+        return Sets(some_of_each(sets.train, self.per_class), sets.test)
 
     def open(self, folder: Path, values: Mapping[str, Any], get: Open) -> Sets:
         return self.loaded
