@@ -135,9 +135,8 @@ class HopSkipJump(DecisionAttack):
             rows = line.left(rows, _FEWEST + 2)
             if len(rows) == 0:
                 break
-            most = _AT_ONCE if line.anew else None
-            way = {"smooth": 1 / (1 + t / 30), "most": most}
-            probes = Probes(self._count(t), x, rng, "probes", t, **way)
+            most, smooth = _AT_ONCE if line.anew else None, 1 / (1 + t / 30)
+            probes = Probes(self._count(t), x, rng, "probes", t, smooth=smooth, most=most)
             estimate = torch.zeros_like(x)
             for part in probes.parts(rows):
                 estimate[part], share = self._estimate(line, part, probes, lift[part])

@@ -298,6 +298,7 @@ class GuardConformance(_Suite, ABC):
         answered = r.queries - r.refused
         assert r.status in ("done", f"stopped: refused after {answered} queries")
         assert torch.equal(r.success, goal.reached(model.labels(r.adversarials)))
+        assert r.row_queries is not None
         assert int(r.row_queries.max()) <= 60
         if self.budget is not None:
             assert answered <= self.budget
