@@ -63,7 +63,7 @@ def test_without_a_ledger_nothing_happens():
     with cost.on_rows(torch.tensor([99])):
         cost.charge(5)
     assert cost == Cost(3, 2)
-    assert repr(cost) == "Cost(queries=3, gradients=2)"
+    assert repr(cost) == "Cost(queries=3, gradients=2, refused=0)"
 
 
 @given(st.lists(st.tuples(st.sets(st.integers(0, 6)), st.integers(0, 3)), max_size=8))

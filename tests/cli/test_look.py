@@ -91,7 +91,11 @@ def test_doctor(call, monkeypatch, tmp_path) -> None:
 def test_doctor_knows_every_extra() -> None:
     told = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
     extras = told["project"]["optional-dependencies"]
-    names = {"adversarial-robustness-toolbox": "art", "scikit-image": "skimage"}
+    names = {
+        "adversarial-robustness-toolbox": "art",
+        "pytest-xdist": "xdist",
+        "scikit-image": "skimage",
+    }
     assert set(EXTRAS) == set(extras)
     for extra, lines in extras.items():
         brought = {re.match(r"[\w-]+", line)[0] for line in lines} - {"mithridate"}

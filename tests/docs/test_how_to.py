@@ -59,6 +59,7 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.chdir(tmp_path_factory.mktemp("how-to"))
         patch.syspath_prepend(".")
         patch.setenv("MITHRIDATE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        sys.modules.pop("net", None)  # another test's
         write_files(OWN)
         type_in(commands(OWN)[0])
         yield

@@ -135,8 +135,7 @@ class HopSkipJump(DecisionAttack):
             rows = line.left(rows, _FEWEST + 2)
             if len(rows) == 0:
                 break
-            most = _AT_ONCE if line.anew else None
-            smooth = 1 / (1 + t / 30)
+            most, smooth = _AT_ONCE if line.anew else None, 1 / (1 + t / 30)
             probes = Probes(self._count(t), x, rng, "probes", t, smooth=smooth, most=most)
             estimate = torch.zeros_like(x)
             for part in probes.parts(rows):

