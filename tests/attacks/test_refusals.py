@@ -54,6 +54,13 @@ def test_who_adapts_comes_near_the_optimum_and_who_does_not_is_stopped(attack, b
     assert (int(r.success.sum()), torch.equal(r.adversarials, X)) == (0, True)
 
 
+def test_no_image_is_asked_about_for_two_rows():
+    """A guard remembers: starts that rows have in common would be refused to all but the first."""
+    x = DRAWN[boundary_distance(MODEL, DRAWN, L2).argsort()[-80:]]
+    r = run_attack(Boundary(budget=40), spaced(0.001), x, MODEL.labels(x), rng=0)
+    assert bool(r.success.all())
+
+
 def test_a_bounded_attack_and_a_few_pixels_go_on_too():
     x = DRAWN[:8]
     goal = Untargeted(MODEL.labels(x))

@@ -269,7 +269,8 @@ class Line:
         Each candidate image is pulled to a tenth nearer than the best so far and asked about, one
         query; where it reaches the goal, three more place it on the line to x. A row that has
         none goes on to the last candidate. All rows have the same ones, so that no row's result
-        depends on its neighbours.
+        depends on its neighbours; who adapts to a guard, which would know them, draws each row's
+        own.
 
         Args:
             trials: random images to try in all, after those of `starts`.
@@ -283,11 +284,12 @@ class Line:
             raise InputError(f"starts are images M x {shape}, got {tuple(starts.shape)}")
         rows = torch.arange(len(x), device=x.device)
         rows = rows[~self.ask(rows, torch.zeros_like(x))]
-        for k, image in enumerate(_candidates(x, trials, rng, starts)):
+        own = random.by_row(rng, len(x)) if self.anew is not None else None
+        for k, images in enumerate(_candidates(x, trials, rng, starts, own)):
             trying = self.left(rows if k < CANDIDATES else rows[self.high[rows].isinf()])
             if len(trying) == 0:
                 break
-            delta = image - x[trying]
+            delta = images.expand_as(x)[trying] - x[trying]
             near = torch.minimum(self.norm.size(delta), 0.9 * self.high[trying])
             delta = shrink(delta, near, self.norm)
             reached = self.ask(trying, delta)
@@ -300,14 +302,21 @@ class Line:
 
 
 def _candidates(
-    x: Tensor, count: int, rng: torch.Generator, given: Tensor | None
+    x: Tensor,
+    count: int,
+    rng: torch.Generator,
+    given: Tensor | None,
+    own: random.Draws | None,
 ) -> Iterator[Tensor]:
-    """The images `given`, then `count` of uniform noise, each (C, H, W) as x."""
+    """The images `given`, then `count` of uniform noise, each (C, H, W), or of `own` as x."""
     if given is not None:
         yield from given.to(x)
     stream = random.child(rng, "start", device=x.device)
     for _ in range(count):
-        yield torch.rand(x.shape[1:], generator=stream, device=x.device).to(x)
+        if own is not None:
+            yield own.uniform(x[0].numel()).view_as(x).to(x)
+        else:
+            yield torch.rand(x.shape[1:], generator=stream, device=x.device).to(x)
 
 
 def shrink(delta: Tensor, radius: Tensor, norm: Norm) -> Tensor:
