@@ -23,6 +23,10 @@ TRAIN, TEST = mi.load_data("digits")
 MAPS = mi.inspectors.BiasMaps(probe="noise", samples=5, pairs=1, images=4, grow_steps=1)
 
 
+class Halved(mi.transforms.BitDepth):
+    """A defence that no entry point names."""
+
+
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory, monkeypatch) -> None:
     monkeypatch.setenv("MITHRIDATE_CACHE", str(tmp_path_factory.mktemp("cache")))
@@ -85,6 +89,8 @@ def test_defences_of_one_name_stand_apart_and_those_that_cannot_be_are_refused(m
     few = {"attacks": "fgsm", "samples": 10}
     names = {row["protection"] for row in mi.defend(model, TEST, windows, **few).table()}
     assert names == {"none", "spatial-smoothing window=2", "spatial-smoothing window=3"}
+    with pytest.raises(mi.errors.InputError, match="Halved has no name"):
+        mi.defend(model, TEST, Halved(), **few)
     for name in ("trades", "input-detector"):
         with pytest.raises(mi.errors.InputError, match="training images"):
             mi.defend(model, TEST, name, **few)

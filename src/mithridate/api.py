@@ -156,6 +156,7 @@ def defend(
             from the training images alone.
         defenses: hardeners, transforms, detectors and guards, each by itself: "all", or names,
             defences, or classes of such. "all" leaves out what the model or the data cannot have.
+            By name or class it has the usual settings for such images; an object has its own.
         attacks: as `attack` has them; by default five, of every access.
         eps: of every attack and hardener that has one.
         samples: test images of an attack by gradients.
@@ -493,10 +494,15 @@ def _tables(chosen: Any, kind: str) -> list[dict[str, Any]]:
             tables += [{"name": n} for name in names for n in (every if name == "all" else [name])]
         elif isinstance(one, Mapping):
             tables.append({key: _plain(value) for key, value in one.items()})
-        elif isinstance(one, type) and issubclass(one, Component):
-            tables.append({"name": component.name_of(one)})
-        elif isinstance(one, Component):
-            tables.append({"name": component.name_of(one), **component.values(one)})
+        elif isinstance(one, Component) or (isinstance(one, type) and issubclass(one, Component)):
+            table = {"name": component.name_of(one)}
+            own = one if isinstance(one, type) else type(one)
+            if table["name"] == own.__name__:
+                raise InputError(
+                    f"{own.__name__} has no name by which a study can find it: register it under "
+                    f"an entry point of mithridate.{kind}, or use run_attack, or its wrap"
+                )
+            tables.append(table if isinstance(one, type) else table | component.values(one))
         else:
             raise InputError(
                 f"one of the {kind} is its name, itself, or a table with its name, "

@@ -243,7 +243,8 @@ def _further(
 ) -> list[Doubt]:
     """What plain steps make of some of the images that the attack left, from where it ended.
 
-    An attack of one step is not asked to converge: what more budget brings is then seen from x.
+    An attack of one step, and one that hands back what it did not fool as it was, is not asked to
+    converge: what more budget brings is then seen from x.
 
     Args:
         share: of all images that were left.
@@ -259,7 +260,9 @@ def _further(
         return []
     eps, go = attack.eps, partial(descend, seen, x, goal, stop_at_goal=not seen.draws)
     at, steps = partial(go, norm=attack.norm, steps=FURTHER), FURTHER
-    several = attack.cost(Sizes(test=1)).gradients > 1
+    # Where an attack hands images back as they were, its own last points are not known.
+    kept = bool((ends == x).flatten(1).all(1).all())
+    several = attack.cost(Sizes(test=1)).gradients > 1 and not kept
     near = at(eps=eps, step_size=eps / steps, start=ends if several else x)
     wide = at(eps=2 * eps, step_size=2 * eps / steps, start=near)
     far = go(norm=LINF, step_size=1 / FAR, steps=FAR)

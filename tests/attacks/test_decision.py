@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 import torch
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from mithridate import rng as random
@@ -9,7 +10,7 @@ from mithridate.attacks import Boundary, hopskipjump
 from mithridate.attacks.decision import directions
 from mithridate.attacks.hopskipjump import HopSkipJump, Probes
 from mithridate.attacks.run import run_attack
-from mithridate.classifier import Bounds
+from mithridate.classifier import Bounds, Classifier
 from mithridate.cost import Cost
 from mithridate.errors import InputError
 from mithridate.goals import Targeted, Untargeted
@@ -170,3 +171,23 @@ def test_a_large_image_with_many_probes_keeps_to_what_is_stated():
     assert oracle.most == 16
     assert oracle.asked == int(last.queries.sum()) > 60
     assert bool(goal.reached(model.labels(last.images)).all())
+
+
+def test_a_model_that_answers_at_random_ends_like_any_other() -> None:
+    """It takes some images themselves: a bracket of size 0 has no ratio."""
+
+    class Dice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.zeros(1))
+
+        def forward(self, x):
+            return torch.randn(len(x), 10) + self.w
+
+    x, y = torch.rand((20, 1, 4, 4), generator=random.rng(0)), torch.arange(20) % 10
+    for seed in range(3):
+        torch.manual_seed(seed)
+        model = Classifier(Dice(), classes=10)
+        result = run_attack(HopSkipJump(budget=200), model, x, Untargeted(y), rng=random.rng(seed))
+        assert result.status == "done"
+        assert bool(result.adversarials.isfinite().all())

@@ -207,3 +207,13 @@ def test_the_layer_is_part_of_the_model(tmp_path: Any) -> None:
     names = set(Normalised(nn.Flatten(), 0.1, 0.2, "bgr").state_dict())
     assert names == {"mean", "std", "order"}
     assert np.isclose(float(Normalised(nn.Flatten(), 0.1).mean), 0.1)
+
+
+def test_a_model_of_nan_has_no_accuracy() -> None:
+    class Nothing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(1)[:, :10] * float("nan")
+
+    _, test = mi.load_data("digits")
+    with pytest.raises(mi.errors.NothingAssessedError, match="NaN"):
+        diagnose(lambda fit: mi.Classifier(Nothing(), classes=10), test, given=AS_GIVEN, samples=50)

@@ -54,12 +54,12 @@ GOOD = cells(
     },
 )
 BLIND = Doubt(id="zero-gradients", text="9 of 200 images have no gradient.")
-GUARD = cells("guard", 198, {("knows", "hopskipjump", "asked"): 190})
+GUARD = cells("blacklight", 198, {("knows", "hopskipjump", "asked"): 190})
 
 
 def test_the_worst_attack_that_knows_it_decides_and_minimal_ones_do_not() -> None:
     ranked = defenses.rows([*NONE, *HOLLOW, *GUARD, *GOOD])
-    assert [row.name for row in ranked] == ["good", "hollow", "guard", "none"]
+    assert [row.name for row in ranked] == ["good", "hollow", "blacklight", "none"]
     best = ranked[0]
     assert (best.known.attack, best.known.share.k, best.ignored.share.k) == ("pgd", 140, 170)
     assert best.nearest == 0.1
@@ -84,7 +84,8 @@ def test_the_worst_attack_that_knows_it_decides_and_minimal_ones_do_not() -> Non
             "None of 2 defences helps against an attacker who knows it",
             ["hollow leaves 1.5 %"],
         ),
-        (GUARD, "Nothing can be said", ["within a budget"]),
+        (GUARD, "Guards alone were tried", ["blacklight leaves 95.0 %", "does not ask them"]),
+        ([], "Nothing can be said", ["within a budget"]),
         (
             [*GOOD[:-1], GOOD[-1].model_copy(update={"status": "failed: no memory"})],
             "good may help, which is not shown",
@@ -124,3 +125,14 @@ def test_a_failed_attack_and_a_doubt_are_told_and_training_is_timed() -> None:
     table = defenses.table(ranked, "Defences", 1)
     assert {doubt.text for doubt in table.foot.values()} == {"Few.", "fgsm failed: no memory"}
     assert table.rows[-1].lead[0].text == "no defence"
+
+
+def test_of_guards_alone_no_more_is_said_than_what_they_leave() -> None:
+    """Within a budget where there is such an attack: how far others go decides nothing."""
+    asked = {("knows", "square", "bounded"): 60, ("knows", "hopskipjump", "minimal"): 0}
+    bare = cells("none", 198, {("knows", "square", "bounded"): 0})
+    ranked = defenses.rows(cells("blacklight", 198, asked) + bare)
+    headline, text = defenses.verdict(ranked)
+    assert headline == "Guards alone were tried"
+    assert "blacklight leaves 30.0 %" in text
+    assert "no defence leaves 0.0 %" in text

@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mithridate import rng as random
 from mithridate.attacks.base import Attack, Context, MinimalAttack, per_row
 from mithridate.attacks.refusals import OnRefusal, Spacing, one_by_one
 from mithridate.classifier import Guarded, Oracle
 from mithridate.errors import InputError
 from mithridate.goals import Goal
 from mithridate.norms import L2, Norm
+from mithridate.rng import Draws, by_row, child
 
 CHUNK = 4096
 """Images in flight at once: bounds the memory, not the result."""
@@ -83,7 +83,7 @@ class DecisionAttack(StepwiseAttack):
         self, model: Oracle, x: Tensor, goal: Goal, *, rng: torch.Generator
     ) -> Iterator[Progress]:
         adapts = self.on_refusal == "adapt" and isinstance(model, Guarded)
-        anew = random.child(rng, "anew", device=x.device) if adapts else None
+        anew = child(rng, "anew", device=x.device) if adapts else None
         line = Line(model, x, goal, self.norm, self.budget, within=self.within, anew=anew)
         rows = line.begin(rng, self.init_trials, self.starts)
         line.close(rows, self.tolerance)
@@ -197,7 +197,11 @@ class Line:
         return self.budget - 1 - self.spent[rows]
 
     def left(self, rows: Tensor, need: int = 1) -> Tensor:
-        """Those of `rows` that can still pay for `need` queries, and have a use for them."""
+        """Those of `rows` that can still pay for `need` queries, and have a use for them.
+
+        A row of size 0 has none: only a model that answers at random takes the image itself.
+        """
+        rows = rows[self.high[rows] > 0]
         if self.within is not None:
             rows = rows[self.high[rows] > self.within / OUT]
         if self.anew is not None:
@@ -284,7 +288,7 @@ class Line:
             raise InputError(f"starts are images M x {shape}, got {tuple(starts.shape)}")
         rows = torch.arange(len(x), device=x.device)
         rows = rows[~self.ask(rows, torch.zeros_like(x))]
-        own = random.by_row(rng, len(x)) if self.anew is not None else None
+        own = by_row(rng, len(x)) if self.anew is not None else None
         for k, images in enumerate(_candidates(x, trials, rng, starts, own)):
             trying = self.left(rows if k < CANDIDATES else rows[self.high[rows].isinf()])
             if len(trying) == 0:
@@ -306,12 +310,12 @@ def _candidates(
     count: int,
     rng: torch.Generator,
     given: Tensor | None,
-    own: random.Draws | None,
+    own: Draws | None,
 ) -> Iterator[Tensor]:
     """The images `given`, then `count` of uniform noise, each (C, H, W), or of `own` as x."""
     if given is not None:
         yield from given.to(x)
-    stream = random.child(rng, "start", device=x.device)
+    stream = child(rng, "start", device=x.device)
     for _ in range(count):
         if own is not None:
             yield own.uniform(x[0].numel()).view_as(x).to(x)

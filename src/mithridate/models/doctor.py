@@ -19,7 +19,7 @@ from mithridate.classifier import Classifier
 from mithridate.data import ImageSet
 from mithridate.data.decode import Fit
 from mithridate.doubts import Doubt
-from mithridate.errors import InputError, one_line
+from mithridate.errors import InputError, NothingAssessedError, one_line
 from mithridate.metrics import Interval, accuracy, chance_doubts, confusion, mcnemar, pairs, wilson
 from mithridate.models.factory import Shape
 from mithridate.models.open import SHAPES, in_order_of, normalised
@@ -361,6 +361,8 @@ class _Look:
                 chunks = torch.split(some, 256)
                 parts = [view.logits(x[p].to(view.device).float() / 255) for p in chunks]
             logits = torch.cat(parts).cpu()
+            if not bool(logits.isfinite().all()):
+                raise NothingAssessedError("it gives NaN or infinite logits on these images")
         except Exception as error:  # as in `_refusal`
             return Trial(hypothesis=hypothesis, problem=one_line(error))
         labels, predicted = self.labels[some], logits.argmax(1)
@@ -393,7 +395,13 @@ class _Look:
     def concluded(
         self, model: Classifier, first: Trial, others: tuple[Trial, ...], best: Trial
     ) -> Diagnosis:
-        """What the trials come to."""
+        """What the trials come to.
+
+        Raises:
+            NothingAssessedError: no trial could be measured for what the model answers.
+        """
+        if best.accuracy is None and "NaN" in first.problem:
+            raise NothingAssessedError(f"nothing can be measured: {first.problem}")
         notes = [f"as given, it cannot be measured: {first.problem}"] if first.problem else []
         options, kind = best.hypothesis.options(), self._kind(model, best.hypothesis.fit)
         if (kind == "probabilities") != (model.outputs == "probabilities"):

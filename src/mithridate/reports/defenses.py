@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mithridate import component
 from mithridate.doubts import MASKED
 from mithridate.reports import figures, values, words
 from mithridate.reports.attacks import bracketed
@@ -79,7 +80,7 @@ def _row(name: str, cells: Sequence[Cell], timings: Sequence[Timing]) -> Defense
     mine = [cell for cell in cells if cell.axes.get("protection") == name]
     clean = next((cell for cell in mine if cell.matrix == CLEAN), None)
     attacked = [cell for cell in mine if cell.matrix != CLEAN]
-    guard = bool(attacked) and all(cell.matrix == ASKED for cell in attacked)
+    guard = name.partition(" ")[0] in component.names("guards")
     known = [cell for cell in attacked if cell.axes["attacker"] == KNOWS]
     ignored = [cell for cell in attacked if cell.axes["attacker"] == IGNORES]
     moved = [number_of(cell, "median_l2") for cell in known if _is(cell, "minimal")]
@@ -102,11 +103,14 @@ def _is(cell: Cell, kind: str) -> bool:
 
 
 def _worst(cells: Iterable[Cell], guard: bool) -> Left | None:
-    """The least accuracy left by an attack within a budget; before a guard, by any."""
+    """The least accuracy left by an attack within a budget; before a guard, where there is none
+    of these, by any."""
+    cells = list(cells)
+    bounded = [cell for cell in cells if _is(cell, "bounded")]
     left = [
         Left(share, str(cell.axes["attack"]))
-        for cell in cells
-        if (guard or _is(cell, "bounded")) and (share := share_of(cell, "accuracy_left"))
+        for cell in (bounded or cells if guard else bounded)
+        if (share := share_of(cell, "accuracy_left"))
     ]
     return min(left, key=lambda one: one.share.value, default=None)
 
@@ -132,6 +136,15 @@ def verdict(ranked: Sequence[DefenseRow]) -> tuple[str, str]:
         for row in ranked
         if row.worst is not None and row is not bare and not row.guard
     ]
+    guards = [
+        f"{row.name} leaves {bracketed(row.worst.share)} ({row.worst.attack})"
+        for row in ranked
+        if row.worst is not None and (row.guard or row is bare)
+    ]
+    if not tried and len(guards) > 1:
+        text = f"Before attackers who may only ask, {_listed(guards)}."
+        text = text.replace("none leaves", "no defence leaves")
+        return "Guards alone were tried", f"{text} Who has the weights does not ask them."
     if bare is None or bare.worst is None or not tried:
         return "Nothing can be said", "No defence met an attack within a budget that knows it."
     floor = bare.worst.share

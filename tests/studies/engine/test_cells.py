@@ -126,13 +126,13 @@ def test_a_default_that_another_measure_of_the_study_knows_is_left_out_here():
     tree = {
         "name": "a",
         "title": "A",
-        "defaults": {"embed": 4, "attack": "fgsm"},
-        "matrix": {"e": {"measure": "evasion"}, "b": {"measure": "backdoor"}},
+        "defaults": {"images": 4, "attack": "fgsm"},
+        "matrix": {"e": {"measure": "evasion"}, "b": {"measure": "activations"}},
         "scales": {"small": {}},
     }
     e, b = cells(build(tree, {}, "a.toml"))
-    assert ("embed" in e.settings, "attack" in e.settings) == (False, True)
-    assert ("embed" in b.settings, "attack" in b.settings) == (True, False)
+    assert ("images" in e.settings, "attack" in e.settings) == (False, True)
+    assert ("images" in b.settings, "attack" in b.settings) == (True, False)
 
 
 @pytest.mark.parametrize(
