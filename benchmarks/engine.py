@@ -20,6 +20,7 @@ import torch
 
 import mithridate as mi
 from mithridate import component
+from mithridate.checks import examined
 from mithridate.cli import publish
 from mithridate.data import some_rows
 from mithridate.goals import goal_of
@@ -65,13 +66,9 @@ class Plain:
                 rows = rows[test.labels[rows] != unit.target]
             x, labels = test.batch(rows)
             goal = goal_of(unit.goal, unit.target, labels, test.classes, random)
-            result = mi.run_attack(
-                unit.attack.make(),
-                self.kept[unit.model.key],
-                x,
-                goal,
-                rng=child(random, unit.attack.name),
-            )
+            attack, model = unit.attack.make(), self.kept[unit.model.key]
+            result = mi.run_attack(attack, model, x, goal, rng=child(random, unit.attack.name))
+            examined(attack, result, model, x, goal)
             return rows, labels, result
         assert isinstance(unit, Measured)
         rows, labels, result = self.kept[unit.adversarial.key]
