@@ -46,7 +46,7 @@ class Unlearning(Repairer):
     Deviations, all for the sake of accuracy and of what one round leaves of the true trigger:
     that distillation; of all pairs the triggers that are smallest beside the others of their
     source, as many as there are classes, since unlearning what makes a 7 of a 1 teaches little
-    and costs much; an image of any class bears two of them, each up to four times as strong as it
+    and costs much; an image of any class bears two of them, each up to twice as strong as it
     was reversed; they are reversed anew every round; more epochs than the paper's one, as here
     the images are a twentieth and not a tenth.
 
@@ -173,7 +173,7 @@ class Triggers:
     pattern: Tensor
 
     def stamp(self, x: Tensor, rng: torch.Generator) -> Tensor:
-        """Images with two triggers each, drawn by `rng`, masks times 1 to 4 but at most 1.
+        """Images with two triggers each, drawn by `rng`, masks times 1 to 2 but at most 1.
 
         >>> one = Triggers(torch.ones(1, 1, 1, 1), torch.full((1, 1, 1, 1), 0.5))
         >>> one.stamp(torch.zeros(2, 1, 1, 1), torch.Generator()).flatten()
