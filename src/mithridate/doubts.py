@@ -20,6 +20,7 @@ class Doubt:
 MASKED = frozenset(
     {
         "zero-gradients",
+        "not-converged",
         "larger-eps-no-help",
         "unbounded-fails",
         "black-box-beats-white-box",

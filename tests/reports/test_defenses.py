@@ -89,7 +89,7 @@ def test_the_worst_attack_that_knows_it_decides_and_minimal_ones_do_not() -> Non
         (
             [*GOOD[:-1], GOOD[-1].model_copy(update={"status": "failed: no memory"})],
             "good may help, which is not shown",
-            ["Before good an attack failed or found no gradient"],
+            ["Before good an attack failed, found no gradient"],
         ),
         (
             [GOOD[0], *(one.model_copy(update={"doubts": [BLIND]}) for one in GOOD[1:])],

@@ -128,7 +128,8 @@ def verdict(ranked: Sequence[DefenseRow]) -> tuple[str, str]:
     """Which defence really helps, or that none does, in a sentence; and how much.
 
     A defence helps where the interval of what it leaves in the worst case lies above that of the
-    bare model. It is not said of one before which an attack failed, or found no gradient to go by.
+    bare model. It is not said of one before which an attack failed, found no gradient to go by,
+    or had not converged.
     """
     bare = next((row for row in ranked if row.name == NONE), None)
     tried = [
@@ -166,9 +167,8 @@ def verdict(ranked: Sequence[DefenseRow]) -> tuple[str, str]:
         headline = f"{name} does not help against an attacker who knows it"
     unsure = [one[0] for one in better if not one[1].shown]
     if unsure:
-        text += (
-            f" Before {_listed(unsure)} an attack failed or found no gradient to go by: no proof."
-        )
+        text += f" Before {_listed(unsure)} an attack failed, found no gradient to go by or had "
+        text += "not converged: no proof."
     hollow = [
         name
         for name, row, worst in tried
