@@ -51,10 +51,11 @@ docs: venv
 bench-env: $(PEERS)
 
 # torchattacks asks for torchvision and for a requests of 2021, and imports neither: without
-# its dependencies, all of which the other two bring, it runs (docs/decisions/0005).
+# its dependencies, all of which the other two bring, it runs (docs/decisions/0005). adv-lib asks for
+# torchvision and visdom, for distances and plots: benchmarks/optimality.py gives it empty ones.
 $(PEERS): $(READY)
 	$(PIP) --no-build-isolation -e '.[dev,bench]'
-	$(PIP) --no-deps torchattacks
+	$(PIP) --no-deps torchattacks adv-lib
 	@touch $@
 
 clean:

@@ -50,6 +50,10 @@ BUILDS_ON = {
     ("attacks.autoattack", "attacks.apgd"),
     ("attacks.autoattack", "attacks.fab"),
     ("attacks.autoattack", "attacks.square"),
+    ("attacks.nearest", "attacks.alma"),
+    ("attacks.nearest", "attacks.fab"),
+    ("attacks.nearest", "attacks.pdpgd"),
+    ("attacks.nearest", "attacks.sigma_zero"),
     # Turner et al. 2019 have both ways, and stamp alike.
     ("poisons.clean_label_gan", "poisons.clean_label"),
     # WaNet is BadNets with a warp, and images that cover it.

@@ -33,8 +33,8 @@ class Norm(ABC):
         """Norm of each row: (N, ...) -> (N,)."""
 
     @abstractmethod
-    def project(self, delta: Tensor, eps: float) -> Tensor:
-        """The nearest point (in L2) of the ball of radius eps, row by row."""
+    def project(self, delta: Tensor, eps: float | Tensor) -> Tensor:
+        """The nearest point (in L2) of the ball of radius eps, row by row: one number, or (N,)."""
 
     @abstractmethod
     def steepest(self, gradient: Tensor) -> Tensor:
@@ -96,8 +96,12 @@ class _L0(Norm):
     def size(self, delta: Tensor) -> Tensor:
         return (_flat(delta) != 0).sum(1).to(delta.dtype)
 
-    def project(self, delta: Tensor, eps: float) -> Tensor:
+    def project(self, delta: Tensor, eps: float | Tensor) -> Tensor:
         flat = _flat(delta)
+        if isinstance(eps, Tensor):
+            order = flat.abs().sort(dim=1, descending=True, stable=True).indices
+            kept = torch.arange(flat.shape[1], device=flat.device) < eps.floor()[:, None]
+            return delta * torch.zeros_like(kept).scatter(1, order, kept).view_as(delta)
         keep = min(int(eps), flat.shape[1])
         if keep == 0:
             return torch.zeros_like(delta)
@@ -123,11 +127,13 @@ class _L1(Norm):
     def size(self, delta: Tensor) -> Tensor:
         return _flat(delta).abs().sum(1)
 
-    def project(self, delta: Tensor, eps: float) -> Tensor:
+    def project(self, delta: Tensor, eps: float | Tensor) -> Tensor:
         """Duchi et al. 2008, figure 1: soft threshold at the level that leaves norm eps."""
         flat = _flat(delta)
         if flat.shape[1] == 0 or len(flat) == 0:
             return delta
+        if isinstance(eps, Tensor):
+            eps = eps[:, None]
         ordered = flat.abs().sort(dim=1, descending=True).values
         count = torch.arange(1, flat.shape[1] + 1, device=flat.device, dtype=flat.dtype)
         level = (ordered.cumsum(1) - eps) / count
@@ -203,7 +209,7 @@ class _L2(Norm):
         size: Tensor = torch.linalg.vector_norm(_flat(delta), dim=1)
         return size
 
-    def project(self, delta: Tensor, eps: float) -> Tensor:
+    def project(self, delta: Tensor, eps: float | Tensor) -> Tensor:
         scale = (eps / self.size(delta).clamp(min=1e-12)).clamp(max=1)
         return delta * _per_row(scale, delta)
 
@@ -227,7 +233,10 @@ class _LINF(Norm):
         flat = _flat(delta).abs()
         return flat.amax(1) if flat.shape[1] else flat.sum(1)
 
-    def project(self, delta: Tensor, eps: float) -> Tensor:
+    def project(self, delta: Tensor, eps: float | Tensor) -> Tensor:
+        if isinstance(eps, Tensor):
+            eps = _per_row(eps, delta)
+            return delta.minimum(eps).maximum(-eps)
         return delta.clamp(-eps, eps)
 
     def steepest(self, gradient: Tensor) -> Tensor:

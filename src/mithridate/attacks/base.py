@@ -27,7 +27,7 @@ from mithridate.data import ImageSet, some_rows
 from mithridate.doubts import Doubt
 from mithridate.errors import InputError, check_number
 from mithridate.goals import Goal
-from mithridate.norms import L1, L2, LINF, Norm
+from mithridate.norms import L0, L1, L2, LINF, Norm
 
 if TYPE_CHECKING:  # the runner certifies attacks, so it stands above them
     from mithridate.attacks.run import AttackResult
@@ -86,6 +86,7 @@ def _check_option(name: str, value: object, *, options: tuple[object, ...]) -> N
 
 Near = Annotated[Norm, one_of(L2, LINF)]
 Ball = Annotated[Norm, one_of(L1, L2, LINF)]
+AnyNorm = Annotated[Norm, one_of(L0, L1, L2, LINF)]
 Count = Annotated[int, limits(1)]
 Natural = Annotated[int, limits(0)]
 Nonnegative = Annotated[float, limits(0)]
@@ -264,6 +265,40 @@ for 8 of 255 grey levels give 8/255
 
 class MinimalAttack(Attack):
     """Looks for the smallest step that reaches the goal."""
+
+
+class Closest:
+    """The nearest adversarial images met so far.
+
+    Attributes:
+        images: (N, C, H, W); x where there is none yet.
+        size: their distances, (N,); infinite where there is none.
+
+    >>> x = torch.zeros(2, 1, 1, 1)
+    >>> closest = Closest(x, L2)
+    >>> closest.see(x + 0.5, torch.tensor([True, False]))
+    tensor([0.5000, 0.5000])
+    >>> closest.size
+    tensor([0.5000,    inf])
+    """
+
+    def __init__(self, x: Tensor, norm: Norm) -> None:
+        self.x, self.norm, self.images = x, norm, x.clone()
+        self.size = x.new_full((len(x),), float("inf"))
+
+    def see(self, point: Tensor, won: Tensor) -> Tensor:
+        """Take points, those of which that `won` (N,) are adversarial; how far they all are."""
+        size = self.norm.distance(point, self.x)
+        better = won & (size < self.size)
+        self.size = torch.where(better, size, self.size)
+        self.images = pick(better, point, self.images)
+        return size
+
+    def last(self, model: Classifier, point: Tensor, goal: Goal) -> Tensor:
+        """Look at the last points; the images."""
+        with torch.no_grad():
+            self.see(point, crossed(goal, model.logits(point)))
+        return self.images
 
 
 class RowSearch(MinimalAttack):

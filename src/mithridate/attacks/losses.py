@@ -52,6 +52,15 @@ class LogOdds(OfGoal):
 
 
 @final
+class Margin(OfGoal):
+    """The difference of logits: what is missing to the goal, and beyond it how far."""
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """(N, K) -> (N,), below 0 once the goal is reached."""
+        return self.goal.margin(logits)
+
+
+@final
 class DLR(OfGoal):
     """Difference of logits ratio (Croce and Hein 2020, section 4), as something to minimise.
 

@@ -1,0 +1,112 @@
+"""Attacks for the smallest change in several norms, on a line whose nearest point is known."""
+
+import pytest
+import torch
+
+import mithridate as mi
+from mithridate.attacks import ALMA, FAB, FMN, PDPGD, Nearest, SigmaZero, run_attack
+from mithridate.attacks.fab import project
+from mithridate.attacks.nearest import thinned
+from mithridate.attacks.pdpgd import proximal
+from mithridate.goals import SourceToTarget, Targeted, Untargeted
+from mithridate.norms import L0, L1, L2, LINF
+from mithridate.testing.models import digits_model, linear_model, linear_weights
+
+
+def nearest(model, x, norm):
+    """The smallest change of images (N, C, H, W) within the box, for two classes: (N,)."""
+    weights, labels = linear_weights(model), model.labels(x)
+    w = weights[1 - labels] - weights[labels]
+    gap = -(w * (x.flatten(1) - 0.5)).sum(1)
+    if norm is not L0:
+        return norm.size(project(x.flatten(1), w, gap, norm))
+    room = torch.where(w > 0, 1 - x.flatten(1), x.flatten(1))
+    gains = (w.abs() * room).sort(1, descending=True).values.cumsum(1)
+    return (gains < gap[:, None]).sum(1) + 1.0
+
+
+def images(n, shape):
+    return torch.rand((n, *shape), generator=mi.rng(1))
+
+
+CASES = [
+    *(FMN(norm=norm, steps=500) for norm in (L0, L1, L2, LINF)),
+    *(ALMA(norm=norm, steps=1000) for norm in (L1, L2)),
+    *(PDPGD(norm=norm, steps=1000) for norm in (L1, L2, LINF)),
+    SigmaZero(),
+    *(Nearest(norm=norm) for norm in (L0, L1, L2, LINF)),
+]
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4), (3, 5, 5)])
+@pytest.mark.parametrize("attack", CASES, ids=str)
+def test_within_one_percent_of_the_nearest(attack, shape):
+    model, x = linear_model(shape), images(32, shape)
+    norm = getattr(attack, "norm", L0)
+    r = run_attack(attack, model, x, Untargeted(model.labels(x)), rng=0)
+    best, size = nearest(model, x, norm), norm.distance(r.adversarials, x)
+    assert bool(r.success.all())
+    assert bool((size >= best * (1 - 1e-4)).all())
+    assert float(size.mean()) <= 1.01 * float(best.mean())
+
+
+@pytest.mark.parametrize("attack", [Nearest(passes=300), ALMA(), FMN(steps=100), PDPGD()], ids=str)
+def test_goals_of_two_classes_agree(attack):
+    model, x = linear_model(), images(8, (1, 4, 4))
+    labels = model.labels(x)
+    goals = Untargeted(labels), Targeted(1 - labels), SourceToTarget(labels, 1 - labels)
+    sizes = [L2.distance(run_attack(attack, model, x, g, rng=0).adversarials, x) for g in goals]
+    for other in sizes[1:]:
+        torch.testing.assert_close(other, sizes[0], rtol=0.01, atol=1e-3)
+
+
+@pytest.mark.parametrize("norm", [L0, L1, L2, LINF])
+def test_a_proximal_step_is_the_smallest_of_many(norm):
+    numbers = torch.rand((3, 200, 6), generator=mi.rng(2))
+    v, h, t = numbers[0, :1] * 2 - 1, 0.5 + numbers[1, :1], torch.tensor([0.7])
+
+    def objective(d):
+        size = L2.size(d) ** 2 if norm is L2 else norm.size(d)
+        return t * size + (h * (d - v) ** 2).sum(1) / 2
+
+    d = proximal(v, t, h, norm)
+    others = torch.cat([d + 0.1 * (numbers[2] - 0.5), d * numbers[2], v, 0 * v])
+    assert bool((objective(others) >= objective(d) - 1e-6).all())
+
+
+def test_thinning_by_hand():
+    """Logits (z1, z2) of four values; the last two changes are not needed."""
+    model = linear_model((1, 1, 4))
+    with torch.no_grad():
+        weights = torch.tensor([[0.0, 0.0, 0.0, 0.0], [4.0, 2.0, 0.5, 0.1]])
+        model.module.get_submodule("1").weight.copy_(weights)
+    x = torch.tensor([[[[0.4, 0.4, 0.4, 0.4]]]])
+    image = torch.tensor([[[[0.6, 0.5, 0.5, 0.5]]]])
+    found = thinned(model, x, Untargeted([0]), image, 6)
+    torch.testing.assert_close(found, torch.tensor([[[[1.0, 0.4, 0.4, 0.4]]]]))
+
+
+@pytest.mark.parametrize("norm", [L0, L1, L2, LINF])
+@pytest.mark.parametrize("passes", [50, 100, 399, 1000, 5000])
+@pytest.mark.parametrize("classes", [2, 10, 1000])
+def test_a_plan_spends_no_more_than_its_passes(norm, passes, classes):
+    attack = Nearest(norm=norm, passes=passes)
+    plan = attack.plan(classes)
+    scan = 3 * min(9, classes - 1) * plan.scan + 6 if plan.scan else 0
+    assert plan.steps > 0
+    assert 0.8 * passes - 30 <= scan + plan.rounds * (2 * plan.steps + 1) + 1 <= passes
+
+
+@pytest.mark.parametrize("norm", [L0, L1, L2, LINF])
+def test_nearest_is_no_farther_than_its_peers(norm):
+    """On a network, with the same number of gradients."""
+    model, _, test = digits_model()
+    x, y = test.batch(slice(64))
+    peers = [FMN(norm=norm, steps=400), PDPGD(norm=norm, steps=400)]
+    peers += [FAB(norm=norm, steps=44)] if norm is not L0 else [SigmaZero(steps=400)]
+    mean = {}
+    for attack in (Nearest(norm=norm, passes=800), *peers):
+        r = run_attack(attack, model, x, y, rng=0)
+        size = torch.where(r.success, norm.distance(r.adversarials, x), norm.size(0 * x + 1))
+        mean[str(attack)] = float(size.mean())
+    assert min(mean, key=mean.get).startswith("Nearest"), mean
