@@ -49,7 +49,7 @@ class Norm(ABC):
             length = _per_row(length, gradient)
         return length * self.steepest(gradient)
 
-    def inside(self, point: Tensor, centre: Tensor, eps: float) -> Tensor:
+    def inside(self, point: Tensor, centre: Tensor, eps: float | Tensor) -> Tensor:
         """Points of the ball around centres and of [0, 1]; in LINF and L1 the nearest (in L2)."""
         return (centre + self.project(point - centre, eps)).clamp_(0, 1)
 
@@ -162,7 +162,7 @@ class _L1(Norm):
         """
         return spread(gradient, point, length, 0.01 * _flat(point).shape[1])
 
-    def inside(self, point: Tensor, centre: Tensor, eps: float) -> Tensor:
+    def inside(self, point: Tensor, centre: Tensor, eps: float | Tensor) -> Tensor:
         """Croce and Hein 2021, proposition 2.1: a soft threshold, each coordinate up to its wall.
 
         The sum of what is left falls with the threshold in straight pieces that bend where a
@@ -175,6 +175,8 @@ class _L1(Norm):
         flat, middle = _flat(point), _flat(centre)
         if flat.numel() == 0:
             return point.clamp(0, 1)
+        if isinstance(eps, Tensor):
+            eps = eps[:, None].double()
         move = (flat - middle).double()
         far, room = move.abs(), torch.where(move > 0, 1 - middle, middle).double()
         bends, order = torch.cat([(far - room).clamp(min=0), far], 1).sort(1)

@@ -41,9 +41,10 @@ class FMN(RowSearch):
     where not. In L0 it starts at one value, and changes by one at least. Step and gamma fall to
     a hundredth by a cosine.
 
-    Deviations: an adversarial point is one beyond rounding (`crossed`); a row that has reached its
-    goal at the start is left as it is. It starts at the image, and not at an image of another
-    class.
+    Deviations: before the first success the radius goes a share gamma beyond the linearised
+    boundary, as a row on it would stay there for good; in L1 it projects on ball and box at once;
+    an adversarial point is one beyond rounding (`crossed`); a row that has reached its goal at
+    the start is left as it is. It starts at the image, and not at an image of another class.
 
     Args:
         norm: L2, LINF, L1 or L0.
@@ -97,8 +98,8 @@ class FMN(RowSearch):
                 slope = DUAL[norm].size(gradient).clamp(min=1e-12)
                 ahead = size + goal.margin(logits).abs() / slope
                 less = (radius * (1 - gamma)).minimum(least)
-                more = torch.where(least.isfinite(), radius * (1 + gamma), ahead)
+                more = torch.where(least.isfinite(), radius, ahead) * (1 + gamma)
             radius = torch.where(won, less, more)
             moved = point - first * share * L2.steepest(gradient)
-            point = (x + norm.project(moved - x, radius)).clamp_(0, 1)
+            point = norm.inside(moved, x, radius)
         return closest.last(model, point, goal)

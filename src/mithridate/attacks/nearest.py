@@ -245,7 +245,7 @@ def thinned(model: Classifier, x: Tensor, goal: Goal, image: Tensor, tries: int)
     >>> model = Classifier(torch.nn.Flatten(), classes=2)
     >>> x, image = torch.tensor([[[[0.6, 0.5]]]]), torch.tensor([[[[0.5, 0.7]]]])
     >>> thinned(model, x, Untargeted([0]), image, 3)
-    tensor([[[[0.6000, 1.0000]]]])
+    tensor([[[[0.0000, 0.5000]]]])
     """
     tried = kept = image
     slope, needed = torch.zeros_like(x), torch.zeros_like(x, dtype=torch.bool)
