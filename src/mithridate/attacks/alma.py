@@ -89,9 +89,10 @@ class ALMA(RowSearch):
     ten steps in which no point was adversarial and the margin did not fall by 5 %. Steps shorten
     exponentially, to a hundredth.
 
-    Deviations: the paper's other distances (CIEDE2000, LPIPS, SSIM) are no norms, and are left
-    out; the first step has a size for each value, and no length found by trial. A row that has
-    reached its goal at the start is left as it is.
+    Deviations: in L1, of the slopes at a value that is not changed the smallest counts, and a
+    change that would turn its sign ends at 0; the paper's other distances (CIEDE2000, LPIPS,
+    SSIM) are no norms, and are left out; the first step has a size for each value, and no length
+    found by trial. A row that has reached its goal at the start is left as it is.
 
     Args:
         norm: L2 or L1.
@@ -138,11 +139,18 @@ class ALMA(RowSearch):
             closest.see(point, won)
             slope = weight.see(k, margin.loss(logits), won)
 
-            delta = point - x
-            away = 2 * delta if self.norm is L2 else delta.sign()
-            gradient = away + per_row(slope) * pull
+            delta, gradient = point - x, per_row(slope) * pull
+            if self.norm is L2:
+                gradient = gradient + 2 * delta
+            else:
+                least = gradient.sign() * (gradient.abs() - 1).clamp(min=0)
+                gradient = torch.where(delta == 0, least, gradient + delta.sign())
             old = min(MEMORY, 1 - 1 / (k + 1))
             square = old * square + (1 - old) * gradient**2
             move = self.momentum * move + gradient / (square.sqrt() + 1e-8)
-            point = (point - self.step_size * 0.01 ** (k / self.steps) * move).clamp_(0, 1)
+            moved = delta - self.step_size * 0.01 ** (k / self.steps) * move
+            if self.norm is L1:
+                still = (moved * delta < 0) | ((delta == 0) & (gradient == 0))
+                moved, move = torch.where(still, 0, moved), torch.where(still, 0, move)
+            point = (x + moved).clamp_(0, 1)
         return closest.last(model, point, goal)

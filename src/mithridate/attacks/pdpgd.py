@@ -67,7 +67,7 @@ class PDPGD(RowSearch):
     Args:
         norm: L2, LINF, L1 or L0.
         steps: passes, at least 1.
-        step_size: of Adam in the first step, above 0; shortens exponentially, to a hundredth.
+        step_size: of Adam in the first step, above 0; shortens exponentially, to a thousandth.
         dual_step: change of the log-odds of w in the first step, above 0; falls to a tenth.
 
     Raises:
@@ -117,7 +117,7 @@ class PDPGD(RowSearch):
                 gradient = gradient + per_row(1 - weight) * L2.steepest(delta)
             mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
             scale = (square / (1 - 0.999 ** (k + 1))).sqrt() + 1e-8
-            step = self.step_size * 0.01 ** (k / self.steps)
+            step = self.step_size * 0.001 ** (k / self.steps)
             delta = delta - step * mean / (1 - 0.9 ** (k + 1)) / scale
             if norm is not L2:
                 delta = proximal(delta, 1 - weight, scale / step, norm)
