@@ -16,8 +16,8 @@ from mithridate.cost import Sizes, Work
 from mithridate.goals import Goal
 from mithridate.norms import L0, L1, L2, Norm
 
-SMOOTH = 0.9
-"""Share of the old weight of the margin in the new."""
+DAMPING = 1.0
+"""What a point's own side adds to the log-odds or takes away: without it they swing."""
 
 
 def proximal(v: Tensor, t: Tensor, h: Tensor, norm: Norm) -> Tensor:
@@ -60,9 +60,10 @@ class PDPGD(RowSearch):
     where the point is not adversarial and falls where it is. In LINF, L1 and L0 the norm is
     dealt with by a proximal step, in the metric of Adam's second moments.
 
-    Deviations: the margin is a ratio of logits, so that their scale does not matter, and w's
-    log-odds move by the sign of the margin alone; the proximal step is exact, by sorting (the
-    paper's is iterated). A row that has reached its goal at the start is left as it is.
+    Deviations: the margin is a ratio of logits, so that their scale does not matter; w's log-odds
+    move by the sign of the margin alone, which also damps them (the paper smooths w); the
+    proximal step is exact, by sorting (the paper's is iterated). A row that has reached its goal
+    at the start is left as it is.
 
     Args:
         norm: L2, LINF, L1 or L0.
@@ -103,15 +104,15 @@ class PDPGD(RowSearch):
     def search(self, model: Classifier, x: Tensor, goal: Goal) -> Tensor:
         norm, point, closest = self.norm, x, Closest(x, self.norm)
         odds = torch.zeros_like(closest.size)
-        mean, square, weight = torch.zeros_like(x), torch.zeros_like(x), odds.sigmoid()
+        mean, square = torch.zeros_like(x), torch.zeros_like(x)
         for k in range(self.steps):
             pull, logits = model.gradient(point, DLR(goal))
             won = crossed(goal, logits)
             closest.see(point, won)
 
-            rise = torch.where(won, -self.dual_step, self.dual_step)
-            odds = odds + rise * 0.1 ** (k / self.steps)
-            weight = SMOOTH * weight + (1 - SMOOTH) * odds.sigmoid()
+            side = torch.where(won, -1.0, 1.0)
+            odds = odds + side * self.dual_step * 0.1 ** (k / self.steps)
+            weight = (odds + DAMPING * side).sigmoid()
             delta, gradient = point - x, per_row(weight) * pull
             if norm is L2:
                 gradient = gradient + per_row(1 - weight) * L2.steepest(delta)
