@@ -61,7 +61,7 @@ VARIANTS = {
     "fmn l0": {"norm": "l0", "steps": 30},
     "pdpgd linf": {"norm": "linf", "steps": 40},
     "pdpgd l1": {"norm": "l1", "steps": 40},
-    "pdpgd l0": {"norm": "l0", "steps": 60},
+    "pdpgd l0": {"norm": "l0", "steps": 300},
     "nearest linf": {"norm": "linf", "passes": 200},
     "nearest l1": {"norm": "l1", "passes": 100},
     "nearest l0": {"norm": "l0", "passes": 100},

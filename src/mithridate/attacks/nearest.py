@@ -101,7 +101,7 @@ class Nearest(RowSearch):
     """
 
     about: ClassVar[About] = About(
-        paper="own: an ensemble for the smallest change",
+        paper="own; in the manner of Croce and Hein 2020, section 5",
         kind="minimal",
         norms=("l2", "linf", "l1", "l0"),
         access=("gradient",),
