@@ -215,7 +215,7 @@ def audit(
     data: object,
     reference: AnyModel | Sequence[AnyModel] = (),
     *,
-    inspector: Chosen = "bias-maps",
+    inspector: Chosen | None = None,
     controls: int = 8,
     control_epochs: int | None = None,
     attack_images: int = 500,
@@ -232,7 +232,7 @@ def audit(
         model, data: as `attack` takes them. Of one set without training images, one half of each
             class trains the clean models and the other is judged on.
         reference: clean models that the caller trusts, of the model's architecture.
-        inspector: by name, or itself.
+        inspector: by name, or itself; "ensemble" by default, and beside references "bias-maps".
         controls: clean models in all; what the references leave missing is trained here.
         control_epochs: of these; as many as the suspect had, by default.
         attack_images: test images that each evasion attack gets; 0 leaves evasion out.
@@ -242,7 +242,8 @@ def audit(
     Raises:
         InputError, NothingAssessedError, RunError: as `attack`.
     """
-    (table,) = _tables(inspector, "inspectors")
+    listed = [] if inspector is None else _tables(inspector, "inspectors")
+    table = listed[0] if listed else None
     with _taken(model, data, opening, halve=True) as taken:
         references = [taken.another(one) for one in _listed(reference)]
         facts = {**taken.facts, "references": references, "device": taken.device}
@@ -269,7 +270,7 @@ def inspect(
     data: object,
     reference: AnyModel | Sequence[AnyModel] = (),
     *,
-    inspectors: Chosen | Sequence[Chosen] = "bias-maps",
+    inspectors: Chosen | Sequence[Chosen] | None = None,
     rng: Random = 0,
     progress: Progress | None = None,
 ) -> Verdict:
@@ -279,12 +280,15 @@ def inspect(
         model, data: as `attack` takes them. Clean models that are missing are trained on the
             training images, else on half of the one set.
         reference: clean models of the model's architecture.
-        inspectors: names, or themselves.
+        inspectors: names, or themselves; the calibrated ensemble by default, and bias maps beside
+            references.
         rng: a seed or a generator.
 
     Raises:
         InputError, NothingAssessedError, RunError: as `judge`.
     """
+    if inspectors is None:
+        inspectors = "bias-maps" if _listed(reference) else "ensemble"
     chosen: list[Inspector] = [
         component.create("inspectors", str(table.pop("name")), table)
         for one in _listed(inspectors)

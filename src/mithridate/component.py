@@ -137,7 +137,10 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "inspectors": {
         "bias-maps": "mithridate.defenses.inspect.bias_maps:BiasMaps",
+        "ensemble": "mithridate.defenses.inspect.ensemble:Ensemble",
         "neural-cleanse": "mithridate.defenses.inspect.neural_cleanse:NeuralCleanse",
+        "patch-scan": "mithridate.defenses.inspect.patch_scan:PatchScan",
+        "universal-perturbation": "mithridate.defenses.inspect.universal:UniversalPerturbation",
         "white-noise": "mithridate.defenses.inspect.white_noise:WhiteNoise",
     },
     "measures": {
@@ -253,8 +256,8 @@ def _as_declared(component: Component) -> None:
 def names(kind: str) -> list[str]:
     """The names of a kind, ours and third parties', sorted.
 
-    >>> names("inspectors")
-    ['bias-maps', 'neural-cleanse', 'white-noise']
+    >>> names("guards")
+    ['blacklight', 'piha', 'query-guard']
     """
     return sorted(_table(kind))
 

@@ -55,8 +55,13 @@ def audit(
         bool, typer.Option("--quick", help="Leave parts out, and say which: see the docs.")
     ] = False,
     inspector: Annotated[
-        str, typer.Option("--inspector", metavar="NAME", help="See mithridate list inspectors.")
-    ] = "bias-maps",
+        str | None,
+        typer.Option(
+            "--inspector",
+            metavar="NAME",
+            help="See mithridate list inspectors. Default: ensemble; with --reference bias-maps.",
+        ),
+    ] = None,
     how: Any = None,
     settings: Settings = None,
     out: Annotated[
@@ -85,6 +90,9 @@ def audit(
     probes = probes if samples is None else samples  # as --probes was called
     if probes is not None:
         values["samples"] = str(probes)
+    if inspector is None:
+        compares = reference or controls is not None or probes is not None
+        inspector = "bias-maps" if compares else "ensemble"
     left_out = _shorten(values, inspector, controls is None) if quick else []
     if controls is None:
         controls = QUICK_CONTROLS if quick else 8
@@ -139,6 +147,9 @@ def _shorten(values: dict[str, str], inspector: str, fewer: bool) -> list[str]:
     }
     if inspector != "bias-maps":
         del ways["samples"]
+    if inspector == "ensemble":
+        del ways["noise_queries"]
+        fewer = False
     given = {key: way for key, way in ways.items() if key not in values}
     values |= {key: value for key, (value, _) in given.items()}
     models = [f"{QUICK_CONTROLS} clean models in place of 8"] if fewer else []

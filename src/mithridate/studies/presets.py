@@ -323,7 +323,7 @@ def audit(
 
     Args:
         references: checkpoint files of clean models that the user trusts.
-        inspector: name and settings; bias-maps at its defaults by default.
+        inspector: name and settings; by default "ensemble", and beside references "bias-maps".
         controls: clean models in all; what the references leave missing is trained here.
         control_epochs: of these; as many as the suspect had, by default.
         attack_images: test images that each evasion attack gets; 0 leaves evasion out.
@@ -333,6 +333,9 @@ def audit(
     ['clean', 'verdict', 'evasion', 'white-noise']
     """
     subject = _subject(model, data, network, opening)
+    inspector = dict(inspector or {"name": "bias-maps" if references else "ensemble"})
+    if not component.find("inspectors", str(inspector["name"])).controls and not references:
+        controls = noise_queries = 0  # no clean model is at hand to compare with
     clean: Table = {
         "references": list(references),
         "controls": controls,

@@ -3,6 +3,7 @@
 from mithridate.defenses.inspect.base import Comparison, Evidence, Halves, Inspector, stamp
 from mithridate.defenses.inspect.bias_maps import BiasMaps
 from mithridate.defenses.inspect.controls import train_control, train_controls
+from mithridate.defenses.inspect.ensemble import Ensemble
 from mithridate.defenses.inspect.judge import LOOKED_AT, CleanSide, Verdict, calibrate, judge
 from mithridate.defenses.inspect.maps import (
     MapSet,
@@ -13,6 +14,8 @@ from mithridate.defenses.inspect.maps import (
 )
 from mithridate.defenses.inspect.neural_cleanse import NeuralCleanse, anomaly
 from mithridate.defenses.inspect.null import predictive_p
+from mithridate.defenses.inspect.patch_scan import PatchScan
+from mithridate.defenses.inspect.universal import UniversalPerturbation
 from mithridate.defenses.inspect.white_noise import WhiteNoise
 
 __all__ = [
@@ -20,11 +23,14 @@ __all__ = [
     "BiasMaps",
     "CleanSide",
     "Comparison",
+    "Ensemble",
     "Evidence",
     "Halves",
     "Inspector",
     "MapSet",
     "NeuralCleanse",
+    "PatchScan",
+    "UniversalPerturbation",
     "Verdict",
     "WhiteNoise",
     "algorithm_one",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mithridate import rng as random
@@ -19,6 +21,7 @@ from mithridate.cost import Cost, Sizes, Work
 from mithridate.data import ImageSet
 from mithridate.doubts import Doubt
 from mithridate.errors import InputError, check_number
+from mithridate.goals import Targeted
 from mithridate.rng import Random, as_generator
 
 if TYPE_CHECKING:  # `judge` knows inspectors; `inspect` and `calibrate` hand over to it
@@ -55,6 +58,61 @@ fell, a pair that was not looked at.
 """
 
 
+@dataclass(frozen=True)
+class Laid:
+    """A pattern laid over images: (C, H, W) in [0, 1], NaN where transparent."""
+
+    pattern: Tensor
+
+    def apply(self, images: Tensor) -> Tensor:
+        """Images (N, C, H, W) changed, in [0, 1]."""
+        return stamp(images, self.pattern.to(images.device))
+
+
+@dataclass(frozen=True)
+class Added:
+    """Values added to images and clipped: (C, H, W) in [-1, 1]."""
+
+    pattern: Tensor
+
+    def apply(self, images: Tensor) -> Tensor:
+        """Images (N, C, H, W) changed, in [0, 1]."""
+        return (images + self.pattern.to(images.device)).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class Bent:
+    """Images bent by offsets (2, g, g) in pixels, columns then rows, at g x g control points."""
+
+    offsets: Tensor
+
+    def apply(self, images: Tensor) -> Tensor:
+        """Images (N, C, H, W) changed, in [0, 1]."""
+        return self.bend(images, self.offsets.expand(len(images), -1, -1, -1)).clamp(0, 1)
+
+    @staticmethod
+    def bend(images: Tensor, offsets: Tensor) -> Tensor:
+        """Each image by its own offsets (N, 2, g, g); what comes from outside is the edge.
+
+        >>> x = torch.arange(9.0).view(1, 1, 3, 3) / 8
+        >>> torch.allclose(Bent.bend(x, torch.zeros(1, 2, 2, 2)), x)
+        True
+        """
+        height, width = images.shape[2:]
+        offsets = offsets.to(images.device)
+        wide = F.interpolate(offsets, (height, width), mode="bicubic", align_corners=True)
+        rows, cols = torch.meshgrid(
+            torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij"
+        )
+        scale = 2 / torch.tensor([max(1, width - 1), max(1, height - 1)])
+        places = torch.stack([cols, rows], -1) + wide.permute(0, 2, 3, 1) * scale
+        return F.grid_sample(images, places, padding_mode="border", align_corners=True)
+
+
+Change = Laid | Added | Bent
+"""What a proposed trigger does to an image."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evidence:
     """What an inspector proposes. Nothing in it is believed before `judge` has measured it.
@@ -64,6 +122,11 @@ class Evidence:
         source: class whose images the trigger is for; None where it is for those of any class.
         target: class that images are sent to; None where the inspector names none.
         trigger: (C, H, W) in [0, 1], laid over images, NaN where transparent.
+        change: what the trigger does, where it is not laid over images.
+        scores: further numbers by name, each higher for more suspicious models.
+        probability, p_value, alarm, null, null_values: of an inspector that is calibrated already,
+            what it says itself; `judge` finds these for the others.
+        parts: (name, evidence) of those it asked.
         mask: bool (H, W), where the trigger shows; None: wherever it is not NaN.
         ranking: (class, score), most suspect first; NaN for a class that was not tested.
         pictures: what there is to see, on the CPU, by the names of `PICTURES`.
@@ -75,6 +138,14 @@ class Evidence:
     source: int | None = None
     target: int | None = None
     trigger: Tensor | None = field(default=None, repr=False)
+    change: Change | None = field(default=None, repr=False)
+    scores: Mapping[str, float] = field(default_factory=dict)
+    probability: float | None = None
+    p_value: float | None = None
+    alarm: bool | None = None
+    null: str = ""
+    null_values: tuple[float, ...] = field(default=(), repr=False)
+    parts: tuple[tuple[str, Evidence], ...] = field(default=(), repr=False)
     mask: Tensor | None = field(default=None, repr=False)
     ranking: tuple[tuple[int, float], ...] = field(default=(), repr=False)
     pictures: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
@@ -275,6 +346,51 @@ def stamp(images: Tensor, trigger: Tensor) -> Tensor:
     [1.0, 0.0]
     """
     return torch.where(trigger.isnan(), images, trigger.nan_to_num())
+
+
+def margins(logits: Tensor, target: Tensor) -> Tensor:
+    """The target's logit less the largest other, (N,).
+
+    >>> margins(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([2]))
+    tensor([-1.])
+    """
+    return -Targeted(target).margin(logits)
+
+
+class MarginOf:
+    """An objective: less of it is a larger margin of the target."""
+
+    def __init__(self, target: Tensor) -> None:
+        self.target = target
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """The margin's negative, (N,)."""
+        return -margins(logits, self.target.to(logits.device))
+
+    def __getitem__(self, rows: slice) -> MarginOf:
+        return MarginOf(self.target[rows])
+
+
+def logit_scale(model: Classifier, images: Sequence[Tensor]) -> Tensor:
+    """How far the right logit lies above the mean of the others: the median over images.
+
+    Args:
+        images: of each class (n, C, H, W); where none is recognised, the deviation of all logits.
+    """
+    labels = torch.arange(len(images)).repeat_interleave(torch.tensor([len(x) for x in images]))
+    with torch.no_grad():
+        logits = model.logits(torch.cat(list(images))).cpu()
+    own = logits.gather(1, labels[:, None])[:, 0]
+    others = (logits.sum(1) - own) / max(1, logits.shape[1] - 1)
+    right = (own - others)[logits.argmax(1) == labels]
+    return right.median() if len(right) else logits.std()
+
+
+def ranked(table: Tensor) -> tuple[tuple[int, float], ...]:
+    """Targets by their best score over all sources, of a table (K, K); NaN: not looked at."""
+    best = table.nan_to_num(-torch.inf).max(0).values
+    order = best.argsort(descending=True, stable=True).tolist()
+    return tuple((k, float(best[k]) if bool(best[k].isfinite()) else math.nan) for k in order)
 
 
 def same_architecture(models: Sequence[Classifier]) -> bool:

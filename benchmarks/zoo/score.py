@@ -1,0 +1,231 @@
+"""Scores the zoo: inspectors look at every model, are calibrated on one part, measured on others.
+
+The models' scores are written before any truth is read; calibration reads the truth of its own part
+alone, and only the report that of the parts it is measured on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+
+import mithridate as mi
+from benchmarks.zoo import build
+from benchmarks.zoo.recipes import CLASSES, part_of
+from mithridate import component
+from mithridate.metrics import wilson
+
+MEMBERS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("universal-perturbation", {}),
+    ("patch-scan", {}),
+    ("patch-scan", {"side": 0.143, "contents": 4, "scanned": 2, "pairs": 12}),
+)
+PARTS = ("calibration", "validation")
+"""Parts whose truth the calibration reads."""
+SHRINK = 0.02
+"""Of the weights' squares, beside the mean cross-entropy."""
+RESAMPLES = 2000
+FALSE_ALARMS = 0.02
+"""Share of clean models of the calibration part that may be called poisoned."""
+
+Row = dict[str, Any]
+
+
+def images_of(data: str, count: int) -> mi.ImageSet:
+    """The auditor's images: so many, alike of each class."""
+    own, _ = build.auditors(data)
+    each = max(2, count // CLASSES)
+    rows = torch.cat([own.of_class(label)[:each] for label in range(own.classes)])
+    return own.subset(rows)
+
+
+def look(job: tuple[Path, str, int, int]) -> str:
+    """One model's scores by every member, in a file."""
+    folder, data, number, count = job
+    file = folder / data / f"scores-{count}" / f"{number:04}.json"
+    if file.exists():
+        return ""
+    torch.set_num_threads(1)
+    model = build.opened(folder, data, number)[0]
+    images, scores, seconds = images_of(data, count), {}, []
+    named: list[Row] = []
+    for place, (name, settings) in enumerate(MEMBERS):
+        began = time.perf_counter()
+        inspector = component.create("inspectors", name, dict(settings))
+        found = inspector.compare(model, images, rng=mi.rng(0))
+        seconds.append(time.perf_counter() - began)
+        scores |= {f"{place}/{key}": value for key, value in found.scores.items()}
+        box = None
+        if found.mask is not None:
+            at = found.mask.nonzero()
+            box = [*at.min(0).values.tolist(), *(at.max(0).values + 1).tolist()]
+        named.append({"source": found.source, "target": found.target, "box": box})
+    file.parent.mkdir(exist_ok=True)
+    values = {"scores": scores, "seconds": seconds, "named": named}
+    file.with_suffix(".part").write_text(json.dumps(values))
+    os.replace(file.with_suffix(".part"), file)
+    return ""
+
+
+def look_all(folder: Path, data: str, count: int, workers: int) -> None:
+    """Every model that is built and has no scores yet."""
+    todo = [(folder, data, number, count) for number in build.numbers(folder, data)]
+    with ProcessPoolExecutor(workers) as pool:
+        for done, _ in enumerate(pool.map(look, todo), 1):
+            if done % 20 == 0:
+                print(f"{data}: {done} of {len(todo)} looked at", flush=True)
+
+
+def rows(folder: Path, data: str, count: int, parts: Sequence[str]) -> list[Row]:
+    """The models of some parts with scores and truth; backdoors that did not take are left out."""
+    found = []
+    for number in build.numbers(folder, data):
+        if part_of(number) not in parts:
+            continue
+        file = folder / data / f"scores-{count}" / f"{number:04}.json"
+        truth = json.loads((folder / data / "truth" / f"{number:04}.json").read_text())
+        poisoned = truth["recipe"]["kind"] == "poisoned"
+        if not file.exists() or (poisoned and truth["asr"] < build.TOOK):
+            continue
+        found.append(
+            json.loads(file.read_text())
+            | {"poisoned": poisoned, "truth": truth, "recipe": truth["recipe"], "data": data}
+        )
+    return found
+
+
+def calibrate(models: Sequence[Row], inputs: Sequence[str]) -> Row:
+    """The calibration that `ensemble` ships, as JSON holds it."""
+    values = np.array([[row["scores"][name] for name in inputs] for row in models])
+    bad = np.array([row["poisoned"] for row in models])
+    clean = values[~bad]
+    centre = np.median(clean, 0)
+    spread = np.maximum(clean.std(0), 1e-3)
+    x = (values - centre) / spread
+    weights, bias = logistic(x, bad)
+    odds = bias + x @ weights
+    own = np.sort(odds[~bad])
+    least = own[min(len(own) - 1, int(np.ceil((1 - FALSE_ALARMS) * len(own))) - 1)]
+    threshold = max(0.5, float(1 / (1 + np.exp(-least))) + 1e-6)
+    return {
+        "version": 1,
+        "members": [list(one) for one in MEMBERS],
+        "inputs": [[int(name.split("/")[0]), name.split("/")[1]] for name in inputs],
+        "centre": rounded(centre), "spread": rounded(spread),
+        "low": rounded(values.min(0)), "high": rounded(values.max(0)),
+        "weights": rounded(weights), "bias": round(float(bias), 4),
+        "clean": rounded(own), "threshold": round(threshold, 4),
+        "shapes": sorted({shape_of(row["data"]) for row in models}),
+        "classes": CLASSES, "images": 10, "measured": {},
+    }  # fmt: skip
+
+
+def logistic(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
+    """Weights that are not negative, and a bias; each class of models counts half."""
+    share = np.where(y, 0.5 / y.sum(), 0.5 / (~y).sum())
+
+    def loss(free: np.ndarray) -> tuple[float, np.ndarray]:
+        odds = x @ free[:-1] + free[-1]
+        signed = np.where(y, odds, -odds)
+        slope = -np.where(y, 1, -1) * share / (1 + np.exp(signed))
+        value = (share * np.logaddexp(0, -signed)).sum() + SHRINK * (free[:-1] ** 2).sum()
+        return value, np.append(slope @ x + 2 * SHRINK * free[:-1], slope.sum())
+
+    start = np.zeros(x.shape[1] + 1)
+    bounds = [(0, None)] * x.shape[1] + [(None, None)]
+    fitted = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+    return fitted[:-1], float(fitted[-1])
+
+
+def rounded(values: np.ndarray) -> list[float]:
+    return [round(float(value), 5) for value in values]
+
+
+def shape_of(data: str) -> list[int]:
+    return {"digits": [1, 8, 8], "mnist": [1, 28, 28], "cifar10": [3, 32, 32]}[data]  # type: ignore
+
+
+def auroc(bad: np.ndarray, good: np.ndarray) -> float:
+    """The share of pairs in order; a tie is half."""
+    if not len(bad) or not len(good):
+        return float("nan")
+    more = bad[:, None] - good
+    return float(((more > 0) + 0.5 * (more == 0)).mean())
+
+
+def interval(
+    measure: Callable[[np.ndarray, np.ndarray], float], bad: np.ndarray, good: np.ndarray
+) -> tuple[float, float, float]:
+    """A measure of both sides with its 95 % bootstrap interval, each side drawn anew."""
+    draw = np.random.default_rng(0)
+    drawn = [
+        measure(draw.choice(bad, len(bad)), draw.choice(good, len(good))) for _ in range(RESAMPLES)
+    ]
+    low, high = np.nanquantile(drawn, [0.025, 0.975])
+    return measure(bad, good), float(low), float(high)
+
+
+def cross_entropy(bad: np.ndarray, good: np.ndarray) -> float:
+    """Of log-odds, in nats; both sides count half."""
+    return float(np.logaddexp(0, -bad).mean() + np.logaddexp(0, good).mean()) / 2
+
+
+def brier(bad: np.ndarray, good: np.ndarray) -> float:
+    """Mean square error of the probability; both sides count half."""
+    return float((1 / (1 + np.exp(bad)) ** 2).mean() + (1 / (1 + np.exp(-good)) ** 2).mean()) / 2
+
+
+def tpr_at(rate: float) -> Callable[[np.ndarray, np.ndarray], float]:
+    """True alarms at the threshold that so many clean models of this very part pass."""
+
+    def measure(bad: np.ndarray, good: np.ndarray) -> float:
+        least = np.sort(good)[max(0, int(np.ceil((1 - rate) * len(good))) - 1)]
+        return float((bad > least).mean())
+
+    return measure
+
+
+def calibration_error(bad: np.ndarray, good: np.ndarray, bins: int = 5) -> float:
+    """Mean difference of probability and frequency over bins of equal size."""
+    odds = np.concatenate([bad, good])
+    truth = np.concatenate([np.ones(len(bad)), np.zeros(len(good))])
+    p = 1 / (1 + np.exp(-odds))
+    order = np.argsort(p)
+    parts = np.array_split(order, bins)
+    return float(sum(len(q) * abs(p[q].mean() - truth[q].mean()) for q in parts) / len(p))
+
+
+def odds_of(row: Row, calibration: Mapping[str, Any]) -> float:
+    """As `ensemble` computes them."""
+    from mithridate.defenses.inspect.ensemble import Calibration
+
+    known = Calibration.of(calibration)
+    return known.log_odds([row["scores"][f"{place}/{name}"] for place, name in known.inputs])
+
+
+def summary(models: Sequence[Row], calibration: Mapping[str, Any]) -> Row:
+    """The figures of some models."""
+    odds = np.array([odds_of(row, calibration) for row in models])
+    truth = np.array([row["poisoned"] for row in models])
+    bad, good = odds[truth], odds[~truth]
+    alarm = 1 / (1 + np.exp(-odds)) >= calibration["threshold"]
+    values: Row = {"clean": len(good), "poisoned": len(bad)}
+    for name, measure in (
+        ("AUROC", auroc), ("cross-entropy", cross_entropy), ("Brier", brier),
+        ("calibration error", calibration_error), ("TPR at 5 % FPR", tpr_at(0.05)),
+        ("TPR at 2 % FPR", tpr_at(0.02)),
+    ):  # fmt: skip
+        values[name] = interval(measure, bad, good) if len(bad) and len(good) else None
+    values["false alarms"] = wilson(int(alarm[~truth].sum()), len(good)) if len(good) else None
+    values["found"] = wilson(int(alarm[truth].sum()), len(bad)) if len(bad) else None
+    values["seconds"] = float(np.median([sum(row["seconds"]) for row in models]))
+    return values

@@ -1,0 +1,262 @@
+"""The ensemble: several inspectors, and what their scores were for models of a known kind."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from typing import Any, ClassVar, final
+
+import torch
+
+from mithridate import component
+from mithridate.classifier import Classifier
+from mithridate.component import About
+from mithridate.cost import Sizes, Work
+from mithridate.data import ImageSet
+from mithridate.defenses.inspect.base import (
+    Comparison,
+    Evidence,
+    Inspector,
+    Look,
+    Progress,
+    tell,
+)
+from mithridate.doubts import Doubt
+
+FILE = "calibration.json"
+FAR = 1.0
+"""Deviations beyond the zoo's own range from which on a score is outside of it."""
+WIDE = (0.1, 0.9)
+"""Bounds of the probability for a suspect unlike those that were calibrated on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What the scores of a zoo of clean and poisoned models make of a suspect's.
+
+    Attributes:
+        version: of the file.
+        members: (name, settings) of the inspectors, in order.
+        inputs: (member's place, name among its `scores`), in order.
+        centre, spread: of each input over the clean models that were calibrated on.
+        low, high: the range of each input over all models that were calibrated on.
+        weights, bias: of the logistic regression on the standardised inputs; no weight is below
+            0, as every input is higher for more suspicious models.
+        clean: log-odds of the clean models that were calibrated on, ascending.
+        threshold: probability from which on there is an alarm.
+        measured: how it did on models that were not calibrated on, for pages.
+        shapes: image shapes calibrated on; classes, images: and the fewest images of each class.
+    """
+
+    version: int
+    members: tuple[tuple[str, Mapping[str, Any]], ...]
+    inputs: tuple[tuple[int, str], ...]
+    centre: tuple[float, ...]
+    spread: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    weights: tuple[float, ...]
+    bias: float
+    clean: tuple[float, ...]
+    threshold: float
+    measured: Mapping[str, Any]
+    shapes: tuple[tuple[int, ...], ...]
+    classes: int
+    images: int
+    accuracy: float
+
+    @staticmethod
+    def of(values: Mapping[str, Any]) -> Calibration:
+        """From what a JSON file holds."""
+        listed: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        for name in ("members", "inputs", "shapes"):
+            listed[name] = tuple(tuple(one) for one in values[name])
+        return Calibration(**listed)
+
+    def standard(self, scores: Sequence[float]) -> list[float]:
+        """In deviations of clean models, within the range that was calibrated on."""
+        return [
+            (min(max(score, low), high) - centre) / spread
+            for score, low, high, centre, spread in zip(
+                scores, self.low, self.high, self.centre, self.spread, strict=True
+            )
+        ]
+
+    def log_odds(self, scores: Sequence[float]) -> float:
+        """Of being poisoned, at even odds before."""
+        return self.bias + sum(
+            weight * value
+            for weight, value in zip(self.weights, self.standard(scores), strict=True)
+        )
+
+    def p_value(self, log_odds: float) -> float:
+        """The conformal one: the share of clean models, the suspect among them, at least so high.
+
+        Exact in finite samples for a clean suspect of the zoo's own kind.
+        """
+        above = sum(value >= log_odds for value in self.clean)
+        return (1 + above) / (1 + len(self.clean))
+
+    def outside(self, scores: Sequence[float]) -> float:
+        """By how many deviations the farthest score lies outside of the range calibrated on."""
+        return max(
+            max(low - score, score - high, 0.0) / spread
+            for score, low, high, spread in zip(
+                scores, self.low, self.high, self.spread, strict=True
+            )
+        )
+
+
+@lru_cache
+def shipped() -> Calibration:
+    """The calibration that comes with this version."""
+    text = resources.files(__package__).joinpath(FILE).read_text()
+    return Calibration.of(json.loads(text))
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Ensemble(Inspector):
+    """Several inspectors at once, and one probability, without any reference model.
+
+    Each member looks at the suspect alone. Its scores are put beside those that a zoo of some
+    two hundred clean and poisoned networks gave (`docs/results/zoo.md`): standardised by the clean
+    ones, added up by a logistic regression whose weights are not negative, and turned into a
+    probability at even odds. Beside it stands the conformal p-value: the share of the zoo's clean
+    models with scores at least as high.
+
+    A suspect that is unlike those of the zoo (other image sizes, another number of classes, fewer
+    images, a lower accuracy, scores out of range) gets a doubt, and a probability of 0.1 to 0.9.
+
+    Args:
+        controls, control_epochs: unused: the zoo is the clean side.
+        alpha: unused; the zoo's threshold decides.
+
+    >>> Ensemble().controls
+    0
+    """
+
+    about: ClassVar[About] = About(
+        paper="the project's; members name their papers",
+        access=("gradient",),
+        needs=("clean images",),
+        atlas=("AML.M0008",),
+        nist=("023",),
+    )
+    statistic: ClassVar[str] = "Log-odds of being poisoned, beside the zoo's clean models"
+
+    controls: int = 0
+
+    def members(self) -> list[Inspector]:
+        """The inspectors that the shipped calibration is of."""
+        return [
+            component.create("inspectors", name, dict(settings))
+            for name, settings in shipped().members
+        ]
+
+    def cost(self, sizes: Sizes) -> Work:
+        """Of all members."""
+        works = [one.cost(sizes) for one in self.members()]
+        return Work(
+            forwards=sum(work.forwards for work in works),
+            gradients=sum(work.gradients for work in works),
+        )
+
+    def look(self, model: Classifier, data: ImageSet, *, rng: torch.Generator) -> Look:
+        """The members' looks, each under its place."""
+        return {
+            f"{place}/{name}": tensor
+            for place, one in enumerate(self.members())
+            for name, tensor in one.look(model, data, rng=rng).items()
+        }
+
+    def look_cost(self, sizes: Sizes) -> Work:
+        """All of it."""
+        return self.cost(sizes)
+
+    def score(
+        self,
+        model: Classifier,
+        data: ImageSet,
+        *,
+        clean: Comparison,
+        rng: torch.Generator,
+        progress: Progress | None = None,
+    ) -> Evidence:
+        """The log-odds, the probability, and the evidence of the member that weighs most."""
+        calibration, members = shipped(), self.members()
+        found = []
+        for place, one in enumerate(members):
+            tell(progress, place, len(members), component.name_of(one))
+            own = {
+                name.partition("/")[2]: tensor
+                for name, tensor in clean.own.items()
+                if name.startswith(f"{place}/")
+            }
+            alone = Comparison(models=(), looks=(), own=own)
+            found.append(one.score(model, data, clean=alone, rng=rng))
+        scores = [found[place].scores[name] for place, name in calibration.inputs]
+        standard = calibration.standard(scores)
+        weighed = [0.0] * len(found)
+        for (place, _), weight, value in zip(
+            calibration.inputs, calibration.weights, standard, strict=True
+        ):
+            weighed[place] += weight * value
+        lead = weighed.index(max(weighed))
+        odds = calibration.log_odds(scores)
+        probability = 1 / (1 + math.exp(-odds))
+        doubts = self._doubts(calibration, data, scores)
+        if doubts:
+            probability = min(max(probability, WIDE[0]), WIDE[1])
+        best = found[lead]
+        names = [component.name_of(one) for one in members]
+        return Evidence(
+            statistic=odds,
+            scores={
+                f"{names[p]}/{name}": s
+                for (p, name), s in zip(calibration.inputs, scores, strict=True)
+            },
+            probability=probability,
+            p_value=calibration.p_value(odds),
+            alarm=probability >= calibration.threshold,
+            null_values=calibration.clean,
+            source=best.source,
+            target=best.target,
+            trigger=best.trigger,
+            change=best.change,
+            mask=best.mask,
+            ranking=best.ranking,
+            pictures=best.pictures,
+            parts=tuple(zip(names, found, strict=True)),
+            doubts=(*doubts, *best.doubts),
+        )
+
+    def _doubts(
+        self, calibration: Calibration, data: ImageSet, scores: Sequence[float]
+    ) -> list[Doubt]:
+        """Where the suspect is unlike the zoo's models."""
+        unlike = []
+        if data.classes != calibration.classes:
+            unlike.append(f"{data.classes} classes, not {calibration.classes}")
+        shape = tuple(data.image_shape)
+        if shape not in calibration.shapes:
+            unlike.append(f"images of {' x '.join(map(str, shape))}")
+        fewest = int(torch.bincount(data.labels, minlength=data.classes).min())
+        if fewest < calibration.images:
+            unlike.append(f"{fewest} images of a class, where {calibration.images} were had")
+        far = calibration.outside(scores)
+        if far > FAR:
+            unlike.append(f"a score {far:.1f} deviations outside of the range of its models")
+        if not unlike:
+            return []
+        text = (
+            f"the suspect is unlike the models that this was calibrated on ({'; '.join(unlike)}): "
+            f"the probability is held within {WIDE[0]:g} to {WIDE[1]:g}"
+        )
+        return [Doubt("outside-calibration", text)]

@@ -1,0 +1,53 @@
+"""How far the largest entry of a table of pairs lies above the rest, robustly."""
+
+from __future__ import annotations
+
+import torch
+
+LEAST = 0.05
+"""Median absolute deviations below it count as that: entries that are all alike tell nothing."""
+
+
+def outlier(table: torch.Tensor) -> float:
+    """The largest entry above the median, in median absolute deviations.
+
+    Args:
+        table: any shape; NaN where there is no entry.
+
+    >>> outlier(torch.tensor([1.0, 2.0, 3.0, 13.0, torch.nan]))
+    10.5
+    """
+    values = table[~table.isnan()]
+    if len(values) == 0:
+        return 0.0
+    middle = values.quantile(0.5)
+    spread = (values - middle).abs().quantile(0.5).clamp(min=LEAST)
+    return float((values.max() - middle) / spread)
+
+
+def column(table: torch.Tensor) -> float:
+    """The same of the columns' medians: a target that most sources lead to.
+
+    >>> table = torch.tensor([[torch.nan, 1.0, 9.0], [0.0, torch.nan, 9.0], [0.0, 1.0, torch.nan]])
+    >>> column(table)
+    8.0
+    """
+    return outlier(table.nanquantile(0.5, dim=0))
+
+
+def unexplained(table: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
+    """A table less the straight line through it over the entries of another, (K, K).
+
+    A line that would rise is taken as flat: what lies farther apart is no nearer.
+
+    >>> table = torch.tensor([[torch.nan, -2.0], [-4.0, torch.nan]])
+    >>> by = torch.tensor([[torch.nan, 1.0], [2.0, torch.nan]])
+    >>> unexplained(table, by).nan_to_num(-1.0).tolist()
+    [[-1.0, 0.0], [0.0, -1.0]]
+    """
+    there = ~table.isnan() & ~by.isnan()
+    y, x = table[there], by[there]
+    if len(x) < 2 or float(x.var(unbiased=False)) == 0:
+        return table - y.mean()
+    slope = (((x - x.mean()) * (y - y.mean())).mean() / x.var(unbiased=False)).clamp(max=0)
+    return table - y.mean() - slope * (by - x.mean())

@@ -1,0 +1,112 @@
+"""The smallest common change: its size on linear models, and a planted trigger."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import mithridate as mi
+from mithridate.classifier import Classifier
+from mithridate.defenses.inspect import UniversalPerturbation
+from mithridate.defenses.inspect.base import Added, Bent, Laid
+from mithridate.defenses.inspect.universal import suspicion
+from mithridate.errors import InputError
+
+SHAPE = (1, 6, 6)
+
+
+def linear(seed: int = 0, classes: int = 2) -> Classifier:
+    """Logits w x, small enough that no change comes near the walls."""
+    layer = nn.Linear(36, classes, bias=False)
+    layer.weight.data = torch.randn(classes, 36, generator=mi.rng(seed))
+    return Classifier(nn.Sequential(nn.Flatten(), layer), classes=classes, image_shape=SHAPE)
+
+
+def labelled(model: Classifier, count: int = 200) -> mi.ImageSet:
+    """Grey images, by the model's own labels."""
+    x = 0.5 + 0.05 * torch.randn(count, *SHAPE, generator=mi.rng(9))
+    labels = model.labels(x)
+    return mi.ImageSet.from_float(x, labels, [str(k) for k in range(model.classes)])
+
+
+def test_sizes_are_those_of_a_linear_model():
+    """margin = (w_t - w_s) x: alone each image needs |margin| / |w_t - w_s|, together the k-th."""
+    model = linear()
+    data = labelled(model)
+    plan = UniversalPerturbation(steps=40, images=10)
+    look = plan.look(model, data, rng=mi.rng(1))
+    halves = mi.inspectors.Halves.split(data, mi.rng(1))
+    weight = model.module[1].weight.detach()
+    for row, (source, target) in enumerate(look["pair"].tolist()):
+        normal = weight[target] - weight[source]
+        x = data.batch(halves.search[source][:10])[0].flatten(1)
+        needs = (-(x @ normal) / normal.norm()).sort().values
+        together = float(needs[math.ceil(0.8 * len(needs)) - 1])
+        alone = float(needs.log().mean().exp())
+        assert together * 0.98 <= float(look["common"][row]) <= 1.2 * together
+        assert alone * 0.98 <= float(look["alone"][row]) <= 1.2 * alone
+
+
+@pytest.mark.parametrize("family", ["l2", "pixels", "flow"])
+def test_share_is_what_the_change_does(family):
+    """The change that is handed out, on the held-out images, by prediction anew."""
+    train, test = mi.load_data("digits")
+    net = mi.networks.create("digits-cnn", image_shape=(1, 8, 8), classes=10)
+    model = mi.fit(net, train, epochs=4, rng=mi.rng(0))
+    plan = UniversalPerturbation(family=family, steps=6, images=4)
+    look = plan.look(model, test, rng=mi.rng(0))
+    halves = mi.inspectors.Halves.split(test, mi.rng(0))
+    kind = {"l2": Added, "pixels": Laid, "flow": Bent}[family]
+    for row in (0, 40, 80):
+        source, target = look["pair"][row].tolist()
+        x = test.batch(halves.confirm[source][:8])[0]
+        led = model.labels(kind(look["change"][row]).apply(x)) == target
+        assert float(look["share"][row]) == pytest.approx(float(led.float().mean()), abs=0.13)
+
+
+def test_planted_trigger_stands_out():
+    """A bright corner pixel leads to class 3: one pixel does it, for every other class."""
+
+    class Planted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.own = nn.Linear(36, 4, bias=False)
+            self.own.weight.data = torch.randn(4, 36, generator=mi.rng(4)) * 2
+            self.own.weight.data[:, 0] = 0
+
+        def forward(self, x):
+            corner = (x[:, 0, 0, 0] - 0.8).relu() * 400
+            return self.own(x.flatten(1)) + corner[:, None] * torch.eye(4)[3]
+
+    model = Classifier(Planted(), classes=4, image_shape=SHAPE)
+    data = labelled(model, 400)
+    for family in ("pixels", "l2"):
+        verdict = UniversalPerturbation(family=family).compare(model, data, rng=mi.rng(0))
+        assert verdict.target == 3
+        assert verdict.statistic > (1.5 if family == "pixels" else 0)
+
+
+def test_pairs_are_screened_by_slope():
+    model = linear(classes=12)
+    data = labelled(model, 900)
+    look = UniversalPerturbation(pairs=20, steps=1, images=2).look(model, data, rng=mi.rng(0))
+    assert look["pair"].shape == (20, 2)
+    assert bool((look["pair"][:, 0] != look["pair"][:, 1]).all())
+
+
+def test_suspicion_of_pairs_that_found_nothing_is_least():
+    look = {"common": torch.tensor([1.0, 4.0, 4.0, torch.inf])}
+    assert suspicion(look).argmin() == 3
+    assert float(suspicion(look)[0]) == pytest.approx(math.log(4))
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [({"family": "wave"}, "family"), ({"size": 2.0}, "size"), ({"steps": 0}, "steps")],
+)
+def test_settings_out_of_range(settings, says):
+    with pytest.raises(InputError, match=says):
+        UniversalPerturbation(**settings)
