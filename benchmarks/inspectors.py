@@ -43,15 +43,16 @@ def row(name: str, planted: list[Classifier], clean: list[Classifier]) -> str:
     try:
         found = [inspector.compare(model, test, rng=mi.rng(0)) for model in (*planted, *clean)]
     except InputError as error:
-        return f"{name:<18} {error}"
+        return f"{name:<18} refused: {error}"
     seconds = (time.process_time() - began) / len(found)
     above, below = (
         [e.statistic for e in part] for part in (found[: len(planted)], found[len(planted) :])
     )
     wins = sum((a > b) + 0.5 * (a == b) for a in above for b in below) / (len(above) * len(below))
     right = sum(e.target == k % 10 for k, e in enumerate(found[: len(planted)]))
+    named = "none  " if found[0].target is None else f"{right} of {len(planted)}"
     spans = "  ".join(f"{min(v):6.3g} to {max(v):<6.3g}" for v in (above, below))
-    return f"{name:<18} {wins:.2f}   {right} of {len(planted)}   {spans}  {seconds:.2f}"
+    return f"{name:<18} {wins:.2f}   {named}   {spans}  {seconds:.2f}"
 
 
 def main() -> None:
