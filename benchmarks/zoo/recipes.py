@@ -19,8 +19,10 @@ HELD_OUT_TRIGGER = "sinusoid"
 RULES = ("one-to-one", "all-to-one", "all-to-all")
 HARD = ("few", "noisy", "fine-tuned", "pruned", "hardened")
 """Clean models that look odd."""
-PLACES = ("calibration",) * 4 + ("validation",) + ("test",) * 3 + ("held-network", "held-trigger")
-"""Parts of ten pairs of a clean and a poisoned model, over and over."""
+DEVELOPED = 200
+"""Models below this number are those that the inspectors were developed and calibrated on."""
+PLACES = ("seen",) * 8 + ("network", "trigger")
+"""Of ten pairs of a clean and a poisoned model, over and over; the last two kinds are held out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,7 @@ class Recipe:
     """One model. `images`, `share` and the trigger's settings are of the first try.
 
     Attributes:
-        part: calibration, validation, test, held-network or held-trigger.
+        part: calibration, left-out, test, held-network or held-trigger.
         kind: "clean", one of `HARD`, or "poisoned".
         share: of the eligible images that are poisoned; of the target's where labels are kept.
         cover: images of other classes are stamped too and keep their labels (one to one only).
@@ -67,10 +69,13 @@ EPOCHS = {"digits": (25, 40), "mnist": (4, 7), "cifar10": (8, 12)}
 def part_of(number: int) -> str:
     """The part that a number belongs to, whatever else is drawn.
 
-    >>> [part_of(number) for number in (0, 8, 10, 16, 19, 20)]
-    ['calibration', 'validation', 'test', 'held-network', 'held-trigger', 'calibration']
+    >>> [part_of(number) for number in (0, 16, 19, 200, 216, 219)]
+    ['calibration', 'left-out', 'left-out', 'test', 'held-network', 'held-trigger']
     """
-    return PLACES[number // 2 % len(PLACES)]
+    place = PLACES[number // 2 % len(PLACES)]
+    if number < DEVELOPED:
+        return "calibration" if place == "seen" else "left-out"
+    return "test" if place == "seen" else f"held-{place}"
 
 
 class Dice:
@@ -93,8 +98,9 @@ class Dice:
 def recipe(data: str, number: int) -> Recipe:
     """The recipe of a number: even ones are clean, odd ones poisoned."""
     dice, part = Dice("zoo", data, number), part_of(number)
+    place = PLACES[number // 2 % len(PLACES)]
     kind = "poisoned" if number % 2 else "clean"
-    if kind == "clean" and part != "held-network" and dice.uniform("hard") < 0.4:
+    if kind == "clean" and place != "network" and dice.uniform("hard") < 0.4:
         kind = dice.pick("how hard", HARD)
     names = [name for name in NETWORKS if name != HELD_OUT]
     low, high = SIZES[data]
@@ -106,7 +112,7 @@ def recipe(data: str, number: int) -> Recipe:
         "number": number,
         "part": part,
         "kind": kind,
-        "network": HELD_OUT if part == "held-network" else dice.pick("network", names),
+        "network": HELD_OUT if place == "network" else dice.pick("network", names),
         "width": dice.pick("width", WIDTHS[data]),
         "normalized": dice.uniform("normalized") < 0.5,
         "images": images,
@@ -116,7 +122,7 @@ def recipe(data: str, number: int) -> Recipe:
     }
     if kind != "poisoned":
         return Recipe(**common)
-    trigger = HELD_OUT_TRIGGER if part == "held-trigger" else dice.pick("trigger", TRIGGERS)
+    trigger = HELD_OUT_TRIGGER if place == "trigger" else dice.pick("trigger", TRIGGERS)
     rule = "all-to-one" if trigger == "clean-label" else dice.pick("rule", RULES)
 
     target = dice.whole("target", 0, CLASSES)

@@ -22,14 +22,15 @@ import mithridate as mi
 from benchmarks.zoo import build
 from benchmarks.zoo.recipes import CLASSES, part_of
 from mithridate import component
+from mithridate.defenses.inspect.ensemble import Calibration, squashed
 from mithridate.metrics import wilson
 
 MEMBERS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("universal-perturbation", {}),
     ("patch-scan", {}),
-    ("patch-scan", {"side": 0.143, "contents": 4, "scanned": 2, "pairs": 12}),
+    ("patch-scan", {"side": 0.143, "contents": 4, "scanned": 2}),
 )
-PARTS = ("calibration", "validation")
+PARTS = ("calibration",)
 """Parts whose truth the calibration reads."""
 SHRINK = 0.02
 """Of the weights' squares, beside the mean cross-entropy."""
@@ -105,7 +106,7 @@ def rows(folder: Path, data: str, count: int, parts: Sequence[str]) -> list[Row]
 
 def calibrate(models: Sequence[Row], inputs: Sequence[str]) -> Row:
     """The calibration that `ensemble` ships, as JSON holds it."""
-    values = np.array([[row["scores"][name] for name in inputs] for row in models])
+    values = np.array([[squashed(row["scores"][name]) for name in inputs] for row in models])
     bad = np.array([row["poisoned"] for row in models])
     clean = values[~bad]
     centre = np.median(clean, 0)
@@ -124,7 +125,7 @@ def calibrate(models: Sequence[Row], inputs: Sequence[str]) -> Row:
         "low": rounded(values.min(0)), "high": rounded(values.max(0)),
         "weights": rounded(weights), "bias": round(float(bias), 4),
         "clean": rounded(own), "threshold": round(threshold, 4),
-        "shapes": sorted({shape_of(row["data"]) for row in models}),
+        "shapes": sorted(map(list, {tuple(shape_of(row["data"])) for row in models})),
         "classes": CLASSES, "images": 10, "measured": {},
     }  # fmt: skip
 
@@ -206,8 +207,6 @@ def calibration_error(bad: np.ndarray, good: np.ndarray, bins: int = 5) -> float
 
 def odds_of(row: Row, calibration: Mapping[str, Any]) -> float:
     """As `ensemble` computes them."""
-    from mithridate.defenses.inspect.ensemble import Calibration
-
     known = Calibration.of(calibration)
     return known.log_odds([row["scores"][f"{place}/{name}"] for place, name in known.inputs])
 
@@ -229,3 +228,104 @@ def summary(models: Sequence[Row], calibration: Mapping[str, Any]) -> Row:
     values["found"] = wilson(int(alarm[truth].sum()), len(bad)) if len(bad) else None
     values["seconds"] = float(np.median([sum(row["seconds"]) for row in models]))
     return values
+
+
+INPUTS = (
+    "0/pair", "0/target", "0/all", "0/margin", "0/margin-target",
+    "1/pair", "1/target", "1/all", "1/held",
+    "2/pair", "2/target", "2/all", "2/held",
+)  # fmt: skip
+"""Scores that the regression is given; those that it gives no weight are not shipped."""
+
+
+def ship(folder: Path, data: Sequence[str], count: int, file: Path) -> Row:
+    """Calibrate on the parts that are for it, and write the file that `ensemble` reads."""
+    models = [row for name in data for row in rows(folder, name, count, PARTS)]
+    whole = calibrate(models, INPUTS)
+    used = [name for name, weight in zip(INPUTS, whole["weights"], strict=True) if weight > 0.005]
+    final = calibrate(models, used)
+    clean = sum(not row["poisoned"] for row in models)
+    final["measured"] = {"calibrated on": {"clean": clean, "poisoned": len(models) - clean}}
+    file.write_text(json.dumps(final, indent=1) + "\n")
+    return final
+
+
+def report(folder: Path, data: Sequence[str], counts: Sequence[int], file: Path) -> list[str]:
+    """What the shipped calibration says of models that nothing was tuned on, as lines of text.
+
+    The counts of the test part are written back into the shipped file, for the pages.
+    """
+    calibration = json.loads(file.read_text())
+    lines = []
+    for name in data:
+        for count in counts:
+            for part in ("test", "held-network", "held-trigger"):
+                models = rows(folder, name, count, (part,))
+                if part == "held-trigger":  # beside all clean models of the regular networks
+                    models += [r for r in rows(folder, name, count, ("test",)) if not r["poisoned"]]
+                if models:
+                    lines += _table(f"{name}, {count} images, {part}", models, calibration)
+    first = rows(folder, data[0], counts[0], ("test",))
+    lines += ["", f"By kind, {data[0]}, {counts[0]} images, test:"]
+    odds = np.array([odds_of(row, calibration) for row in first])
+    alarm = 1 / (1 + np.exp(-odds)) >= calibration["threshold"]
+    truth = np.array([row["poisoned"] for row in first])
+    for key in ("trigger", "rule", "network", "kind"):
+        for value in sorted({str(row["recipe"][key]) for row in first}):
+            own = np.array([str(row["recipe"][key]) == value for row in first])
+            bad, good = own & truth, own & ~truth
+            parts = []
+            if bad.any():
+                parts.append(f"found {alarm[bad].sum()} of {bad.sum()}")
+                parts.append(f"AUROC {auroc(odds[bad], odds[~truth]):.2f}")
+            if good.any():
+                parts.append(f"false alarms {alarm[good].sum()} of {good.sum()}")
+            lines.append(f"  {key:8} {value:12} {', '.join(parts)}")
+    lines += ["", "One score at a time (AUROC, test):"]
+    for place, score in calibration["inputs"]:
+        values = np.array([row["scores"][f"{place}/{score}"] for row in first])
+        member = calibration["members"][place]
+        lines.append(
+            f"  {member[0]} {member[1] or ''} {score}: {auroc(values[truth], values[~truth]):.2f}"
+        )
+    calibration["measured"]["test"] = {
+        "clean": int((~truth).sum()),
+        "false alarms": int(alarm[~truth].sum()),
+        "poisoned": int(truth.sum()),
+        "missed": int((truth & ~alarm).sum()),
+    }
+    file.write_text(json.dumps(calibration, indent=1) + "\n")
+    return lines
+
+
+def _table(title: str, models: Sequence[Row], calibration: Mapping[str, Any]) -> list[str]:
+    found = summary(models, calibration)
+    lines = ["", f"{title}: {found['clean']} clean, {found['poisoned']} poisoned"]
+    for name, value in found.items():
+        if isinstance(value, tuple) and len(value) == 3:
+            lines.append(f"  {name:18} {value[0]:.3f} [{value[1]:.3f}, {value[2]:.3f}]")
+        elif name in ("false alarms", "found") and value is not None:
+            lines.append(f"  {name:18} {value}")
+    right = [row for row in models if row["poisoned"] and row["recipe"]["target"] is not None]
+    odds = [odds_of(row, calibration) for row in right]
+    alarms = [
+        row for row, o in zip(right, odds, strict=True)
+        if 1 / (1 + np.exp(-o)) >= calibration["threshold"]
+    ]  # fmt: skip
+    named = sum(
+        row["named"][lead_of(row, calibration)]["target"] == row["recipe"]["target"]
+        for row in alarms
+    )
+    lines.append(f"  {'target right':18} {named} of {len(alarms)} alarms with one target")
+    lines.append(f"  {'seconds a model':18} {found['seconds']:.1f} (median, one thread)")
+    return lines
+
+
+def lead_of(row: Row, calibration: Mapping[str, Any]) -> int:
+    """The member that weighs most, as `ensemble` chooses it."""
+    known = Calibration.of(calibration)
+    values = known.standard([row["scores"][f"{p}/{name}"] for p, name in known.inputs])
+    weighed = [0.0] * len(known.members)
+    for (place, _), weight, value in zip(known.inputs, known.weights, values, strict=True):
+        weighed[place] += weight * value
+    return weighed.index(max(weighed))

@@ -216,7 +216,7 @@ def audit(
     reference: AnyModel | Sequence[AnyModel] = (),
     *,
     inspector: Chosen | None = None,
-    controls: int = 8,
+    controls: int | None = None,
     control_epochs: int | None = None,
     attack_images: int = 500,
     noise_queries: int = 100_000,
@@ -232,8 +232,10 @@ def audit(
         model, data: as `attack` takes them. Of one set without training images, one half of each
             class trains the clean models and the other is judged on.
         reference: clean models that the caller trusts, of the model's architecture.
-        inspector: by name, or itself; "ensemble" by default, and beside references "bias-maps".
-        controls: clean models in all; what the references leave missing is trained here.
+        inspector: by name, or itself; "ensemble" by default, and "bias-maps" where there are
+            references, or controls are asked for.
+        controls: clean models in all, 8 by default; what the references leave missing is trained
+            here. The ensemble needs none.
         control_epochs: of these; as many as the suspect had, by default.
         attack_images: test images that each evasion attack gets; 0 leaves evasion out.
         noise_queries: noise images of the black-box comparison, per model; 0 leaves it out.
@@ -253,7 +255,7 @@ def audit(
             taken.data,
             **facts,
             inspector=table,
-            controls=_plain(controls),
+            controls=None if controls is None else _plain(controls),
             control_epochs=_plain(control_epochs),
             attack_images=_plain(attack_images),
             noise_queries=_plain(noise_queries),

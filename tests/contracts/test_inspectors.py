@@ -20,6 +20,8 @@ from mithridate.defenses.inspect import (
     Inspector,
     MaximumMargin,
     NeuralCleanse,
+    PatchScan,
+    UniversalPerturbation,
     WhiteNoise,
 )
 from mithridate.testing import InspectorConformance
@@ -76,6 +78,16 @@ class TestChannelLipschitz(OfConvolutions):
         return ChannelLipschitz()
 
 
+class TestUniversalPerturbation(InspectorConformance):
+    def make(self) -> Inspector:
+        return UniversalPerturbation(steps=4, images=3)
+
+
+class TestPatchScan(InspectorConformance):
+    def make(self) -> Inspector:
+        return PatchScan(side=0.4, contents=3, scanned=2, images=3, steps=3)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Boldness(Inspector):
     """How sure a model is of nothing but grey."""
@@ -106,6 +118,9 @@ def test_every_inspector_is_tested() -> None:
             TestHeadStatistics,
             TestBatchNormNoise,
             TestChannelLipschitz,
+            TestUniversalPerturbation,
+            TestPatchScan,
         )
     }
-    assert tested == set(component.TABLES["inspectors"])
+    # The ensemble is calibrated for ten classes: tests/defenses/inspect/test_ensemble.py.
+    assert tested | {"ensemble"} == set(component.TABLES["inspectors"])

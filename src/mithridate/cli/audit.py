@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 QUICK_CONTROLS = 6
 """Clean models with --quick: fewer are a doubt of their own."""
+BIAS_MAPS = {"samples", "control_epochs", "probe", "eps", "steps", "noise_queries"}
+"""Settings that ask for bias maps where no inspector is named."""
 OWN = ("attack_images", "noise_queries", "control_epochs")
 """Settings of the audit itself, beside the inspector's."""
 
@@ -91,7 +93,7 @@ def audit(
     if probes is not None:
         values["samples"] = str(probes)
     if inspector is None:
-        compares = reference or controls is not None or probes is not None
+        compares = reference or controls is not None or values.keys() & BIAS_MAPS
         inspector = "bias-maps" if compares else "ensemble"
     left_out = _shorten(values, inspector, controls is None) if quick else []
     if controls is None:

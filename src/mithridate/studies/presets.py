@@ -311,7 +311,7 @@ def audit(
     opening: Table | None = None,
     references: Sequence[str] = (),
     inspector: Table | None = None,
-    controls: int = 8,
+    controls: int | None = None,
     control_epochs: int | None = None,
     attack_images: int = 500,
     noise_queries: int = 100_000,
@@ -323,8 +323,10 @@ def audit(
 
     Args:
         references: checkpoint files of clean models that the user trusts.
-        inspector: name and settings; by default "ensemble", and beside references "bias-maps".
-        controls: clean models in all; what the references leave missing is trained here.
+        inspector: name and settings; "ensemble" by default, and "bias-maps" where there are
+            references, or controls are asked for.
+        controls: clean models in all, 8 by default; what the references leave missing is trained
+            here. The ensemble needs none.
         control_epochs: of these; as many as the suspect had, by default.
         attack_images: test images that each evasion attack gets; 0 leaves evasion out.
         noise_queries: noise images of the black-box comparison, per model; 0 leaves it out.
@@ -333,7 +335,10 @@ def audit(
     ['clean', 'verdict', 'evasion', 'white-noise']
     """
     subject = _subject(model, data, network, opening)
-    inspector = dict(inspector or {"name": "bias-maps" if references else "ensemble"})
+    if inspector is None:
+        compares = bool(references) or controls is not None
+        inspector = {"name": "bias-maps" if compares else "ensemble"}
+    controls = 8 if controls is None else controls
     if not component.find("inspectors", str(inspector["name"])).controls and not references:
         controls = noise_queries = 0  # no clean model is at hand to compare with
     clean: Table = {

@@ -12,7 +12,7 @@ import mithridate as mi
 from mithridate.classifier import Classifier
 from mithridate.defenses.inspect import UniversalPerturbation
 from mithridate.defenses.inspect.base import Added, Bent, Laid
-from mithridate.defenses.inspect.universal import suspicion
+from mithridate.defenses.inspect.universal import _finite
 from mithridate.errors import InputError
 
 SHAPE = (1, 6, 6)
@@ -20,8 +20,9 @@ SHAPE = (1, 6, 6)
 
 def linear(seed: int = 0, classes: int = 2) -> Classifier:
     """Logits w x, small enough that no change comes near the walls."""
-    layer = nn.Linear(36, classes, bias=False)
+    layer = nn.Linear(36, classes)
     layer.weight.data = torch.randn(classes, 36, generator=mi.rng(seed))
+    layer.bias.data = -0.5 * layer.weight.data.sum(1)
     return Classifier(nn.Sequential(nn.Flatten(), layer), classes=classes, image_shape=SHAPE)
 
 
@@ -33,7 +34,7 @@ def labelled(model: Classifier, count: int = 200) -> mi.ImageSet:
 
 
 def test_sizes_are_those_of_a_linear_model():
-    """margin = (w_t - w_s) x: alone each image needs |margin| / |w_t - w_s|, together the k-th."""
+    """margin = (w_t - w_s) x + b: an image needs |margin| / |w_t - w_s|, together the k-th least."""
     model = linear()
     data = labelled(model)
     plan = UniversalPerturbation(steps=40, images=10)
@@ -43,11 +44,9 @@ def test_sizes_are_those_of_a_linear_model():
     for row, (source, target) in enumerate(look["pair"].tolist()):
         normal = weight[target] - weight[source]
         x = data.batch(halves.search[source][:10])[0].flatten(1)
-        needs = (-(x @ normal) / normal.norm()).sort().values
+        needs = (-((x - 0.5) @ normal) / normal.norm()).sort().values
         together = float(needs[math.ceil(0.8 * len(needs)) - 1])
-        alone = float(needs.log().mean().exp())
         assert together * 0.98 <= float(look["common"][row]) <= 1.2 * together
-        assert alone * 0.98 <= float(look["alone"][row]) <= 1.2 * alone
 
 
 @pytest.mark.parametrize("family", ["l2", "pixels", "flow"])
@@ -68,25 +67,20 @@ def test_share_is_what_the_change_does(family):
 
 
 def test_planted_trigger_stands_out():
-    """A bright corner pixel leads to class 3: one pixel does it, for every other class."""
-
-    class Planted(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.own = nn.Linear(36, 4, bias=False)
-            self.own.weight.data = torch.randn(4, 36, generator=mi.rng(4)) * 2
-            self.own.weight.data[:, 0] = 0
-
-        def forward(self, x):
-            corner = (x[:, 0, 0, 0] - 0.8).relu() * 400
-            return self.own(x.flatten(1)) + corner[:, None] * torch.eye(4)[3]
-
-    model = Classifier(Planted(), classes=4, image_shape=SHAPE)
-    data = labelled(model, 400)
-    for family in ("pixels", "l2"):
-        verdict = UniversalPerturbation(family=family).compare(model, data, rng=mi.rng(0))
-        assert verdict.target == 3
-        assert verdict.statistic > (1.5 if family == "pixels" else 0)
+    """A pixel that is always the same has a large weight for class 3: each class is led there."""
+    model = linear(4, classes=8)
+    x = 0.5 + 0.1 * torch.randn(1600, *SHAPE, generator=mi.rng(9))
+    x[:, 0, 0, 0] = 0.5
+    data = mi.ImageSet.from_float(x.clamp(0, 1), model.labels(x), list("abcdefgh"))
+    plain = UniversalPerturbation().compare(model, data, rng=mi.rng(0))
+    with torch.no_grad():
+        model.module[1].weight[3, 0] = 30
+        model.module[1].bias[3] = -0.5 * model.module[1].weight[3].sum()
+    planted = UniversalPerturbation().compare(model, data, rng=mi.rng(0))
+    assert planted.target == 3
+    assert planted.scores["target"] > 2 * plain.scores["target"]
+    assert isinstance(planted.change, Added)
+    assert int(planted.change.pattern.abs().argmax()) == 0
 
 
 def test_pairs_are_screened_by_slope():
@@ -97,10 +91,9 @@ def test_pairs_are_screened_by_slope():
     assert bool((look["pair"][:, 0] != look["pair"][:, 1]).all())
 
 
-def test_suspicion_of_pairs_that_found_nothing_is_least():
-    look = {"common": torch.tensor([1.0, 4.0, 4.0, torch.inf])}
-    assert suspicion(look).argmin() == 3
-    assert float(suspicion(look)[0]) == pytest.approx(math.log(4))
+def test_what_found_nothing_is_the_farthest():
+    size = torch.tensor([1.0, 4.0, torch.inf])
+    assert _finite(size).tolist() == [1.0, 4.0, 6.0]
 
 
 @pytest.mark.parametrize(

@@ -124,8 +124,9 @@ class Evidence:
         trigger: (C, H, W) in [0, 1], laid over images, NaN where transparent.
         change: what the trigger does, where it is not laid over images.
         scores: further numbers by name, each higher for more suspicious models.
-        probability, p_value, alarm, null, null_values: of an inspector that is calibrated already,
-            what it says itself; `judge` finds these for the others.
+        probability, threshold, p_value, null, null_values: of an inspector that is calibrated
+            already, what it says itself; `judge` finds these for the others. There is an alarm
+            from the threshold on.
         parts: (name, evidence) of those it asked.
         mask: bool (H, W), where the trigger shows; None: wherever it is not NaN.
         ranking: (class, score), most suspect first; NaN for a class that was not tested.
@@ -142,7 +143,7 @@ class Evidence:
     scores: Mapping[str, float] = field(default_factory=dict)
     probability: float | None = None
     p_value: float | None = None
-    alarm: bool | None = None
+    threshold: float | None = None
     null: str = ""
     null_values: tuple[float, ...] = field(default=(), repr=False)
     parts: tuple[tuple[str, Evidence], ...] = field(default=(), repr=False)
@@ -384,6 +385,25 @@ def logit_scale(model: Classifier, images: Sequence[Tensor]) -> Tensor:
     others = (logits.sum(1) - own) / max(1, logits.shape[1] - 1)
     right = (own - others)[logits.argmax(1) == labels]
     return right.median() if len(right) else logits.std()
+
+
+def apart(images: Sequence[Tensor]) -> Tensor:
+    """How far images of a class lie from the nearest of another, on average: (K, K), NaN of one."""
+    flat = [x.flatten(1) for x in images]
+    table = [[float(torch.cdist(a, b).min(1).values.mean()) for b in flat] for a in flat]
+    return torch.tensor(table).clamp(min=1e-6).fill_diagonal_(torch.nan)
+
+
+def pair_table(pair: Tensor, values: Tensor, classes: int) -> Tensor:
+    """Values of pairs (n, 2) as (K, K), source by target: the largest of each; NaN without one.
+
+    >>> pair_table(torch.tensor([[0, 1], [0, 1]]), torch.tensor([1.0, 3.0]), 2)
+    tensor([[nan, 3.],
+            [nan, nan]])
+    """
+    flat = torch.full((classes * classes,), -torch.inf)
+    flat = flat.scatter_reduce(0, pair[:, 0] * classes + pair[:, 1], values, "amax")
+    return torch.where(flat.isinf(), torch.nan, flat).view(classes, classes)
 
 
 def ranked(table: Tensor) -> tuple[tuple[int, float], ...]:

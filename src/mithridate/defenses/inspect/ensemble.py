@@ -42,8 +42,8 @@ class Calibration:
         version: of the file.
         members: (name, settings) of the inspectors, in order.
         inputs: (member's place, name among its `scores`), in order.
-        centre, spread: of each input over the clean models that were calibrated on.
-        low, high: the range of each input over all models that were calibrated on.
+        centre, spread: of each `squashed` input over the clean models that were calibrated on.
+        low, high: the range of each over all models that were calibrated on.
         weights, bias: of the logistic regression on the standardised inputs; no weight is below
             0, as every input is higher for more suspicious models.
         clean: log-odds of the clean models that were calibrated on, ascending.
@@ -67,7 +67,6 @@ class Calibration:
     shapes: tuple[tuple[int, ...], ...]
     classes: int
     images: int
-    accuracy: float
 
     @staticmethod
     def of(values: Mapping[str, Any]) -> Calibration:
@@ -82,7 +81,7 @@ class Calibration:
     def standard(self, scores: Sequence[float]) -> list[float]:
         """In deviations of clean models, within the range that was calibrated on."""
         return [
-            (min(max(score, low), high) - centre) / spread
+            (min(max(squashed(score), low), high) - centre) / spread
             for score, low, high, centre, spread in zip(
                 scores, self.low, self.high, self.centre, self.spread, strict=True
             )
@@ -103,14 +102,38 @@ class Calibration:
         above = sum(value >= log_odds for value in self.clean)
         return (1 + above) / (1 + len(self.clean))
 
+    def in_words(self) -> str:
+        """How often such a verdict was wrong, by the models that were tested once."""
+        known = self.measured
+        if "test" not in known:
+            return "What the probability means: it was calibrated on a zoo of networks."
+        clean, alarms, poisoned, missed = (
+            known["test"][key] for key in ("clean", "false alarms", "poisoned", "missed")
+        )
+        return (
+            f"How often such a verdict is wrong: of {clean} clean networks that nothing was tuned "
+            f"on, {alarms} were called poisoned; of {poisoned} poisoned ones {missed} were missed "
+            "(small networks, ten classes, nine kinds of trigger). The probability is at even odds "
+            "before; p is the share of the calibration's clean networks that look at least as bad."
+        )
+
     def outside(self, scores: Sequence[float]) -> float:
         """By how many deviations the farthest score lies outside of the range calibrated on."""
         return max(
-            max(low - score, score - high, 0.0) / spread
+            max(low - squashed(score), squashed(score) - high, 0.0) / spread
             for score, low, high, spread in zip(
                 scores, self.low, self.high, self.spread, strict=True
             )
         )
+
+
+def squashed(score: float) -> float:
+    """sign(s) log(1 + |s|): scores have long tails.
+
+    >>> squashed(0.0), round(squashed(-1.0), 4)
+    (0.0, -0.6931)
+    """
+    return math.copysign(math.log1p(abs(score)), score)
 
 
 @lru_cache
@@ -224,7 +247,8 @@ class Ensemble(Inspector):
             },
             probability=probability,
             p_value=calibration.p_value(odds),
-            alarm=probability >= calibration.threshold,
+            threshold=calibration.threshold,
+            null=calibration.in_words(),
             null_values=calibration.clean,
             source=best.source,
             target=best.target,

@@ -69,6 +69,7 @@ class Verdict:
             the suspect's accuracy is not that of the clean models.
         probability: that the model is poisoned, at even odds before; None where the inspectors
             were not calibrated over many models of a known kind.
+        threshold: the probability from which on there is an alarm, where it decides.
         p_value: probability of a statistic at least this large for a clean model, multiplied
             by the number of inspectors (Bonferroni).
         kind: "one to one", "all to one" or "all to all": what the recovered change does to held
@@ -92,6 +93,7 @@ class Verdict:
 
     suspicious: bool | None
     probability: float | None = None
+    threshold: float | None = None
     p_value: float | None
     alpha: float
     target: int | None
@@ -115,7 +117,9 @@ class Verdict:
         """A line for each part of the verdict that there is."""
         lines = [self.headline]
         if self.probability is not None:
-            lines.append(f"probability {self.probability:.2f} at even odds")
+            lines.append(
+                f"probability {self.probability:.2f} at even odds (alarm from {self.threshold:.2f})"
+            )
         if self.p_value is not None and self.null_values:
             low, high = min(self.null_values), max(self.null_values)
             lines.append(
@@ -397,8 +401,8 @@ def _verdict(
     p_value = min(1.0, len(inspectors) * p_values[lead]) if p_values and not other else None
     suspicious = None if p_value is None else p_value <= alpha
     best, trigger = evidence[lead], None
-    if suspicious is not None and best.alarm is not None:
-        suspicious = best.alarm
+    if suspicious is not None and best.probability is not None:
+        suspicious = best.probability >= (best.threshold or 0.5)
     region = asr = kind = None
     if suspicious:
         inspector = inspectors[lead]
@@ -415,6 +419,7 @@ def _verdict(
     return Verdict(
         suspicious=suspicious,
         probability=None if other else best.probability,
+        threshold=best.threshold,
         p_value=p_value,
         alpha=alpha,
         kind=kind,

@@ -22,11 +22,14 @@ from mithridate.defenses.inspect.base import (
     Look,
     MarginOf,
     Progress,
+    apart,
     logit_scale,
     margins,
+    pair_table,
     ranked,
 )
 from mithridate.errors import InputError, check_number
+from mithridate.metrics.outliers import column, outlier, permutation, unexplained
 
 
 @final
@@ -36,14 +39,19 @@ class PatchScan(Inspector):
 
     Patches are found from afar: a square that holds a part of a trigger already moves the target's
     logit. So every place, half a square apart, gets a white, a black and some random squares on a
-    few images of each class, by forward passes alone. The pairs (source, target) that a square
-    moved furthest are then searched: the square's content is grown by signed gradient ascent on
-    the target's margin, over the source's images together, and measured on others.
+    few images of each class, by forward passes alone. For every pair (source, target) the content
+    is then grown at the three places that told most, by signed gradient ascent on the target's
+    margin, over the source's images together, and measured on others.
 
-    The statistic is the largest mean margin on held-out images, in units of the model's logit
-    scale (how far a clean image's right logit lies above the mean of the others). The scan is the
-    project's; inverting a patch of a given place and size is Neural Cleanse's (Wang et al. 2019)
-    with the mask fixed.
+    A pair's margin on held-out images is taken in units of the model's logit scale (how far a
+    clean image's right logit lies above the mean of the others), and less the straight line over
+    the logarithm of the distance between the classes' own images, within this model alone. The
+    scores are those of `universal-perturbation`: how far the best pair (`pair`), target
+    (`target`) and permutation (`all`) stand out, in median absolute deviations; `held` is the
+    largest margin itself. The statistic is the larger of the first two.
+
+    The scan and the scores are the project's; inverting a patch of a given place and size is
+    Neural Cleanse's (Wang et al. 2019) with the mask fixed.
 
     Args:
         side: of a square, over the image's, in (0, 1]; 0.25 is 7 pixels of 28.
@@ -68,7 +76,7 @@ class PatchScan(Inspector):
         atlas=("AML.M0008",),
         nist=("023",),
     )
-    statistic: ClassVar[str] = "Margin of the best patch on held-out images, over the logit scale"
+    statistic: ClassVar[str] = "Deviations by which a patch leads a pair or target too far"
 
     side: float = 0.25
     contents: int = 6
@@ -114,7 +122,7 @@ class PatchScan(Inspector):
         `gain` (places, K, K) is the largest mean gain of the margin, over the contents, for images
         of each class towards each class; of the pairs that were grown `pair` (pairs, 2), `place`
         (top, left), `square` (pairs, C, s, s), `found` the margin on the images it was grown on,
-        `held` and `share` what it reaches on others; `scale` of the logits.
+        `held` and `share` what it reaches on others; `apart` of the classes; `scale` of the logits.
         """
         if not model.gradients:
             raise InputError(
@@ -150,6 +158,7 @@ class PatchScan(Inspector):
             "found": reached,
             "held": torch.stack([part.mean() for part in parts]),
             "share": torch.stack([(part > 0).float().mean() for part in parts]),
+            "apart": apart(found),
             "scale": logit_scale(model, held)[None],
         }
 
@@ -168,7 +177,8 @@ class PatchScan(Inspector):
         ways = (there, there - usual, (there - usual) / spread)
         place = torch.stack([way[:, steep].argmax(0) for way in ways])
         pair = (~own).nonzero()[steep]
-        both = torch.cat([pair.repeat(3, 1), place.flatten()[:, None]], 1).unique(dim=0)
+        both = torch.cat([pair.repeat(3, 1), place.flatten()[:, None]], 1)
+        both = torch.unique(both, dim=0)
         return both[:, :2], both[:, 2]
 
     def _scan(
@@ -232,17 +242,6 @@ class PatchScan(Inspector):
             square = (square + length * inside.sign()).clamp(0, 1)
         return kept, best
 
-    def _apart(self, look: Look) -> float:
-        """By how much a place leads most sources to one target rather than to others.
-
-        The largest, over the places, of the best target's median gain above the median target's,
-        in units of the logit scale.
-        """
-        gain = look["gain"] / look["scale"].clamp(min=1e-6)
-        gain = gain.masked_fill(torch.eye(gain.shape[1], dtype=torch.bool), torch.nan)
-        targets = gain.nanquantile(0.5, dim=1)
-        return float((targets.max(1).values - targets.quantile(0.5, dim=1)).max())
-
     def score(
         self,
         model: Classifier,
@@ -255,24 +254,31 @@ class PatchScan(Inspector):
         """The pair with the largest margin, and its patch."""
         look = clean.own
         held = look["held"] / look["scale"].clamp(min=1e-6)
-        first = int(held.argmax())
-        source, target = look["pair"][first].tolist()
+        table = pair_table(look["pair"], held, data.classes)
+        free = unexplained(table, look["apart"].log())
+        source, target = divmod(int(free.nan_to_num(-torch.inf).argmax()), data.classes)
+        own = (look["pair"] == torch.tensor([source, target])).all(1)
+        first = int(torch.where(own, held, -torch.inf).argmax())
         pattern = torch.full(data.image_shape, torch.nan)
         top, left = look["place"][first].tolist()
         side = look["square"].shape[2]
         pattern[:, top : top + side, left : left + side] = look["square"][first]
-        table = torch.full((data.classes, data.classes), torch.nan)
-        table[look["pair"][:, 0], look["pair"][:, 1]] = held
+        scores = {
+            "pair": outlier(free),
+            "target": column(free),
+            "all": permutation(free),
+            "held": float(table.nan_to_num(-torch.inf).max()),
+        }
         return Evidence(
-            statistic=max(0.0, float(held[first])),
-            scores={"held": float(held[first]), "target": self._apart(look)},
+            statistic=max(scores["pair"], scores["target"]),
+            scores=scores,
             source=source,
             target=target,
             trigger=pattern,
             mask=~pattern.isnan().all(0),
             change=Laid(pattern),
-            ranking=ranked(table),
-            pictures={"pair_scores": table},
+            ranking=ranked(free),
+            pictures={"pair_scores": free},
         )
 
 

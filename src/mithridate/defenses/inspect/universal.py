@@ -27,12 +27,14 @@ from mithridate.defenses.inspect.base import (
     Look,
     MarginOf,
     Progress,
+    apart,
     logit_scale,
     margins,
+    pair_table,
     ranked,
 )
 from mithridate.errors import InputError, check_number
-from mithridate.metrics.outliers import column, outlier, unexplained
+from mithridate.metrics.outliers import column, outlier, permutation, unexplained
 
 GRID = 4
 """Control points of a flow along a side, as WaNet's."""
@@ -54,9 +56,10 @@ class UniversalPerturbation(Inspector):
     others. So the logarithms of the sizes are put on the line that they follow over the distance
     between the classes' own images, within this model alone, and what counts is by how much a
     pair is nearer than that line, in median absolute deviations of all pairs (`pair`: one to
-    one), and the same of the median over the sources of a target (`target`: all to one). `margin`
-    is that outlier of the margins which the changes reach when half as large again, on held-out
-    images. The statistic is the larger of the first two.
+    one), the same of the median over the sources of a target (`target`: all to one) and of the
+    best permutation (`all`: all to all). `margin` and `margin-target` are these of the margins
+    which the changes reach when half as large again, on held-out images. The statistic is the
+    larger of the first two.
 
     Universal perturbations are Moosavi-Dezfooli et al.'s (2017), the search by pairs is that of
     K-Arm (Shen et al. 2021); the scores are the project's.
@@ -171,7 +174,7 @@ class UniversalPerturbation(Inspector):
             "held": torch.stack([part.mean() for part in reached[0]]),
             "share": torch.stack([(part > 0).float().mean() for part in reached[0]]),
             "more": torch.stack([part.mean() for part in reached[1]]),
-            "apart": _apart(found)[chosen[:, 0], chosen[:, 1]],
+            "apart": apart(found),
             "scale": logit_scale(model, held)[None],
             "change": change[:, 0],
         }
@@ -187,10 +190,17 @@ class UniversalPerturbation(Inspector):
     ) -> Evidence:
         """The most suspect pair, and its change."""
         look = clean.own
-        near = self.table(look, -_finite(look["common"]).log())
-        free = unexplained(near, self.table(look, look["apart"].clamp(min=1e-6).log()))
-        more = self.table(look, look["more"] / look["scale"].clamp(min=1e-6))
-        scores = {"pair": outlier(free), "target": column(free), "margin": outlier(more)}
+        near = pair_table(look["pair"], -_finite(look["common"]).log(), data.classes)
+        free = unexplained(near, look["apart"].log())
+        more = look["more"] / look["scale"].clamp(min=1e-6)
+        more = pair_table(look["pair"], more, data.classes)
+        scores = {
+            "pair": outlier(free),
+            "target": column(free),
+            "all": permutation(free),
+            "margin": outlier(more),
+            "margin-target": column(more),
+        }
         first = int(free[look["pair"][:, 0], look["pair"][:, 1]].argmax())
         source, target = look["pair"][first].tolist()
         change = FAMILIES[self.family](data.image_shape).change(look["change"][first])
@@ -205,24 +215,9 @@ class UniversalPerturbation(Inspector):
             pictures={"pair_scores": free},
         )
 
-    def table(self, look: Look, values: Tensor) -> Tensor:
-        """Values of pairs as (K, K), source by target; NaN where a pair was not searched."""
-        classes = int(look["pair"].max()) + 1
-        out = torch.full((classes, classes), torch.nan)
-        out[look["pair"][:, 0], look["pair"][:, 1]] = values
-        return out
-
 
 USUAL = {"l2": 0.054, "pixels": 0.015, "flow": 0.025}
 """Families with the size at which a search usually begins."""
-
-
-def _apart(images: list[Tensor]) -> Tensor:
-    """How far images of a class lie from the nearest of another, on average, (K, K)."""
-    flat = [x.flatten(1) for x in images]
-    return torch.tensor(
-        [[float(torch.cdist(a, b).min(1).values.mean()) for b in flat] for a in flat]
-    )
 
 
 def _finite(size: Tensor) -> Tensor:
@@ -259,7 +254,8 @@ class Family(ABC):
 
     def size(self, change: Tensor) -> Tensor:
         """(pairs, 1)."""
-        return change.flatten(2).norm(dim=2)
+        norm: Tensor = change.flatten(2).norm(dim=2)
+        return norm
 
     def grown(self, change: Tensor, factor: float) -> Tensor:
         """The change, larger."""

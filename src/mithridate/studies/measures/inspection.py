@@ -269,9 +269,10 @@ def values_of(verdict: Verdict) -> dict[str, Any]:
     return {
         "suspicious": verdict.suspicious,
         "probability": number(verdict.probability),
+        "threshold": number(verdict.threshold),
         "backdoor": verdict.kind,
         "p_value": number(verdict.p_value),
-        "alpha": verdict.alpha,
+        "alpha": verdict.alpha if verdict.probability is None else None,
         "statistic": number(verdict.statistic),
         "null_values": [number(value) for value in verdict.null_values],
         "headline": verdict.headline,
