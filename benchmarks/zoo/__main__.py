@@ -25,7 +25,9 @@ def main() -> None:
             build.build_all(given.folder, data, models, given.workers)
         if given.verb == "look":
             for count in given.images:
-                score.look_all(given.folder, data, count, given.workers)
+                score.look_all(
+                    given.folder, data, count, given.workers, range(given.first, given.models)
+                )
     shipped = Path(ensemble.__file__).with_name(ensemble.FILE)
     if given.verb == "score":
         print("\n".join(score.report(given.folder, given.data, given.images, shipped)))

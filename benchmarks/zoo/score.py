@@ -23,6 +23,7 @@ from benchmarks.zoo import build
 from benchmarks.zoo.recipes import CLASSES, part_of
 from mithridate import component
 from mithridate.defenses.inspect.ensemble import Calibration, squashed
+from mithridate.defenses.inspect.student import double
 from mithridate.metrics import wilson
 
 MEMBERS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -59,27 +60,38 @@ def look(job: tuple[Path, str, int, int]) -> str:
     model = build.opened(folder, data, number)[0]
     images, scores, seconds = images_of(data, count), {}, []
     named: list[Row] = []
+    began = time.perf_counter()
+    clean = double(model, images, rng=mi.rng(0))
+    seconds.append(time.perf_counter() - began)
+    tables = []
     for place, (name, settings) in enumerate(MEMBERS):
         began = time.perf_counter()
         inspector = component.create("inspectors", name, dict(settings))
-        found = inspector.compare(model, images, rng=mi.rng(0))
+        found = inspector.compare(model, images, reference=clean, rng=mi.rng(0))
         seconds.append(time.perf_counter() - began)
         scores |= {f"{place}/{key}": value for key, value in found.scores.items()}
+        tables.append([table.tolist() for table in found.pictures.values()])
         box = None
         if found.mask is not None:
             at = found.mask.nonzero()
             box = [*at.min(0).values.tolist(), *(at.max(0).values + 1).tolist()]
         named.append({"source": found.source, "target": found.target, "box": box})
     file.parent.mkdir(exist_ok=True)
-    values = {"scores": scores, "seconds": seconds, "named": named}
+    values = {"scores": scores, "seconds": seconds, "named": named, "tables": tables}
     file.with_suffix(".part").write_text(json.dumps(values))
     os.replace(file.with_suffix(".part"), file)
     return ""
 
 
-def look_all(folder: Path, data: str, count: int, workers: int) -> None:
-    """Every model that is built and has no scores yet."""
-    todo = [(folder, data, number, count) for number in build.numbers(folder, data)]
+def look_all(folder: Path, data: str, count: int, workers: int, models: range) -> None:
+    """Every model of a range that counts."""
+    todo = [
+        (folder, data, number, count)
+        for number in build.numbers(folder, data)
+        if number in models
+        and part_of(number) != "left-out"
+        and build.opened(folder, data, number)[1].counts
+    ]
     with ProcessPoolExecutor(workers) as pool:
         for done, _ in enumerate(pool.map(look, todo), 1):
             if done % 20 == 0:
@@ -230,11 +242,11 @@ def summary(models: Sequence[Row], calibration: Mapping[str, Any]) -> Row:
     return values
 
 
+BESIDE = ("above", "above-target", "unlike", "line", "line-target")
 INPUTS = (
-    "0/pair", "0/target", "0/all", "0/margin", "0/margin-target",
-    "1/pair", "1/target", "1/all", "1/held",
-    "2/pair", "2/target", "2/all", "2/held",
-)  # fmt: skip
+    *(f"0/{name}" for name in ("pair", "target", "all", "margin", "margin-target", *BESIDE)),
+    *(f"{p}/{name}" for p in (1, 2) for name in ("pair", "target", "all", "held", *BESIDE)),
+)
 """Scores that the regression is given; those that it gives no weight are not shipped."""
 
 

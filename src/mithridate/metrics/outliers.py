@@ -57,6 +57,38 @@ def permutation(table: torch.Tensor) -> float:
     return float((chosen[~chosen.isnan()].mean() - middle) / spread)
 
 
+def beside(table: torch.Tensor, other: torch.Tensor) -> dict[str, float]:
+    """What a table of pairs has that another model's has not.
+
+    `above` is the largest entry of the difference, `above-target` the largest of its columns'
+    medians; `unlike` how far their correlation is from 1; `line` and `line-target` are `outlier`
+    and `column` of what is left of the table where its line over the other's is taken away.
+
+    >>> other = torch.tensor([[torch.nan, 1.0, 2.0], [2.0, torch.nan, 3.0], [3.0, 1.0, torch.nan]])
+    >>> found = beside(other + 1, other)
+    >>> found["above"], round(found["unlike"], 4), round(found["line"], 4)
+    (1.0, 0.0, 0.0)
+    """
+    there = ~table.isnan() & ~other.isnan()
+    if int(there.sum()) < 3:
+        return dict.fromkeys(("above", "above-target", "unlike", "line", "line-target"), 0.0)
+    more = torch.where(there, table - other, torch.nan)
+    x, y = other[there], table[there]
+    spread = x.var(unbiased=False)
+    slope = ((x - x.mean()) * (y - y.mean())).mean() / spread.clamp(min=1e-9)
+    rest = torch.where(there, table - slope.clamp(min=0) * other, torch.nan)
+    both = (spread * y.var(unbiased=False)).sqrt().clamp(min=1e-9)
+    alike = float(((x - x.mean()) * (y - y.mean())).mean() / both)
+    targets = more.nanquantile(0.5, dim=0)
+    return {
+        "above": float(more[there].max()),
+        "above-target": float(targets[~targets.isnan()].max()),
+        "unlike": 1 - alike,
+        "line": outlier(rest),
+        "line-target": column(rest),
+    }
+
+
 def unexplained(table: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
     """A table less the straight line through it over the entries of another, (K, K).
 

@@ -50,6 +50,7 @@ PICTURES: dict[str, str] = {
     "distances": "K",
     "clean_distances": "K",
     "pair_scores": "KK",
+    "pair_scores_reference": "KK",
 }
 """What `Evidence.pictures` may hold, with shapes: K classes, C x H x W images.
 

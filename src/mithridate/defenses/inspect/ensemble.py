@@ -25,6 +25,7 @@ from mithridate.defenses.inspect.base import (
     Progress,
     tell,
 )
+from mithridate.defenses.inspect.student import COPIES, EPOCHS, MOST, double
 from mithridate.doubts import Doubt
 
 FILE = "calibration.json"
@@ -148,11 +149,12 @@ def shipped() -> Calibration:
 class Ensemble(Inspector):
     """Several inspectors at once, and one probability, without any reference model.
 
-    Each member looks at the suspect alone. Its scores are put beside those that a zoo of some
-    two hundred clean and poisoned networks gave (`docs/results/zoo.md`): standardised by the clean
-    ones, added up by a logistic regression whose weights are not negative, and turned into a
-    probability at even odds. Beside it stands the conformal p-value: the share of the zoo's clean
-    models with scores at least as high.
+    Each member looks at the suspect, and at a clean double of it: a fresh network that was taught
+    by the suspect on clean images (`student.double`), and so knows all of it but a trigger. Its
+    scores are put beside those that a zoo of some two hundred clean and poisoned networks gave
+    (`docs/results/zoo.txt`): standardised by the clean ones, added up by a logistic regression
+    whose weights are not negative, and turned into a probability at even odds. Beside it stands
+    the conformal p-value: the share of the zoo's clean models with scores at least as high.
 
     A suspect that is unlike those of the zoo (other image sizes, another number of classes, fewer
     images, a lower accuracy, scores out of range) gets a doubt, and a probability of 0.1 to 0.9.
@@ -186,18 +188,22 @@ class Ensemble(Inspector):
     def cost(self, sizes: Sizes) -> Work:
         """Of all members."""
         works = [one.cost(sizes) for one in self.members()]
+        shown = min(MOST, COPIES * sizes.test)
         return Work(
-            forwards=sum(work.forwards for work in works),
-            gradients=sum(work.gradients for work in works),
+            forwards=2 * sum(work.forwards for work in works) + shown,
+            gradients=2 * sum(work.gradients for work in works),
+            trained=EPOCHS * shown,
         )
 
     def look(self, model: Classifier, data: ImageSet, *, rng: torch.Generator) -> Look:
-        """The members' looks, each under its place."""
-        return {
-            f"{place}/{name}": tensor
-            for place, one in enumerate(self.members())
-            for name, tensor in one.look(model, data, rng=rng).items()
-        }
+        """The members' looks at the suspect and at its clean double, each under its place."""
+        clean = double(model, data, rng=rng)
+        looks: dict[str, torch.Tensor] = {}
+        for place, one in enumerate(self.members()):
+            for who, looked in (("own", model), ("double", clean)):
+                found = one.look(looked, data, rng=rng)
+                looks |= {f"{place}/{who}/{name}": tensor for name, tensor in found.items()}
+        return looks
 
     def look_cost(self, sizes: Sizes) -> Work:
         """All of it."""
@@ -217,12 +223,15 @@ class Ensemble(Inspector):
         found = []
         for place, one in enumerate(members):
             tell(progress, place, len(members), component.name_of(one))
-            own = {
-                name.partition("/")[2]: tensor
-                for name, tensor in clean.own.items()
-                if name.startswith(f"{place}/")
-            }
-            alone = Comparison(models=(), looks=(), own=own)
+            own, beside = (
+                {
+                    name.rpartition("/")[2]: tensor
+                    for name, tensor in clean.own.items()
+                    if name.startswith(f"{place}/{who}/")
+                }
+                for who in ("own", "double")
+            )
+            alone = Comparison(models=(), looks=(beside,), own=own)
             found.append(one.score(model, data, clean=alone, rng=rng))
         scores = [found[place].scores[name] for place, name in calibration.inputs]
         standard = calibration.standard(scores)

@@ -29,7 +29,7 @@ from mithridate.defenses.inspect.base import (
     ranked,
 )
 from mithridate.errors import InputError, check_number
-from mithridate.metrics.outliers import column, outlier, permutation, unexplained
+from mithridate.metrics.outliers import beside, column, outlier, permutation, unexplained
 
 
 @final
@@ -48,7 +48,9 @@ class PatchScan(Inspector):
     the logarithm of the distance between the classes' own images, within this model alone. The
     scores are those of `universal-perturbation`: how far the best pair (`pair`), target
     (`target`) and permutation (`all`) stand out, in median absolute deviations; `held` is the
-    largest margin itself. The statistic is the larger of the first two.
+    largest margin itself. The statistic is the larger of the first two. Beside a clean model
+    (`clean`), further scores say what this one has that the other has not
+    (`metrics.outliers.beside`), and the pair is that whose margins differ most.
 
     The scan and the scores are the project's; inverting a patch of a given place and size is
     Neural Cleanse's (Wang et al. 2019) with the mask fixed.
@@ -256,6 +258,20 @@ class PatchScan(Inspector):
         held = look["held"] / look["scale"].clamp(min=1e-6)
         table = pair_table(look["pair"], held, data.classes)
         free = unexplained(table, look["apart"].log())
+        scores = {
+            "pair": outlier(free),
+            "target": column(free),
+            "all": permutation(free),
+            "held": float(table.nan_to_num(-torch.inf).max()),
+        }
+        pictures = {"pair_scores": table}
+        if clean.looks:
+            one = clean.looks[0]
+            other = one["held"] / one["scale"].clamp(min=1e-6)
+            other = pair_table(one["pair"], other, data.classes)
+            scores |= beside(table, other)
+            pictures["pair_scores_reference"] = other
+            free = table - other
         source, target = divmod(int(free.nan_to_num(-torch.inf).argmax()), data.classes)
         own = (look["pair"] == torch.tensor([source, target])).all(1)
         first = int(torch.where(own, held, -torch.inf).argmax())
@@ -263,12 +279,6 @@ class PatchScan(Inspector):
         top, left = look["place"][first].tolist()
         side = look["square"].shape[2]
         pattern[:, top : top + side, left : left + side] = look["square"][first]
-        scores = {
-            "pair": outlier(free),
-            "target": column(free),
-            "all": permutation(free),
-            "held": float(table.nan_to_num(-torch.inf).max()),
-        }
         return Evidence(
             statistic=max(scores["pair"], scores["target"]),
             scores=scores,
@@ -278,7 +288,7 @@ class PatchScan(Inspector):
             mask=~pattern.isnan().all(0),
             change=Laid(pattern),
             ranking=ranked(free),
-            pictures={"pair_scores": free},
+            pictures=pictures,
         )
 
 

@@ -34,7 +34,7 @@ from mithridate.defenses.inspect.base import (
     ranked,
 )
 from mithridate.errors import InputError, check_number
-from mithridate.metrics.outliers import column, outlier, permutation, unexplained
+from mithridate.metrics.outliers import beside, column, outlier, permutation, unexplained
 
 GRID = 4
 """Control points of a flow along a side, as WaNet's."""
@@ -60,6 +60,9 @@ class UniversalPerturbation(Inspector):
     best permutation (`all`: all to all). `margin` and `margin-target` are these of the margins
     which the changes reach when half as large again, on held-out images. The statistic is the
     larger of the first two.
+
+    Beside a clean model (`clean`), further scores say what this one has that the other has not:
+    `metrics.outliers.beside`; and the pair is that whose sizes differ most.
 
     Universal perturbations are Moosavi-Dezfooli et al.'s (2017), the search by pairs is that of
     K-Arm (Shen et al. 2021); the scores are the project's.
@@ -190,10 +193,8 @@ class UniversalPerturbation(Inspector):
     ) -> Evidence:
         """The most suspect pair, and its change."""
         look = clean.own
-        near = pair_table(look["pair"], -_finite(look["common"]).log(), data.classes)
+        near, more = self._tables(look, data.classes)
         free = unexplained(near, look["apart"].log())
-        more = look["more"] / look["scale"].clamp(min=1e-6)
-        more = pair_table(look["pair"], more, data.classes)
         scores = {
             "pair": outlier(free),
             "target": column(free),
@@ -201,7 +202,13 @@ class UniversalPerturbation(Inspector):
             "margin": outlier(more),
             "margin-target": column(more),
         }
-        first = int(free[look["pair"][:, 0], look["pair"][:, 1]].argmax())
+        pictures = {"pair_scores": near}
+        if clean.looks:
+            other, _ = self._tables(clean.looks[0], data.classes)
+            scores |= beside(near, other)
+            pictures["pair_scores_reference"] = other
+            free = near - other
+        first = int(free[look["pair"][:, 0], look["pair"][:, 1]].nan_to_num(-torch.inf).argmax())
         source, target = look["pair"][first].tolist()
         change = FAMILIES[self.family](data.image_shape).change(look["change"][first])
         return Evidence(
@@ -212,8 +219,14 @@ class UniversalPerturbation(Inspector):
             change=change,
             trigger=change.pattern if isinstance(change, Laid) else None,
             ranking=ranked(free),
-            pictures={"pair_scores": free},
+            pictures=pictures,
         )
+
+    def _tables(self, look: Look, classes: int) -> tuple[Tensor, Tensor]:
+        """How near each pair is, and the margins of changes half as large again: (K, K)."""
+        near = pair_table(look["pair"], -_finite(look["common"]).log(), classes)
+        more = look["more"] / look["scale"].clamp(min=1e-6)
+        return near, pair_table(look["pair"], more, classes)
 
 
 USUAL = {"l2": 0.054, "pixels": 0.015, "flow": 0.025}
