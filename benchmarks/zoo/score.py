@@ -7,6 +7,7 @@ alone, and only the report that of the parts it is measured on.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,7 @@ from mithridate import component
 from mithridate.defenses.inspect.ensemble import Calibration, squashed
 from mithridate.defenses.inspect.student import double
 from mithridate.metrics import wilson
+from mithridate.metrics.outliers import BESIDE, beside
 
 MEMBERS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("universal-perturbation", {}),
@@ -35,8 +37,10 @@ PARTS = ("calibration",)
 """Parts whose truth the calibration reads."""
 SHRINK = 0.02
 """Of the weights' squares, beside the mean cross-entropy."""
+MOST_INPUTS, GAIN = 10, 0.002
+"""Inputs at most, and the least that one has to lower the cross-entropy by."""
 RESAMPLES = 2000
-FALSE_ALARMS = 0.02
+FALSE_ALARMS = 0.05
 """Share of clean models of the calibration part that may be called poisoned."""
 
 Row = dict[str, Any]
@@ -109,15 +113,22 @@ def rows(folder: Path, data: str, count: int, parts: Sequence[str]) -> list[Row]
         poisoned = truth["recipe"]["kind"] == "poisoned"
         if not file.exists() or (poisoned and truth["asr"] < build.TOOK):
             continue
+        read = json.loads(file.read_text())
+        for place, (table, other) in enumerate(read["tables"]):
+            scores = beside(torch.tensor(table), torch.tensor(other))
+            read["scores"] |= {f"{place}/{name}": value for name, value in scores.items()}
         found.append(
-            json.loads(file.read_text())
-            | {"poisoned": poisoned, "truth": truth, "recipe": truth["recipe"], "data": data}
+            read | {"poisoned": poisoned, "truth": truth, "recipe": truth["recipe"], "data": data}
         )
     return found
 
 
 def calibrate(models: Sequence[Row], inputs: Sequence[str]) -> Row:
-    """The calibration that `ensemble` ships, as JSON holds it."""
+    """The calibration that `ensemble` ships, as JSON holds it.
+
+    Weights are fitted on all models. What they are worth for a new one (the stretch of the
+    log-odds, the threshold, the clean models' own log-odds) comes from fits that left it out.
+    """
     values = np.array([[squashed(row["scores"][name]) for name in inputs] for row in models])
     bad = np.array([row["poisoned"] for row in models])
     clean = values[~bad]
@@ -125,8 +136,10 @@ def calibrate(models: Sequence[Row], inputs: Sequence[str]) -> Row:
     spread = np.maximum(clean.std(0), 1e-3)
     x = (values - centre) / spread
     weights, bias = logistic(x, bad)
-    odds = bias + x @ weights
-    own = np.sort(odds[~bad])
+    unseen = cross_fitted(x, bad)
+    stretch, shift = logistic(unseen[:, None], bad, shrink=0.0)
+    weights, bias = weights * stretch[0], bias * stretch[0] + shift
+    own = np.sort(unseen[~bad] * stretch[0] + shift)
     least = own[min(len(own) - 1, int(np.ceil((1 - FALSE_ALARMS) * len(own))) - 1)]
     threshold = max(0.5, float(1 / (1 + np.exp(-least))) + 1e-6)
     return {
@@ -142,7 +155,40 @@ def calibrate(models: Sequence[Row], inputs: Sequence[str]) -> Row:
     }  # fmt: skip
 
 
-def logistic(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
+def chosen(models: Sequence[Row]) -> list[str]:
+    """Inputs, one after the other, that lower the cross-entropy of models left out the most."""
+    bad = np.array([row["poisoned"] for row in models])
+    values = {name: np.array([squashed(row["scores"][name]) for row in models]) for name in INPUTS}
+    scaled = {k: (v - np.median(v[~bad])) / max(v[~bad].std(), 1e-3) for k, v in values.items()}
+    names: list[str] = []
+    least = math.inf
+    while len(names) < MOST_INPUTS:
+        tried = []
+        for name in [name for name in INPUTS if name not in names]:
+            x = np.stack([scaled[one] for one in (*names, name)], 1)
+            odds = np.mean([cross_fitted(x, bad, seed=seed) for seed in range(3)], 0)
+            tried.append((cross_entropy(odds[bad], odds[~bad]), name))
+        best, name = min(tried)
+        if best > least - GAIN:
+            break
+        least = best
+        names.append(name)
+    return names
+
+
+def cross_fitted(x: np.ndarray, y: np.ndarray, folds: int = 8, seed: int = 0) -> np.ndarray:
+    """Log-odds of each model by a regression on the others: what they are for a new one."""
+    order = np.random.default_rng(seed).permutation(len(x))
+    odds = np.zeros(len(x))
+    for fold in range(folds):
+        out = order[fold::folds]
+        left = np.setdiff1d(order, out)
+        weights, bias = logistic(x[left], y[left])
+        odds[out] = bias + x[out] @ weights
+    return odds
+
+
+def logistic(x: np.ndarray, y: np.ndarray, shrink: float = SHRINK) -> tuple[np.ndarray, float]:
     """Weights that are not negative, and a bias; each class of models counts half."""
     share = np.where(y, 0.5 / y.sum(), 0.5 / (~y).sum())
 
@@ -150,8 +196,8 @@ def logistic(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
         odds = x @ free[:-1] + free[-1]
         signed = np.where(y, odds, -odds)
         slope = -np.where(y, 1, -1) * share / (1 + np.exp(signed))
-        value = (share * np.logaddexp(0, -signed)).sum() + SHRINK * (free[:-1] ** 2).sum()
-        return value, np.append(slope @ x + 2 * SHRINK * free[:-1], slope.sum())
+        value = (share * np.logaddexp(0, -signed)).sum() + shrink * (free[:-1] ** 2).sum()
+        return value, np.append(slope @ x + 2 * shrink * free[:-1], slope.sum())
 
     start = np.zeros(x.shape[1] + 1)
     bounds = [(0, None)] * x.shape[1] + [(None, None)]
@@ -242,7 +288,6 @@ def summary(models: Sequence[Row], calibration: Mapping[str, Any]) -> Row:
     return values
 
 
-BESIDE = ("above", "above-target", "unlike", "line", "line-target")
 INPUTS = (
     *(f"0/{name}" for name in ("pair", "target", "all", "margin", "margin-target", *BESIDE)),
     *(f"{p}/{name}" for p in (1, 2) for name in ("pair", "target", "all", "held", *BESIDE)),
@@ -253,9 +298,7 @@ INPUTS = (
 def ship(folder: Path, data: Sequence[str], count: int, file: Path) -> Row:
     """Calibrate on the parts that are for it, and write the file that `ensemble` reads."""
     models = [row for name in data for row in rows(folder, name, count, PARTS)]
-    whole = calibrate(models, INPUTS)
-    used = [name for name, weight in zip(INPUTS, whole["weights"], strict=True) if weight > 0.005]
-    final = calibrate(models, used)
+    final = calibrate(models, chosen(models))
     clean = sum(not row["poisoned"] for row in models)
     final["measured"] = {"calibrated on": {"clean": clean, "poisoned": len(models) - clean}}
     file.write_text(json.dumps(final, indent=1) + "\n")

@@ -8,6 +8,9 @@ from scipy.optimize import linear_sum_assignment
 LEAST = 0.05
 """Median absolute deviations below it count as that: entries that are all alike tell nothing."""
 
+BESIDE = ("above", "excess", "above-target", "unlike", "line", "line-target")
+"""What `beside` gives."""
+
 
 def outlier(table: torch.Tensor) -> float:
     """The largest entry above the median, in median absolute deviations.
@@ -60,9 +63,10 @@ def permutation(table: torch.Tensor) -> float:
 def beside(table: torch.Tensor, other: torch.Tensor) -> dict[str, float]:
     """What a table of pairs has that another model's has not.
 
-    `above` is the largest entry of the difference, `above-target` the largest of its columns'
-    medians; `unlike` how far their correlation is from 1; `line` and `line-target` are `outlier`
-    and `column` of what is left of the table where its line over the other's is taken away.
+    `above` is the largest entry of the difference, `excess` the same above its median,
+    `above-target` the largest of its columns' medians; `unlike` how far their correlation is from
+    1; `line` and `line-target` are `outlier` and `column` of what is left of the table where its
+    line over the other's is taken away.
 
     >>> other = torch.tensor([[torch.nan, 1.0, 2.0], [2.0, torch.nan, 3.0], [3.0, 1.0, torch.nan]])
     >>> found = beside(other + 1, other)
@@ -71,7 +75,7 @@ def beside(table: torch.Tensor, other: torch.Tensor) -> dict[str, float]:
     """
     there = ~table.isnan() & ~other.isnan()
     if int(there.sum()) < 3:
-        return dict.fromkeys(("above", "above-target", "unlike", "line", "line-target"), 0.0)
+        return dict.fromkeys(BESIDE, 0.0)
     more = torch.where(there, table - other, torch.nan)
     x, y = other[there], table[there]
     spread = x.var(unbiased=False)
@@ -82,6 +86,7 @@ def beside(table: torch.Tensor, other: torch.Tensor) -> dict[str, float]:
     targets = more.nanquantile(0.5, dim=0)
     return {
         "above": float(more[there].max()),
+        "excess": float(more[there].max() - more[there].quantile(0.5)),
         "above-target": float(targets[~targets.isnan()].max()),
         "unlike": 1 - alike,
         "line": outlier(rest),

@@ -129,7 +129,7 @@ class Calibration:
 
 
 def squashed(score: float) -> float:
-    """sign(s) log(1 + |s|): scores have long tails.
+    """The logarithm of 1 + s, odd about 0: scores have long tails.
 
     >>> squashed(0.0), round(squashed(-1.0), 4)
     (0.0, -0.6931)
