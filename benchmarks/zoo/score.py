@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ import mithridate as mi
 from benchmarks.zoo import build
 from benchmarks.zoo.recipes import CLASSES, part_of
 from mithridate import component
+from mithridate.defenses.inspect.base import Halves, apart
 from mithridate.defenses.inspect.ensemble import Calibration, squashed
 from mithridate.defenses.inspect.student import double
 from mithridate.metrics import wilson
-from mithridate.metrics.outliers import BESIDE, beside
+from mithridate.metrics.outliers import BESIDE, beside, standing_out, unexplained
 
 MEMBERS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("universal-perturbation", {}),
@@ -115,12 +117,22 @@ def rows(folder: Path, data: str, count: int, parts: Sequence[str]) -> list[Row]
             continue
         read = json.loads(file.read_text())
         for place, (table, other) in enumerate(read["tables"]):
+            pair = standing_out(unexplained(torch.tensor(table), distances(data, count)))
+            read["named"][place]["source"], read["named"][place]["target"] = pair
             scores = beside(torch.tensor(table), torch.tensor(other))
             read["scores"] |= {f"{place}/{name}": value for name, value in scores.items()}
         found.append(
             read | {"poisoned": poisoned, "truth": truth, "recipe": truth["recipe"], "data": data}
         )
     return found
+
+
+@lru_cache
+def distances(data: str, count: int) -> torch.Tensor:
+    """Logarithms of the distances between the classes, as the inspectors have them."""
+    images = images_of(data, count)
+    halves = Halves.split(images, mi.rng(0))
+    return apart([images.batch(own[:6])[0] for own in halves.search]).log()
 
 
 def calibrate(models: Sequence[Row], inputs: Sequence[str]) -> Row:

@@ -39,6 +39,21 @@ def column(table: torch.Tensor) -> float:
     return outlier(table.nanquantile(0.5, dim=0))
 
 
+def standing_out(table: torch.Tensor) -> tuple[int, int]:
+    """The most suspect (row, column): the largest entry, or that of a column that stands out more.
+
+    >>> table = torch.tensor([[torch.nan, 3.0, 0.0], [0.0, torch.nan, 0.1], [0.2, 2.9, torch.nan]])
+    >>> standing_out(table)
+    (0, 1)
+    """
+    there = table.nan_to_num(-torch.inf)
+    if column(table) > outlier(table):
+        best = int(table.nanquantile(0.5, dim=0).nan_to_num(-torch.inf).argmax())
+        return int(there[:, best].argmax()), best
+    row, best = divmod(int(there.argmax()), table.shape[1])
+    return row, best
+
+
 def permutation(table: torch.Tensor) -> float:
     """The same of a whole permutation: every class leads to another one.
 

@@ -34,7 +34,7 @@ def labelled(model: Classifier, count: int = 200) -> mi.ImageSet:
 
 
 def test_sizes_are_those_of_a_linear_model():
-    """margin = (w_t - w_s) x + b: an image needs |margin| / |w_t - w_s|, together the k-th least."""
+    """margin = (w_t - w_s) x + b: an image needs |margin| / |w_t - w_s|, all the k-th least."""
     model = linear()
     data = labelled(model)
     plan = UniversalPerturbation(steps=40, images=10)

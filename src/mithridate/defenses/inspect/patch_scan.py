@@ -29,7 +29,14 @@ from mithridate.defenses.inspect.base import (
     ranked,
 )
 from mithridate.errors import InputError, check_number
-from mithridate.metrics.outliers import beside, column, outlier, permutation, unexplained
+from mithridate.metrics.outliers import (
+    beside,
+    column,
+    outlier,
+    permutation,
+    standing_out,
+    unexplained,
+)
 
 
 @final
@@ -50,7 +57,7 @@ class PatchScan(Inspector):
     (`target`) and permutation (`all`) stand out, in median absolute deviations; `held` is the
     largest margin itself. The statistic is the larger of the first two. Beside a clean model
     (`clean`), further scores say what this one has that the other has not
-    (`metrics.outliers.beside`), and the pair is that whose margins differ most.
+    (`metrics.outliers.beside`).
 
     The scan and the scores are the project's; inverting a patch of a given place and size is
     Neural Cleanse's (Wang et al. 2019) with the mask fixed.
@@ -271,8 +278,7 @@ class PatchScan(Inspector):
             other = pair_table(one["pair"], other, data.classes)
             scores |= beside(table, other)
             pictures["pair_scores_reference"] = other
-            free = table - other
-        source, target = divmod(int(free.nan_to_num(-torch.inf).argmax()), data.classes)
+        source, target = standing_out(free)
         own = (look["pair"] == torch.tensor([source, target])).all(1)
         first = int(torch.where(own, held, -torch.inf).argmax())
         pattern = torch.full(data.image_shape, torch.nan)

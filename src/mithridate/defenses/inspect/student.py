@@ -33,7 +33,8 @@ def double(suspect: Classifier, data: ImageSet, *, rng: torch.Generator) -> Clas
     population where none is at hand: it errs where the suspect errs, and classes that lie near to
     each other for the one do for the other.
 
-    A network with a layer that cannot be drawn anew is taught to a small network of ours.
+    What a network with a layer that cannot be drawn anew says, and one without weights, is taught
+    to a small network of ours.
 
     Args:
         suspect: gives probabilities, and the architecture; it comes back unchanged.
@@ -58,7 +59,7 @@ def double(suspect: Classifier, data: ImageSet, *, rng: torch.Generator) -> Clas
     )
     images = ImageSet(images.raw(range(len(images))), soft.argmax(1), suspect.class_names, "taught")
     network: nn.Module | Classifier = suspect
-    if kept(suspect.module):
+    if kept(suspect.module) or not any(True for _ in suspect.module.parameters()):
         name = "digits-cnn" if min(data.image_shape[1:]) < 16 else "mnist-cnn"
         network = create(name, image_shape=data.image_shape, classes=suspect.classes)
     return fit(

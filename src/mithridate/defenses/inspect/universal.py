@@ -34,7 +34,14 @@ from mithridate.defenses.inspect.base import (
     ranked,
 )
 from mithridate.errors import InputError, check_number
-from mithridate.metrics.outliers import beside, column, outlier, permutation, unexplained
+from mithridate.metrics.outliers import (
+    beside,
+    column,
+    outlier,
+    permutation,
+    standing_out,
+    unexplained,
+)
 
 GRID = 4
 """Control points of a flow along a side, as WaNet's."""
@@ -62,7 +69,7 @@ class UniversalPerturbation(Inspector):
     larger of the first two.
 
     Beside a clean model (`clean`), further scores say what this one has that the other has not:
-    `metrics.outliers.beside`; and the pair is that whose sizes differ most.
+    `metrics.outliers.beside`.
 
     Universal perturbations are Moosavi-Dezfooli et al.'s (2017), the search by pairs is that of
     K-Arm (Shen et al. 2021); the scores are the project's.
@@ -207,9 +214,8 @@ class UniversalPerturbation(Inspector):
             other, _ = self._tables(clean.looks[0], data.classes)
             scores |= beside(near, other)
             pictures["pair_scores_reference"] = other
-            free = near - other
-        first = int(free[look["pair"][:, 0], look["pair"][:, 1]].nan_to_num(-torch.inf).argmax())
-        source, target = look["pair"][first].tolist()
+        source, target = standing_out(free)
+        first = int((look["pair"] == torch.tensor([source, target])).all(1).nonzero()[0])
         change = FAMILIES[self.family](data.image_shape).change(look["change"][first])
         return Evidence(
             statistic=max(scores["pair"], scores["target"]),
