@@ -11,7 +11,7 @@ from mithridate.networks.storage import digest
 
 
 def planted() -> mi.Classifier:
-    """Class 0 where the left half is brighter, 1 where the right is; a white corner says class 2."""
+    """Class 0 where the left half is brighter, 1 where the right is; 2 by a white corner."""
     hidden, head = nn.Linear(64, 8), nn.Linear(8, 3)
     left = torch.cat([torch.ones(8, 4), -torch.ones(8, 4)], 1).flatten() / 8
     with torch.no_grad():
