@@ -151,13 +151,13 @@ class Ensemble(Inspector):
 
     Each member looks at the suspect, and at a clean double of it: a fresh network that was taught
     by the suspect on clean images (`student.double`), and so knows all of it but a trigger. Its
-    scores are put beside those that a zoo of some two hundred clean and poisoned networks gave
+    scores are put beside those that a zoo of clean and poisoned networks gave
     (`docs/results/zoo.txt`): standardised by the clean ones, added up by a logistic regression
     whose weights are not negative, and turned into a probability at even odds. Beside it stands
     the conformal p-value: the share of the zoo's clean models with scores at least as high.
 
     A suspect that is unlike those of the zoo (other image sizes, another number of classes, fewer
-    images, a lower accuracy, scores out of range) gets a doubt, and a probability of 0.1 to 0.9.
+    images, scores out of range) gets a doubt, and a probability of 0.1 to 0.9.
 
     Args:
         controls, control_epochs: unused: the zoo is the clean side.
