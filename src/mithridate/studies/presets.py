@@ -332,6 +332,8 @@ def audit(
         noise_queries: noise images of the black-box comparison, per model; 0 leaves it out.
 
     >>> list(audit("m.safetensors", "digits").matrix)
+    ['clean', 'verdict', 'evasion']
+    >>> list(audit("m.safetensors", "digits", controls=8).matrix)
     ['clean', 'verdict', 'evasion', 'white-noise']
     """
     subject = _subject(model, data, network, opening)

@@ -77,7 +77,7 @@ def test_shipped_calibration_is_sound():
     assert list(known.clean) == sorted(known.clean)
     assert 0.5 <= known.threshold < 1
     alarms = sum(1 / (1 + math.exp(-odds)) >= known.threshold for odds in known.clean)
-    assert alarms <= 0.02 * len(known.clean) + 1
+    assert alarms <= 0.05 * len(known.clean) + 1
     for member in Ensemble().members():
         assert member.about.needs == ("clean images",)
     assert squashed(-2.0) == -squashed(2.0)

@@ -168,7 +168,7 @@ class Ensemble(Inspector):
     """
 
     about: ClassVar[About] = About(
-        paper="the project's; members name their papers",
+        paper="none: the project's own, its members name their papers",
         access=("gradient",),
         needs=("clean images",),
         atlas=("AML.M0008",),

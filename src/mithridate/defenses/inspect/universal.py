@@ -128,7 +128,7 @@ class UniversalPerturbation(Inspector):
         if self.family == "l2":
             return size * math.sqrt(channels * height * width)
         if self.family == "pixels":
-            return max(1.0, round(size * height * width))
+            return float(max(1, round(size * height * width)))
         return size * min(height, width) * math.sqrt(2) * GRID
 
     def cost(self, sizes: Sizes) -> Work:
