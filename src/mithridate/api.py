@@ -21,6 +21,7 @@ from mithridate.data import ImageSet
 from mithridate.data.gather import image_sets
 from mithridate.defenses.inspect import Inspector, Verdict, judge, train_controls
 from mithridate.defenses.inspect.base import Halves
+from mithridate.defenses.inspect.ensemble import calibrated_for
 from mithridate.defenses.sanitize.base import usual_epochs
 from mithridate.errors import InputError, RunError, unknown
 from mithridate.models.open import in_order_of, open_model
@@ -232,8 +233,8 @@ def audit(
         model, data: as `attack` takes them. Of one set without training images, one half of each
             class trains the clean models and the other is judged on.
         reference: clean models that the caller trusts, of the model's architecture.
-        inspector: by name, or itself; "ensemble" by default, and "bias-maps" where there are
-            references, or controls are asked for.
+        inspector: by name, or itself; by default "ensemble" where it is calibrated for such images,
+            and "bias-maps" where it is not, there are references, or controls are asked for.
         controls: clean models in all, 8 by default; what the references leave missing is trained
             here. The ensemble needs none.
         control_epochs: of these; as many as the suspect had, by default.
@@ -282,22 +283,23 @@ def inspect(
         model, data: as `attack` takes them. Clean models that are missing are trained on the
             training images, else on half of the one set.
         reference: clean models of the model's architecture.
-        inspectors: names, or themselves; the calibrated ensemble by default, and bias maps beside
-            references.
+        inspectors: names, or themselves; by default the ensemble where it is calibrated for such
+            images, and bias maps where it is not, or beside references.
         rng: a seed or a generator.
 
     Raises:
         InputError, NothingAssessedError, RunError: as `judge`.
     """
-    if inspectors is None:
-        inspectors = "bias-maps" if _listed(reference) else "ensemble"
-    chosen: list[Inspector] = [
-        component.create("inspectors", str(table.pop("name")), table)
-        for one in _listed(inspectors)
-        for table in _tables(one, "inspectors")
-    ]
     generator = as_generator(rng)
     with _taken(model, data, None, held=False) as taken:
+        if inspectors is None:
+            alone = not _listed(reference) and calibrated_for(taken.test)
+            inspectors = "ensemble" if alone else "bias-maps"
+        chosen: list[Inspector] = [
+            component.create("inspectors", str(table.pop("name")), table)
+            for one in _listed(inspectors)
+            for table in _tables(one, "inspectors")
+        ]
         clean = [taken.opened(one) for one in _listed(reference)]
         missing = max(one.controls for one in chosen) - len(clean)
         if taken.train is not None and missing > 0:

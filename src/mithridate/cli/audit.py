@@ -61,7 +61,7 @@ def audit(
         typer.Option(
             "--inspector",
             metavar="NAME",
-            help="See mithridate list inspectors. Default: ensemble; with --reference bias-maps.",
+            help="See mithridate list inspectors. Default: ensemble or bias-maps, see the docs.",
         ),
     ] = None,
     how: Any = None,
@@ -92,18 +92,19 @@ def audit(
     probes = probes if samples is None else samples  # as --probes was called
     if probes is not None:
         values["samples"] = str(probes)
+    facts = opening(how, values)
+
+    from mithridate.studies import presets
+
     if inspector is None:
         compares = reference or controls is not None or values.keys() & BIAS_MAPS
-        inspector = "bias-maps" if compares else "ensemble"
+        inspector = "bias-maps" if compares else presets.usual_inspector(model, data, **facts)
     left_out = _shorten(values, inspector, controls is None) if quick else []
     if controls is None:
         controls = QUICK_CONTROLS if quick else 8
-    facts = opening(how, values)
     kind = component.find("inspectors", inspector)
     own = _numbers({key: values.pop(key) for key in OWN if key in values})
     component.create("inspectors", inspector, values)
-
-    from mithridate.studies import presets
 
     references = list(reference or ())
     suspect, _ = presets.checked(

@@ -215,8 +215,9 @@ def verdict_line(whole: Audit) -> str:
     probability, threshold = (
         number_of(verdict.cell, name) for name in ("probability", "threshold")
     )
-    if probability is not None and threshold is not None:
-        parts.append(f"probability {probability:.2f} (alarm from {threshold:.2f})")
+    if probability is not None:
+        alarm = "" if threshold is None else f" (alarm from {threshold:.2f})"
+        parts.append(f"probability {probability:.2f}{alarm}")
     elif p_value is not None:
         parts.append(f"p = {p_value:.2g}" + ("" if alpha is None else f" (alarm at {alpha:g})"))
     if verdict.region is not None:

@@ -94,7 +94,7 @@ class Constant(nn.Module):
 
 
 def test_near_chance_gets_no_verdict(digits):
-    verdict = mi.inspect(Constant(), digits, rng=0)
+    verdict = mi.inspect(Constant(), digits, inspectors="ensemble", rng=0)
     assert verdict.suspicious is None
     assert verdict.probability is None
     assert "chance" in verdict.headline
@@ -106,7 +106,9 @@ def test_unlike_the_zoo_is_never_sure(digits):
     train, _ = mi.load_data("digits")
     net = mi.networks.create("digits-cnn", image_shape=(1, 8, 8), classes=10)
     model = mi.fit(net, train, epochs=6, rng=mi.rng(0))
-    one, two = (mi.inspect(model, digits, rng=0) for _ in range(2))
+    one, two = (mi.inspect(model, digits, inspectors="ensemble", rng=0) for _ in range(2))
+    assert one.suspicious is None
+    assert "not calibrated on" in one.headline
     assert "outside-calibration" in [doubt.id for doubt in one.doubts]
     assert WIDE[0] <= one.probability <= WIDE[1]
     assert one.probability == two.probability
@@ -120,7 +122,7 @@ def test_a_planted_patch_raises_the_odds(digits):
     attack = mi.poisons.BadNets(trigger=trigger, target=4, fraction=0.2)
     net = mi.networks.create("digits-cnn", image_shape=(1, 8, 8), classes=10)
     clean, planted = (
-        mi.inspect(mi.fit(net, data, epochs=20, rng=mi.rng(0)), digits, rng=0)
+        Ensemble().inspect(mi.fit(net, data, epochs=20, rng=mi.rng(0)), digits, rng=mi.rng(0))
         for data in (train, attack.poison(train, rng=mi.rng(0)).images)
     )
     assert planted.statistic > clean.statistic + 1

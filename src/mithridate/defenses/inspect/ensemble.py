@@ -156,8 +156,9 @@ class Ensemble(Inspector):
     whose weights are not negative, and turned into a probability at even odds. Beside it stands
     the conformal p-value: the share of the zoo's clean models with scores at least as high.
 
-    A suspect that is unlike those of the zoo (other image sizes, another number of classes, fewer
-    images, scores out of range) gets a doubt, and a probability of 0.1 to 0.9.
+    Where images or classes are not like the zoo's (another size, another number of classes, fewer
+    images), there is a doubt, a probability of 0.1 to 0.9, and no verdict: on colour images clean
+    networks scored as poisoned ones do. A score outside of the zoo's range is a doubt too.
 
     Args:
         controls, control_epochs: unused: the zoo is the clean side.
@@ -243,7 +244,8 @@ class Ensemble(Inspector):
         lead = weighed.index(max(weighed))
         odds = calibration.log_odds(scores)
         probability = 1 / (1 + math.exp(-odds))
-        doubts = self._doubts(calibration, data, scores)
+        unlike = differences(calibration, data)
+        doubts = self._doubts(unlike, calibration.outside(scores))
         if doubts:
             probability = min(max(probability, WIDE[0]), WIDE[1])
         best = found[lead]
@@ -256,7 +258,7 @@ class Ensemble(Inspector):
             },
             probability=probability,
             p_value=calibration.p_value(odds),
-            threshold=calibration.threshold,
+            threshold=None if unlike else calibration.threshold,
             null=calibration.in_words(),
             null_values=calibration.clean,
             source=best.source,
@@ -270,22 +272,11 @@ class Ensemble(Inspector):
             doubts=(*doubts, *best.doubts),
         )
 
-    def _doubts(
-        self, calibration: Calibration, data: ImageSet, scores: Sequence[float]
-    ) -> list[Doubt]:
+    def _doubts(self, unlike: Sequence[str], far: float) -> list[Doubt]:
         """Where the suspect is unlike the zoo's models."""
-        unlike = []
-        if data.classes != calibration.classes:
-            unlike.append(f"{data.classes} classes, not {calibration.classes}")
-        shape = tuple(data.image_shape)
-        if shape not in calibration.shapes:
-            unlike.append(f"images of {' x '.join(map(str, shape))}")
-        fewest = int(torch.bincount(data.labels, minlength=data.classes).min())
-        if fewest < calibration.images:
-            unlike.append(f"{fewest} images of a class, where {calibration.images} were had")
-        far = calibration.outside(scores)
         if far > FAR:
-            unlike.append(f"a score {far:.1f} deviations outside of the range of its models")
+            more = f"a score {far:.1f} deviations outside of the range of its models"
+            unlike = [*unlike, more]
         if not unlike:
             return []
         text = (
@@ -293,3 +284,22 @@ class Ensemble(Inspector):
             f"the probability is held within {WIDE[0]:g} to {WIDE[1]:g}"
         )
         return [Doubt("outside-calibration", text)]
+
+
+def differences(calibration: Calibration, data: ImageSet) -> list[str]:
+    """In what the images and classes are not those that were calibrated on; empty: in nothing."""
+    unlike = []
+    if data.classes != calibration.classes:
+        unlike.append(f"{data.classes} classes, not {calibration.classes}")
+    shape = tuple(data.image_shape)
+    if shape not in calibration.shapes:
+        unlike.append(f"images of {' x '.join(map(str, shape))}")
+    fewest = int(torch.bincount(data.labels, minlength=data.classes).min())
+    if fewest < calibration.images:
+        unlike.append(f"{fewest} images of a class, where {calibration.images} were had")
+    return unlike
+
+
+def calibrated_for(data: ImageSet) -> bool:
+    """Whether `Ensemble` gives a verdict on models of such images."""
+    return not differences(shipped(), data)

@@ -118,7 +118,8 @@ class Verdict:
         lines = [self.headline]
         if self.probability is not None:
             lines.append(
-                f"probability {self.probability:.2f} at even odds (alarm from {self.threshold:.2f})"
+                f"probability {self.probability:.2f} at even odds"
+                + ("" if self.threshold is None else f" (alarm from {self.threshold:.2f})")
             )
         if self.p_value is not None and self.null_values:
             low, high = min(self.null_values), max(self.null_values)
@@ -402,7 +403,8 @@ def _verdict(
     suspicious = None if p_value is None else p_value <= alpha
     best, trigger = evidence[lead], None
     if suspicious is not None and best.probability is not None:
-        suspicious = best.probability >= (best.threshold or 0.5)
+        limit = best.threshold
+        suspicious = None if limit is None else best.probability >= limit
     region = asr = kind = None
     if suspicious:
         inspector = inspectors[lead]
@@ -510,6 +512,8 @@ def _headline(
         return "No verdict: the model is no better than chance on these images"
     if other:
         return "No verdict: the clean models are not like the suspect"
+    if suspicious is None and best.probability is not None:
+        return "No verdict: such images and classes were not calibrated on"
     if suspicious is None:
         return "No verdict: too few clean models to calibrate"
     if not suspicious:
