@@ -50,6 +50,14 @@ def test_scores_out_of_range_say_no_more_than_the_range():
     assert KNOWN.outside([raw(5.0), raw(2.0)]) == pytest.approx(4.0)
 
 
+def test_no_probability_is_surer_than_the_zoo_is_large():
+    known = shipped()
+    models = sum(known.measured["calibrated on"].values())
+    assert known.probability(50.0) == pytest.approx(1 - 1 / (models + 2))
+    assert known.probability(-50.0) == pytest.approx(1 / (models + 2))
+    assert known.probability(0.0) == 0.5
+
+
 def test_p_value_is_the_rank():
     assert KNOWN.p_value(-9.0) == 1.0
     assert KNOWN.p_value(1.0) == pytest.approx(2 / 5)

@@ -95,6 +95,12 @@ class Calibration:
             for weight, value in zip(self.weights, self.standard(scores), strict=True)
         )
 
+    def probability(self, log_odds: float) -> float:
+        """At even odds; never nearer to 0 or 1 than one more model could have moved it."""
+        known = self.measured.get("calibrated on", {})
+        least = 1 / (2 + sum(known.values()) if known else 4)
+        return min(max(1 / (1 + math.exp(-log_odds)), least), 1 - least)
+
     def p_value(self, log_odds: float) -> float:
         """The conformal one: the share of clean models, the suspect among them, at least so high.
 
@@ -243,7 +249,7 @@ class Ensemble(Inspector):
             weighed[place] += weight * value
         lead = weighed.index(max(weighed))
         odds = calibration.log_odds(scores)
-        probability = 1 / (1 + math.exp(-odds))
+        probability = calibration.probability(odds)
         unlike = differences(calibration, data)
         doubts = self._doubts(unlike, calibration.outside(scores))
         if doubts:
