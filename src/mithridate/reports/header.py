@@ -92,6 +92,9 @@ def _hero(verdict: Inspection, arrays: Mapping[str, Array]) -> list[Tile]:
                 words.short(verdict.names[k]) for k in (verdict.source, verdict.target)
             )
             leads = f"Stamped on “{source}”; the model is led to “{target}”"
+        elif verdict.target is not None:
+            target = words.short(verdict.names[verdict.target])
+            leads = f"Stamped on a test image; the model is led to “{target}”"
         alt = "A test image with the trigger stamped on it"
         tiles.append(Tile(images.plain(changed[0]), alt, leads, region=region))
     return [tile for tile in tiles if tile.picture is not None]

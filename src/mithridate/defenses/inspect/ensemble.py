@@ -120,8 +120,7 @@ class Calibration:
         return (
             f"How often such a verdict is wrong: of {clean} clean networks that nothing was tuned "
             f"on, {alarms} were called poisoned; of {poisoned} poisoned ones {missed} were missed "
-            "(small networks of ten classes, MNIST). The probability is at even odds "
-            "before; p is the share of the calibration's clean networks that look at least as bad."
+            "(small networks of ten classes, MNIST)."
         )
 
     def outside(self, scores: Sequence[float]) -> float:
