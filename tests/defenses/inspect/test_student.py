@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
 import mithridate as mi
 from mithridate.defenses.inspect.student import agreement, augmented, double
+from mithridate.errors import NothingAssessedError
 from mithridate.networks.storage import digest
 
 
@@ -45,6 +47,15 @@ def test_agrees_on_clean_images_and_knows_no_trigger():
     x[:, :, 0, 0] = 1.0
     assert float((suspect.labels(x) == 2).float().mean()) == 1.0
     assert float((taught.labels(x) == 2).float().mean()) < 0.1
+
+
+def test_answers_that_are_not_finite_are_told():
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    with torch.no_grad():
+        module[1].bias.fill_(torch.nan)
+    suspect = mi.Classifier(module, classes=3, image_shape=(1, 8, 8))
+    with pytest.raises(NothingAssessedError, match="not finite"):
+        double(suspect, images(20, 0), rng=mi.rng(0))
 
 
 def test_same_seed_same_double():

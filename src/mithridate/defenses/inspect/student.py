@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mithridate import rng as random
 from mithridate.classifier import Classifier
 from mithridate.data import ImageSet
+from mithridate.errors import NothingAssessedError
 from mithridate.networks import create
 from mithridate.networks.base import kept
 from mithridate.training import Batch, Hardening, fit
@@ -40,6 +41,9 @@ def double(suspect: Classifier, data: ImageSet, *, rng: torch.Generator) -> Clas
         suspect: gives probabilities, and the architecture; it comes back unchanged.
         data: clean images; a hundred are enough. Their labels are not used.
 
+    Raises:
+        NothingAssessedError: the suspect answers NaN or infinity.
+
     >>> import mithridate as mi
     >>> net = mi.networks.create("digits-cnn", image_shape=(1, 8, 8), classes=10)
     >>> suspect = mi.Classifier(net, classes=10, image_shape=(1, 8, 8))
@@ -57,6 +61,10 @@ def double(suspect: Classifier, data: ImageSet, *, rng: torch.Generator) -> Clas
             for at in range(0, len(images), 1024)
         ]
     )
+    if not bool(soft.isfinite().all()):
+        raise NothingAssessedError(
+            "the model's answers to clean images are not finite: nothing can be assessed"
+        )
     images = ImageSet(images.raw(range(len(images))), soft.argmax(1), suspect.class_names, "taught")
     network: nn.Module | Classifier = suspect
     if kept(suspect.module) or not any(True for _ in suspect.module.parameters()):
