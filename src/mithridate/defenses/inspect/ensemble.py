@@ -20,6 +20,7 @@ from mithridate.data import ImageSet
 from mithridate.defenses.inspect.base import (
     Comparison,
     Evidence,
+    Halves,
     Inspector,
     Look,
     Progress,
@@ -104,7 +105,8 @@ class Calibration:
     def p_value(self, log_odds: float) -> float:
         """The conformal one: the share of clean models, the suspect among them, at least so high.
 
-        Exact in finite samples for a clean suspect of the zoo's own kind.
+        Theirs are of fits that left them out; the inputs were chosen with them, so that it is a
+        little too small.
         """
         above = sum(value >= log_odds for value in self.clean)
         return (1 + above) / (1 + len(self.clean))
@@ -191,8 +193,23 @@ class Ensemble(Inspector):
             for name, settings in shipped().members
         ]
 
+    def shown(self, data: ImageSet, rng: torch.Generator) -> ImageSet:
+        """As many images of each class as the zoo's models were judged by, where there are so many.
+
+        With more of them the double would be a better one, and scores would mean something else.
+        They are of the half that is searched on, so that what a change does is measured on others,
+        but where that half is too small.
+        """
+        halves = Halves.split(data, rng)
+        rows = [
+            torch.cat(both)[: shipped().images]
+            for both in zip(halves.search, halves.confirm, strict=True)
+        ]
+        return data.subset(torch.cat(rows))
+
     def cost(self, sizes: Sizes) -> Work:
         """Of all members."""
+        sizes = sizes._replace(test=min(sizes.test, shipped().images * sizes.classes))
         works = [one.cost(sizes) for one in self.members()]
         shown = min(MOST, COPIES * sizes.test)
         return Work(
@@ -203,6 +220,7 @@ class Ensemble(Inspector):
 
     def look(self, model: Classifier, data: ImageSet, *, rng: torch.Generator) -> Look:
         """The members' looks at the suspect and at its clean double, each under its place."""
+        data = self.shown(data, rng)
         clean = double(model, data, rng=rng)
         looks: dict[str, torch.Tensor] = {}
         for place, one in enumerate(self.members()):
