@@ -47,16 +47,19 @@ def test_planted_corner_is_found(model, data):
 def test_gains_are_those_of_a_loop(model, data):
     """The table of margins, place by place and image by image."""
     plan = PatchScan(side=0.34, contents=2, scanned=2, steps=1)
-    look = plan.look(model, data, rng=mi.rng(1))
     halves = Halves.split(data, mi.rng(1))
+    found = [data.batch(rows)[0] for rows in halves.search]
+    places = plan.places((1, 12, 12))
+    squares = torch.stack([torch.ones(1, 4, 4), torch.zeros(1, 4, 4)])
+    table, _ = plan._scan(model, found, squares, places)
 
     def margin(x, target):
         logits = model.logits(x[None])[0]
         others = torch.cat([logits[:target], logits[target + 1 :]])
         return float(logits[target] - others.max())
 
-    for at in (0, len(look["gain"]) - 1):
-        top, left = plan.places((1, 12, 12))[at]
+    for at in (0, len(places) - 1):
+        top, left = places[at]
         for source, target in ((1, 0), (2, 3)):
             x = data.batch(halves.search[source][:2])[0]
             gains = []
@@ -65,7 +68,7 @@ def test_gains_are_those_of_a_loop(model, data):
                 laid[:, :, top : top + 4, left : left + 4] = value
                 pairs = zip(laid, x, strict=True)
                 gains.append(sum(margin(a, target) - margin(b, target) for a, b in pairs) / 2)
-            assert float(look["gain"][at, source, target]) == pytest.approx(max(gains), abs=1e-4)
+            assert float(table[at, source, target]) == pytest.approx(max(gains), abs=1e-4)
 
 
 def test_places_cover_the_image():

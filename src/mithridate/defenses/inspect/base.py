@@ -11,17 +11,17 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mithridate import rng as random
 from mithridate.classifier import Classifier
-from mithridate.component import Component
+from mithridate.component import Component, name_of
 from mithridate.cost import Cost, Sizes, Work
 from mithridate.data import ImageSet
 from mithridate.doubts import Doubt
 from mithridate.errors import InputError, check_number
 from mithridate.goals import Targeted
+from mithridate.metrics.outliers import column, outlier, permutation, unexplained
 from mithridate.rng import Random, as_generator
 
 if TYPE_CHECKING:  # `judge` knows inspectors; `inspect` and `calibrate` hand over to it
@@ -81,36 +81,7 @@ class Added:
         return (images + self.pattern.to(images.device)).clamp(0, 1)
 
 
-@dataclass(frozen=True)
-class Bent:
-    """Images bent by offsets (2, g, g) in pixels, columns then rows, at g x g control points."""
-
-    offsets: Tensor
-
-    def apply(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W) changed, in [0, 1]."""
-        return self.bend(images, self.offsets.expand(len(images), -1, -1, -1)).clamp(0, 1)
-
-    @staticmethod
-    def bend(images: Tensor, offsets: Tensor) -> Tensor:
-        """Each image by its own offsets (N, 2, g, g); what comes from outside is the edge.
-
-        >>> x = torch.arange(9.0).view(1, 1, 3, 3) / 8
-        >>> torch.allclose(Bent.bend(x, torch.zeros(1, 2, 2, 2)), x)
-        True
-        """
-        height, width = images.shape[2:]
-        offsets = offsets.to(images.device)
-        wide = F.interpolate(offsets, (height, width), mode="bicubic", align_corners=True)
-        rows, cols = torch.meshgrid(
-            torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij"
-        )
-        scale = 2 / torch.tensor([max(1, width - 1), max(1, height - 1)])
-        places = torch.stack([cols, rows], -1) + wide.permute(0, 2, 3, 1) * scale
-        return F.grid_sample(images, places, padding_mode="border", align_corners=True)
-
-
-Change = Laid | Added | Bent
+Change = Laid | Added
 """What a proposed trigger does to an image."""
 
 
@@ -371,6 +342,38 @@ class MarginOf:
 
     def __getitem__(self, rows: slice) -> MarginOf:
         return MarginOf(self.target[rows])
+
+
+def check_gradients(inspector: Inspector, model: Classifier) -> None:
+    """Refuse a model that gives none.
+
+    Raises:
+        InputError: names what does without.
+    """
+    if not model.gradients:
+        raise InputError(
+            f"{name_of(inspector)} needs gradients, and this model gives labels and scores: take "
+            "--inspector white-noise"
+        )
+
+
+def mean_margins(model: Classifier, images: Sequence[Tensor], target: Tensor) -> Tensor:
+    """Of each batch (n, C, H, W) the mean margin of its target, (batches,), on the CPU."""
+    counts = [len(x) for x in images]
+    with torch.no_grad():
+        logits = model.logits(torch.cat(list(images))).cpu()
+    parts = margins(logits, target.repeat_interleave(torch.tensor(counts)))
+    return torch.stack([part.mean() for part in parts.split_with_sizes(counts)])
+
+
+def pair_scores(table: Tensor, apart: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """A table of pairs less its line over the classes' distances, and what stands out of it.
+
+    `pair`, `target` and `all` are its largest entry, column and permutation
+    (`metrics.outliers`).
+    """
+    free = unexplained(table, apart.log())
+    return free, {"pair": outlier(free), "target": column(free), "all": permutation(free)}
 
 
 def logit_scale(model: Classifier, images: Sequence[Tensor]) -> Tensor:

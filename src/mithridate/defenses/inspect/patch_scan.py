@@ -23,20 +23,16 @@ from mithridate.defenses.inspect.base import (
     MarginOf,
     Progress,
     apart,
+    check_gradients,
     logit_scale,
     margins,
+    mean_margins,
+    pair_scores,
     pair_table,
     ranked,
 )
-from mithridate.errors import InputError, check_number
-from mithridate.metrics.outliers import (
-    beside,
-    column,
-    outlier,
-    permutation,
-    standing_out,
-    unexplained,
-)
+from mithridate.errors import check_number
+from mithridate.metrics.outliers import beside, standing_out
 
 
 @final
@@ -128,16 +124,11 @@ class PatchScan(Inspector):
     def look(self, model: Classifier, data: ImageSet, *, rng: torch.Generator) -> Look:
         """What the squares did.
 
-        `gain` (places, K, K) is the largest mean gain of the margin, over the contents, for images
-        of each class towards each class; of the pairs that were grown `pair` (pairs, 2), `place`
-        (top, left), `square` (pairs, C, s, s), `found` the margin on the images it was grown on,
-        `held` and `share` what it reaches on others; `apart` of the classes; `scale` of the logits.
+        Of the pairs that were grown `pair` (n, 2), `place` (top, left), `square` (n, C, s, s) and
+        `held`, the mean margin that it reaches on held-out images; `apart` how far images of a
+        class lie from the nearest of another; `scale` of the logits.
         """
-        if not model.gradients:
-            raise InputError(
-                "patch-scan needs gradients, and this model gives labels and scores: "
-                "take --inspector white-noise"
-            )
+        check_gradients(self, model)
         halves = Halves.split(data, rng)
         found = [data.batch(rows[: self.images])[0] for rows in halves.search]
         held = [data.batch(rows[: 2 * self.images])[0] for rows in halves.confirm]
@@ -149,24 +140,15 @@ class PatchScan(Inspector):
         gain, content = self._scan(model, found, squares, places)
         pair, place = self._choose(gain)
         start = squares[content[place, pair[:, 0], pair[:, 1]]]
-        grown, reached = self._grow(model, found, pair, [places[int(p)] for p in place], start)
+        grown = self._grow(model, found, pair, [places[int(p)] for p in place], start)
         tests = [
             _laid(held[int(s)], grown[i], places[int(place[i])]) for i, s in enumerate(pair[:, 0])
         ]
-        counts = torch.tensor([len(x) for x in tests])
-        with torch.no_grad():
-            logits = model.logits(torch.cat(tests)).cpu()
-        parts = margins(logits, pair[:, 1].repeat_interleave(counts)).split_with_sizes(
-            counts.tolist()
-        )
         return {
-            "gain": gain,
             "pair": pair,
             "place": torch.tensor([places[int(p)] for p in place]),
             "square": grown,
-            "found": reached,
-            "held": torch.stack([part.mean() for part in parts]),
-            "share": torch.stack([(part > 0).float().mean() for part in parts]),
+            "held": mean_margins(model, tests, pair[:, 1]),
             "apart": apart(found),
             "scale": logit_scale(model, held)[None],
         }
@@ -227,8 +209,8 @@ class PatchScan(Inspector):
         pair: Tensor,
         places: list[tuple[int, int]],
         start: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """The squares (pairs, C, s, s) with the largest mean margins, and these, (pairs,)."""
+    ) -> Tensor:
+        """The squares (pairs, C, s, s) with the largest mean margins."""
         fewest, side = min(len(x) for x in found), start.shape[2]
         x = torch.stack([found[int(s)][:fewest] for s in pair[:, 0]])
         goal = MarginOf(pair[:, 1].repeat_interleave(fewest))
@@ -249,7 +231,7 @@ class PatchScan(Inspector):
             )
             length = 0.5 * (1 - 0.8 * step / self.steps)
             square = (square + length * inside.sign()).clamp(0, 1)
-        return kept, best
+        return kept
 
     def score(
         self,
@@ -264,13 +246,8 @@ class PatchScan(Inspector):
         look = clean.own
         held = look["held"] / look["scale"].clamp(min=1e-6)
         table = pair_table(look["pair"], held, data.classes)
-        free = unexplained(table, look["apart"].log())
-        scores = {
-            "pair": outlier(free),
-            "target": column(free),
-            "all": permutation(free),
-            "held": float(table.nan_to_num(-torch.inf).max()),
-        }
+        free, scores = pair_scores(table, look["apart"])
+        scores["held"] = float(table.nan_to_num(-torch.inf).max())
         pictures = {"pair_scores": table}
         if clean.looks:
             one = clean.looks[0]
