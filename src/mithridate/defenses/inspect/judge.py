@@ -69,7 +69,8 @@ class Verdict:
             the suspect's accuracy is not that of the clean models.
         probability: that the model is poisoned, at even odds before; None where the inspectors
             were not calibrated over many models of a known kind.
-        threshold: the probability from which on there is an alarm, where it decides.
+        threshold: the probability from which on there is an alarm, where it decides; `alpha` does
+            not, then.
         p_value: probability of a statistic at least this large for a clean model, multiplied
             by the number of inspectors (Bonferroni).
         kind: "one to one", "all to one" or "all to all": what the recovered change does to held
@@ -123,8 +124,9 @@ class Verdict:
             )
         if self.p_value is not None and self.null_values:
             low, high = min(self.null_values), max(self.null_values)
+            level = f" (alpha {self.alpha:g})" if self.probability is None else ""
             lines.append(
-                f"p {self.p_value:.2g} (alpha {self.alpha:g}): statistic {self.statistic:.3g}, "
+                f"p {self.p_value:.2g}{level}: statistic {self.statistic:.3g}, "
                 f"of {len(self.null_values)} clean models {low:.3g} to {high:.3g}"
             )
         if self.region is not None:
