@@ -21,6 +21,7 @@ from mithridate.data import ImageSet
 from mithridate.data.gather import image_sets
 from mithridate.defenses.inspect import Inspector, Verdict, judge, train_controls
 from mithridate.defenses.inspect.base import Halves
+from mithridate.defenses.inspect.ensemble import calibrated_for
 from mithridate.defenses.sanitize.base import usual_epochs
 from mithridate.errors import InputError, RunError, unknown
 from mithridate.models.open import in_order_of, open_model
@@ -215,8 +216,8 @@ def audit(
     data: object,
     reference: AnyModel | Sequence[AnyModel] = (),
     *,
-    inspector: Chosen = "bias-maps",
-    controls: int = 8,
+    inspector: Chosen | None = None,
+    controls: int | None = None,
     control_epochs: int | None = None,
     attack_images: int = 500,
     noise_queries: int = 100_000,
@@ -232,8 +233,10 @@ def audit(
         model, data: as `attack` takes them. Of one set without training images, one half of each
             class trains the clean models and the other is judged on.
         reference: clean models that the caller trusts, of the model's architecture.
-        inspector: by name, or itself.
-        controls: clean models in all; what the references leave missing is trained here.
+        inspector: by name, or itself; by default "ensemble" where it is calibrated for such images,
+            and "bias-maps" where it is not, there are references, or controls are asked for.
+        controls: clean models in all, 8 by default; what the references leave missing is trained
+            here. The ensemble needs none.
         control_epochs: of these; as many as the suspect had, by default.
         attack_images: test images that each evasion attack gets; 0 leaves evasion out.
         noise_queries: noise images of the black-box comparison, per model; 0 leaves it out.
@@ -242,7 +245,8 @@ def audit(
     Raises:
         InputError, NothingAssessedError, RunError: as `attack`.
     """
-    (table,) = _tables(inspector, "inspectors")
+    listed = [] if inspector is None else _tables(inspector, "inspectors")
+    table = listed[0] if listed else None
     with _taken(model, data, opening, halve=True) as taken:
         references = [taken.another(one) for one in _listed(reference)]
         facts = {**taken.facts, "references": references, "device": taken.device}
@@ -252,7 +256,7 @@ def audit(
             taken.data,
             **facts,
             inspector=table,
-            controls=_plain(controls),
+            controls=None if controls is None else _plain(controls),
             control_epochs=_plain(control_epochs),
             attack_images=_plain(attack_images),
             noise_queries=_plain(noise_queries),
@@ -269,7 +273,7 @@ def inspect(
     data: object,
     reference: AnyModel | Sequence[AnyModel] = (),
     *,
-    inspectors: Chosen | Sequence[Chosen] = "bias-maps",
+    inspectors: Chosen | Sequence[Chosen] | None = None,
     rng: Random = 0,
     progress: Progress | None = None,
 ) -> Verdict:
@@ -279,19 +283,23 @@ def inspect(
         model, data: as `attack` takes them. Clean models that are missing are trained on the
             training images, else on half of the one set.
         reference: clean models of the model's architecture.
-        inspectors: names, or themselves.
+        inspectors: names, or themselves; by default the ensemble where it is calibrated for such
+            images, and bias maps where it is not, or beside references.
         rng: a seed or a generator.
 
     Raises:
         InputError, NothingAssessedError, RunError: as `judge`.
     """
-    chosen: list[Inspector] = [
-        component.create("inspectors", str(table.pop("name")), table)
-        for one in _listed(inspectors)
-        for table in _tables(one, "inspectors")
-    ]
     generator = as_generator(rng)
     with _taken(model, data, None, held=False) as taken:
+        if inspectors is None:
+            alone = not _listed(reference) and calibrated_for(taken.test)
+            inspectors = "ensemble" if alone else "bias-maps"
+        chosen: list[Inspector] = [
+            component.create("inspectors", str(table.pop("name")), table)
+            for one in _listed(inspectors)
+            for table in _tables(one, "inspectors")
+        ]
         clean = [taken.opened(one) for one in _listed(reference)]
         missing = max(one.controls for one in chosen) - len(clean)
         if taken.train is not None and missing > 0:

@@ -142,8 +142,15 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "inspectors": {
         "bias-maps": "mithridate.defenses.inspect.bias_maps:BiasMaps",
+        "ensemble": "mithridate.defenses.inspect.ensemble:Ensemble",
         "neural-cleanse": "mithridate.defenses.inspect.neural_cleanse:NeuralCleanse",
+        "patch-scan": "mithridate.defenses.inspect.patch_scan:PatchScan",
+        "universal-perturbation": "mithridate.defenses.inspect.universal:UniversalPerturbation",
         "white-noise": "mithridate.defenses.inspect.white_noise:WhiteNoise",
+        "maximum-margin": "mithridate.defenses.inspect.maximum_margin:MaximumMargin",
+        "head-statistics": "mithridate.defenses.inspect.head_statistics:HeadStatistics",
+        "batchnorm-noise": "mithridate.defenses.inspect.batchnorm_noise:BatchNormNoise",
+        "channel-lipschitz": "mithridate.defenses.inspect.channel_lipschitz:ChannelLipschitz",
     },
     "measures": {
         "accuracy": "mithridate.studies.measures.accuracy:Accuracy",
@@ -172,7 +179,8 @@ class About:
         kind: of an attack, "bounded" (within eps), "minimal" (the smallest change) or
             "universal" (one change for all images).
         norms: in which an attack measures distance, its default first.
-        access: what it sees of the model: "gradient", "score", "label", or several.
+        access: what it sees of the model: "gradient", "weight" (reads them, and takes no
+            gradient), "score", "label", or several.
         needs: besides the model and the images: "surrogate", "generator", "training images",
             "clean images", "clean models".
         place: of a trigger: "fixed" (the same pixels of every image), "random" or "everywhere".
@@ -258,8 +266,8 @@ def _as_declared(component: Component) -> None:
 def names(kind: str) -> list[str]:
     """The names of a kind, ours and third parties', sorted.
 
-    >>> names("inspectors")
-    ['bias-maps', 'neural-cleanse', 'white-noise']
+    >>> names("guards")
+    ['blacklight', 'piha', 'query-guard']
     """
     return sorted(_table(kind))
 

@@ -8,10 +8,24 @@ from typing import ClassVar
 import torch
 
 from mithridate import component
+from mithridate.classifier import Classifier
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
-from mithridate.defenses.inspect import BiasMaps, Evidence, Inspector, NeuralCleanse, WhiteNoise
+from mithridate.defenses.inspect import (
+    BatchNormNoise,
+    BiasMaps,
+    ChannelLipschitz,
+    Evidence,
+    HeadStatistics,
+    Inspector,
+    MaximumMargin,
+    NeuralCleanse,
+    PatchScan,
+    UniversalPerturbation,
+    WhiteNoise,
+)
 from mithridate.testing import InspectorConformance
+from mithridate.testing.models import viewing_model
 
 
 class TestBiasMaps(InspectorConformance):
@@ -37,6 +51,43 @@ class TestWhiteNoise(InspectorConformance):
         return WhiteNoise(queries=300)
 
 
+class TestMaximumMargin(InspectorConformance):
+    def make(self) -> Inspector:
+        return MaximumMargin(starts=2, steps=12)
+
+
+class TestHeadStatistics(InspectorConformance):
+    def make(self) -> Inspector:
+        return HeadStatistics(probes=500, noise=4)
+
+
+class OfConvolutions(InspectorConformance):
+    """Beside networks with a convolution and batch normalisation."""
+
+    def model(self, seed: int = 0) -> Classifier:
+        return viewing_model(self.image_shape, classes=3, seed=seed)
+
+
+class TestBatchNormNoise(OfConvolutions):
+    def make(self) -> Inspector:
+        return BatchNormNoise(steps=3, images=9, batch=5)
+
+
+class TestChannelLipschitz(OfConvolutions):
+    def make(self) -> Inspector:
+        return ChannelLipschitz()
+
+
+class TestUniversalPerturbation(InspectorConformance):
+    def make(self) -> Inspector:
+        return UniversalPerturbation(steps=4, images=3)
+
+
+class TestPatchScan(InspectorConformance):
+    def make(self) -> Inspector:
+        return PatchScan(side=0.4, contents=3, scanned=2, images=3, steps=3)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Boldness(Inspector):
     """How sure a model is of nothing but grey."""
@@ -59,6 +110,17 @@ class TestToy(InspectorConformance):
 def test_every_inspector_is_tested() -> None:
     tested = {
         component.name_of(suite().make())
-        for suite in (TestBiasMaps, TestNeuralCleanse, TestWhiteNoise)
+        for suite in (
+            TestBiasMaps,
+            TestNeuralCleanse,
+            TestWhiteNoise,
+            TestMaximumMargin,
+            TestHeadStatistics,
+            TestBatchNormNoise,
+            TestChannelLipschitz,
+            TestUniversalPerturbation,
+            TestPatchScan,
+        )
     }
-    assert tested == set(component.TABLES["inspectors"])
+    # The ensemble is calibrated for ten classes: tests/defenses/inspect/test_ensemble.py.
+    assert tested | {"ensemble"} == set(component.TABLES["inspectors"])

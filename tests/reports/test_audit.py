@@ -15,7 +15,9 @@ def test_the_summary_has_the_verdict_and_what_was_measured(presets, tmp_path):
     got = whole(read(presets.audit(tmp_path)))
     assert audit.summary(got) == {
         "suspicious": True,
+        "probability": None,  # beside clean models there is a p-value
         "p_value": 1 / 43,
+        "backdoor": None,
         "source": 8,
         "target": 9,
         "source_name": "8",

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 QUICK_CONTROLS = 6
 """Clean models with --quick: fewer are a doubt of their own."""
+BIAS_MAPS = {"samples", "control_epochs", "probe", "eps", "steps", "noise_queries"}
+"""Settings that ask for bias maps where no inspector is named."""
 OWN = ("attack_images", "noise_queries", "control_epochs")
 """Settings of the audit itself, beside the inspector's."""
 
@@ -55,8 +57,13 @@ def audit(
         bool, typer.Option("--quick", help="Leave parts out, and say which: see the docs.")
     ] = False,
     inspector: Annotated[
-        str, typer.Option("--inspector", metavar="NAME", help="See mithridate list inspectors.")
-    ] = "bias-maps",
+        str | None,
+        typer.Option(
+            "--inspector",
+            metavar="NAME",
+            help="See mithridate list inspectors. Default: ensemble or bias-maps, see the docs.",
+        ),
+    ] = None,
     how: Any = None,
     settings: Settings = None,
     out: Annotated[
@@ -85,15 +92,19 @@ def audit(
     probes = probes if samples is None else samples  # as --probes was called
     if probes is not None:
         values["samples"] = str(probes)
+    facts = opening(how, values)
+
+    from mithridate.studies import presets
+
+    if inspector is None:
+        compares = reference or controls is not None or values.keys() & BIAS_MAPS
+        inspector = "bias-maps" if compares else presets.usual_inspector(model, data, **facts)
     left_out = _shorten(values, inspector, controls is None) if quick else []
     if controls is None:
         controls = QUICK_CONTROLS if quick else 8
-    facts = opening(how, values)
     kind = component.find("inspectors", inspector)
     own = _numbers({key: values.pop(key) for key in OWN if key in values})
     component.create("inspectors", inspector, values)
-
-    from mithridate.studies import presets
 
     references = list(reference or ())
     suspect, _ = presets.checked(
@@ -139,6 +150,9 @@ def _shorten(values: dict[str, str], inspector: str, fewer: bool) -> list[str]:
     }
     if inspector != "bias-maps":
         del ways["samples"]
+    if inspector == "ensemble":
+        del ways["noise_queries"]
+        fewer = False
     given = {key: way for key, way in ways.items() if key not in values}
     values |= {key: value for key, (value, _) in given.items()}
     models = [f"{QUICK_CONTROLS} clean models in place of 8"] if fewer else []

@@ -11,6 +11,7 @@ from mithridate.errors import InputError, unknown
 
 NAMES = {
     "suspicious": "the verdict is an alarm",
+    "probability": "probability that the model is poisoned",
     "p_value": "probability under the null hypothesis",
     "statistic": "what the p-value is made of",
     "accuracy": "accuracy on clean images",

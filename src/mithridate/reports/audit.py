@@ -166,7 +166,9 @@ def summary(whole: Audit) -> dict[str, Any]:
     }
     return {
         "suspicious": verdict.suspicious if verdict else None,
+        "probability": number_of(cell, "probability"),
         "p_value": number_of(cell, "p_value"),
+        "backdoor": text_of(cell, "backdoor") or None if cell else None,
         **classes,
         **names,
         "region": list(verdict.region) if verdict and verdict.region else None,
@@ -210,7 +212,13 @@ def verdict_line(whole: Audit) -> str:
         return "No verdict: the audit was cut short"
     parts = [verdict.headline]
     p_value, alpha = number_of(verdict.cell, "p_value"), number_of(verdict.cell, "alpha")
-    if p_value is not None:
+    probability, threshold = (
+        number_of(verdict.cell, name) for name in ("probability", "threshold")
+    )
+    if probability is not None:
+        alarm = "" if threshold is None else f" (alarm from {threshold:.2f})"
+        parts.append(f"probability {probability:.2f}{alarm}")
+    elif p_value is not None:
         parts.append(f"p = {p_value:.2g}" + ("" if alpha is None else f" (alarm at {alpha:g})"))
     if verdict.region is not None:
         top, left, bottom, right = verdict.region

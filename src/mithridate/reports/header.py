@@ -56,11 +56,18 @@ def of_verdict(verdict: Inspection, arrays: Mapping[str, Array]) -> Header:
     if not verdict.done:
         return Header(STATES[None], "No verdict was reached", warning=verdict.cell.status)
     p_value, alpha = number_of(verdict.cell, "p_value"), number_of(verdict.cell, "alpha")
+    probability, threshold = (number_of(verdict.cell, k) for k in ("probability", "threshold"))
+    strong = words.p_value(p_value) if p_value is not None else ""
+    meaning = words.p_in_words(p_value, alpha)
+    if probability is not None:
+        strong = f"probability {probability:.2f}"
+        meaning = words.probability_in_words(probability, threshold)
+    kind = text_of(verdict.cell, "backdoor")
     return Header(
         state=STATES[verdict.suspicious],
         headline=verdict.headline,
-        strong=words.p_value(p_value) if p_value is not None else "",
-        meaning=words.p_in_words(p_value, alpha),
+        strong=strong,
+        meaning=f"{meaning} Kind: {kind}." if kind else meaning,
         small=text_of(verdict.cell, "null"),
         doubts=verdict.cell.doubts,
         about="Doubts about this verdict",
@@ -85,6 +92,9 @@ def _hero(verdict: Inspection, arrays: Mapping[str, Array]) -> list[Tile]:
                 words.short(verdict.names[k]) for k in (verdict.source, verdict.target)
             )
             leads = f"Stamped on “{source}”; the model is led to “{target}”"
+        elif verdict.target is not None:
+            target = words.short(verdict.names[verdict.target])
+            leads = f"Stamped on a test image; the model is led to “{target}”"
         alt = "A test image with the trigger stamped on it"
         tiles.append(Tile(images.plain(changed[0]), alt, leads, region=region))
     return [tile for tile in tiles if tile.picture is not None]
@@ -159,10 +169,12 @@ def _audit_figures(whole: Audit) -> list[Figure]:
     cell = whole.verdict.cell if whole.verdict else None
     controls = whole_of(cell, "controls")
     count = words.NONE if controls is None else str(controls)
+    zoo = number_of(cell, "probability") is not None
+    name = "Clean networks of the zoo" if zoo else "Clean control models"
     return [
         _share("Clean accuracy of the suspect", whole.accuracy),
         _share("Success of the recovered trigger", share_of(cell, "recovered_asr")),
-        Figure("Clean control models", count, "the clean side of the test"),
+        Figure(name, count, "the clean side of the test"),
         _cost(whole.seconds, number_of(cell, "queries"), number_of(cell, "gradients")),
     ]
 

@@ -140,6 +140,13 @@ def p_in_words(value: float | None, alpha: float | None) -> str:
     return f"{seen} The alarm level fixed beforehand is {number(alpha)}: not unusual enough."
 
 
+def probability_in_words(value: float, threshold: float | None) -> str:
+    """What the probability of a backdoor says, without the jargon."""
+    share = f"Of models that look like this one, about {round(100 * value)} in 100 are poisoned"
+    alarm = "" if threshold is None else f" The alarm is given from {number(threshold, 2)} on."
+    return f"{share}, where half of all models are.{alarm}"
+
+
 def region(box: Region | None, height: int, width: int) -> str:
     """Where a region lies, its size, and its inclusive pixel rows and columns from 0.
 

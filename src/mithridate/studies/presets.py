@@ -10,6 +10,7 @@ from mithridate import component
 from mithridate.classifier import Classifier
 from mithridate.data import ImageSet
 from mithridate.defenses.inspect.base import same_architecture
+from mithridate.defenses.inspect.ensemble import calibrated_for
 from mithridate.errors import InputError, unknown
 from mithridate.models.endpoint import is_endpoint
 from mithridate.studies.engine.cells import label_of
@@ -311,7 +312,7 @@ def audit(
     opening: Table | None = None,
     references: Sequence[str] = (),
     inspector: Table | None = None,
-    controls: int = 8,
+    controls: int | None = None,
     control_epochs: int | None = None,
     attack_images: int = 500,
     noise_queries: int = 100_000,
@@ -323,8 +324,9 @@ def audit(
 
     Args:
         references: checkpoint files of clean models that the user trusts.
-        inspector: name and settings; bias-maps at its defaults by default.
-        controls: clean models in all; what the references leave missing is trained here.
+        inspector: name and settings; by default `usual_inspector`.
+        controls: clean models in all, 8 by default; what the references leave missing is trained
+            here. The ensemble needs none.
         control_epochs: of these; as many as the suspect had, by default.
         attack_images: test images that each evasion attack gets; 0 leaves evasion out.
         noise_queries: noise images of the black-box comparison, per model; 0 leaves it out.
@@ -333,6 +335,13 @@ def audit(
     ['clean', 'verdict', 'evasion', 'white-noise']
     """
     subject = _subject(model, data, network, opening)
+    if inspector is None:
+        compares = bool(references) or controls is not None
+        name = "bias-maps" if compares else usual_inspector(model, data, network, opening)
+        inspector = {"name": name}
+    controls = 8 if controls is None else controls
+    if not component.find("inspectors", str(inspector["name"])).controls and not references:
+        controls = noise_queries = 0  # no clean model is at hand to compare with
     clean: Table = {
         "references": list(references),
         "controls": controls,
@@ -353,6 +362,18 @@ def audit(
         device=device,
         threads=threads,
     )
+
+
+def usual_inspector(
+    model: str, data: str | Table, network: str | Table | None = None, opening: Table | None = None
+) -> str:
+    """Of a suspect without references: "ensemble" for images that it is calibrated for.
+
+    >>> usual_inspector("m.safetensors", "digits")
+    'bias-maps'
+    """
+    subject = Subject.model_validate(_subject(model, data, network, opening))
+    return "ensemble" if calibrated_for(subject.data_unit.loaded.test) else "bias-maps"
 
 
 def demo(*, seed: int = 0, device: str = "auto") -> Spec:

@@ -13,12 +13,12 @@ import mithridate as mi
 from mithridate.classifier import Classifier
 from mithridate.defenses.repair import drawn, fresh_trigger
 from mithridate.defenses.repair.anp import _Masked
-from mithridate.defenses.repair.channels import Channels, channels_of, prune
-from mithridate.defenses.repair.clp import lipschitz
+from mithridate.defenses.repair.channels import channels_of, prune
 from mithridate.defenses.repair.fine_pruning import activity
 from mithridate.defenses.repair.ft_sam import away
 from mithridate.defenses.repair.i_bau import hypergradient
 from mithridate.defenses.repair.unlearning import Triggers, given_trigger
+from mithridate.networks.channels import Channels, lipschitz
 from mithridate.poisons import poisoned_test
 from mithridate.training import predict
 

@@ -1,8 +1,12 @@
 """Inspectors: judge a model, from its weights or from its answers alone."""
 
 from mithridate.defenses.inspect.base import Comparison, Evidence, Halves, Inspector, stamp
+from mithridate.defenses.inspect.batchnorm_noise import BatchNormNoise
 from mithridate.defenses.inspect.bias_maps import BiasMaps
+from mithridate.defenses.inspect.channel_lipschitz import ChannelLipschitz
 from mithridate.defenses.inspect.controls import train_control, train_controls
+from mithridate.defenses.inspect.ensemble import Ensemble
+from mithridate.defenses.inspect.head_statistics import HeadStatistics
 from mithridate.defenses.inspect.judge import LOOKED_AT, CleanSide, Verdict, calibrate, judge
 from mithridate.defenses.inspect.maps import (
     MapSet,
@@ -11,20 +15,30 @@ from mithridate.defenses.inspect.maps import (
     map_distances,
     probes,
 )
+from mithridate.defenses.inspect.maximum_margin import MaximumMargin
 from mithridate.defenses.inspect.neural_cleanse import NeuralCleanse, anomaly
 from mithridate.defenses.inspect.null import predictive_p
+from mithridate.defenses.inspect.patch_scan import PatchScan
+from mithridate.defenses.inspect.universal import UniversalPerturbation
 from mithridate.defenses.inspect.white_noise import WhiteNoise
 
 __all__ = [
     "LOOKED_AT",
+    "BatchNormNoise",
     "BiasMaps",
+    "ChannelLipschitz",
     "CleanSide",
     "Comparison",
+    "Ensemble",
     "Evidence",
     "Halves",
+    "HeadStatistics",
     "Inspector",
     "MapSet",
+    "MaximumMargin",
     "NeuralCleanse",
+    "PatchScan",
+    "UniversalPerturbation",
     "Verdict",
     "WhiteNoise",
     "algorithm_one",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,11 +15,13 @@ from torch import Tensor, nn
 
 from mithridate import rng as random
 from mithridate.classifier import Classifier
-from mithridate.component import Component
+from mithridate.component import Component, name_of
 from mithridate.cost import Cost, Sizes, Work
 from mithridate.data import ImageSet
 from mithridate.doubts import Doubt
 from mithridate.errors import InputError, check_number
+from mithridate.goals import Targeted
+from mithridate.metrics.outliers import column, outlier, permutation, unexplained
 from mithridate.rng import Random, as_generator
 
 if TYPE_CHECKING:  # `judge` knows inspectors; `inspect` and `calibrate` hand over to it
@@ -47,12 +50,39 @@ PICTURES: dict[str, str] = {
     "distances": "K",
     "clean_distances": "K",
     "pair_scores": "KK",
+    "pair_scores_reference": "KK",
 }
 """What `Evidence.pictures` may hold, with shapes: K classes, C x H x W images.
 
 The reference is the first clean model. NaN means "nothing there": a class into which no image
 fell, a pair that was not looked at.
 """
+
+
+@dataclass(frozen=True)
+class Laid:
+    """A pattern laid over images: (C, H, W) in [0, 1], NaN where transparent."""
+
+    pattern: Tensor
+
+    def apply(self, images: Tensor) -> Tensor:
+        """Images (N, C, H, W) changed, in [0, 1]."""
+        return stamp(images, self.pattern.to(images.device))
+
+
+@dataclass(frozen=True)
+class Added:
+    """Values added to images and clipped: (C, H, W) in [-1, 1]."""
+
+    pattern: Tensor
+
+    def apply(self, images: Tensor) -> Tensor:
+        """Images (N, C, H, W) changed, in [0, 1]."""
+        return (images + self.pattern.to(images.device)).clamp(0, 1)
+
+
+Change = Laid | Added
+"""What a proposed trigger does to an image."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,6 +94,12 @@ class Evidence:
         source: class whose images the trigger is for; None where it is for those of any class.
         target: class that images are sent to; None where the inspector names none.
         trigger: (C, H, W) in [0, 1], laid over images, NaN where transparent.
+        change: what the trigger does, where it is not laid over images.
+        scores: further numbers by name, each higher for more suspicious models.
+        probability, threshold, p_value, null, null_values: of an inspector that is calibrated
+            already, what it says itself; `judge` finds these for the others. There is an alarm
+            from the threshold on.
+        parts: (name, evidence) of those it asked.
         mask: bool (H, W), where the trigger shows; None: wherever it is not NaN.
         ranking: (class, score), most suspect first; NaN for a class that was not tested.
         pictures: what there is to see, on the CPU, by the names of `PICTURES`.
@@ -75,6 +111,14 @@ class Evidence:
     source: int | None = None
     target: int | None = None
     trigger: Tensor | None = field(default=None, repr=False)
+    change: Change | None = field(default=None, repr=False)
+    scores: Mapping[str, float] = field(default_factory=dict)
+    probability: float | None = None
+    p_value: float | None = None
+    threshold: float | None = None
+    null: str = ""
+    null_values: tuple[float, ...] = field(default=(), repr=False)
+    parts: tuple[tuple[str, Evidence], ...] = field(default=(), repr=False)
     mask: Tensor | None = field(default=None, repr=False)
     ranking: tuple[tuple[int, float], ...] = field(default=(), repr=False)
     pictures: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
@@ -275,6 +319,102 @@ def stamp(images: Tensor, trigger: Tensor) -> Tensor:
     [1.0, 0.0]
     """
     return torch.where(trigger.isnan(), images, trigger.nan_to_num())
+
+
+def margins(logits: Tensor, target: Tensor) -> Tensor:
+    """The target's logit less the largest other, (N,).
+
+    >>> margins(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([2]))
+    tensor([-1.])
+    """
+    return -Targeted(target).margin(logits)
+
+
+class MarginOf:
+    """An objective: less of it is a larger margin of the target."""
+
+    def __init__(self, target: Tensor) -> None:
+        self.target = target
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """The margin's negative, (N,)."""
+        return -margins(logits, self.target.to(logits.device))
+
+    def __getitem__(self, rows: slice) -> MarginOf:
+        return MarginOf(self.target[rows])
+
+
+def check_gradients(inspector: Inspector, model: Classifier) -> None:
+    """Refuse a model that gives none.
+
+    Raises:
+        InputError: names what does without.
+    """
+    if not model.gradients:
+        raise InputError(
+            f"{name_of(inspector)} needs gradients, and this model gives labels and scores: take "
+            "--inspector white-noise"
+        )
+
+
+def mean_margins(model: Classifier, images: Sequence[Tensor], target: Tensor) -> Tensor:
+    """Of each batch (n, C, H, W) the mean margin of its target, (batches,), on the CPU."""
+    counts = [len(x) for x in images]
+    with torch.no_grad():
+        logits = model.logits(torch.cat(list(images))).cpu()
+    parts = margins(logits, target.repeat_interleave(torch.tensor(counts)))
+    return torch.stack([part.mean() for part in parts.split_with_sizes(counts)])
+
+
+def pair_scores(table: Tensor, apart: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """A table of pairs less its line over the classes' distances, and what stands out of it.
+
+    `pair`, `target` and `all` are its largest entry, column and permutation
+    (`metrics.outliers`).
+    """
+    free = unexplained(table, apart.log())
+    return free, {"pair": outlier(free), "target": column(free), "all": permutation(free)}
+
+
+def logit_scale(model: Classifier, images: Sequence[Tensor]) -> Tensor:
+    """How far the right logit lies above the mean of the others: the median over images.
+
+    Args:
+        images: of each class (n, C, H, W); where none is recognised, the deviation of all logits.
+    """
+    labels = torch.arange(len(images)).repeat_interleave(torch.tensor([len(x) for x in images]))
+    with torch.no_grad():
+        logits = model.logits(torch.cat(list(images))).cpu()
+    own = logits.gather(1, labels[:, None])[:, 0]
+    others = (logits.sum(1) - own) / max(1, logits.shape[1] - 1)
+    right = (own - others)[logits.argmax(1) == labels]
+    return right.median() if len(right) else logits.std()
+
+
+def apart(images: Sequence[Tensor]) -> Tensor:
+    """How far images of a class lie from the nearest of another, on average: (K, K), NaN of one."""
+    flat = [x.flatten(1) for x in images]
+    table = [[float(torch.cdist(a, b).min(1).values.mean()) for b in flat] for a in flat]
+    return torch.tensor(table).clamp(min=1e-6).fill_diagonal_(torch.nan)
+
+
+def pair_table(pair: Tensor, values: Tensor, classes: int) -> Tensor:
+    """Values of pairs (n, 2) as (K, K), source by target: the largest of each; NaN without one.
+
+    >>> pair_table(torch.tensor([[0, 1], [0, 1]]), torch.tensor([1.0, 3.0]), 2)
+    tensor([[nan, 3.],
+            [nan, nan]])
+    """
+    flat = torch.full((classes * classes,), -torch.inf)
+    flat = flat.scatter_reduce(0, pair[:, 0] * classes + pair[:, 1], values, "amax")
+    return torch.where(flat.isinf(), torch.nan, flat).view(classes, classes)
+
+
+def ranked(table: Tensor) -> tuple[tuple[int, float], ...]:
+    """Targets by their best score over all sources, of a table (K, K); NaN: not looked at."""
+    best = table.nan_to_num(-torch.inf).max(0).values
+    order = best.argsort(descending=True, stable=True).tolist()
+    return tuple((k, float(best[k]) if bool(best[k].isfinite()) else math.nan) for k in order)
 
 
 def same_architecture(models: Sequence[Classifier]) -> bool:

@@ -19,15 +19,16 @@ from mithridate.cost import Cost
 from mithridate.data import ImageSet
 from mithridate.defenses.inspect.base import (
     Box,
+    Change,
     Comparison,
     Evidence,
     Halves,
     Inspector,
+    Laid,
     Look,
     Progress,
     measured,
     same_architecture,
-    stamp,
     tell,
 )
 from mithridate.defenses.inspect.controls import train_controls
@@ -50,6 +51,10 @@ ANOTHER = 0.05
 LOOKED_AT = 2000
 """Images on which accuracies are compared, at most."""
 CHUNK = 1024
+KIND_IMAGES = 50
+"""Held-out images of each class that the kind of a backdoor is told by."""
+MOST, SEVERAL = 0.5, 0.6
+"""Share of a class's images that a change leads elsewhere, and share of the classes."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -62,14 +67,20 @@ class Verdict:
     Attributes:
         suspicious: whether p_value is at most alpha; None where no null could be calibrated, or
             the suspect's accuracy is not that of the clean models.
-        probability: that the model is poisoned; None until calibrated over many such models.
+        probability: that the model is poisoned, at even odds before; None where the inspectors
+            were not calibrated over many models of a known kind.
+        threshold: the probability from which on there is an alarm, where it decides; `alpha` does
+            not, then.
         p_value: probability of a statistic at least this large for a clean model, multiplied
             by the number of inspectors (Bonferroni).
+        kind: "one to one", "all to one" or "all to all": what the recovered change does to held
+            out images of every class; None without an alarm, or where it does too little.
         target, source: the class that images are sent to, and the class they are taken from,
             of the most suspect pair, whatever the verdict.
         region: (top, left, bottom, right), half-open, where the trigger sits; None without an
             alarm.
         trigger: (C, H, W) recovered pattern, NaN where transparent; None without an alarm.
+        change: what the trigger does to images, where an inspector says so.
         recovered_asr: share of held-out source images that the pattern, stamped here, sends to
             the target; without a source, of the held-out images of all other classes.
         headline, null: the verdict, and what the null hypothesis is and how it was calibrated,
@@ -83,12 +94,15 @@ class Verdict:
 
     suspicious: bool | None
     probability: float | None = None
+    threshold: float | None = None
     p_value: float | None
     alpha: float
     target: int | None
     source: int | None
     region: Box | None
     trigger: Tensor | None
+    change: Change | None = field(default=None, repr=False)
+    kind: str | None = None
     recovered_asr: Interval | None
     headline: str
     null: str
@@ -103,10 +117,16 @@ class Verdict:
     def __str__(self) -> str:
         """A line for each part of the verdict that there is."""
         lines = [self.headline]
-        if self.p_value is not None:
-            low, high = min(self.null_values), max(self.null_values)
+        if self.probability is not None:
             lines.append(
-                f"p {self.p_value:.2g} (alpha {self.alpha:g}): statistic {self.statistic:.3g}, "
+                f"probability {self.probability:.2f} at even odds"
+                + ("" if self.threshold is None else f" (alarm from {self.threshold:.2f})")
+            )
+        if self.p_value is not None and self.null_values:
+            low, high = min(self.null_values), max(self.null_values)
+            level = f" (alpha {self.alpha:g})" if self.probability is None else ""
+            lines.append(
+                f"p {self.p_value:.2g}{level}: statistic {self.statistic:.3g}, "
                 f"of {len(self.null_values)} clean models {low:.3g} to {high:.3g}"
             )
         if self.region is not None:
@@ -123,7 +143,7 @@ class Verdict:
 
     def __repr__(self) -> str:
         """The figures, without the pictures."""
-        names = ("suspicious", "p_value", "source", "target", "region", "statistic")
+        names = ("suspicious", "probability", "p_value", "source", "target", "region", "statistic")
         values = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
         inspectors = ", ".join(name for name, _ in self.evidence)
         return f"Verdict({values}, by {inspectors})"
@@ -331,12 +351,14 @@ def judge(
     earlier = side.seconds if isinstance(reference, CleanSide) else 0.0
     _check_distinct(side.models, suspect)
     other = _other_population(suspect, side, data)
+    if not side.models:
+        other += _near_chance(suspect, data)
     rng = random.rng(side.seed)
     alpha = min(inspector.alpha for inspector in inspectors) if alpha is None else alpha
     with measured(suspect) as spent, suspect.frozen():
         halves = Halves.split(data, rng)
         verdict = _verdict(inspectors, suspect, data, side, halves, rng, alpha, other, progress)
-    doubts = (*other, *_doubts(side, halves, alone), *verdict.doubts)
+    doubts = (*other, *_doubts(side, halves, alone and bool(side.models)), *verdict.doubts)
     seconds = earlier + time.perf_counter() - began
     return replace(verdict, doubts=doubts, cost=spent.cost, seconds=seconds)
 
@@ -374,36 +396,54 @@ def _verdict(
         proposed = replace(proposed, cost=spent.cost, seconds=spent.seconds)
         evidence.append(_checked(proposed, inspector, data))
         besides.append(beside)
-        if part.null_values:
+        if proposed.p_value is not None:
+            p_values.append(proposed.p_value)
+        elif part.null_values:
             p_values.append(predictive_p(proposed.statistic, part.null_values, inspector.floor))
     lead = p_values.index(min(p_values)) if p_values else 0
     p_value = min(1.0, len(inspectors) * p_values[lead]) if p_values and not other else None
     suspicious = None if p_value is None else p_value <= alpha
     best, trigger = evidence[lead], None
-    region = asr = None
+    if suspicious is not None and best.probability is not None:
+        limit = best.threshold
+        suspicious = None if limit is None else best.probability >= limit
+    region = asr = kind = None
     if suspicious:
         inspector = inspectors[lead]
         located = inspector.locate(suspect, data, best, clean=besides[lead], rng=rng)
         best = evidence[lead] = _checked(located, inspector, data)
         trigger = _shown(best)
         region = _region(best, trigger)
-        asr = _recovered_asr(suspect, data, halves, best, trigger)
+        change = best.change or (None if trigger is None else Laid(trigger))
+        if change is not None:
+            if best.change is not None:
+                kind = _kind(suspect, data, halves, best, change)
+                best = replace(best, source=None) if kind == "all to one" else best
+            asr = _recovered_asr(suspect, data, halves, best, change)
     return Verdict(
         suspicious=suspicious,
+        probability=None if other else best.probability,
+        threshold=best.threshold,
         p_value=p_value,
         alpha=alpha,
+        kind=kind,
         target=best.target,
         source=best.source,
         region=region,
         trigger=trigger,
+        change=best.change if suspicious else None,
         recovered_asr=asr,
         headline=_headline(suspicious, best, suspect, other),
-        null=_null_in_words(side, len(inspectors), other),
+        null=best.null or _null_in_words(side, len(inspectors), other),
         statistic=best.statistic,
-        null_values=side.parts[lead].null_values,
+        null_values=best.null_values or side.parts[lead].null_values,
         ranking=best.ranking,
         doubts=tuple(doubt for one in evidence for doubt in one.doubts),
-        evidence=tuple((p.name, e) for p, e in zip(side.parts, evidence, strict=True)),
+        evidence=tuple(
+            one
+            for part, own in zip(side.parts, evidence, strict=True)
+            for one in ((part.name, own), *own.parts)
+        ),
     )
 
 
@@ -421,28 +461,61 @@ def _region(evidence: Evidence, trigger: Tensor | None) -> Box | None:
 
 
 def _recovered_asr(
-    suspect: Classifier, data: ImageSet, halves: Halves, evidence: Evidence, trigger: Tensor | None
+    suspect: Classifier, data: ImageSet, halves: Halves, evidence: Evidence, change: Change
 ) -> Interval | None:
     """What the trigger does, measured on images that no inspector searched on."""
-    if trigger is None or evidence.target is None:
+    if evidence.target is None:
         return None
     if evidence.source is not None:
         rows = halves.confirm[evidence.source]
     else:
         others = [rows for k, rows in enumerate(halves.confirm) if k != evidence.target]
         rows = torch.cat(others)
-    hits = 0
-    for at in range(0, len(rows), CHUNK):
-        images = stamp(data.batch(rows[at : at + CHUNK])[0], trigger).to(suspect.device)
-        hits += int((suspect.labels(images) == evidence.target).sum())
+    hits = int((_changed_labels(suspect, data, rows, change) == evidence.target).sum())
     return wilson(hits, len(rows))
+
+
+def _changed_labels(suspect: Classifier, data: ImageSet, rows: Tensor, change: Change) -> Tensor:
+    parts = [
+        suspect.labels(change.apply(data.batch(own)[0].to(suspect.device))).cpu()
+        for own in (rows[at : at + CHUNK] for at in range(0, len(rows), CHUNK))
+    ]
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64)
+
+
+def _kind(
+    suspect: Classifier, data: ImageSet, halves: Halves, best: Evidence, change: Change
+) -> str | None:
+    """What the change does to held-out images of every class."""
+    if best.target is None:
+        return None
+    led: list[int] = []
+    for label, rows in enumerate(halves.confirm):
+        labels = _changed_labels(suspect, data, rows[:KIND_IMAGES], change)
+        counts = torch.bincount(labels, minlength=data.classes)
+        most = int(counts.argmax())
+        led.append(most if most != label and counts[most] >= MOST * len(labels) else -1)
+    to_target = sum(one == best.target for one in led)
+    if to_target >= SEVERAL * (data.classes - 1):
+        return "all to one"
+    elsewhere = [one for one in led if one >= 0]
+    if len(elsewhere) >= SEVERAL * data.classes and len(set(elsewhere)) > len(elsewhere) / 2:
+        return "all to all"
+    source = best.source
+    if source is not None and led[source] == best.target:
+        return "one to one"
+    return None
 
 
 def _headline(
     suspicious: bool | None, best: Evidence, model: Classifier, other: Sequence[Doubt]
 ) -> str:
+    if other and other[0].id == "near-chance":
+        return "No verdict: the model is no better than chance on these images"
     if other:
         return "No verdict: the clean models are not like the suspect"
+    if suspicious is None and best.probability is not None:
+        return "No verdict: such images and classes were not calibrated on"
     if suspicious is None:
         return "No verdict: too few clean models to calibrate"
     if not suspicious:
@@ -491,9 +564,21 @@ def _other_population(suspect: Classifier, side: CleanSide, data: ImageSet) -> l
     return [Doubt("other-population", text)]
 
 
+def _near_chance(suspect: Classifier, data: ImageSet) -> list[Doubt]:
+    """A doubt where the suspect knows nothing of the images."""
+    right, n = _right(suspect, data), min(LOOKED_AT, len(data))
+    if bdtr(max(right - 1, 0), n, 1 / data.classes) >= 1 - CHANCE:
+        return []
+    text = (
+        f"the model gets {right} of {n} images right, no better than chance: give images of its "
+        "own task, in the range and order of classes that it was trained with"
+    )
+    return [Doubt("near-chance", text)]
+
+
 def _doubts(side: CleanSide, halves: Halves, alone: bool) -> list[Doubt]:
     doubts, number = [], len(side.models)
-    if number < FEW_CONTROLS:
+    if 0 < number < FEW_CONTROLS:
         text = f"the null rests on {number} clean model(s): p is coarse"
         doubts.append(Doubt("few-controls", text))
     if alone:

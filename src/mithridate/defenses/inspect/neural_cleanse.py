@@ -21,10 +21,11 @@ from mithridate.defenses.inspect.base import (
     Inspector,
     Look,
     Progress,
+    check_gradients,
     tell,
 )
 from mithridate.doubts import Doubt
-from mithridate.errors import InputError, check_number
+from mithridate.errors import check_number
 from mithridate.goals import Targeted
 
 DEVIATIONS = 1.4826
@@ -120,11 +121,7 @@ class NeuralCleanse(Inspector):
         Args:
             data: images of any class; each step draws a batch of them by `rng`.
         """
-        if not model.gradients:
-            raise InputError(
-                "neural-cleanse needs gradients, and this model gives labels and scores: take "
-                "--inspector white-noise"
-            )
+        check_gradients(self, model)
         state = _Descent(self, classes, data.image_shape, model.device)
         stream = random.child(rng, "neural-cleanse")
         size = min(self.batch, len(data))

@@ -17,8 +17,9 @@ from mithridate.cost import Sizes, Work
 from mithridate.data import ImageSet
 from mithridate.defenses.inspect import Verdict
 from mithridate.defenses.repair.base import Repairer, own_copy
-from mithridate.defenses.repair.channels import Channels, channels_of, prune
+from mithridate.defenses.repair.channels import channels_of, prune
 from mithridate.errors import check_number
+from mithridate.networks.channels import Channels
 
 MOMENTUM = 0.9
 

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
-from torch import Tensor
 
 from mithridate.classifier import Classifier
 from mithridate.component import About
 from mithridate.data import ImageSet
 from mithridate.defenses.inspect import Verdict
 from mithridate.defenses.repair.base import Repairer, own_copy
-from mithridate.defenses.repair.channels import Channels, channels_of
+from mithridate.defenses.repair.channels import channels_of
 from mithridate.errors import check_number
+from mithridate.networks.channels import lipschitz
 
 
 @final
@@ -65,20 +65,3 @@ class CLP(Repairer):
             pruned, count = pruned + int(high.sum()), count + len(high)
         own.info["repair"] |= {"pruned": pruned, "channels": count}
         return own
-
-
-def lipschitz(channels: Channels) -> Tensor:
-    """The bound of every output channel, (K,).
-
-    >>> conv = torch.nn.Conv2d(1, 1, (1, 2))
-    >>> _ = torch.nn.init.constant_(conv.weight, 3.0)
-    >>> lipschitz(Channels(conv, None)).round(decimals=3)
-    tensor([4.2430])
-    """
-    with torch.no_grad():
-        bound: Tensor = torch.linalg.matrix_norm(channels.conv.weight.flatten(2), ord=2)
-        norm = channels.norm
-        if norm is not None and norm.running_var is not None:
-            scale = (norm.running_var + norm.eps).rsqrt()
-            bound = bound * scale * (norm.weight.abs() if norm.affine else 1)
-    return bound

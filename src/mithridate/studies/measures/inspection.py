@@ -15,7 +15,8 @@ from mithridate.classifier import Classifier
 from mithridate.component import Choice
 from mithridate.cost import Sizes, Work
 from mithridate.data import ImageSet
-from mithridate.defenses.inspect import CleanSide, Inspector, Verdict, judge, stamp
+from mithridate.defenses.inspect import CleanSide, Inspector, Verdict, judge
+from mithridate.defenses.inspect.base import Added, Change, Laid
 from mithridate.doubts import Doubt
 from mithridate.errors import InputError
 from mithridate.metrics import confusion
@@ -63,8 +64,8 @@ class Settings(Subject):
     inspect_seed: int = Field(default=1, ge=0)
     inspect_stream: tuple[str, ...] = ()
 
-    def clean_models(self) -> tuple[ModelUnit, ...]:
-        """The clean side, not empty; every suspect of the same data and network shares them.
+    def clean_models(self, needed: bool = True) -> tuple[ModelUnit, ...]:
+        """The clean side; every suspect of the same data and network shares them.
 
         Raises:
             InputError: neither controls nor references.
@@ -79,7 +80,7 @@ class Settings(Subject):
                 missing -= 1
             streams = [("control", str(number)) for number in range(missing)]
             models = [*given, *(self.clean_model(self.control_seed, one) for one in streams)]
-        if not models:
+        if not models and needed:
             raise InputError("at least one clean model is needed to compare with: raise controls")
         return tuple(models)
 
@@ -136,8 +137,10 @@ class Inspection(Measure):
     settings = Settings
     columns: ClassVar = {
         "suspicious": {"title": "Alarm", "unit": "flag"},
+        "probability": {"title": "Probability", "note": "of a backdoor, at even odds before"},
         "p_value": {"title": "p"},
         "statistic": {"title": "Statistic"},
+        "backdoor": {"title": "Kind", "unit": "text"},
         "pair": {"title": "Source → target named", "unit": "text"},
         "target_named": {"title": "Target right", "unit": "flag"},
         "source_named": {"title": "Source right", "unit": "flag"},
@@ -162,21 +165,22 @@ class Inspection(Measure):
             "stream": settings.inspect_stream,
             **settings.place,
         }
-        models = settings.clean_models()
+        needs = "clean models" in choice.make().about.needs
+        models = settings.clean_models(needs) if needs or choice.make().controls else ()
         return Judged(
             model=settings.bare(),
-            clean=Calibrated.of(models, inspectors=(choice,), **common),
+            clean=Calibrated.of(models, inspectors=(choice,), **common) if models else None,
             inspectors=(choice,),
             poisoned=settings.poisoned(),
             references=tuple(settings.references),
-            trusted=bool(settings.references) or settings.model is None,
+            trusted=not models or bool(settings.references) or settings.model is None,
             **common,
         )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Judged(Unit[Mapping[str, Any]]):
-    """The verdict on `model` against the calibrated side `clean`.
+    """The verdict on `model` against the calibrated side `clean`; None: by the inspector's own.
 
     Attributes:
         poisoned: the truth, where it is known.
@@ -185,12 +189,12 @@ class Judged(Unit[Mapping[str, Any]]):
     """
 
     kind: ClassVar = "inspection"
-    version: ClassVar = 2
+    version: ClassVar = 3
     memory: ClassVar = 2 * 2**30
 
     model: Unit[Classifier]
     data: Data
-    clean: Unit[CleanSide]
+    clean: Unit[CleanSide] | None
     inspectors: tuple[Choice, ...]
     poisoned: Unit[Poisoned] | None
     references: tuple[str, ...]
@@ -200,9 +204,11 @@ class Judged(Unit[Mapping[str, Any]]):
 
     def make(self, get: Open, folder: Path, tell: Progress) -> dict[str, Any]:
         """The verdict and its pictures; beside it the truth, where a poison is known."""
-        model, test, clean = get(self.model), get(self.data).test, get(self.clean)
+        model, test = get(self.model), get(self.data).test
+        clean = None if self.clean is None else get(self.clean)
         doubts = check_model("the model", model, test)
-        for name, reference in zip(self.references, clean.models, strict=False):
+        known = () if clean is None else clean.models
+        for name, reference in zip(self.references, known, strict=False):
             check_model(name, reference, test)
         verdict = judge(
             [choice.make() for choice in self.inspectors],
@@ -241,8 +247,9 @@ class Judged(Unit[Mapping[str, Any]]):
         }
         if not verdict.suspicious:
             arrays["difference"] = None
-        if verdict.trigger is not None and verdict.source is not None:
-            arrays |= recovered(verdict.trigger.cpu(), verdict.source, model, test)
+        change = verdict.change or (None if verdict.trigger is None else Laid(verdict.trigger))
+        if verdict.suspicious and change is not None and verdict.target is not None:
+            arrays |= recovered(change, verdict.source, verdict.target, model, test)
         return arrays
 
     def work(self, sizes: Sizes) -> Work:
@@ -261,8 +268,11 @@ def values_of(verdict: Verdict) -> dict[str, Any]:
     }
     return {
         "suspicious": verdict.suspicious,
+        "probability": number(verdict.probability),
+        "threshold": number(verdict.threshold),
+        "backdoor": verdict.kind,
         "p_value": number(verdict.p_value),
-        "alpha": verdict.alpha,
+        "alpha": verdict.alpha if verdict.probability is None else None,
         "statistic": number(verdict.statistic),
         "null_values": [number(value) for value in verdict.null_values],
         "headline": verdict.headline,
@@ -282,20 +292,28 @@ def values_of(verdict: Verdict) -> dict[str, Any]:
 
 
 def recovered(
-    trigger: Tensor, source: int, model: Classifier, test: ImageSet
+    change: Change, source: int | None, target: int, model: Classifier, test: ImageSet
 ) -> dict[str, Tensor | None]:
-    """The recovered trigger on every test image of the source class, and some of these."""
-    rows, predicted = test.of_class(source), predict(model, test)
+    """The trigger on every test image of the source, or of all but the target, and some of these.
+
+    Values that are added are shown about a middle grey, as large as fits.
+    """
+    rows = (test.labels != target).nonzero()[:, 0] if source is None else test.of_class(source)
+    predicted = predict(model, test)
     for at in range(0, len(rows), CHUNK):
         part = rows[at : at + CHUNK]
-        x = stamp(test.batch(part)[0], trigger)
+        x = change.apply(test.batch(part)[0])
         predicted[part] = model.labels(x.to(model.device)).cpu()
-    some = test.batch(rows[:SHOWN])[0]
-    return {
-        "trigger": trigger,
+    some = test.batch(rows[:: max(1, len(rows) // SHOWN)][:SHOWN])[0]
+    shown: dict[str, Tensor | None] = {}
+    if isinstance(change, Laid):
+        shown["trigger"] = change.pattern.cpu()
+    elif isinstance(change, Added):
+        shown["trigger"] = 0.5 + change.pattern.cpu() / (2 * float(change.pattern.abs().max()))
+    return shown | {
         "confusion_stamped": confusion(predicted, test.labels, test.classes),
         "examples_clean": some,
-        "examples_changed": stamp(some, trigger),
+        "examples_changed": change.apply(some),
     }
 
 
