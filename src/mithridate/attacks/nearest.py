@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from mithridate.attacks.alma import MEMORY, Multiplier
+from mithridate.attacks.alma import ALMA, MEMORY, Multiplier
 from mithridate.attacks.base import (
     AnyNorm,
     Closest,
@@ -18,29 +18,32 @@ from mithridate.attacks.base import (
     per_row,
     pick,
 )
-from mithridate.attacks.fab import FAB
+from mithridate.attacks.fab import FAB, rivalries
+from mithridate.attacks.fmn import FMN
 from mithridate.attacks.losses import DLR, Margin
 from mithridate.attacks.pdpgd import proximal
 from mithridate.attacks.sigma_zero import SigmaZero
 from mithridate.classifier import Classifier
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
-from mithridate.goals import Goal
+from mithridate.goals import Goal, SourceToTarget, Untargeted
 from mithridate.norms import L0, L1, L2, LINF, Norm
 
 RIVALS, SCAN, SHARE = 9, 8, 0.3
 """Classes that FAB approaches in turn, its steps for each at most, and its part of the passes."""
-ROUND = 400
+ROUND = {L0: 200, L1: 200, L2: 400, LINF: 400}
 """Passes of a round, about."""
+QUIET = {L0: 4, L1: 4, L2: 2, LINF: 2}
+"""Rounds running that come no nearer by more than `GAIN`: the image is done."""
 GAIN = 0.002
-"""An image is done when two rounds running come nearer by no more than this."""
+"""Share of the distance that counts as nearer."""
 MOMENTUM, LAST = 0.9, 0.01
 """Of the descent: share of the last move in the next; size of the last step in the first's."""
 DUAL = {L1: LINF, L2: L2, LINF: L1}
 
 
-class Round(NamedTuple):
-    """A descent.
+class Descent(NamedTuple):
+    """A round of the proximal augmented Lagrangian.
 
     Attributes:
         step: change of a value in the first step; for `near` in LINF, as a share of the distance.
@@ -51,14 +54,37 @@ class Round(NamedTuple):
     near: bool
 
 
-ROUNDS = {
-    L1: (Round(0.3, False), Round(0.3, True), Round(0.1, False), Round(0.1, True)),
-    L2: (Round(0.1, True), Round(0.1, False), Round(0.05, True), Round(0.2, False)),
-    LINF: (Round(0.01, True), Round(0.3, False), Round(0.01, True), Round(0.1, False)),
-}
+class Member(NamedTuple):
+    """A round of another attack.
+
+    Attributes:
+        attack: its steps are replaced.
+        rival: class that it goes to, by the order of the clean image's logits, 1 the first
+            beside the true one; 0 for any. With a goal that names a class, and with fewer
+            classes, such a round is left out.
+    """
+
+    attack: FMN | ALMA | SigmaZero
+    rival: int = 0
+
+
+_fast, _careful = FMN(norm=L1, gamma=0.2), FMN(norm=L1, gamma=0.2, step_size=1.0)
+_long, _sparse = FMN(norm=L0, step_size=30.0), SigmaZero()
+ROUNDS: dict[Norm, tuple[Descent | Member, ...]] = {
+    L0: (
+        Member(_long), Member(_fast), Member(_sparse, 2), Member(_sparse), Member(_sparse, 1),
+        Member(_sparse, 3), Member(_long, 2), Member(SigmaZero(step_size=0.5)), Member(_fast, 2),
+        Member(_long, 1),
+    ),
+    L1: (
+        Member(_fast), Member(_fast, 2), Member(_fast, 3), Member(_careful),
+        Member(ALMA(norm=L1, step_size=0.3)), Member(_fast, 1), Descent(0.1, True),
+        Member(_careful, 2), Member(_fast, 4), Member(_careful, 1),
+    ),
+    L2: (Descent(0.1, True), Descent(0.1, False), Descent(0.05, True), Descent(0.2, False)),
+    LINF: (Descent(0.01, True), Descent(0.3, False), Descent(0.01, True), Descent(0.1, False)),
+}  # fmt: skip
 """In turn, and again from the first."""
-SPARSE = ((1.0, 0.3), (0.5, 0.3), (1.0, 0.1), (0.5, 0.1))
-"""In L0: step sizes and first thresholds of sigma-zero."""
 THIN = 0.2
 """In L0: the part of a round's steps that puts values back."""
 
@@ -130,7 +156,7 @@ class Nearest(RowSearch):
         scan = min(SCAN, int(SHARE * self.passes / (3 * rivals)))
         scan = scan if self.norm in (L2, LINF) and scan > 1 else 0
         left = self.passes - 1 - (3 * rivals * scan + 6 if scan else 0)
-        rounds = max(1, round(left / ROUND))
+        rounds = max(1, round(left / ROUND[self.norm]))
         return Plan(scan, rounds, (left // rounds - 1) // 2)
 
     def _scan(self, plan: Plan) -> FAB:
@@ -141,11 +167,20 @@ class Nearest(RowSearch):
         if plan.scan:
             scanned = self._scan(plan).perturb(model, x, goal, rng=torch.Generator(x.device))
             closest.see(scanned, (scanned != x).flatten(1).any(1))
+        pairs: list[SourceToTarget] = []
+        if isinstance(goal, Untargeted) and any(getattr(k, "rival", 0) for k in ROUNDS[self.norm]):
+            with torch.no_grad():
+                pairs = list(rivalries(goal, model.logits(x), RIVALS))
+        kinds = [k for k in ROUNDS[self.norm] if getattr(k, "rival", 0) <= len(pairs)]
         rows, quiet = torch.arange(len(x), device=x.device), torch.zeros_like(closest.size)
         for number in range(plan.rounds):
-            before = closest.size[rows]
+            kind, before = kinds[number % len(kinds)], closest.size[rows]
             with model.cost.on_rows(rows):
-                found = self._round(model, x[rows], goal[rows], closest, rows, number, plan.steps)
+                if isinstance(kind, Descent):
+                    found = self._descent(kind, model, x, goal, closest, rows, plan.steps)
+                else:
+                    towards = pairs[kind.rival - 1] if kind.rival else goal
+                    found = self._member(kind, model, x[rows], towards[rows], plan.steps)
             size = self.norm.distance(found, x[rows])
             size = torch.where(size > 0, size, float("inf"))
             nearer = size < before
@@ -153,34 +188,36 @@ class Nearest(RowSearch):
             closest.images[rows] = pick(nearer, found, closest.images[rows])
             gains = ~(size > (1 - GAIN) * before)
             quiet[rows] = torch.where(gains, 0, quiet[rows] + 1)
-            rows = rows[quiet[rows] < 2]
+            rows = rows[quiet[rows] < QUIET[self.norm]]
             if len(rows) == 0:
                 break
         return closest.images
 
-    def _round(
+    def _descent(
         self,
+        kind: Descent,
         model: Classifier,
         x: Tensor,
         goal: Goal,
         closest: Closest,
         rows: Tensor,
-        number: int,
         steps: int,
     ) -> Tensor:
-        """Images found by one round: adversarial ones, or x."""
-        if self.norm is L0:
-            step_size, threshold = SPARSE[number % len(SPARSE)]
-            thin = int(THIN * steps)
-            member = SigmaZero(steps=steps - thin - 1, step_size=step_size, threshold=threshold)
-            return thinned(model, x, goal, member.search(model, x, goal), thin)
-        kind = ROUNDS[self.norm][number % len(ROUNDS[self.norm])]
         size = closest.size[rows]
         near = size.isfinite() if kind.near else torch.zeros_like(size, dtype=torch.bool)
         step = torch.full_like(size, kind.step)
         if kind.near and self.norm is LINF:
             step = torch.where(near, kind.step * size, 30 * kind.step)
-        return descend(model, x, goal, self.norm, closest.images[rows], near, step, steps)
+        start = pick(near, closest.images[rows], x[rows])
+        return descend(model, x[rows], goal[rows], self.norm, start, near, step, steps)
+
+    def _member(
+        self, kind: Member, model: Classifier, x: Tensor, goal: Goal, steps: int
+    ) -> Tensor:
+        thin = int(THIN * steps) if self.norm is L0 else 0
+        own = replace(kind.attack, steps=steps - thin - (1 if thin else 0))
+        found = own.search(model, x, goal)
+        return thinned(model, x, goal, found, thin) if thin else found
 
 
 def descend(
