@@ -85,3 +85,9 @@ def test_rivals_are_the_strongest_others():
     assert len(list(rivalries(Untargeted([0, 2]), logits, 9))) == 3
     goal = Targeted([1, 1])
     assert list(rivalries(goal, logits, 9)) == [goal]
+
+
+def test_a_refusal_is_no_rival():
+    logits = torch.tensor([[3.0, 1, 2, 9], [0.0, 1, 2, 9]])
+    pairs = list(rivalries(Untargeted([0, 2]).avoiding(3), logits, 9))
+    assert [(pair.target.tolist(), pair.rejected) for pair in pairs] == [([2, 1], 3), ([1, 0], 3)]

@@ -98,16 +98,18 @@ Objective = LogOdds | DLR | TargetedDLR
 def rivalries(goal: Goal, logits: Tensor, count: int) -> Iterator[Goal]:
     """An untargeted goal as a series of pairs: the true class against each of its rivals.
 
-    Rivals are the `count` other classes of the largest logits, at most all, strongest first.
-    A goal that names its target is its own only rivalry.
+    Rivals are the `count` other classes of the largest logits, at most all, strongest first; a
+    class by which the model refuses to answer is none. A goal that names its target is its own
+    only rivalry.
     """
     if not isinstance(goal, Untargeted):
         yield goal
         return
-    others = logits.scatter(1, goal.labels[:, None], float("-inf"))
-    ranked = others.topk(min(count, logits.shape[1] - 1), 1).indices
-    for target in ranked.T:
-        yield SourceToTarget(goal.labels, target)
+    others, left = logits.scatter(1, goal.labels[:, None], float("-inf")), logits.shape[1] - 1
+    if goal.rejected is not None:
+        others[:, goal.rejected], left = float("-inf"), left - 1
+    for target in others.topk(min(count, left), 1).indices.T:
+        yield SourceToTarget(goal.labels, target).avoiding(goal.rejected)
 
 
 def _spread(logits: Tensor, last: int) -> Tensor:

@@ -18,22 +18,22 @@ from mithridate.attacks.base import (
     per_row,
     pick,
 )
-from mithridate.attacks.fab import FAB, rivalries
+from mithridate.attacks.fab import FAB
 from mithridate.attacks.fmn import FMN
-from mithridate.attacks.losses import DLR, Margin
+from mithridate.attacks.losses import DLR, Margin, rivalries
 from mithridate.attacks.pdpgd import proximal
 from mithridate.attacks.sigma_zero import SigmaZero
 from mithridate.classifier import Classifier
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
-from mithridate.goals import Goal, SourceToTarget, Untargeted
+from mithridate.goals import Goal, Untargeted
 from mithridate.norms import L0, L1, L2, LINF, Norm
 
 RIVALS, SCAN, SHARE = 9, 8, 0.3
 """Classes that FAB approaches in turn, its steps for each at most, and its part of the passes."""
 ROUND = {L0: 200, L1: 200, L2: 400, LINF: 400}
 """Passes of a round, about."""
-QUIET = {L0: 4, L1: 4, L2: 2, LINF: 2}
+QUIET = {L0: 8, L1: 4, L2: 2, LINF: 2}
 """Rounds running that come no nearer by more than `GAIN`: the image is done."""
 GAIN = 0.002
 """Share of the distance that counts as nearer."""
@@ -69,12 +69,13 @@ class Member(NamedTuple):
 
 
 _fast, _careful = FMN(norm=L1, gamma=0.2), FMN(norm=L1, gamma=0.2, step_size=1.0)
-_long, _sparse = FMN(norm=L0, step_size=30.0), SigmaZero()
+_long, _wide = FMN(norm=L0, step_size=30.0), FMN(norm=L0, step_size=30.0, gamma=0.2)
+_sparse = SigmaZero()
 ROUNDS: dict[Norm, tuple[Descent | Member, ...]] = {
     L0: (
         Member(_long), Member(_fast), Member(_sparse, 2), Member(_sparse), Member(_sparse, 1),
-        Member(_sparse, 3), Member(_long, 2), Member(SigmaZero(step_size=0.5)), Member(_fast, 2),
-        Member(_long, 1),
+        Member(_sparse, 3), Member(_fast, 2), Member(_wide), Member(_careful),
+        Member(SigmaZero(step_size=2.0)),
     ),
     L1: (
         Member(_fast), Member(_fast, 2), Member(_fast, 3), Member(_careful),
@@ -101,12 +102,14 @@ class Plan(NamedTuple):
 class Nearest(RowSearch):
     """The smallest change in one norm, by an ensemble with one setting; the library's own.
 
-    First FAB, a few steps towards each rival class, finds which class is near. Then rounds of
-    descent, in turn from the nearest image known and from the clean one, each a proximal step
-    of ALMA's augmented Lagrangian: RMSProp with momentum on the margin, whose weight ALMA's
-    multiplier sets, and PDPGD's exact proximal step for the norm. An image that two rounds
-    bring no nearer is done. In L0 rounds are sigma-zero's, of several step sizes, and
-    what they leave is thinned: values are put back one by one, those that matter least first.
+    In L2 and LINF FAB, a few steps towards each rival class, finds which class is near. Then
+    rounds of descent, in turn from the nearest image known and from the clean one, each a proximal
+    step of ALMA's augmented Lagrangian: RMSProp with momentum on the margin, whose weight ALMA's
+    multiplier sets, and PDPGD's exact proximal step for the norm. In L1 and L0, where a descent
+    ends at the first set of values that will do, rounds are short runs of FMN (in L0 also
+    sigma-zero) with several step sizes, to any class and to each of the next rivals; in L0 what
+    they leave is thinned: values are put back one by one, those that matter least first. An image
+    that some rounds running bring no nearer is done.
 
     The members' papers: Croce and Hein 2020b, Rony et al. 2021, Matyasko and Chau 2021, Cinà et
     al. 2025.
@@ -143,7 +146,7 @@ class Nearest(RowSearch):
         plan = self.plan(sizes.classes)
         scan = self._scan(plan).cost(sizes) if plan.scan else Work()
         steps = sizes.test * plan.rounds * plan.steps
-        looks = sizes.test * (plan.rounds + 1)
+        looks = sizes.test * (plan.rounds + 2)
         return Work(forwards=scan.forwards + looks, gradients=scan.gradients + steps)
 
     def plan(self, classes: int) -> Plan:
@@ -155,7 +158,7 @@ class Nearest(RowSearch):
         rivals = min(RIVALS, classes - 1)
         scan = min(SCAN, int(SHARE * self.passes / (3 * rivals)))
         scan = scan if self.norm in (L2, LINF) and scan > 1 else 0
-        left = self.passes - 1 - (3 * rivals * scan + 6 if scan else 0)
+        left = self.passes - 2 - (3 * rivals * scan + 6 if scan else 0)
         rounds = max(1, round(left / ROUND[self.norm]))
         return Plan(scan, rounds, (left // rounds - 1) // 2)
 
@@ -167,7 +170,7 @@ class Nearest(RowSearch):
         if plan.scan:
             scanned = self._scan(plan).perturb(model, x, goal, rng=torch.Generator(x.device))
             closest.see(scanned, (scanned != x).flatten(1).any(1))
-        pairs: list[SourceToTarget] = []
+        pairs: list[Goal] = []
         if isinstance(goal, Untargeted) and any(getattr(k, "rival", 0) for k in ROUNDS[self.norm]):
             with torch.no_grad():
                 pairs = list(rivalries(goal, model.logits(x), RIVALS))
@@ -211,9 +214,7 @@ class Nearest(RowSearch):
         start = pick(near, closest.images[rows], x[rows])
         return descend(model, x[rows], goal[rows], self.norm, start, near, step, steps)
 
-    def _member(
-        self, kind: Member, model: Classifier, x: Tensor, goal: Goal, steps: int
-    ) -> Tensor:
+    def _member(self, kind: Member, model: Classifier, x: Tensor, goal: Goal, steps: int) -> Tensor:
         thin = int(THIN * steps) if self.norm is L0 else 0
         own = replace(kind.attack, steps=steps - thin - (1 if thin else 0))
         found = own.search(model, x, goal)
