@@ -18,6 +18,7 @@ from mithridate.attacks.base import (
     per_row,
     pick,
 )
+from mithridate.attacks.ddn import DDN
 from mithridate.attacks.fab import FAB
 from mithridate.attacks.fmn import FMN
 from mithridate.attacks.losses import DLR, Margin, rivalries
@@ -29,16 +30,16 @@ from mithridate.cost import Sizes, Work
 from mithridate.goals import Goal, Untargeted
 from mithridate.norms import L0, L1, L2, LINF, Norm
 
-RIVALS, SCAN, SHARE = 9, 8, 0.3
-"""Classes that FAB approaches in turn, its steps for each at most, and its part of the passes."""
-ROUND = {L0: 200, L1: 200, L2: 400, LINF: 400}
+ROUND = 200
 """Passes of a round, about."""
-QUIET = {L0: 8, L1: 4, L2: 2, LINF: 2}
-"""Rounds running that come no nearer by more than `GAIN`: the image is done."""
-GAIN = 0.002
-"""Share of the distance that counts as nearer."""
+QUIET, GAIN = 8, 0.002
+"""An image is done when so many rounds running come nearer by no more than this share."""
+RIVALS = 9
+"""Classes that FAB approaches in turn."""
 MOMENTUM, LAST = 0.9, 0.01
 """Of the descent: share of the last move in the next; size of the last step in the first's."""
+THIN = 0.2
+"""In L0: the part of a round's steps that puts values back."""
 DUAL = {L1: LINF, L2: L2, LINF: L1}
 
 
@@ -46,12 +47,13 @@ class Descent(NamedTuple):
     """A round of the proximal augmented Lagrangian.
 
     Attributes:
-        step: change of a value in the first step; for `near` in LINF, as a share of the distance.
-        near: begins at the nearest image known, else at the clean one.
+        step: change of a value in the first step; from the last round's images in LINF, as a share
+            of their distance.
+        last: begins where the round before ended, else at the clean image.
     """
 
     step: float
-    near: bool
+    last: bool = False
 
 
 class Member(NamedTuple):
@@ -64,36 +66,45 @@ class Member(NamedTuple):
             classes, such a round is left out.
     """
 
-    attack: FMN | ALMA | SigmaZero
+    attack: FAB | DDN | FMN | ALMA | SigmaZero
     rival: int = 0
 
 
-_fast, _careful = FMN(norm=L1, gamma=0.2), FMN(norm=L1, gamma=0.2, step_size=1.0)
-_long, _wide = FMN(norm=L0, step_size=30.0), FMN(norm=L0, step_size=30.0, gamma=0.2)
-_sparse = SigmaZero()
+_fmn = {  # wide balls, long steps: of a grid of both on two networks, the best
+    L0: FMN(norm=L0, gamma=0.4, step_size=30.0),
+    L1: FMN(norm=L1, gamma=0.7, step_size=30.0),
+    LINF: FMN(norm=LINF, gamma=0.4, step_size=30.0),
+}
+_less = FMN(norm=L1, gamma=0.4, step_size=10.0)
+_sigma = SigmaZero()
 ROUNDS: dict[Norm, tuple[Descent | Member, ...]] = {
     L0: (
-        Member(_long), Member(_fast), Member(_sparse, 2), Member(_sparse), Member(_sparse, 1),
-        Member(_sparse, 3), Member(_fast, 2), Member(_wide), Member(_careful),
-        Member(SigmaZero(step_size=2.0)),
+        Member(_fmn[L0]), Member(_fmn[L1]), Member(_sigma, 2), Member(_sigma), Member(_fmn[L1], 2),
+        Member(_sigma, 1), Member(_sigma, 3), Member(_less),
+        Member(FMN(norm=L0, gamma=0.9, step_size=100.0)), Member(SigmaZero(step_size=2.0)),
     ),
     L1: (
-        Member(_fast), Member(_fast, 2), Member(_fast, 3), Member(_careful),
-        Member(ALMA(norm=L1, step_size=0.3)), Member(_fast, 1), Descent(0.1, True),
-        Member(_careful, 2), Member(_fast, 4), Member(_careful, 1),
+        Member(_fmn[L1]), Member(_less, 2), Member(_less), Member(_fmn[L1], 3),
+        Member(ALMA(norm=L1, step_size=0.3)), Member(_fmn[L1], 2), Member(_less, 1),
+        Member(_less, 3), Member(_fmn[L1], 1), Member(_less, 4),
     ),
-    L2: (Descent(0.1, True), Descent(0.1, False), Descent(0.05, True), Descent(0.2, False)),
-    LINF: (Descent(0.01, True), Descent(0.3, False), Descent(0.01, True), Descent(0.1, False)),
+    L2: (
+        Member(DDN(gamma=0.2)), Descent(0.1, last=True), Member(FAB(targets=RIVALS)),
+        Descent(0.03, last=True), Member(ALMA(step_size=0.3)), Descent(0.1, last=True),
+        Member(DDN()), Descent(0.1, last=True), Descent(0.1), Descent(0.1, last=True),
+    ),
+    LINF: (
+        Member(_fmn[LINF]), Member(FAB(norm=LINF, targets=RIVALS)), Descent(0.01, last=True),
+        Member(_fmn[LINF], 2), Descent(1.0), Descent(0.01, last=True), Member(_fmn[LINF], 3),
+        Member(FMN(norm=LINF, gamma=0.2)), Member(_fmn[LINF], 1), Descent(1.0),
+    ),
 }  # fmt: skip
 """In turn, and again from the first."""
-THIN = 0.2
-"""In L0: the part of a round's steps that puts values back."""
 
 
 class Plan(NamedTuple):
-    """How the passes of an image are spent: FAB's steps for each rival, rounds, steps of each."""
+    """How the passes of an image are spent: rounds, and gradients of each."""
 
-    scan: int
     rounds: int
     steps: int
 
@@ -102,14 +113,13 @@ class Plan(NamedTuple):
 class Nearest(RowSearch):
     """The smallest change in one norm, by an ensemble with one setting; the library's own.
 
-    In L2 and LINF FAB, a few steps towards each rival class, finds which class is near. Then
-    rounds of descent, in turn from the nearest image known and from the clean one, each a proximal
-    step of ALMA's augmented Lagrangian: RMSProp with momentum on the margin, whose weight ALMA's
-    multiplier sets, and PDPGD's exact proximal step for the norm. In L1 and L0, where a descent
-    ends at the first set of values that will do, rounds are short runs of FMN (in L0 also
-    sigma-zero) with several step sizes, to any class and to each of the next rivals; in L0 what
-    they leave is thinned: values are put back one by one, those that matter least first. An image
-    that some rounds running bring no nearer is done.
+    A search ends at the first boundary that is near, so the passes go to rounds of short searches
+    that differ: FMN with wide balls and long steps, to any class and to the next rivals by name,
+    FAB towards every rival, DDN, ALMA, sigma-zero. In L2 and LINF a descent refines what the round
+    before found: a proximal step of ALMA's augmented Lagrangian, RMSProp with momentum on the
+    margin, whose weight ALMA's multiplier sets, and PDPGD's exact proximal step for the norm. In
+    L0 what a round leaves is thinned: values are put back one by one, those that matter least
+    first. An image that some rounds running bring no nearer is done.
 
     The members' papers: Croce and Hein 2020b, Rony et al. 2021, Matyasko and Chau 2021, Cinà et
     al. 2025.
@@ -143,81 +153,72 @@ class Nearest(RowSearch):
     passes: Annotated[int, limits(50)] = 1000
 
     def cost(self, sizes: Sizes) -> Work:
-        plan = self.plan(sizes.classes)
-        scan = self._scan(plan).cost(sizes) if plan.scan else Work()
-        steps = sizes.test * plan.rounds * plan.steps
+        plan = self.plan()
         looks = sizes.test * (plan.rounds + 2)
-        return Work(forwards=scan.forwards + looks, gradients=scan.gradients + steps)
+        return Work(forwards=looks, gradients=sizes.test * plan.rounds * plan.steps)
 
-    def plan(self, classes: int) -> Plan:
-        """How the passes are spent on an image of so many classes.
+    def plan(self) -> Plan:
+        """How the passes are spent.
 
-        >>> Nearest(passes=2000).plan(10)
-        Plan(scan=8, rounds=4, steps=221)
+        >>> Nearest(passes=2000).plan()
+        Plan(rounds=10, steps=99)
         """
-        rivals = min(RIVALS, classes - 1)
-        scan = min(SCAN, int(SHARE * self.passes / (3 * rivals)))
-        scan = scan if self.norm in (L2, LINF) and scan > 1 else 0
-        left = self.passes - 2 - (3 * rivals * scan + 6 if scan else 0)
-        rounds = max(1, round(left / ROUND[self.norm]))
-        return Plan(scan, rounds, (left // rounds - 1) // 2)
-
-    def _scan(self, plan: Plan) -> FAB:
-        return FAB(norm=self.norm, steps=plan.scan, targets=RIVALS)
+        rounds = max(1, round((self.passes - 2) / ROUND))
+        return Plan(rounds, ((self.passes - 2) // rounds - 1) // 2)
 
     def search(self, model: Classifier, x: Tensor, goal: Goal) -> Tensor:
-        plan, closest = self.plan(model.classes), Closest(x, self.norm)
-        if plan.scan:
-            scanned = self._scan(plan).perturb(model, x, goal, rng=torch.Generator(x.device))
-            closest.see(scanned, (scanned != x).flatten(1).any(1))
-        pairs: list[Goal] = []
-        if isinstance(goal, Untargeted) and any(getattr(k, "rival", 0) for k in ROUNDS[self.norm]):
-            with torch.no_grad():
-                pairs = list(rivalries(goal, model.logits(x), RIVALS))
-        kinds = [k for k in ROUNDS[self.norm] if getattr(k, "rival", 0) <= len(pairs)]
+        plan, closest, last = self.plan(), Closest(x, self.norm), x.clone()
+        with torch.no_grad():
+            pairs = list(rivalries(goal, model.logits(x), model.classes))
+        most = len(pairs) if isinstance(goal, Untargeted) else 0
+        kinds = [k for k in ROUNDS[self.norm] if isinstance(k, Descent) or k.rival <= most]
         rows, quiet = torch.arange(len(x), device=x.device), torch.zeros_like(closest.size)
         for number in range(plan.rounds):
-            kind, before = kinds[number % len(kinds)], closest.size[rows]
+            kind = kinds[number % len(kinds)]
             with model.cost.on_rows(rows):
                 if isinstance(kind, Descent):
-                    found = self._descent(kind, model, x, goal, closest, rows, plan.steps)
+                    start = last[rows] if kind.last else x[rows]
+                    found = self._descent(kind, model, x[rows], goal[rows], start, plan.steps)
                 else:
-                    towards = pairs[kind.rival - 1] if kind.rival else goal
-                    found = self._member(kind, model, x[rows], towards[rows], plan.steps)
-            size = self.norm.distance(found, x[rows])
+                    towards = (pairs[kind.rival - 1] if kind.rival else goal)[rows]
+                    found = self._member(kind.attack, model, x[rows], towards, plan.steps)
+            last[rows] = found
+            size, before = self.norm.distance(found, x[rows]), closest.size[rows]
             size = torch.where(size > 0, size, float("inf"))
-            nearer = size < before
             closest.size[rows] = size.minimum(before)
-            closest.images[rows] = pick(nearer, found, closest.images[rows])
+            closest.images[rows] = pick(size < before, found, closest.images[rows])
             gains = ~(size > (1 - GAIN) * before)
             quiet[rows] = torch.where(gains, 0, quiet[rows] + 1)
-            rows = rows[quiet[rows] < QUIET[self.norm]]
+            rows = rows[quiet[rows] < QUIET]
             if len(rows) == 0:
                 break
         return closest.images
 
     def _descent(
+        self, kind: Descent, model: Classifier, x: Tensor, goal: Goal, start: Tensor, steps: int
+    ) -> Tensor:
+        size = self.norm.distance(start, x)
+        near, step = size > 0, torch.full_like(size, kind.step)
+        if kind.last and self.norm is LINF:
+            step = torch.where(near, kind.step * size, 30 * kind.step)
+        return descend(model, x, goal, self.norm, start, near, step, steps)
+
+    def _member(
         self,
-        kind: Descent,
+        attack: FAB | DDN | FMN | ALMA | SigmaZero,
         model: Classifier,
         x: Tensor,
         goal: Goal,
-        closest: Closest,
-        rows: Tensor,
         steps: int,
     ) -> Tensor:
-        size = closest.size[rows]
-        near = size.isfinite() if kind.near else torch.zeros_like(size, dtype=torch.bool)
-        step = torch.full_like(size, kind.step)
-        if kind.near and self.norm is LINF:
-            step = torch.where(near, kind.step * size, 30 * kind.step)
-        start = pick(near, closest.images[rows], x[rows])
-        return descend(model, x[rows], goal[rows], self.norm, start, near, step, steps)
-
-    def _member(self, kind: Member, model: Classifier, x: Tensor, goal: Goal, steps: int) -> Tensor:
+        if isinstance(
+            attack, FAB
+        ):  # a step is three passes for each rival, and six look at the end
+            rivals = min(RIVALS, model.classes - 1) if isinstance(goal, Untargeted) else 1
+            own = replace(attack, steps=max(1, (2 * steps - 6) // (3 * rivals)))
+            return own.perturb(model, x, goal, rng=torch.Generator(x.device))
         thin = int(THIN * steps) if self.norm is L0 else 0
-        own = replace(kind.attack, steps=steps - thin - (1 if thin else 0))
-        found = own.search(model, x, goal)
+        found = replace(attack, steps=steps - thin - (thin > 0)).search(model, x, goal)
         return thinned(model, x, goal, found, thin) if thin else found
 
 
