@@ -328,12 +328,13 @@ class SmallNet(nn.Module):
 
 
 def opened(name: str, train: mi.ImageSet) -> mi.Classifier:
-    """ "small", or a network's name: trained here for two epochs; or a checkpoint."""
+    """ "small", "small-robust", or a network's name: trained here; or a checkpoint."""
     if Path(name).exists():
         return mi.load(name)
-    if name == "small":
-        torch.manual_seed(0)
-        return mi.fit(SmallNet(), train, epochs=2, rng=mi.rng(0))
+    if name.startswith("small"):
+        robust = mi.hardeners.AdversarialTraining(eps=0.2, steps=3, step_size=0.1)
+        hardening = robust if name == "small-robust" else None
+        return mi.fit(SmallNet(), train, epochs=2, hardening=hardening, rng=mi.rng(0))
     net = mi.networks.create(name, image_shape=train.image_shape, classes=train.classes)
     return mi.fit(net, train, epochs=2, rng=mi.rng(0))
 
