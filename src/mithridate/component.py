@@ -166,6 +166,7 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "measures": {
         "accuracy": "mithridate.studies.measures.accuracy:Accuracy",
+        "corruptions": "mithridate.studies.measures.corruptions:Corruptions",
         "evasion": "mithridate.studies.measures.evasion:Evasion",
         "backdoor": "mithridate.studies.measures.backdoor:Backdoor",
         "poisoning": "mithridate.studies.measures.poisoning:Poisoning",

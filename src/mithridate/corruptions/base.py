@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import prod
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from mithridate.classifier import check_images
 from mithridate.component import Component, create, name_of
 from mithridate.data import ImageSet
 from mithridate.data.store import build_store
+from mithridate.data.valid import Rows, row_numbers
 from mithridate.errors import InputError, check_whole
 from mithridate.rng import Draws, Random, as_generator, by_row, child
 
@@ -43,7 +44,7 @@ class Corruption(Component, ABC):
         InputError: another severity.
     """
 
-    levels: ClassVar[tuple[object, ...]]
+    levels: ClassVar[tuple[Any, ...]]
 
     severity: int = 3
 
@@ -88,7 +89,12 @@ class Corruption(Component, ABC):
 
 
 def corrupt(
-    data: ImageSet, corruption: str | Corruption, *, severity: int | None = None, rng: Random
+    data: ImageSet,
+    corruption: str | Corruption,
+    *,
+    severity: int | None = None,
+    rng: Random,
+    rows: Rows | None = None,
 ) -> ImageSet:
     """The same images, corrupted, with the same labels.
 
@@ -103,10 +109,11 @@ def corrupt(
         severity: 1 to 5; by default the corruption's own, 3 for a name.
         rng: a generator, or a seed: the same seed corrupts the image of a row alike, whatever
             other rows the set has.
+        rows: only these images, in this order, each as it is in the whole set; all where None.
 
     Raises:
-        InputError: no such corruption, another severity, or images of other than one or three
-            channels.
+        InputError: no such corruption, another severity, rows that the set does not have, or
+            images of other than one or three channels.
 
     >>> data = ImageSet(torch.full((2, 1, 4, 4), 51).byte(), [0, 1], ["a", "b"], "set")
     >>> foggy = corrupt(data, "brightness", severity=4, rng=0)
@@ -116,16 +123,16 @@ def corrupt(
     made = named(corruption, severity)
     seed = as_generator(rng)
     name = f"{data.name} {name_of(made)} {made.severity}"
-    step = max(1, CHUNK // prod(data.image_shape))
+    every = row_numbers(slice(None) if rows is None else rows, len(data), data.name)
+    parts = torch.split(every, max(1, CHUNK // prod(data.image_shape)))
 
     def chunks() -> Iterator[NDArray[np.uint8]]:
-        for at in range(0, len(data), step):
-            rows = torch.arange(at, min(at + step, len(data)))
-            x = made.apply(data.batch(rows)[0], rng=seed, rows=rows)
+        for part in parts:
+            x = made.apply(data.batch(part)[0], rng=seed, rows=part)
             yield (x * 255).round().byte().numpy()
 
-    store = build_store(chunks(), len(data), what=name)
-    return ImageSet(store, data.labels, data.class_names, name)
+    store = build_store(chunks(), len(every), what=name)
+    return ImageSet(store, data.labels[every], data.class_names, name)
 
 
 def named(corruption: str | Corruption, severity: int | None = None) -> Corruption:

@@ -99,8 +99,8 @@ class MotionBlur(Corruption):
     levels: ClassVar = ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5))
 
     def change(self, x: Tensor, draws: Draws) -> Tensor:
-        angle = 90 * draws.uniform(1)[:, 0] - 45
-        return streaked(x, *self.levels[self.severity - 1], angle)
+        radius, sigma = self.levels[self.severity - 1]
+        return streaked(x, radius, sigma, 90 * draws.uniform(1)[:, 0] - 45)
 
 
 @final

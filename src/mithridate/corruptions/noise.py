@@ -8,6 +8,7 @@ from typing import ClassVar, final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.stats import poisson
 from torch import Tensor
 
@@ -60,7 +61,7 @@ class ShotNoise(Corruption):
 
 
 @cache
-def _reached(photons: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+def _reached(photons: int) -> NDArray[np.float64]:
     """Level k, count n -> k + the probability of at most n photons: ascending as a whole.
 
     So that one search in the flattened table finds every value's count. The last count of a level
@@ -70,7 +71,8 @@ def _reached(photons: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
     level = np.arange(256)[:, None]
     below = poisson.cdf(np.arange(most + 1), level * photons / 255)
     below[:, -1] = 1
-    return level + below
+    out: NDArray[np.float64] = level + below
+    return out
 
 
 @final
