@@ -43,11 +43,11 @@ class DefocusBlur(Corruption):
 
 def _disk(radius: float, sigma: float) -> Tensor:
     """The kernel, (2 r + 3, 2 r + 3) of the whole part r of the radius, of sum 1."""
-    side = torch.arange(-int(radius) - 1, int(radius) + 2)
+    side = torch.arange(-int(radius) - 2, int(radius) + 3)  # so that no border is met
     disk = (side[:, None] ** 2 + side**2 <= radius**2).double()
     rim = gaussian_weights(sigma, 1)
     soft = filtered((disk / disk.sum())[None, None], rim[:, None] * rim, "once")
-    return soft[0, 0] / soft.sum()
+    return soft[0, 0, 1:-1, 1:-1]
 
 
 @final
