@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -140,11 +140,11 @@ class Answered(Unit[Tensor]):
         model, test = unguarded(get(self.model)), get(self.data).test
         check_model("the model", model, test, varied=False)
         rows = self.rows(test)
-        sets = [
-            corrupt(test, choice.make(), rng=self.corruption_seed, rows=rows)
-            for choice in self.corruptions
-        ]
-        answers = torch.stack([predict(model, one) for one in sets or [test.subset(rows)]])
+        shown: Iterator[ImageSet] = iter([test.subset(rows)])
+        if self.corruptions:
+            makes = (choice.make() for choice in self.corruptions)
+            shown = (corrupt(test, one, rng=self.corruption_seed, rows=rows) for one in makes)
+        answers = torch.stack([predict(model, one) for one in shown])
         write_tensors(folder / ANSWERS, {"answers": answers}, {"kind": self.kind})
         return {}
 
