@@ -22,23 +22,6 @@ from mithridate.cost import Sizes, Work
 from mithridate.errors import InputError, unknown
 
 TABLES: dict[str, dict[str, str]] = {
-    "corruptions": {
-        "gaussian-noise": "mithridate.corruptions.noise:GaussianNoise",
-        "shot-noise": "mithridate.corruptions.noise:ShotNoise",
-        "impulse-noise": "mithridate.corruptions.noise:ImpulseNoise",
-        "defocus-blur": "mithridate.corruptions.blur:DefocusBlur",
-        "glass-blur": "mithridate.corruptions.blur:GlassBlur",
-        "motion-blur": "mithridate.corruptions.blur:MotionBlur",
-        "zoom-blur": "mithridate.corruptions.blur:ZoomBlur",
-        "snow": "mithridate.corruptions.weather:Snow",
-        "frost": "mithridate.corruptions.weather:Frost",
-        "fog": "mithridate.corruptions.weather:Fog",
-        "brightness": "mithridate.corruptions.weather:Brightness",
-        "contrast": "mithridate.corruptions.digital:Contrast",
-        "elastic-transform": "mithridate.corruptions.digital:ElasticTransform",
-        "pixelate": "mithridate.corruptions.digital:Pixelate",
-        "jpeg-compression": "mithridate.corruptions.digital:JPEGCompression",
-    },
     "networks": {
         "borji-cnn": "mithridate.networks.borji_cnn:BorjiCNN",
         "digits-cnn": "mithridate.networks.digits_cnn:DigitsCNN",
@@ -73,6 +56,23 @@ TABLES: dict[str, dict[str, str]] = {
         "direct": "mithridate.fooling.direct:Direct",
         "cppn": "mithridate.fooling.cppn:CPPN",
         "gradient": "mithridate.fooling.ascent:GradientAscent",
+    },
+    "corruptions": {
+        "gaussian-noise": "mithridate.corruptions.noise:GaussianNoise",
+        "shot-noise": "mithridate.corruptions.noise:ShotNoise",
+        "impulse-noise": "mithridate.corruptions.noise:ImpulseNoise",
+        "defocus-blur": "mithridate.corruptions.blur:DefocusBlur",
+        "glass-blur": "mithridate.corruptions.blur:GlassBlur",
+        "motion-blur": "mithridate.corruptions.blur:MotionBlur",
+        "zoom-blur": "mithridate.corruptions.blur:ZoomBlur",
+        "snow": "mithridate.corruptions.weather:Snow",
+        "frost": "mithridate.corruptions.weather:Frost",
+        "fog": "mithridate.corruptions.weather:Fog",
+        "brightness": "mithridate.corruptions.weather:Brightness",
+        "contrast": "mithridate.corruptions.digital:Contrast",
+        "elastic-transform": "mithridate.corruptions.digital:ElasticTransform",
+        "pixelate": "mithridate.corruptions.digital:Pixelate",
+        "jpeg-compression": "mithridate.corruptions.digital:JPEGCompression",
     },
     "triggers": {
         "single-pixel": "mithridate.poisons.triggers:SinglePixel",

@@ -36,7 +36,7 @@ class Contrast(Corruption):
     levels: ClassVar = (0.75, 0.5, 0.4, 0.3, 0.15)
 
     def change(self, x: Tensor, draws: Draws) -> Tensor:
-        mean = x.mean((2, 3), keepdim=True)
+        mean = x.double().mean((2, 3), keepdim=True).to(x)
         return (x - mean) * self.levels[self.severity - 1] + mean
 
 

@@ -35,24 +35,29 @@ def mirrored(index: Tensor, size: int, *, twice: bool) -> Tensor:
     return torch.minimum(index, period - index) if size > 1 else torch.zeros_like(index)
 
 
-def padded(x: Tensor, pad: int, border: str) -> Tensor:
-    """Images with `pad` pixels more on each side: "edge", "twice" or "once" mirrored."""
-    for axis in (2, 3):
-        size = x.shape[axis]
-        places = torch.arange(-pad, size + pad)
-        if border == "edge":
-            places = places.clamp(0, size - 1)
-        else:
-            places = mirrored(places, size, twice=border == "twice")
-        x = x.index_select(axis, places)
-    return x
+def padded(x: Tensor, axis: int, pad: int, border: str) -> Tensor:
+    """Images with `pad` pixels more before and after: "edge", "twice" or "once" mirrored."""
+    size = x.shape[axis]
+    places = torch.arange(-pad, size + pad)
+    if border == "edge":
+        places = places.clamp(0, size - 1)
+    else:
+        places = mirrored(places, size, twice=border == "twice")
+    return x.index_select(axis, places)
 
 
 def filtered(x: Tensor, kernel: Tensor, border: str) -> Tensor:
-    """Images under a square kernel of an odd side, each channel by itself."""
-    pad, (height, width) = kernel.shape[0] // 2, x.shape[2:]
-    planes = padded(x, pad, border).flatten(0, 1)[:, None]
-    return F.conv2d(planes, kernel.to(x)[None, None]).view(*x.shape[:2], height, width)
+    """Images under a kernel of odd sides, each channel by itself.
+
+    Tap by tap, so that the order of the sum, and with it the level to which a pixel is rounded,
+    does not hang on the batch, as a convolution's does.
+    """
+    down, right = (side // 2 for side in kernel.shape)
+    wide = padded(padded(x, 2, down, border), 3, right, border)
+    out, (height, width) = torch.zeros_like(x), x.shape[2:]
+    for i, j in kernel.nonzero().tolist():
+        out += float(kernel[i, j]) * wide[:, :, i : i + height, j : j + width]
+    return out
 
 
 def gaussian_weights(sigma: float, radius: int) -> Tensor:
@@ -77,7 +82,7 @@ def blurred(x: Tensor, sigma: float, *, truncate: float = 4.0, border: str = "ed
     if radius == 0:
         return x
     weights = gaussian_weights(sigma, radius)
-    return filtered(x, weights[:, None] * weights, border)
+    return filtered(filtered(x, weights[:, None], border), weights[None], border)
 
 
 def bilinear(x: Tensor, row: Tensor, column: Tensor, *, twice: bool) -> Tensor:
