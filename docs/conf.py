@@ -68,7 +68,17 @@ FLOORS = (
         "norms",
         "metrics",
     ),
-    *("data", "networks", "training", "models", "attacks", "fooling", "poisons", "defenses"),
+    *(
+        "data",
+        "corruptions",
+        "networks",
+        "training",
+        "models",
+        "attacks",
+        "fooling",
+        "poisons",
+        "defenses",
+    ),
     *("checks", "studies", "reports", "api", "cli", "testing"),
 )
 """From the ground up: the order in which the pages stand."""

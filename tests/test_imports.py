@@ -16,6 +16,7 @@ FLOORS = [
     {"norms"},
     {"metrics"},
     {"data"},
+    {"corruptions"},
     {"networks"},
     {"training"},
     {"models"},
@@ -30,6 +31,7 @@ FLOORS = [
 ]
 HEIGHT = {name: level for level, names in enumerate(FLOORS) for name in names}
 WINGS = {
+    "corruptions",
     "attacks",
     "fooling",
     "poisons",

@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 _PLACES = {
     "attacks": "mithridate.attacks",
+    "corruptions": "mithridate.corruptions",
     "detectors": "mithridate.defenses.detect",
     "errors": "mithridate.errors",
     "fooling": "mithridate.fooling",
@@ -44,6 +45,7 @@ _PLACES = {
     "Verdict": "mithridate.defenses.inspect:Verdict",
     "attack": "mithridate.api:attack",
     "audit": "mithridate.api:audit",
+    "corrupt": "mithridate.corruptions:corrupt",
     "defend": "mithridate.api:defend",
     "fit": "mithridate.training:fit",
     "inspect": "mithridate.api:inspect",
@@ -72,6 +74,8 @@ __all__ = [
     "attack",
     "attacks",
     "audit",
+    "corrupt",
+    "corruptions",
     "defend",
     "detectors",
     "errors",
@@ -100,11 +104,12 @@ __all__ = [
 if TYPE_CHECKING:
     import torch
 
-    from mithridate import attacks, errors, fooling, metrics, networks, poisons
+    from mithridate import attacks, corruptions, errors, fooling, metrics, networks, poisons
     from mithridate import component as registry
     from mithridate.api import attack, audit, defend, inspect
     from mithridate.attacks import AttackResult, run_attack
     from mithridate.classifier import Classifier
+    from mithridate.corruptions import corrupt
     from mithridate.data import ImageSet, load_data
     from mithridate.defenses import detect as detectors
     from mithridate.defenses import guard as guards

@@ -7,12 +7,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from mithridate.component import TABLES, Choice, find, names
+from mithridate.corruptions.base import named
 from mithridate.errors import InputError, unknown
 from mithridate.models.endpoint import Endpoint, is_endpoint
 from mithridate.poisons import Poisoned
 from mithridate.studies.engine.spec import Part
 from mithridate.studies.engine.unit import Unit
-from mithridate.studies.units.data import Data
+from mithridate.studies.units.data import Corrupted, Data
 from mithridate.studies.units.defended import defended
 from mithridate.studies.units.filtered import Filtered
 from mithridate.studies.units.model import ModelUnit, Opened, Repaired, Trained
@@ -70,12 +71,34 @@ class Source(Part):
         name, resize, mode: as `load_data` has them.
         per_class: training images to keep of each class, in the classes' order: at random, but
             the same for every seed. Test images stay as they are.
+        corruption: what befalls the test images, and only them (`mithridate list corruptions`);
+            "none", for an axis of several, is as good as none.
+        severity: of it, 1 to 5; 3 unless given.
+        corruption_seed: of its random numbers, whatever `seed` the model has: models of several
+            seeds see the same images.
     """
 
     name: str
     resize: int | str | None = None
     mode: Literal["L", "RGB"] | None = None
     per_class: list[int] | None = None
+    corruption: str | None = None
+    severity: int | None = None
+    corruption_seed: int = Field(default=0, ge=0)
+
+    def unit(self, *, corrupted: bool = True) -> Data:
+        """The data set; as it was before any corruption where not `corrupted`.
+
+        Raises:
+            InputError: as `Data.named`, no such corruption, or a severity of none.
+        """
+        loading = ("name", "resize", "mode", "per_class")
+        data = Data.named(**self.model_dump(include=set(loading)))
+        if self.corruption is None and self.severity is not None:
+            raise InputError("data.severity goes with data.corruption: name one")
+        if not corrupted or self.corruption in (None, "none"):
+            return data
+        return Corrupted.of(data, named(self.corruption, self.severity), self.corruption_seed)
 
 
 class Opening(Part):
@@ -105,7 +128,7 @@ class Subject(Part):
     """Settings that say which model a cell is about.
 
     Attributes:
-        data: as `load_data` names it, or a table with its `name`, `resize`, `mode` and `per_class`.
+        data: as `load_data` names it, or a table: `Source`.
         poison: poisons the training set; with `tune`, that of the fine-tuning only.
         sanitize: filters the poisoned set by a model that was trained on it; another is trained
             on what is kept.
@@ -143,8 +166,13 @@ class Subject(Part):
 
     @property
     def data_unit(self) -> Data:
-        """The data set."""
-        return Data.named(**self.data.model_dump())
+        """The data set, with what befell its test images."""
+        return self.data.unit()
+
+    @property
+    def training_unit(self) -> Data:
+        """The data set before any corruption: what models are made of, one for all corruptions."""
+        return self.data.unit(corrupted=False)
 
     def trained(
         self,
@@ -158,7 +186,7 @@ class Subject(Part):
         settings = train.model_dump(exclude_none=True, exclude={"epochs", "harden"})
         harden = train.harden
         return Trained(
-            data=self.data_unit,
+            data=self.training_unit,
             network=None if network is None else Choice.of("networks", network),
             epochs=train.epochs,
             settings=settings,
@@ -198,7 +226,7 @@ class Subject(Part):
             return None
         choice = Choice.of("poisons", self.poison)
         return poisoned_unit(
-            self.data_unit, choice, seed=self.seed, stream=("poison",), **self.place
+            self.training_unit, choice, seed=self.seed, stream=("poison",), **self.place
         )
 
     def undefended(self) -> ModelUnit:
@@ -212,7 +240,7 @@ class Subject(Part):
             return model
         return Repaired(
             model=model,
-            data=self.data_unit,
+            data=self.training_unit,
             repairer=Choice.of("repairers", self.repair),
             share=self.repair_share,
             seed=self.seed,
@@ -223,7 +251,7 @@ class Subject(Part):
         """The model of the user's own, or another at `path` that is opened likewise."""
         source = self.model if path is None else path
         assert source is not None, "there is a model"
-        test = self.data_unit.loaded.test
+        test = self.training_unit.loaded.test
         settings, opening = dict(self.network or {}), self.opening.model_dump()
         if path is not None and not is_endpoint(path):
             opening["endpoint"] = {}
@@ -265,7 +293,7 @@ class Subject(Part):
         if self.sanitize is None:
             return model
         kept = Filtered(
-            data=self.data_unit,
+            data=self.training_unit,
             model=model,
             poisoned=way["poisoned"],
             sanitizer=Choice.of("sanitizers", self.sanitize),
@@ -279,9 +307,9 @@ class Subject(Part):
         model = self.undefended()
         if not self.defense:
             return model
-        shape = self.data_unit.loaded.test.image_shape
+        shape = self.training_unit.loaded.test.image_shape
         choices = tuple(defense_choice(table, shape) for table in self.defense)
-        return defended(model, self.data_unit, choices, seed=self.seed, **self.place)
+        return defended(model, self.training_unit, choices, seed=self.seed, **self.place)
 
     def bare(self) -> ModelUnit:
         """The model, for measures that look into it or train it again.

@@ -8,6 +8,7 @@ from mithridate.testing.chain import (
     TransformConformance,
 )
 from mithridate.testing.checks import check_facts
+from mithridate.testing.corruptions import CorruptionConformance
 from mithridate.testing.hardeners import HardenerConformance
 from mithridate.testing.inspectors import InspectorConformance
 from mithridate.testing.models import linear_model, linear_weights
@@ -21,6 +22,7 @@ from mithridate.testing.sanitizers import SanitizerConformance
 
 __all__ = [
     "AttackConformance",
+    "CorruptionConformance",
     "CraftedPoisonConformance",
     "DetectorConformance",
     "GuardConformance",

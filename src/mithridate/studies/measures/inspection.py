@@ -120,7 +120,7 @@ class Settings(Subject):
             Control(
                 like=suspect,
                 shapes=shapes_of(model, suspect.code),
-                data=self.data_unit,
+                data=self.training_unit,
                 epochs=epochs,
                 seed=self.control_seed,
                 stream=self.control_stream,

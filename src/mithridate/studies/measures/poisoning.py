@@ -73,7 +73,7 @@ class Victim(Subject):
             return None
         choice = Choice.of("poisons", self.poison)
         return poisoned_unit(
-            self.data_unit,
+            self.training_unit,
             choice,
             surrogate=self.surrogate_model() if is_crafted(choice) else None,
             seed=self.seed,

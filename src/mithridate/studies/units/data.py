@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+from mithridate.component import Choice, name_of
+from mithridate.corruptions import Corruption, corrupt
 from mithridate.data import ImageSet, load_data, some_of_each
 from mithridate.data.decode import Fit
 from mithridate.data.load import source_of
@@ -81,6 +83,9 @@ class Data(Unit[Sets]):
     @property
     def loaded(self) -> Sets:
         """The sets, where a plan needs to know more of them than their key."""
+        return self._read()
+
+    def _read(self) -> Sets:
         held = HELD.sets.get(self.name)
         if held is not None:
             sets = Sets(held.train or held.test, held.test)
@@ -92,6 +97,46 @@ class Data(Unit[Sets]):
 
     def open(self, folder: Path, values: Mapping[str, Any], get: Open) -> Sets:
         return self.loaded
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Corrupted(Data):
+    """The same with corrupted test images; training images stay as they are.
+
+    Attributes:
+        corruption: with its severity.
+        corruption_seed: of its random numbers.
+    """
+
+    kind: ClassVar = "corrupted-data"
+
+    corruption: Choice
+    corruption_seed: int = 0
+
+    @classmethod
+    def of(cls, data: Data, corruption: Corruption, seed: int) -> Corrupted:
+        """The unit of a data set whose test images are corrupted.
+
+        >>> from mithridate.corruptions import Fog
+        >>> Corrupted.of(Data.named("digits"), Fog(), 0).loaded.test.name
+        'digits/test fog 3'
+        """
+        choice = Choice("corruptions", name_of(corruption), {"severity": corruption.severity})
+        own = {field.name: getattr(data, field.name) for field in fields(data)}
+        return cls(**own, corruption=choice, corruption_seed=seed)
+
+    @property
+    def loaded(self) -> Sets:
+        return Sets(self._read().train, _corrupted(self))
+
+    def clean_test(self) -> ImageSet:
+        """The test images before their corruption."""
+        return self._read().test
+
+
+@lru_cache(maxsize=2)
+def _corrupted(unit: Corrupted) -> ImageSet:
+    return corrupt(unit.clean_test(), unit.corruption.make(), rng=unit.corruption_seed)
 
 
 @lru_cache(maxsize=2)
