@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mithridate.attacks.base import Attack, BoundedAttack, MinimalAttack, check_eps
+from mithridate.attacks.base import Attack, BoundedAttack, MinimalAttack, check_eps, with_usual
 from mithridate.attacks.run import AttackResult, run_attack
 from mithridate.classifier import Classifier, Guarded
-from mithridate.component import name_of
-from mithridate.errors import InputError
+from mithridate.component import Choice, find, parse
+from mithridate.errors import InputError, check_number
 from mithridate.goals import Goal
 from mithridate.norms import L0, Norm, fits
 from mithridate.rng import Random, as_generator
@@ -44,7 +44,7 @@ def eps_curve(
     decision-based ones) says nothing of smaller ones.
 
     Not so where the model draws its answers, which are asked for anew at each eps: there success
-    may fall by chance. Nor of a universal attack, which has no eps.
+    may fall by chance; nor behind a guard, which sees all queries in turn.
 
     Args:
         attack: its own eps, if it has one, does not count.
@@ -76,16 +76,35 @@ def eps_curve(
     before: AttackResult | None = None
     for each in wanted:
         known = how.pop("known", None) if before is None else before.adversarials
-        bounded = replace(attack, eps=each)
-        result = run_attack(bounded, model, x, goal, rng=rng, known=known, **how)
-        before = curve[each] = result if before is None else _added(result, before)
+        result = run_attack(replace(attack, eps=each), model, x, goal, rng=rng, known=known, **how)
+        before = curve[each] = result if before is None else added(result, before)
         if result.status != "done":
             break
     return curve
 
 
+def ascending(eps: Iterable[float] | float) -> list[float]:
+    """The eps of a curve, the smallest first.
+
+    Raises:
+        InputError: none, one twice, or one that is no number from 0.
+
+    >>> ascending([0.3, 0.1])
+    [0.1, 0.3]
+    """
+    given = list(eps) if isinstance(eps, Iterable) else [eps]
+    wanted: list[float] = [parse(each, float, "eps") for each in given]
+    if not wanted:
+        raise InputError("eps is empty: give one or several, such as 0.1, 0.2, 0.3")
+    for radius in wanted:
+        check_number("eps", radius, low=0)
+        if wanted.count(radius) > 1:
+            raise InputError(f"eps {radius:g} is given twice: leave one out")
+    return sorted(wanted)
+
+
 def radii(attack: Attack, eps: Iterable[float] | float) -> list[float]:
-    """The eps of a curve, ascending.
+    """The same, as radii in the norm of an attack.
 
     Raises:
         InputError: see `eps_curve`.
@@ -99,21 +118,52 @@ def radii(attack: Attack, eps: Iterable[float] | float) -> list[float]:
     """
     if not isinstance(attack, BoundedAttack | MinimalAttack):
         raise InputError(
-            f"{name_of(attack)} has no eps and looks for no smallest change: there is no curve, "
-            "take a bounded attack (pgd) or a minimal one (ddn)"
+            f"{type(attack).__name__} has no eps and looks for no smallest change, so there is no "
+            "curve: take a bounded attack (pgd) or a minimal one (ddn)"
         )
-    wanted, norm = list(eps) if isinstance(eps, Iterable) else [eps], norm_of(attack)
-    if not wanted:
-        raise InputError("eps is empty: give one or several, such as 0.1, 0.2, 0.3")
+    wanted, norm = ascending(eps), norm_of(attack)
     for each in wanted:
         check_eps(each, norm)
         if norm is L0 and 0 < each < 1:
             raise InputError(
                 f"eps counts values that change in l0, so it is 0, 1 or more, got {each:g}"
             )
-        if wanted.count(each) > 1:
-            raise InputError(f"eps {each:g} is given twice: leave one out")
-    return sorted(wanted)
+    return wanted
+
+
+def bounded(name: str) -> bool:
+    """Whether an attack of that name has a budget of its own, and a run for each eps.
+
+    >>> bounded("pgd"), bounded("ddn")
+    (True, False)
+    """
+    return issubclass(find("attacks", name), BoundedAttack)
+
+
+def choices(
+    attack: Choice, image_shape: tuple[int, int, int], eps: Iterable[float] = ()
+) -> list[Choice]:
+    """An attack with the settings that are usual for such images: one within a budget, for each
+    eps, ascending; a minimal one, once.
+
+    Args:
+        eps: none for the attack by itself.
+
+    Raises:
+        InputError: see `eps_curve`, and `with_usual`.
+
+    >>> [one.settings["eps"] for one in choices(Choice("attacks", "pgd"), (1, 8, 8), [0.2, 0.1])]
+    [0.1, 0.2]
+    """
+    wanted = list(eps)
+    each = ascending(wanted) if wanted and bounded(attack.name) else []
+    chosen = [
+        Choice("attacks", attack.name, with_usual(attack.name, image_shape, own))
+        for own in ([{**attack.settings, "eps": one} for one in each] or [{**attack.settings}])
+    ]
+    if wanted:
+        radii(chosen[-1].make(), wanted)
+    return chosen
 
 
 def norm_of(attack: Attack) -> Norm:
@@ -135,7 +185,7 @@ def within(result: AttackResult, x: Tensor, eps: float, norm: Norm) -> AttackRes
     )
 
 
-def _added(result: AttackResult, before: AttackResult) -> AttackResult:
+def added(result: AttackResult, before: AttackResult) -> AttackResult:
     """The result, with what was spent before it."""
     rows = (result.row_queries, before.row_queries)
     return replace(

@@ -197,12 +197,7 @@ def run_attack(
             _checked(seen, x, goal)
         if quantize is not None:
             check_levels(x, quantize)
-        if known is not None:
-            known = _checked(judge, known.detach().to(x), goal)[0]
-            if known.shape != x.shape:
-                raise InputError(f"known are images {tuple(x.shape)}, got {tuple(known.shape)}")
-            if quantize is not None:
-                check_levels(known, quantize)
+        known = _as_known(known, x, quantize)
         if batch_size is None and isinstance(asked, Guarded):
             batch_size = 1
         with judge.frozen(), seen.frozen():
@@ -210,8 +205,7 @@ def run_attack(
                 batch = Batches(attack, seen, x, size=batch_size, memory=memory)
                 wanted = goal.avoiding(judge.rejected)
                 run = _Run(attack, judge, asked, x, wanted, rng, batch, quantize)
-                if known is not None:
-                    run.keep(known, batch)
+                run.keep(known, batch)
                 random = not judge.draws and _at_random(judge, x, first, run.first)
                 if (judge.draws or random) and getattr(attack, "stop_at_goal", False):
                     run.attack = replace(cast(Any, attack), stop_at_goal=False)
@@ -272,6 +266,22 @@ def _checked(model: Classifier, x: Tensor, goal: Goal) -> tuple[Tensor, Tensor |
                 f"the model cannot take images of shape {tuple(x.shape[1:])}: {_first_line(error)}"
             ) from error
     return x, first
+
+
+def _as_known(known: Tensor | None, x: Tensor, quantize: int | None) -> Tensor | None:
+    """Images that may fool already, beside x.
+
+    Raises:
+        InputError: of another shape, or of no whole levels where `quantize` wants them.
+    """
+    if known is None:
+        return None
+    if known.shape != x.shape:
+        raise InputError(f"known are images {tuple(x.shape)} as x is, got {tuple(known.shape)}")
+    known = check_images(known.to(x)).detach()
+    if quantize is not None:
+        check_levels(known, quantize)
+    return known
 
 
 def _check_view(attack: Attack, judge: Classifier, asked: Classifier | Guarded) -> None:
@@ -346,8 +356,10 @@ class _Run:
         self.success = self._reached(slice(None), self.clean)
         self.left = torch.arange(len(x))  # rows to attack
 
-    def keep(self, known: Tensor, batch: Batches) -> None:
+    def keep(self, known: Tensor | None, batch: Batches) -> None:
         """Rows that these images fool within the budget stay as they are there."""
+        if known is None:
+            return
 
         def look(rows: slice) -> None:
             x, near = self.x[rows], known[rows]
