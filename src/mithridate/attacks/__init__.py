@@ -7,6 +7,7 @@ from mithridate.attacks.autoattack import AutoAttack
 from mithridate.attacks.base import Attack, BoundedAttack, MinimalAttack
 from mithridate.attacks.boundary import Boundary
 from mithridate.attacks.carlini_wagner import CarliniWagner, CarliniWagnerL0, CarliniWagnerLinf
+from mithridate.attacks.curve import eps_curve
 from mithridate.attacks.ddn import DDN
 from mithridate.attacks.deepfool import DeepFool, DynamicDeepFool
 from mithridate.attacks.fab import FAB
@@ -44,5 +45,6 @@ __all__ = [
     "MinimalAttack",
     "OnePixel",
     "Square",
+    "eps_curve",
     "run_attack",
 ]
