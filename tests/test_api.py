@@ -230,7 +230,7 @@ def test_several_eps_through_another_view_run_by_themselves(model) -> None:
 )
 def test_eps_that_cannot_be_are_refused(model, attacks, eps, said) -> None:
     with pytest.raises(InputError, match=said):
-        mi.attack(model, TEST, attacks, eps=eps, samples=8)
+        mi.attack(model, "digits", attacks, eps=eps, samples=8)
 
 
 def test_a_defence_a_target_and_another_view(model) -> None:
