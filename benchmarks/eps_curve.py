@@ -1,7 +1,7 @@
 """A curve of accuracy against eps beside one run for each eps: the passes of both.
 
     python -m benchmarks.eps_curve --data digits --few 60
-    python -m benchmarks.eps_curve --data mnist --few 12
+    python -m benchmarks.eps_curve --data mnist --few 12  # AutoAttack: half an hour
 
 Seeds and turns as `--seeds`: on each the curve and the separate runs of PGD and of AutoAttack, one
 after the other, on the same images of one network trained here. Passes are queries (forward) and

@@ -87,18 +87,19 @@ def test_figures_are_those_of_a_recomputation(attack, models) -> None:
 
 
 def test_several_eps_are_a_row_each_and_a_chart(attack) -> None:
-    done = attack("--attack", "fgsm,ddn", "--eps", "20/255,0.05", "--json", samples=40)
+    done = attack("--attack", "fgsm,deepfool", "--eps", "20/255,0.05", "--json", samples=40)
     assert done.code == 0, done.err
     data = json.loads(done.out)
     names = [row["name"] for row in data["attacks"]]
     assert names[0] == "fgsm eps=0.05"
     assert names[1].startswith("fgsm eps=0.0784")
-    assert names[2:] == ["ddn"]
+    assert names[2:] == ["deepfool"]
     left = [row["accuracy_left"]["value"] for row in data["attacks"]]
     assert left[0] >= left[1]
     page = Path(data["report"]).read_text()
     assert "eps (linf)" in page
-    near = attack("--attack", "ddn", "--eps", "0.2,0.5", "--json", "--out", "near")
+    near = attack("--attack", "deepfool", "--eps", "0.2,0.5", "--json", "--out", "near")
+    assert near.code == 0, near.err
     assert [row["eps"] for row in json.loads(near.out)["attacks"]] == [0.2, 0.5]
 
 
