@@ -14,7 +14,8 @@ from torch import nn
 
 import mithridate as mi
 from mithridate import reports
-from mithridate.errors import RunError
+from mithridate.errors import InputError, RunError
+from mithridate.rng import child
 from mithridate.studies.conduct import the_store
 from mithridate.studies.engine.perform import maker_of
 from mithridate.studies.units.held import HELD, hold_model, holding
@@ -174,6 +175,62 @@ def test_attacks_of_one_name_keep_their_own_settings(model) -> None:
     result = mi.attack(model, TEST, attacks, eps=0.1, samples=20)
     assert [row["eps"] for row in result.table()] == [0.05, 0.2, 0.1]
     assert result.table()[0]["accuracy_left"] > result.table()[1]["accuracy_left"]
+
+
+def test_several_eps_are_a_row_each_and_the_curve_of_the_library(model) -> None:
+    eps = [0.2, 0.05, 0.1]
+    result = mi.attack(model, TEST, mi.attacks.PGD(eps=0.3), eps=np.array(eps), samples=30)
+    rows = result.table()
+    assert [row["attack"] for row in rows] == [f"pgd eps={each}" for each in sorted(eps)]
+    image = [row["image"] for row in result.images.to_pylist() if row["cell"] == "attacks/0000"]
+    x, y = TEST.batch(image)
+    attack, stream = mi.attacks.PGD(eps=1), child(mi.rng(0), "pgd")
+    curve = mi.attacks.eps_curve(attack, model, x, mi.Untargeted(y), eps=eps, rng=stream)
+    for row, (each, own) in zip(rows, curve.items(), strict=True):
+        assert row["eps"] == each
+        assert row["accuracy_left"] == float((own.predicted == y).double().mean())
+        assert (row["queries"], row["gradients"]) == (own.queries / 30, own.gradients / 30)
+        cell = f"attacks/{rows.index(row):04d}"
+        asked = [one["queries"] for one in result.images.to_pylist() if one["cell"] == cell]
+        assert asked == own.row_queries.tolist()
+    assert rows[0]["accuracy_left"] >= rows[1]["accuracy_left"] >= rows[2]["accuracy_left"]
+    assert rows[0]["seconds"] < rows[1]["seconds"] < rows[2]["seconds"]
+
+
+def test_several_eps_of_a_minimal_attack_are_one_run(model) -> None:
+    result = mi.attack(model, TEST, "ddn", eps=(0.3, 0.6), samples=30)
+    alone = mi.attack(model, TEST, "ddn", samples=30)
+    right = [row for row in alone.images.to_pylist() if row["cell"] == "attacks/0000"]
+    right = [row for row in right if row["clean"] == row["label"]]
+    for row in result.table():
+        assert row["accuracy_left"] * 30 == sum(one["l2"] > row["eps"] for one in right)
+        assert row["gradients"] == alone.table()[0]["gradients"]
+        assert row["eps"] in (0.3, 0.6)
+    assert sum(timing.kind == "adversarial" for timing in result.timings) == 1
+
+
+def test_several_eps_through_another_view_run_by_themselves(model) -> None:
+    how = {"defense": "bit-depth", "through": "undefended", "samples": 30}
+    both = mi.attack(model, TEST, "fgsm", eps=[0.05, 0.1], **how).table()
+    assert [row["gradients"] for row in both] == [1, 1]
+    for row in both:
+        alone = mi.attack(model, TEST, "fgsm", eps=row["eps"], **how).table()[0]
+        assert row["accuracy_left"] == alone["accuracy_left"]
+
+
+@pytest.mark.parametrize(
+    ("attacks", "eps", "said"),
+    [
+        ("pgd", [], "eps is empty"),
+        ("ddn", [0.1, 0.1], "given twice"),
+        ("pgd", [0.1, 2], "at most 1 in linf"),
+        ("pgd", [-0.1, 0.1], "at least 0"),
+        ("adversarial-patch", [0.1, 0.2], "there is no curve"),
+    ],
+)
+def test_eps_that_cannot_be_are_refused(model, attacks, eps, said) -> None:
+    with pytest.raises(InputError, match=said):
+        mi.attack(model, "digits", attacks, eps=eps, samples=8)
 
 
 def test_a_defence_a_target_and_another_view(model) -> None:

@@ -49,7 +49,7 @@ def attack(
     data: object,
     attacks: Chosen | type[Component] | Sequence[Chosen | type[Component]] = "all",
     *,
-    eps: float | None = None,
+    eps: float | Sequence[float] | None = None,
     goal: Literal["untargeted", "targeted"] | None = None,
     target: int | str | None = None,
     defense: Chosen | Sequence[Chosen] = (),
@@ -74,7 +74,11 @@ def attack(
             or DataLoader; or a pair (training, test) of such. Without training images an attack
             that needs some is refused.
         attacks: "all", or names, attacks, or classes of attacks.
-        eps: of every attack that has one.
+        eps: of every attack that has one. Several give a row for each, also of an attack that
+            brings one of its own, and share their work as `attacks.eps_curve` says: accuracy left
+            never rises with eps, and a row's cost is all that it took so far. With `through`, and
+            behind a guard, each is attacked by itself. Of attacks of which none has an eps, a
+            minimal one runs once, and its distances serve for each row.
         goal: "untargeted", or "targeted": to `target`, else to another class at random. A target
             by itself means "targeted".
         target: a class, by name or number.
@@ -523,7 +527,9 @@ def _tables(chosen: Any, kind: str) -> list[dict[str, Any]]:
 
 
 def _deal(
-    tables: Sequence[tuple[str, dict[str, Any]]], settings: Mapping[str, Any], eps: float | None
+    tables: Sequence[tuple[str, dict[str, Any]]],
+    settings: Mapping[str, Any],
+    eps: float | Sequence[float] | None,
 ) -> None:
     """Give each component, with its kind, the settings that it has.
 
@@ -532,15 +538,22 @@ def _deal(
     """
     known = [component.settings(component.find(kind, str(table["name"]))) for kind, table in tables]
     for key, value in (settings if eps is None else {"eps": eps, **settings}).items():
+        value = _plain(value)
         having = [table for (_, table), own in zip(tables, known, strict=True) if key in own]
+        curve = key == "eps" and isinstance(value, list)
+        if curve and not having:
+            having = [table for _, table in tables]
         if not having:
             raise unknown("setting", key, {name for own in known for name in own})
         for table in having:
-            table.setdefault(key, _plain(value))
+            if key not in table or (curve and not isinstance(table[key], list)):
+                table[key] = value
 
 
 def _plain(value: Any) -> Any:
-    """A number of numpy's or torch's as Python's own; a norm by its name."""
+    """A number of numpy's or torch's as Python's own, several as a list; a norm by its name."""
+    if isinstance(value, list | tuple) or getattr(value, "ndim", 0) > 0:
+        return [_plain(one) for one in value]
     value = value.item() if hasattr(value, "item") else value
     return value if isinstance(value, bool | int | float | str | None) else str(value)
 

@@ -87,6 +87,11 @@ def _as(values: Tensor, like: Tensor) -> Tensor:
     return values.to(like).view(like.shape)
 
 
+def fits(size: Tensor, eps: float) -> Tensor:
+    """Which steps of these sizes are no longer than eps, but for rounding: bool (N,)."""
+    return size <= eps * (1 + 1e-5) + 1e-6
+
+
 @final
 class _L0(Norm):
     """Number of values that differ (a colour pixel counts up to once per channel)."""

@@ -86,6 +86,23 @@ def test_figures_are_those_of_a_recomputation(attack, models) -> None:
     assert (row["norm"], result["strongest"]) == ("linf", "fgsm")
 
 
+def test_several_eps_are_a_row_each_and_a_chart(attack) -> None:
+    done = attack("--attack", "fgsm,deepfool", "--eps", "20/255,0.05", "--json", samples=40)
+    assert done.code == 0, done.err
+    data = json.loads(done.out)
+    names = [row["name"] for row in data["attacks"]]
+    assert names[0] == "fgsm eps=0.05"
+    assert names[1].startswith("fgsm eps=0.0784")
+    assert names[2:] == ["deepfool"]
+    left = [row["accuracy_left"]["value"] for row in data["attacks"]]
+    assert left[0] >= left[1]
+    page = Path(data["report"]).read_text()
+    assert "eps (linf)" in page
+    near = attack("--attack", "deepfool", "--eps", "0.2,0.5", "--json", "--out", "near")
+    assert near.code == 0, near.err
+    assert [row["eps"] for row in json.loads(near.out)["attacks"]] == [0.2, 0.5]
+
+
 def test_whole_grey_levels(attack) -> None:
     words = ("--attack", "deepfool", "--set", "quantize=8", "--json", "--out", "levels")
     row = json.loads(attack(*words, samples=40).out)["attacks"][0]
@@ -357,6 +374,12 @@ def test_what_is_kept_is_found_again(attack, cache) -> None:
         (("--attack", "fgsm", "--defense", "smoothing"), "did you mean 'spatial-smoothing'"),
         (("--attack", "fgsm", "--defense", "adversarial-training"), "one of the hardeners"),
         ((*SMOOTH, "--set", "spatial-smoothing.window=0"), "window"),
+        (("--attack", "pgd", "--eps", "0.1,0.1"), "given twice"),
+        (("--attack", "pgd", "--eps", "0.1,x"), "eps is a number"),
+        (("--attack", "pgd", "--eps", "0.1,8"), "8/255"),
+        (("--attack", "pgd", "--eps", "0.1,0.2", "--set", "eps=0.1"), "given twice"),
+        (("--attack", "ddn", "--eps", "0.1"), "no setting named 'eps'"),
+        (("--attack", "adversarial-patch", "--eps", "0.1,0.2"), "no curve"),
     ],
 )
 def test_mistakes_are_one_line(attack, words, message) -> None:

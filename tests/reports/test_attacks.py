@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mithridate.errors import InputError
-from mithridate.reports import attacks, read
+from mithridate.reports import attacks, curves, read
 from mithridate.reports.schema import Cell, Doubt, Mean, Proportion, Timing
 
 FEW = Doubt(id="few-images", text="Only 20 images.")
@@ -89,6 +89,25 @@ def test_an_attack_took_what_its_own_units_took() -> None:
         Timing(unit="", kind="model", cells=[one.id, two.id], seconds=9.0, cached=False),
     ]
     assert [row.seconds for row in attacks.rows([one, two], timings)] == [3.5, None]
+    # the attack within a smaller eps served the larger one, too
+    both = Timing(unit="", kind="adversarial", cells=[one.id, two.id], seconds=1, cached=False)
+    assert [row.seconds for row in attacks.rows([one, two], [*timings, both])] == [4.5, 1]
+
+
+def test_accuracy_against_eps_is_drawn_where_there_are_several() -> None:
+    cells = [
+        cell(f"{name} eps={eps}", "bounded", "linf", left, eps=eps)
+        for name, eps, left in (("pgd", 0.1, 9), ("pgd", 0.3, 2), ("fgsm", 0.3, 5))
+    ]
+    chart = curves.by_eps(attacks.rows(cells))
+    assert [line.name for line in chart.lines] == ["pgd"]
+    ((first, last),) = chart.lines[0].runs
+    assert (first.x, first.y, last.x, last.y) == (0.1, 9 / 20, 0.3, 2 / 20)
+    assert (first.low, first.high) == pytest.approx((9 / 20 - 0.1, 9 / 20 + 0.1))
+    assert chart.x.title == "eps (linf)"
+    assert curves.by_eps(attacks.rows(cells[1:])) is None
+    other = [cell(f"ddn eps={eps}", "minimal", "l2", 3, eps=eps) for eps in (1, 2)]
+    assert curves.by_eps(attacks.rows([*cells, *other])) is None
 
 
 def test_each_doubt_is_told_once() -> None:

@@ -8,6 +8,7 @@ from mithridate.attacks.autoattack import AutoAttack
 from mithridate.attacks.base import Attack, BoundedAttack, MinimalAttack
 from mithridate.attacks.boundary import Boundary
 from mithridate.attacks.carlini_wagner import CarliniWagner, CarliniWagnerL0, CarliniWagnerLinf
+from mithridate.attacks.curve import eps_curve
 from mithridate.attacks.ddn import DDN
 from mithridate.attacks.deepfool import DeepFool, DynamicDeepFool
 from mithridate.attacks.fab import FAB
@@ -54,5 +55,6 @@ __all__ = [
     "OnePixel",
     "SigmaZero",
     "Square",
+    "eps_curve",
     "run_attack",
 ]

@@ -17,7 +17,7 @@ from mithridate.classifier import Classifier
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
 from mithridate.goals import Goal
-from mithridate.norms import L1, LINF
+from mithridate.norms import L1, LINF, fits
 from mithridate.rng import child
 
 Variant = Literal["standard", "plus", "rand"]
@@ -113,7 +113,7 @@ class AutoAttack(BoundedAttack):
                 stream = child(rng, name, device=x.device, rows=left)
                 with model.cost.on_rows(left):
                     tried = member.perturb(model, x[left], goal[left], rng=stream)
-                    inside = self.norm.distance(tried, x[left]) <= self.eps * (1 + 1e-5) + 1e-6
+                    inside = fits(self.norm.distance(tried, x[left]), self.eps)
                     fooled = goal[left].reached(model.labels(tried)) & inside
                 best[left[fooled]] = tried[fooled]
                 left = left[~fooled]

@@ -66,6 +66,10 @@ def attack(
     how: Any = None,
     settings: Settings = None,
     samples: Annotated[int, typer.Option(min=1, metavar="N", help="Test images.")] = 1000,
+    eps: Annotated[
+        str | None,
+        typer.Option("--eps", metavar="E[,E]", help="As --set eps; several: a row each."),
+    ] = None,
     goal: Annotated[
         Literal["untargeted", "targeted"],
         typer.Option("--goal", metavar="GOAL", help="Or targeted."),
@@ -91,7 +95,10 @@ def attack(
     from mithridate.cli import publish
     from mithridate.studies.subject import defense_choice
 
-    names, values = chosen(attack), pairs(settings)
+    names, values = (
+        chosen(attack),
+        pairs([*(settings or []), *([] if eps is None else [f"eps={eps}"])]),
+    )
     quantize = _bits(values.pop("quantize", None))
     for name in sorted(twice(attack)):
         screen.note(f"--attack names {name} more than once: it runs once")
@@ -104,7 +111,7 @@ def attack(
     attacks, defenses = components(names, fronts, values, strict=ALL not in attack)
 
     from mithridate import component
-    from mithridate.attacks.base import with_usual
+    from mithridate.attacks.curve import choices
     from mithridate.studies import presets
 
     _, test = presets.checked(
@@ -113,9 +120,10 @@ def attack(
     for one in attacks:
         given = {key: value for key, value in one.items() if key != "name"}
         if given:  # a mistake in them is told before any work, whatever else would run
-            usual = with_usual(one["name"], test.image_shape, given)
+            curve = given.pop("eps") if isinstance(given.get("eps"), list) else []
+            named = component.Choice("attacks", one["name"], given)
             try:
-                component.create("attacks", one["name"], usual)
+                choices(named, test.image_shape, curve)[-1].make()
             except InputError as error:
                 raise InputError(f"{one['name']}: {error}") from None
     spec = presets.attack(
@@ -219,7 +227,15 @@ def components(
             if strict or kind != "attacks":
                 raise
             owners[name] = []
-    given = deal(values, owners)
+    several = {key for key, value in values.items() if "," in value}
+    alone = "eps" in several and not any("eps" in owners[name] for name in attacks)
+    for name in attacks:  # a minimal one has no eps, and a row for each of several
+        if "eps" not in owners[name] and (alone or f"{name.replace('-', '_')}.eps" in several):
+            owners[name].append("eps")
+    given: dict[str, dict[str, Any]] = {**deal(values, owners)}
+    for name in attacks:
+        if "," in given[name].get("eps", ""):
+            given[name]["eps"] = given[name]["eps"].split(",")
     return (
         [{"name": name, **given[name]} for name in attacks],
         [{"name": name, **given[name]} for name in defenses],

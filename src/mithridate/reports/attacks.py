@@ -70,12 +70,14 @@ class AttackRow:
 def rows(cells: Sequence[Cell], timings: Sequence[Timing] = ()) -> list[AttackRow]:
     """The rows of cells of the measure "evasion", in order.
 
-    An attack took what the units took that serve its cell alone.
+    An attack took what the units took that serve its cell alone, and what attacks took that serve
+    others too, such as those within a smaller eps.
     """
     spent: dict[str, float] = {}
     for timing in timings:
-        if len(timing.cells) == 1:
-            spent[timing.cells[0]] = spent.get(timing.cells[0], 0.0) + timing.seconds
+        if len(timing.cells) == 1 or timing.kind == "adversarial":
+            for cell in timing.cells:
+                spent[cell] = spent.get(cell, 0.0) + timing.seconds
     return [_row(cell, spent.get(cell.id)) for cell in cells]
 
 
@@ -124,7 +126,8 @@ def strongest(attacks: Sequence[AttackRow]) -> AttackRow | None:
 
     def strength(row: AttackRow) -> tuple[float, int, float]:
         left = row.accuracy_left.value if row.accuracy_left else 1.0
-        known = STRONG.index(row.name) if row.name in STRONG else len(STRONG)
+        name = row.name.partition(" ")[0]
+        known = STRONG.index(name) if name in STRONG else len(STRONG)
         return left, known, (row.queries or 0) + (row.gradients or 0)
 
     return min(bounded, key=strength, default=None)

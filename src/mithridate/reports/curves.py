@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mithridate.reports import plot, select, words
+from mithridate.reports.attacks import AttackRow
 from mithridate.reports.plot import Axis, Chart, Line, Point
 from mithridate.reports.schema import Cell, Column, Mean, Proportion, Scalar, Study, Value, View
 from mithridate.reports.summary import over, point
@@ -86,6 +88,27 @@ def _line(name: str, measured: Sequence[tuple[float, Value]], column: Column) ->
     points = [p for run in runs for p in run]
     ends = [number(p.y, column.unit) for p in (points[:1] + points[1:][-1:])]
     return Line(name, tuple(tuple(run) for run in runs if run), " to ".join(ends) or "not run")
+
+
+def by_eps(rows: Sequence[AttackRow]) -> Chart | None:
+    """Accuracy left against eps: a line for each attack of which there are several eps.
+
+    None where there is none; attacks in several norms have several scales, and no chart.
+    """
+    lines: dict[str, list[tuple[float, Value]]] = {}
+    for row in rows:
+        if row.eps is not None and row.ran:
+            name = re.sub(r" eps=\S+", "", row.name)
+            lines.setdefault(name, []).append((row.eps, row.accuracy_left))
+    several = {name: line for name, line in lines.items() if len({eps for eps, _ in line}) > 1}
+    norms = {row.norm for row in rows if re.sub(r" eps=\S+", "", row.name) in several}
+    if len(norms) != 1:
+        return None
+    column = Column(title="Accuracy left", unit="share")
+    x = plot.label_axis(f"eps ({norms.pop()})", sorted({e for o in several.values() for e, _ in o}))
+    drawn = [_line(name, line, column) for name, line in several.items()]
+    text = f"Bands and stems: 95{words.GAP}% intervals."
+    return plot.chart("Accuracy left within eps", x, plot.share_axis("accuracy left"), drawn, text)
 
 
 def reached(values: Sequence[float], n: int) -> list[tuple[float, float]]:

@@ -225,7 +225,8 @@ class Views:
             part.table = self._table(plain)
             goal = attacks.goal_line(rows, names_of(self.study, cells[0]))
             doubts = attacks.doubts_of(rows)
-            part.blocks = [("", {"rows": rows, "goal": goal, "doubts": doubts})]
+            block = {"rows": rows, "goal": goal, "doubts": doubts, "curve": curves.by_eps(rows)}
+            part.blocks = [("", block)]
 
     def _gallery(self, part: Part, view: View, cells: Sequence[Cell]) -> None:
         if not any(self.record.has_arrays(cell.id) for cell in cells):

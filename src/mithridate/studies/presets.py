@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mithridate import component
+from mithridate.attacks.curve import ascending
 from mithridate.classifier import Classifier
 from mithridate.data import ImageSet
 from mithridate.defenses.inspect.base import same_architecture
@@ -55,7 +56,8 @@ def attack(
         model: as `models.open_model` takes it.
         network: of weights that name no architecture: its name, or a table with its settings.
         opening: what the file does not say (`subject.Opening`).
-        attacks: name and settings of each; what is not given is the usual for such images.
+        attacks: name and settings of each; what is not given is the usual for such images. A list
+            as eps is a curve: a row for each, as `attacks.eps_curve` has them.
         defenses: transforms, detectors and guards in front of the model, in order.
         target: the class of every image; None for one of the others at random.
         through, quantize: as the measure evasion has them: an attacker who knows the defences,
@@ -67,7 +69,8 @@ def attack(
     subject = _subject(model, data, network, opening)
     if defenses:
         subject["defense"] = list(defenses)
-    names = _told_apart(attacks)
+    each = [part for one in attacks for part in _by_eps(one)]
+    names = _told_apart([{**one, **({"eps": curve[-1]} if curve else {})} for one, curve in each])
     called = _attacked(model, [str(one["name"]) for one in defenses], through)
     few = {"samples": samples, "sample_seed": seed} if is_endpoint(model) else {}
     return Spec(
@@ -81,7 +84,8 @@ def attack(
         defaults=subject,
         options={
             "attack": {
-                name: {"attack": dict(one)} for name, one in zip(names, attacks, strict=True)
+                name: {"attack": one, **({"curve": curve} if curve else {})}
+                for name, (one, curve) in zip(names, each, strict=True)
             }
         },
         matrix={
@@ -287,6 +291,20 @@ def _told_apart(attacks: Sequence[Table]) -> list[str]:
         }
         names.append(str(label_of({"name": one["name"], **differs})))
     return names
+
+
+def _by_eps(attack: Table) -> list[tuple[Table, list[float]]]:
+    """An attack and no curve; of several eps each, with those that go before it.
+
+    >>> _by_eps({"name": "pgd", "eps": [0.2, 0.1]})
+    [({'name': 'pgd'}, [0.1]), ({'name': 'pgd'}, [0.1, 0.2])]
+    """
+    eps = attack.get("eps")
+    if not isinstance(eps, list):
+        return [(dict(attack), [])]
+    rest = {key: value for key, value in attack.items() if key != "eps"}
+    wanted = ascending(eps)
+    return [(rest, wanted[: at + 1]) for at in range(len(wanted))]
 
 
 def _attacked(model: str, defenses: Sequence[str], through: str | None) -> str:

@@ -180,6 +180,20 @@ def test_cells_share_models_and_images(unit_of):
     assert plain.adversarial == shown.adversarial
 
 
+def test_a_curve_is_a_chain_of_attacks_but_for_who_may_not_add_up(unit_of):
+    curve = {"attack": PGD, "curve": (0.05, 0.1)}
+    small = unit_of(Evasion, attack=PGD, curve=(0.05,)).adversarial
+    unit = unit_of(Evasion, **curve)
+    assert unit.adversarial.after.key == small.key
+    assert (small.after, unit.adversarial.attack.settings["eps"]) == (None, 0.1)
+    assert unit.adversarial.part(8).after is None
+    assert unit_of(Evasion, **curve, defense=("query-guard",)).adversarial.after is None
+    shown = unit_of(Evasion, **curve, defense=("bit-depth",), through="undefended").adversarial
+    assert shown.source.after is None
+    near = unit_of(Evasion, attack={"name": "ddn"}, curve=(0.5, 1.0)).adversarial
+    assert (near.eps, near.source.after) == (1.0, None)
+
+
 def test_an_attack_that_fails_or_is_stopped_leaves_no_product(lab, unit_of, tmp_path, monkeypatch):
     unit = unit_of(Evasion, attack=FGSM, samples=9).adversarial
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mithridate import checks, component
-from mithridate.attacks.base import with_usual
+from mithridate.attacks.curve import bounded, choices
 from mithridate.component import Choice
 from mithridate.data import ImageSet
 from mithridate.doubts import Doubt
@@ -26,7 +26,13 @@ from mithridate.studies.engine.unit import Open, Progress, Unit, canonical
 from mithridate.studies.measures.base import TABLE, Done, Measure, row, write_pictures
 from mithridate.studies.parts import mean_part, proportion
 from mithridate.studies.subject import Named, Subject, defense_choice
-from mithridate.studies.units.adversarial import Adversarial, Attacked, Transferred, wanted_of
+from mithridate.studies.units.adversarial import (
+    Adversarial,
+    Attacked,
+    Transferred,
+    Within,
+    wanted_of,
+)
 from mithridate.studies.units.data import Data
 
 SHOWN = 8
@@ -44,6 +50,9 @@ class Settings(Subject):
             does; "undefended", the model without them and not hardened; or a checkpoint file, for
             transfer.
         quantize: bits of the image file that must hold the result, such as 8; None for any float.
+        curve: eps that share their work, in place of the attack's own, as `eps_curve` has them; the
+            cell is that of the largest. With `through`, and behind a guard, whose budget is for one
+            run, each is attacked by itself.
         samples: test images, drawn by `attack_seed`; all where there are fewer.
         attack_seed, attack_stream: of the attack's random choices.
         gallery: also keep the same images under every attack, for the report.
@@ -54,6 +63,7 @@ class Settings(Subject):
     target: int | None = Field(default=None, ge=0)
     through: str | None = None
     quantize: int | None = Field(default=None, ge=1, le=16)
+    curve: tuple[float, ...] = ()
     samples: int = Field(default=1000, ge=1)
     attack_seed: int = Field(default=0, ge=0)
     attack_stream: tuple[str, ...] = ()
@@ -113,7 +123,7 @@ class Evasion(Measure):
         shape = settings.data_unit.loaded.test.image_shape
         if not settings.data_unit.trains:
             _check_untrained(settings, attack)
-        attack = Choice("attacks", attack.name, with_usual(attack.name, shape, attack.settings))
+        attack, *larger = choices(attack, shape, settings.curve)
         model = settings.subject()
         seen = model
         if settings.through == "undefended":
@@ -133,20 +143,31 @@ class Evasion(Measure):
             stream=settings.attack_stream,
             **settings.place,
         )
-        shown: Adversarial | Transferred = images
+        fronts = {defense_choice(one).kind for one in settings.defense}
+        alone = settings.through is not None or "guards" in fronts
+        for attack in larger:
+            images = replace(images, attack=attack, after=None if alone else images)
+        made: Adversarial | Transferred = images
         if settings.through is not None:
-            shown = Transferred(
+            made = Transferred(
                 model=model, source=images, data=settings.data_unit, **settings.place
+            )
+        shown: Adversarial | Transferred | Within = made
+        most = max(settings.curve, default=None)
+        if most is not None and not bounded(attack.name):
+            shown = Within(
+                source=made, data=settings.data_unit, attack=attack, eps=most, **settings.place
             )
         return Measured(
             adversarial=shown,
             data=settings.data_unit,
             attack=attack,
+            eps=most,
             goal=settings.goal,
             target=settings.target,
             quantize=settings.quantize,
             gallery=settings.gallery,
-            rejects=any(defense_choice(one).kind == "detectors" for one in settings.defense),
+            rejects="detectors" in fronts,
         )
 
     def compared(self, cells: Sequence[Done]) -> Mapping[str, Sequence[Doubt]]:
@@ -204,15 +225,17 @@ class Measured(Unit[Mapping[str, Any]]):
 
     Attributes:
         attack: as there; its settings and what it is stand in the row.
+        eps: that of a curve.
         rejects: a detector stands in front, whose shares are told even where they are 0.
     """
 
     kind: ClassVar = "evasion"
     version: ClassVar = 2
 
-    adversarial: Adversarial | Transferred
+    adversarial: Adversarial | Transferred | Within
     data: Data
     attack: Choice
+    eps: float | None = None
     goal: str = "untargeted"
     target: int | None = None
     quantize: int | None = None
@@ -269,7 +292,7 @@ class Measured(Unit[Mapping[str, Any]]):
             "target": self.target,
             "wrong": int((~_right(table)).sum()),
             "left_out": attacked.left_out,
-            "eps": getattr(attack, "eps", None),
+            "eps": getattr(attack, "eps", self.eps),
             "settings": ", ".join(f"{key}={_word(value)}" for key, value in settings.items()),
             "mean_distance": None,
             "median_distance": None,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mithridate.attacks import Attack, AttackResult, run_attack
 from mithridate.attacks.base import Context
+from mithridate.attacks.curve import added, norm_of, within
 from mithridate.checks import answered, doubts_of, examined
 from mithridate.classifier import Classifier
 from mithridate.component import Choice
@@ -58,6 +59,29 @@ class Attacked:
     doubts: tuple[Doubt, ...]
     refused: int = 0
 
+    @property
+    def result(self) -> AttackResult:
+        """What `run_attack` said, but for its seconds and what its doubts were made of."""
+        names = ("success", "predicted", "clean", "l0", "l1", "l2", "linf", "queries")
+        told = {n: torch.tensor(np.asarray(self.table[n])) for n in names}
+        untold = self.table["queries"].null_count > 0
+        return AttackResult(
+            adversarials=self.adversarials,
+            success=told["success"],
+            predicted=told["predicted"].long(),
+            clean_predicted=told["clean"].long(),
+            l0=told["l0"],
+            l1=told["l1"],
+            l2=told["l2"],
+            linf=told["linf"],
+            queries=self.queries,
+            gradients=self.gradients,
+            seconds=0.0,
+            status="done",
+            refused=self.refused,
+            row_queries=None if untold else told["queries"].long(),
+        )
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Adversarial(Unit[Attacked]):
@@ -70,6 +94,7 @@ class Adversarial(Unit[Attacked]):
         quantize: bits of the image file that must hold the result; None for any float.
         samples: test images, drawn by `seed`.
         stream: names a child of the seed's random numbers.
+        after: the same within a smaller eps: what it fooled is kept, and its cost counts too.
     """
 
     kind: ClassVar = "adversarial"
@@ -86,6 +111,7 @@ class Adversarial(Unit[Attacked]):
     samples: int
     seed: int
     stream: tuple[str, ...] = ()
+    after: Adversarial | None = None
 
     def __post_init__(self) -> None:
         self.attack.make()
@@ -115,6 +141,7 @@ class Adversarial(Unit[Attacked]):
             )
         )
         queries, gradients = asked.cost.queries - queries, asked.cost.gradients - gradients
+        before = None if self.after is None else get(self.after)
         result = run_attack(
             attack,
             model,
@@ -123,10 +150,13 @@ class Adversarial(Unit[Attacked]):
             rng=child(random, self.attack.name),
             through=asked,
             quantize=self.quantize,
+            known=None if before is None else before.adversarials,
             progress=lambda done, total: tell(done, total, self.attack.name),
         )
         if result.status == "interrupted":
             raise KeyboardInterrupt
+        if before is not None:
+            result = added(result, before.result)
         tensors = {"adversarials": result.adversarials.cpu(), "rows": rows}
         if isinstance(goal, Targeted):
             tensors["wanted"] = goal.labels
@@ -171,7 +201,7 @@ class Adversarial(Unit[Attacked]):
 
     def part(self, images: int) -> Adversarial:
         """The attack on fewer images."""
-        return replace(self, samples=min(images, self.samples))
+        return replace(self, samples=min(images, self.samples), after=None)
 
     def _attack(self) -> Attack:
         attack: Attack = self.attack.make()
@@ -208,10 +238,8 @@ class Transferred(Unit[Attacked]):
         if not bool(before.isfinite().all()):
             raise NothingAssessedError("the model's logits are NaN or infinite: nothing to attack")
         predicted = after.argmax(1)
-        table = proposal.table
-        sizes = {name: torch.tensor(np.asarray(table[name])) for name in ("l0", "l1", "l2", "linf")}
-        result = AttackResult(
-            adversarials=proposal.adversarials,
+        result = replace(
+            proposal.result,
             success=(
                 goal.reached(predicted)
                 & after.isfinite().all(1)
@@ -219,26 +247,41 @@ class Transferred(Unit[Attacked]):
             ),
             predicted=predicted,
             clean_predicted=before.argmax(1),
-            l0=sizes["l0"],
-            l1=sizes["l1"],
-            l2=sizes["l2"],
-            linf=sizes["linf"],
-            queries=proposal.queries,
-            gradients=proposal.gradients,
-            seconds=0.0,
-            status="done",
         )
-        shown = table_of(result, proposal.rows, labels)
-        place = shown.schema.get_field_index("queries")
         # What ails the attack is the source's; what became of the images is this model's.
         own = doubts_of(self.source.attack.make(), result, labels)
         doubts = [doubt for doubt in proposal.doubts if doubt.id not in OWN + ANSWERS]
         doubts += [doubt for doubt in own if doubt.id in OWN] + answered(model, x)
         return replace(
             proposal,
-            table=shown.set_column(place, "queries", table["queries"]),
+            table=table_of(result, proposal.rows, labels),
             doubts=tuple(dict.fromkeys([*model_doubts(model), *doubts])),
         )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Within(Unit[Attacked]):
+    """What a minimal attack did, where no change larger than eps counts.
+
+    Attributes:
+        attack: as there; changes are measured in its norm.
+    """
+
+    kind: ClassVar = "within"
+    stored: ClassVar = False
+
+    source: Adversarial | Transferred
+    data: Data
+    attack: Choice
+    eps: float
+
+    def open(self, folder: Path, values: Mapping[str, Any], get: Open) -> Attacked:
+        """The images that went farther are as they were."""
+        attacked = get(self.source)
+        x, labels = get(self.data).test.batch(attacked.rows)
+        result = within(attacked.result, x, self.eps, norm_of(self.attack.make()))
+        table = table_of(result, attacked.rows, labels)
+        return replace(attacked, adversarials=result.adversarials, table=table)
 
 
 def table_of(result: AttackResult, rows: Tensor, labels: Tensor) -> pa.Table:
