@@ -14,6 +14,9 @@ from torch import Tensor
 from mithridate.errors import unknown
 from mithridate.rng import by_row
 
+HALVINGS = 40
+"""Of the interval in which a threshold lies: beyond what float32 tells apart."""
+
 
 def _flat(x: Tensor) -> Tensor:
     return x.reshape(len(x), -1) if x.numel() else x.reshape(len(x), 0)
@@ -170,8 +173,8 @@ class _L1(Norm):
     def inside(self, point: Tensor, centre: Tensor, eps: float | Tensor) -> Tensor:
         """Croce and Hein 2021, proposition 2.1: a soft threshold, each coordinate up to its wall.
 
-        The sum of what is left falls with the threshold in straight pieces that bend where a
-        coordinate comes off its wall and where it is at its centre: sorting the bends finds it.
+        The sum of what is left falls with the threshold, which halving an interval finds. (The
+        paper sorts the places where the sum bends: four times as long.)
 
         >>> x, u = torch.tensor([[0.9, 0.5, 0.5]]), torch.tensor([[1.9, 0.9, 0.5]])
         >>> L1.inside(u, x, 0.3)
@@ -180,21 +183,17 @@ class _L1(Norm):
         flat, middle = _flat(point), _flat(centre)
         if flat.numel() == 0:
             return point.clamp(0, 1)
-        if isinstance(eps, Tensor):
-            eps = eps[:, None].double()
-        move = (flat - middle).double()
-        far, room = move.abs(), torch.where(move > 0, 1 - middle, middle).double()
-        bends, order = torch.cat([(far - room).clamp(min=0), far], 1).sort(1)
-        turns = torch.where(order < flat.shape[1], 1.0, -1.0).double().cumsum(1)
-        steps = bends.diff(dim=1, prepend=torch.zeros_like(bends[:, :1]))
-        held = far.minimum(room).sum(1, keepdim=True)
-        left = held - (steps[:, 1:] * turns[:, :-1]).cumsum(1)
-        left = torch.cat([held, left], 1)  # at each bend
-        at = ((left > eps).sum(1, keepdim=True) - 1).clamp(min=0)
-        slope = turns.gather(1, at).clamp(min=1)
-        threshold = bends.gather(1, at) + (left.gather(1, at) - eps) / slope
-        threshold = torch.where(held > eps, threshold, 0)
-        moved = (far - threshold).clamp(min=0).minimum(room).to(flat) * move.sign().to(flat)
+        radius = eps[:, None] if isinstance(eps, Tensor) else eps
+        move = flat - middle
+        far, room = move.abs(), torch.where(move > 0, 1 - middle, middle)
+        high = far.amax(1, keepdim=True)
+        low, held = torch.zeros_like(high), far.minimum(room).sum(1, keepdim=True)
+        for _ in range(HALVINGS):
+            half = (low + high) / 2
+            more = (far - half).clamp_(min=0).minimum(room).sum(1, keepdim=True) > radius
+            low, high = torch.where(more, half, low), torch.where(more, high, half)
+        threshold = torch.where(held > radius, high, 0)
+        moved = (far - threshold).clamp_(min=0).minimum(room) * move.sign()
         return (middle + moved).clamp_(0, 1).view_as(point)
 
     def sample(self, like: Tensor, eps: float, rng: torch.Generator) -> Tensor:

@@ -230,10 +230,6 @@ class BoundedAttack(Attack):
             return {}
         return {"eps": 0.3 if image_shape[0] == 1 else 8 / 255}
 
-    def held(self, n: int, values: int) -> int:
-        # Projecting on ball and box at once sorts two bends a value, in float64.
-        return super().held(n, values) * (3 if self.norm is L1 else 1)
-
     def doubts(self, result: AttackResult, labels: Tensor) -> list[Doubt]:
         doubts, n = super().doubts(result, labels), len(labels)
         before = right(result, labels)
