@@ -57,6 +57,7 @@ class PGD(BoundedAttack):
     )
 
     version: ClassVar[int] = 2
+    copies: ClassVar[int] = 20
     norm: Norm = LINF
     steps: Count | None = None
     step_size: Positive | None = None
