@@ -7,8 +7,9 @@ passes of each image, credits it with the nearest adversarial image that it was 
 and looks no further once the budget is spent. Local optimality is 1 - (area - area*) / (d_max -
 area*): areas under accuracy left against distance, * of the nearest that any attack found for each
 image at any budget of the run, d_max its largest; images are those that the model has right.
-"curve" is the local optimality after so many passes of that run. Seconds are those of the attack,
-the counting taken off. A library that is not installed is left out, one that fails says how.
+"curve" is the local optimality after so many passes of that run, and the milliseconds an image
+that these took. Seconds are those of the attack, the counting taken off. Global optimality is the
+mean of the local over models. A library that is not installed is left out, one that fails says how.
 
 adv_lib imports torchvision and visdom, for distances and plots that nothing here uses: neither is
 installed (docs/decisions/0005), so it is given empty modules of these names.
@@ -26,6 +27,7 @@ import types
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,7 @@ class Counter(nn.Module):
         self.marks = torch.tensor([mark for mark in MARKS if mark < budget] + [budget])
         self.found = torch.full((len(self.marks) + 1, len(x)), float("inf"))
         self.overhead, self.began = 0.0, time.perf_counter()
+        self.times: list[float] = []  # when the mean image had so many passes
 
     def forward(self, z: Tensor) -> Tensor:
         out: Tensor = self.module(z)
@@ -87,6 +90,9 @@ class Counter(nn.Module):
         if out.requires_grad:
             out.register_hook(lambda slope: self.backward(rows, slope))
         self.overhead += time.perf_counter() - began
+        mean = float(self.count.float().mean())
+        while len(self.times) < len(self.marks) and mean >= self.marks[len(self.times)]:
+            self.times.append(began - self.began - self.overhead)
         if int(self.count.min()) > self.budget:
             raise Spent
         return out
@@ -143,6 +149,7 @@ class Row:
     marks: list[int]
     passes: float
     seconds: float
+    times: list[float]
     fault: str = ""
 
 
@@ -363,7 +370,7 @@ def measured(
     seconds = time.perf_counter() - counter.began - counter.overhead
     passes = float(counter.count.clamp(max=budget).float().mean())
     marks = [int(mark) for mark in counter.marks]
-    return Row(name, budget, counter.curve(), marks, passes, seconds, fault)
+    return Row(name, budget, counter.curve(), marks, passes, seconds, counter.times, fault)
 
 
 def optimality(found: Tensor, best: Tensor) -> float:
@@ -404,6 +411,7 @@ def main() -> None:
     torch.set_num_threads(1)
     train, test = mi.load_data(given.data)
     print(f"torch {torch.__version__}, {platform.machine()}, one thread, {given.data}")
+    found: dict[tuple[str, int, str], list[float]] = {}
     for name in given.models:
         model = opened(name, train)
         x, y = test.batch(slice(given.first, given.first + given.samples))
@@ -421,13 +429,20 @@ def main() -> None:
                 chosen = [row for row in rows if row.budget == budget]
                 for row in sorted(chosen, key=lambda row: -optimality(row.curve[-1], best)):
                     print(line(row, best), flush=True)
+                    key = str(norm), budget, row.name
+                    found.setdefault(key, []).append(optimality(row.curve[-1], best))
+    if len(given.models) > 1:
+        print(f"\nglobal optimality, mean of {len(given.models)} models")
+        for (norm_name, budget, name), local in sorted(
+            found.items(), key=lambda item: (*item[0][:2], -sum(item[1]))
+        ):
+            print(f"{norm_name:5} {budget:5} {name:32} {sum(local) / len(local):7.4f}")
 
 
 def line(row: Row, best: Tensor) -> str:
     end = row.curve[-1]
-    curve = " ".join(
-        f"{mark}:{optimality(at, best):.3f}" for mark, at in zip(row.marks, row.curve, strict=True)
-    )
+    read = zip_longest(row.marks, row.curve, (f"/{1000 * t / len(end):.0f}" for t in row.times))
+    curve = " ".join(f"{mark}:{optimality(at, best):.3f}{ms or ''}" for mark, at, ms in read)
     return (
         f"{row.name:32} {optimality(end, best):10.4f} {float(end.isfinite().float().mean()):7.1%} "
         f"{float(end.median()):7.4g} {row.passes:7.0f} {1000 * row.seconds / len(end):9.1f}  "
