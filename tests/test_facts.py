@@ -154,5 +154,5 @@ def test_what_code_builds_is_imported_and_what_fails_is_said() -> None:
 
 
 def test_no_such_component() -> None:
-    with pytest.raises(InputError, match="did you mean 'pgd'"):
-        facts("attacks", "pdg")
+    with pytest.raises(InputError, match="did you mean 'fgsm'"):
+        facts("attacks", "fgsn")

@@ -53,7 +53,9 @@ BUILDS_ON = {
     ("attacks.autoattack", "attacks.fab"),
     ("attacks.autoattack", "attacks.square"),
     ("attacks.nearest", "attacks.alma"),
+    ("attacks.nearest", "attacks.ddn"),
     ("attacks.nearest", "attacks.fab"),
+    ("attacks.nearest", "attacks.fmn"),
     ("attacks.nearest", "attacks.pdpgd"),
     ("attacks.nearest", "attacks.sigma_zero"),
     # Turner et al. 2019 have both ways, and stamp alike.

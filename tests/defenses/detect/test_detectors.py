@@ -175,7 +175,7 @@ SILENT = Classifier(LINEAR.module, classes=2, gradients=False, scored=False)
             "attacks the model by pgd .* gives labels only: give it attacked images",
         ),
         (lambda: detectors.InputDetector(network="digits-cnn", layer="1"), "leave layer out"),
-        (lambda: detectors.InputDetector(attack="pdg"), "did you mean 'pgd'"),
+        (lambda: detectors.InputDetector(attack="fgsn"), "did you mean 'fgsm'"),
         (
             lambda: detectors.InputDetector().fit(
                 LINEAR, BLANK, BLANK.batch([0])[0][:0], rng=rng(0)
