@@ -258,15 +258,18 @@ def judged(found: Tensor, case: Case, norm: Norm) -> dict[str, float]:
 MARKS = (281, 1000, 5000, 35000)
 
 
-def queries(case: Case, data: str) -> list[dict[str, Any]]:
+def queries(case: Case, given: argparse.Namespace) -> list[dict[str, Any]]:
     """Mean distance at equal queries, ours with the whole budget and with 70 % of it."""
-    sizes = {"mnist": (64, 64, 24, 8), "cifar10": (32, 16, 8)}[data]
+    sizes = {"mnist": (64, 64, 24, 8), "cifar10": (32, 16, 8)}[given.data]
     rows = []
     for attack, norm in (("hopskipjump", L2), ("hopskipjump", LINF), ("boundary", L2)):
         marks = MARKS if attack == "hopskipjump" else MARKS[:3]
         for mark, n in zip(marks, sizes, strict=False):
+            name, n = f"{attack}-{norm}", given.n or n
+            if given.at is not None and f"{name}:{mark}" not in given.at:
+                continue
             some = _first(case, n)
-            row: dict[str, Any] = {"attack": f"{attack}-{norm}", "queries": mark, "n": n}
+            row: dict[str, Any] = {"attack": name, "queries": mark, "n": n}
             for share in (1.0, 0.7):
                 budget = int(share * mark)
                 mine = Boundary(budget=budget) if attack == "boundary" else _jumps(norm, budget)
@@ -294,9 +297,9 @@ def _mean(size: Tensor) -> float:
     return float(size[size.isfinite()].mean()) if bool(size.isfinite().any()) else float("inf")
 
 
-def growth(case: Case, data: str) -> None:
+def growth(case: Case, given: argparse.Namespace) -> None:
     """Time per image at 1,000 and at 10,000 images: no attack may pay for the larger set."""
-    eps, step = BUDGETS[data]
+    eps, step = BUDGETS[given.data]
     attacks: dict[str, Attack] = {
         "fgsm": FGSM(eps=eps),
         "pgd, every step": PGD(eps=eps, step_size=step, steps=10, stop_at_goal=False),
@@ -307,7 +310,7 @@ def growth(case: Case, data: str) -> None:
         "hopskipjump-l2": HopSkipJump(budget=30),
         "boundary": Boundary(budget=30),
     }
-    many = 10_000 if data == "mnist" else 4_000
+    many = 10_000 if given.data == "mnist" else 4_000
     for name, attack in attacks.items():
         spent: dict[int, list[float]] = {1000: [], many: []}
         for turn in range(3):
@@ -362,7 +365,10 @@ def prepare(data: str, path: str | None, n: int, skip: int) -> tuple[Classifier,
     return model, x[right], y[right]
 
 
-PARTS: dict[str, Callable[[Case, str], object]] = {"queries": queries, "growth": growth}
+PARTS: dict[str, Callable[[Case, argparse.Namespace], object]] = {
+    "queries": queries,
+    "growth": growth,
+}
 
 
 def main() -> None:
@@ -372,9 +378,12 @@ def main() -> None:
     parser.add_argument("--data", default="mnist", choices=sorted(BUDGETS))
     parser.add_argument("--model", help="a checkpoint; a network is trained where none is given")
     parser.add_argument("--eps", type=float, help="another bound than the set's usual one")
-    parser.add_argument("--n", type=int, help="images of every contest, other than its own number")
+    parser.add_argument("--n", type=int, help="images of every contest or row of queries")
     parser.add_argument("--repeats", type=int, help="turns of every contest")
     parser.add_argument("--only", nargs="*", default=None, help="contests, queries, growth")
+    parser.add_argument(
+        "--at", nargs="*", help="rows of queries, as hopskipjump-linf:5000; all where none is given"
+    )
     parser.add_argument(
         "--skip",
         type=int,
@@ -403,7 +412,7 @@ def main() -> None:
             print_rows(hold(contest, case, passes))
     for name, part in PARTS.items():
         if given.only is None or name in given.only:
-            part(case, given.data)
+            part(case, given)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,10 @@ class Case:
     @property
     def module(self) -> nn.Module:
         return self.model.module.eval()
+
+    def row(self, i: int) -> Case:
+        """The i-th image alone."""
+        return replace(self, x=self.x[i : i + 1], y=self.y[i : i + 1])
 
     def batches(self, attack: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """The attack's images, batch by batch as the peers are used."""
@@ -192,28 +196,30 @@ class Recorder(nn.Module):
     """A model that remembers the nearest adversarial image that it was asked about, per image.
 
     That is generous to an attack: it is credited with points that it passed and left. Queries are
-    counted per image and the attack is stopped when the last checkpoint is reached.
+    counted per image, but for those that repeat the image's last one, and the attack is stopped
+    when the last checkpoint is reached by all.
     """
 
-    def __init__(
-        self, model: Classifier, x: Tensor, y: Tensor, norm: Norm, marks: tuple[int, ...]
-    ) -> None:
+    def __init__(self, case: Case, norm: Norm, marks: tuple[int, ...]) -> None:
         super().__init__()
-        self.model, self.x, self.y, self.norm, self.marks = model, x, y, norm, marks
-        self.asked, self.best = 0, torch.full((len(x),), float("inf"))
-        self.curve: dict[int, Tensor] = {}
+        self.module, self.case, self.norm, self.marks = case.module, case, norm, marks
+        self.asked = torch.zeros(len(case.x), dtype=torch.long)
+        self.curve = {mark: torch.full((len(case.x),), float("inf")) for mark in marks}
+        self._last = torch.full_like(case.x, -1)
+        self.eval()
 
+    @torch.no_grad()
     def forward(self, z: Tensor) -> Tensor:
         """Logits of one image a row (M = len(x)), or of many for the only row."""
-        out = self.model.logits(z)
-        size = self.norm.distance(z, self.x.expand_as(z))
-        size = size.masked_fill(out.argmax(1) == self.y.expand(len(z)), float("inf"))
-        for part in size[None] if len(self.x) > 1 else size[:, None]:
-            self.asked += 1
-            self.best = self.best.minimum(part)
-            if self.asked in self.marks:
-                self.curve[self.asked] = self.best.clone()
-            if self.asked >= self.marks[-1]:
+        out, x, y = self.module(z), self.case.x, self.case.y
+        size = self.norm.distance(z, x.expand_as(z))
+        size = size.masked_fill(out.argmax(1) == y.expand(len(z)), float("inf"))
+        for part, images in zip(size.split(len(x)), z.split(len(x)), strict=True):
+            self.asked += (images != self._last).flatten(1).any(1)
+            self._last = images
+            for mark, best in self.curve.items():
+                self.curve[mark] = torch.where(self.asked <= mark, best.minimum(part), best)
+            if int(self.asked.min()) >= self.marks[-1]:
                 raise Spent
         return out
 
@@ -223,38 +229,60 @@ def distances_at(
 ) -> dict[int, Tensor]:
     """Nearest adversarial distance of each image after so many queries, (N,) for each of `marks`.
 
+    Image by image; Foolbox's HopSkipJump as one batch for speed, but for its starts: it asks about
+    every image of a batch until the last one has a start, which would be charged to all.
+
     Args:
         attack: "hopskipjump" or "boundary".
         first: probes of the first estimate, for HopSkipJump.
     """
-    together = library == "Foolbox"
-    rows = [slice(None)] if together else [slice(i, i + 1) for i in range(len(case.x))]
-    curves: list[dict[int, Tensor]] = []
-    for row in rows:
-        recorder = Recorder(case.model, case.x[row], case.y[row], norm, marks)
+    if library == "Foolbox" and attack == "hopskipjump":
+        return _foolbox_hops(case, norm, first, marks)
+    recorders = [Recorder(case.row(i), norm, marks) for i in range(len(case.x))]
+    for recorder in recorders:
         with contextlib.suppress(Spent):
             _search(library, attack, recorder, norm, first)
-        ended = {mark: recorder.curve.get(mark, recorder.best) for mark in marks}
-        curves.append(ended)
-    return {mark: torch.cat([curve[mark] for curve in curves]) for mark in marks}
+    return {mark: torch.cat([one.curve[mark] for one in recorders]) for mark in marks}
+
+
+def _foolbox_hops(case: Case, norm: Norm, first: int, marks: tuple[int, ...]) -> dict[int, Tensor]:
+    import foolbox as fb
+
+    every, rows, starts = Recorder(case, norm, marks), [], []
+    for i in range(len(case.x)):
+        one = Recorder(case.row(i), norm, marks)
+        start = one.case.x
+        with contextlib.suppress(Spent):
+            begin = fb.attacks.LinearSearchBlendedUniformNoiseAttack(steps=50)
+            start = begin.run(fb.PyTorchModel(one, bounds=(0, 1), device="cpu"), start, one.case.y)
+        every.asked[i] = one.asked[0]
+        for mark in marks:
+            every.curve[mark][i] = one.curve[mark][0]
+        if bool(one.module(start).argmax(1) != one.case.y):
+            rows.append(i)
+            starts.append(start)
+    some = Recorder(replace(case, x=case.x[rows], y=case.y[rows]), norm, marks)
+    some.asked = every.asked[rows]
+    some.curve = {mark: best[rows] for mark, best in every.curve.items()}
+    search = fb.attacks.HopSkipJumpAttack(
+        constraint="l2" if norm is L2 else "linf",
+        initial_gradient_eval_steps=first,
+        max_gradient_eval_steps=1000,
+    )
+    wrapped = fb.PyTorchModel(some, bounds=(0, 1), device="cpu")
+    with contextlib.suppress(Spent):
+        search.run(wrapped, some.case.x, some.case.y, starting_points=torch.cat(starts))
+    for mark in marks:
+        every.curve[mark][rows] = some.curve[mark]
+    return every.curve
 
 
 def _search(library: str, attack: str, model: Recorder, norm: Norm, first: int) -> None:
-    model.eval()
     if library == "Foolbox":
         import foolbox as fb
 
         wrapped = fb.PyTorchModel(model, bounds=(0, 1), device="cpu")
-        search = (
-            fb.attacks.BoundaryAttack()
-            if attack == "boundary"
-            else fb.attacks.HopSkipJumpAttack(
-                constraint="l2" if norm is L2 else "linf",
-                initial_gradient_eval_steps=first,
-                max_gradient_eval_steps=1000,
-            )
-        )
-        search(wrapped, model.x, model.y, epsilons=None)
+        fb.attacks.BoundaryAttack()(wrapped, model.case.x, model.case.y, epsilons=None)
         return
     from art.attacks import evasion as e
     from art.estimators.classification import BlackBoxClassifier
@@ -262,8 +290,8 @@ def _search(library: str, attack: str, model: Recorder, norm: Norm, first: int) 
     def predict(z: Any) -> Any:
         return model(torch.as_tensor(np.asarray(z, np.float32))).numpy()
 
-    shape = tuple(model.x.shape[1:])
-    wrapped = BlackBoxClassifier(predict, shape, model.model.classes, clip_values=(0.0, 1.0))
+    shape = tuple(model.case.x.shape[1:])
+    wrapped = BlackBoxClassifier(predict, shape, model.case.model.classes, clip_values=(0.0, 1.0))
     if attack == "boundary":
         search = e.BoundaryAttack(wrapped, targeted=False, max_iter=5000, verbose=False)
     else:
@@ -275,4 +303,4 @@ def _search(library: str, attack: str, model: Recorder, norm: Norm, first: int) 
             init_eval=first,
             verbose=False,
         )
-    search.generate(model.x.numpy(), model.y.numpy())
+    search.generate(model.case.x.numpy(), model.case.y.numpy())

@@ -262,7 +262,8 @@ def test_rows_that_are_left_keep_their_numbers(name):
     whole = run(None)
     for size in (1, 7):
         parts = run(size)
-        torch.testing.assert_close(parts.adversarials, whole.adversarials, rtol=0, atol=1e-5)
+        # Sums of a batch of another size are rounded otherwise, which grows over iterations.
+        torch.testing.assert_close(parts.adversarials, whole.adversarials, rtol=0, atol=1e-4)
         assert torch.equal(parts.row_queries, whole.row_queries)
 
 

@@ -69,11 +69,11 @@ def test_what_was_given_or_is_not_needed_is_not_taken(attack):
 
 @pytest.mark.parametrize("attack", BLIND, ids=["hopskipjump", "boundary"])
 def test_a_class_that_noise_never_hits_is_reached_from_a_training_image(attack):
-    """Class 1 begins at a mean of 0.9: noise of 64 pixels has 0.5, a white image 1."""
+    """Class 1 begins at a mean of 0.999: noise, a grey image too, has less, a white one 1."""
     layer = nn.Linear(64, 2)
     with torch.no_grad():
         layer.weight.copy_(torch.stack([torch.zeros(64), torch.full((64,), 1 / 64)]))
-        layer.bias.copy_(torch.tensor([0.9, 0.0]))
+        layer.bias.copy_(torch.tensor([0.999, 0.0]))
     model = Classifier(nn.Sequential(nn.Flatten(), layer), classes=2, image_shape=(1, 8, 8))
     x = torch.rand((6, 1, 8, 8), generator=random.rng(1))
     y, goal = torch.zeros(6, dtype=torch.long), Targeted([1] * 6)

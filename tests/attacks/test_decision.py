@@ -7,7 +7,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from mithridate import rng as random
 from mithridate.attacks import Boundary, hopskipjump
-from mithridate.attacks.decision import directions
+from mithridate.attacks.decision import Line, _candidates, directions
 from mithridate.attacks.hopskipjump import HopSkipJump, Probes
 from mithridate.attacks.run import run_attack
 from mithridate.classifier import Bounds, Classifier
@@ -140,7 +140,8 @@ def test_pieces_change_neither_result_nor_queries(settings, norm, monkeypatch):
 
 @pytest.mark.parametrize("norm", [L2, LINF])
 def test_many_blocks_find_the_boundary_as_one_does(norm, monkeypatch):
-    model, x = linear_model((3, 4, 4), classes=3), images(16, (3, 4, 4))
+    # Of three classes, a row may end at the boundary of the farther one.
+    model, x = linear_model((3, 4, 4)), images(16, (3, 4, 4))
     monkeypatch.setattr(hopskipjump, "BLOCK", 48 * 5)
     goal = Untargeted(model.labels(x))
     r = run_attack(HopSkipJump(norm=norm, budget=1500), model, x, goal, rng=random.rng(0))
@@ -191,3 +192,42 @@ def test_a_model_that_answers_at_random_ends_like_any_other() -> None:
         result = run_attack(HopSkipJump(budget=200), model, x, Untargeted(y), rng=random.rng(seed))
         assert result.status == "done"
         assert bool(result.adversarials.isfinite().all())
+
+
+@pytest.mark.parametrize("norm", [L2, LINF])
+def test_half_of_the_probes_succeed(norm):
+    """Of one-sided answers an estimate learns little: before, 86 % succeeded in LINF."""
+    shape = (3, 16, 16)
+    model, x = linear_model(shape), images(8, shape)
+    line = Line(model, x, Untargeted(model.labels(x)), norm, None)
+    rows = line.begin(random.rng(0), 100, None)
+    line.close(rows, HopSkipJump.tolerance)
+    probes = Probes(200, x, random.rng(0), "probes")
+    _, share = HopSkipJump(norm=norm)._estimate(line, rows, probes, x.new_zeros(len(x)))
+    assert 0.4 < float(share.mean()) < 0.6
+
+
+def test_a_search_begins_where_the_last_ones_ended():
+    """A boundary 2 % below the step: found in fewer queries than the 9 of a bisection from x."""
+    model, x = linear_model(), images(5)
+    line = Line(model, x, Untargeted(model.labels(x)), L2, None)
+    rows = line.begin(random.rng(0), 100, None)
+    line.close(rows, 0.002)
+    for _ in range(8):
+        before = line.spent.clone()
+        line.accept(rows, line.delta[rows] * 1.02)
+        line.close(rows, 0.002)
+        assert bool((line.high - line.low <= 0.0021 * line.high).all())
+        assert bool((line.ask(rows, line.delta)).all())
+    assert int((line.spent - before).max()) - 1 <= 7
+
+
+def test_starts_are_of_several_resolutions_and_serve_all_images_alike():
+    x = torch.zeros(3, 3, 9, 6)
+    drawn = list(_candidates(x, 8, random.rng(0), None, None))
+    assert all(image.shape == (1, 3, 9, 6) for image in drawn)
+    assert all(bool(((image >= 0) & (image <= 1)).all()) for image in drawn)
+    assert all(float(image[0, 0].std()) < 1e-6 for image in drawn[::4]), "one colour first"
+    assert len(drawn[3][0].unique()) == 162, "noise of every value"
+    other = list(_candidates(x[:1], 8, random.rng(0), None, None))
+    assert all(torch.equal(a, b) for a, b in zip(drawn, other, strict=True))

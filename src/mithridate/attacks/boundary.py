@@ -31,7 +31,7 @@ class Boundary(DecisionAttack):
     grows while more than half of the spheres' points stay adversarial, `pull` while more than
     a quarter of the pulled ones do, and both shrink otherwise.
 
-    Deviations: the start is the nearest of 16 random images after a rough search, and moved to
+    Deviations: the start is the nearest of 32 random images after a rough search, and moved to
     the boundary by bisection; success rates run over a decaying window of 10 answers. All rows
     share the directions of a step, so that a row's result does not depend on its neighbours.
     A row without a starting point comes back as it is.
@@ -71,7 +71,7 @@ class Boundary(DecisionAttack):
         nist=("025",),
     )
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     norm = L2
     tolerance = 0.01
     budget: Count = 5000

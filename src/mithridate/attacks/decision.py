@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,10 +22,12 @@ from mithridate.rng import Draws, by_row, child
 
 CHUNK = 4096
 """Images in flight at once: bounds the memory, not the result."""
-CANDIDATES, HALVINGS = 16, 3
+CANDIDATES, HALVINGS = 32, 3
 """Of the candidates for a start, a row tries so many, and halves its way to x so often."""
-REACH = {"l2": 0.1, "linf": 0.2}
-"""Length of a random step in L2, relative to the distance in each norm."""
+SIDES = (1, 2, 4, None)
+"""Resolutions of the candidates, in turn; None for the images' own."""
+REACH = 0.1
+"""Length of a random step in L2, relative to that of the present step in L2, in every norm."""
 ROUGH = 0.02
 """Tolerance of a bisection whose points are moved aside."""
 OUT = 1.001
@@ -152,6 +155,7 @@ class Line:
         self.spent = torch.zeros(len(x), dtype=torch.long, device=x.device)
         self.delta = torch.zeros_like(x)
         self.high, self.low = x.new_full((len(x),), float("inf")), x.new_zeros(len(x))
+        self._guess = x.new_full((len(x),), 0.5)  # by what share `close` will shorten a step
 
     def progress(self) -> Progress:
         """What is known now; a row without a start, or not `within`, is shown as it is."""
@@ -216,7 +220,8 @@ class Line:
 
     def reach(self, rows: Tensor) -> Tensor:
         """Length in L2 of a random step that tells something new, (M,)."""
-        return (REACH[self.norm.name] * self.high[rows]).maximum(self.spacing.least[rows])
+        length = (REACH * L2.size(self.delta[rows])).clamp(min=1e-12)
+        return length.maximum(self.spacing.least[rows])
 
     def apart(self, rows: Tensor, moved: Tensor) -> tuple[Tensor, Tensor | None]:
         """Images or steps moved aside at random where a guard has refused: no two are alike.
@@ -234,26 +239,35 @@ class Line:
         return moved + L2.steepest(noise) * per_row(length), length
 
     def halve(self, rows: Tensor) -> None:
-        """One query per row, in the middle between `low` and `high`."""
-        middle = (self.low[rows] + self.high[rows]) / 2
-        delta, length = self.apart(rows, shrink(self.delta[rows], middle, self.norm))
+        """One query per row, in the middle between `low` and `high`.
+
+        Where nothing is known below `high`, the query is as far down as the last brackets were,
+        and twice as far each time that it succeeds, up to the middle.
+        """
+        low, high, guess = self.low[rows], self.high[rows], self._guess[rows]
+        size = torch.where(low > 0, (low + high) / 2, high * (1 - guess))
+        delta, length = self.apart(rows, shrink(self.delta[rows], size, self.norm))
         if length is not None:
-            delta = shrink(self._at(rows, delta) - self.x[rows], middle, self.norm)
+            delta = shrink(self._at(rows, delta) - self.x[rows], size, self.norm)
         reached, refused = self.answer(rows, delta, length)
         self.delta[rows[reached]] = delta[reached]
-        self.high[rows[reached]] = middle[reached]
+        self.high[rows[reached]] = size[reached]
+        self._guess[rows[reached]] = (2 * guess[reached]).clamp(max=0.5)
         failed = ~reached & ~refused
-        self.low[rows[failed]] = middle[failed]
+        self.low[rows[failed]] = size[failed]
 
     def close(self, rows: Tensor, tolerance: float) -> None:
         """Halve until each bracket is narrower than `tolerance` x its size, or the budget ends."""
+        every, before, guess = rows, self.high[rows], self._guess[rows]
         while True:
             least = torch.where(self.spacing.met[rows], max(ROUGH, tolerance), tolerance)
             wide = self.high[rows] - self.low[rows] > least * self.high[rows]
             rows = self.left(rows[wide])
             if len(rows) == 0:
-                return
+                break
             self.halve(rows)
+        shorter = 1 - self.high[every] / before.clamp(min=1e-12)
+        self._guess[every] = ((guess + shorter) / 2).clamp(tolerance, 0.5)
 
     def settle(self, rows: Tensor) -> None:
         """With the query kept back, move each row a little further out, if it still succeeds.
@@ -268,7 +282,7 @@ class Line:
         self.accept(rows[reached], delta[reached])
 
     def begin(self, rng: torch.Generator, trials: int, starts: Tensor | None) -> Tensor:
-        """Rows that have not reached their goal and found a start: the nearest of 16 candidates.
+        """Rows that have not reached their goal and found a start: the nearest of 32 candidates.
 
         Each candidate image is pulled to a tenth nearer than the best so far and asked about, one
         query; where it reaches the goal, three more place it on the line to x. A row that has
@@ -312,15 +326,23 @@ def _candidates(
     given: Tensor | None,
     own: Draws | None,
 ) -> Iterator[Tensor]:
-    """The images `given`, then `count` of uniform noise, each (C, H, W), or of `own` as x."""
+    """The images `given`, then `count` of uniform noise, each (1, C, H, W), or of `own` as x.
+
+    The noise is drawn at each of `SIDES` in turn and enlarged: classifiers stand fine noise
+    better than a cast of colour, so that coarse noise is often nearer, and leads elsewhere.
+    """
     if given is not None:
         yield from given.to(x)
     stream = child(rng, "start", device=x.device)
-    for _ in range(count):
+    channels, *size = x.shape[1:]
+    for k in range(count):
+        side = SIDES[k % len(SIDES)]
+        shape = (channels, *(length if side is None else min(side, length) for length in size))
         if own is not None:
-            yield own.uniform(x[0].numel()).view_as(x).to(x)
+            noise = own.uniform(math.prod(shape)).view(-1, *shape)
         else:
-            yield torch.rand(x.shape[1:], generator=stream, device=x.device).to(x)
+            noise = torch.rand((1, *shape), generator=stream, device=x.device)
+        yield F.interpolate(noise, size=size, mode="bilinear", align_corners=False).to(x)
 
 
 def shrink(delta: Tensor, radius: Tensor, norm: Norm) -> Tensor:

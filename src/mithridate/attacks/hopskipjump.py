@@ -42,14 +42,18 @@ class HopSkipJump(DecisionAttack):
     Algorithm 2, all images together: every probe of an iteration goes through `model.labels`
     in shared calls. Deviations, each of which saves queries:
 
-    - start: the nearest of 16 random images after a rough search, not the first that works;
+    - start: the nearest of 32 random images, coarse ones among them, after a rough search, not
+      the first that works;
     - equation 9's probes are drawn at full and, less and less, at half resolution; in L2 they
       are larger where the present step is large (the gradient is, too) and orthogonal to it:
       the estimate then vanishes where the step is the normal, whatever the probes' covariance;
-    - the bisection ends at 0.002 x the distance, and probes have length 0.1 (LINF: 0.2) x it
-      (sections IV-A and IV-C tie both to the dimension: 14 queries a search and not 9);
-    - in L2, probes start from the middle of the bracket, and farther out while fewer than half
-      of them succeed, as the boundary is curved;
+    - the bisection ends at 0.002 x the distance (section IV-A ties it to the dimension: 14
+      queries a search and not 6), and begins as far down as the last ones ended, not at x;
+    - probes have length 0.1 x that of the present step in L2, also in LINF (section IV-C: the
+      distance over the dimension, there far shorter than the bracket: most probes then answer
+      alike, and say little);
+    - probes start from the middle of the bracket, and farther out while fewer than half of them
+      succeed, as the boundary is curved;
     - in LINF, the step is in proportion to the estimate, cut at its 1.4-fold mean, not its sign;
     - estimates are averaged over iterations with weight `momentum`;
     - the geometric search tries points no farther than the present one: no step loses;
@@ -100,7 +104,7 @@ class HopSkipJump(DecisionAttack):
         nist=("025",),
     )
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     tolerance = 0.002
     norm: Near = L2
     max_iter: Natural = 64
@@ -135,7 +139,7 @@ class HopSkipJump(DecisionAttack):
             rows = line.left(rows, _FEWEST + 2)
             if len(rows) == 0:
                 break
-            most, smooth = _AT_ONCE if line.anew else None, 1 / (1 + t / 30)
+            most, smooth = _AT_ONCE if line.anew else None, 2 / (1 + t / 10)
             probes = Probes(self._count(t), x, rng, "probes", t, smooth=smooth, most=most)
             estimate = torch.zeros_like(x)
             for part in probes.parts(rows):
@@ -156,9 +160,8 @@ class HopSkipJump(DecisionAttack):
         """Equations 9 and 16 at the boundary of each row, and the share of probes that succeed."""
         x, centre = line.x[rows][:, None], line.delta[rows]
         along = L2.steepest(centre)
-        if self.norm is L2:
-            middle = (1 + line.low[rows] / line.high[rows]) / 2
-            centre = centre * per_row(middle + lift)
+        middle = (1 + line.low[rows] / line.high[rows]) / 2
+        centre = centre * per_row(middle + lift)
         room = line.room(rows)[:, None] - 2
         hits, count = x.new_zeros(len(rows)), torch.zeros_like(rows)
         sums = None  # of the pieces before the last: of the probes that succeed, and of all
