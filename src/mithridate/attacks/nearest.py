@@ -22,7 +22,7 @@ from mithridate.attacks.ddn import DDN
 from mithridate.attacks.fab import FAB
 from mithridate.attacks.fmn import FMN
 from mithridate.attacks.losses import DLR, Margin, rivalries
-from mithridate.attacks.pdpgd import proximal
+from mithridate.attacks.pdpgd import PDPGD, proximal
 from mithridate.attacks.sigma_zero import SigmaZero
 from mithridate.classifier import Classifier
 from mithridate.component import About
@@ -41,6 +41,8 @@ MOMENTUM, LAST = 0.9, 0.01
 THIN = 0.2
 """In L0: the part of a round's steps that puts values back."""
 DUAL = {L1: LINF, L2: L2, LINF: L1}
+
+Searched = FAB | DDN | FMN | ALMA | PDPGD | SigmaZero
 
 
 class Descent(NamedTuple):
@@ -66,7 +68,7 @@ class Member(NamedTuple):
             classes, such a round is left out.
     """
 
-    attack: FAB | DDN | FMN | ALMA | SigmaZero
+    attack: Searched
     rival: int = 0
 
 
@@ -89,9 +91,9 @@ ROUNDS: dict[Norm, tuple[Descent | Member, ...]] = {
         Member(_less, 3), Member(_fmn[L1], 1), Member(_less, 4),
     ),
     L2: (
-        Member(DDN(gamma=0.2)), Descent(0.1, last=True), Member(FAB(targets=RIVALS)),
+        Member(PDPGD(ratio=1.0)), Descent(0.1, last=True), Member(FAB(targets=RIVALS)),
         Descent(0.03, last=True), Member(ALMA(step_size=0.3)), Descent(0.1, last=True),
-        Member(DDN()), Descent(0.1, last=True), Descent(0.1), Descent(0.1, last=True),
+        Member(DDN(gamma=0.2)), Descent(0.1, last=True), Member(PDPGD()), Descent(0.1, last=True),
     ),
     LINF: (
         Member(_fmn[LINF]), Member(FAB(norm=LINF, targets=RIVALS)), Descent(0.01, last=True),
@@ -115,11 +117,11 @@ class Nearest(RowSearch):
 
     A search ends at the first boundary that is near, so the passes go to rounds of short searches
     that differ: FMN with wide balls and long steps, to any class and to the next rivals by name,
-    FAB towards every rival, DDN, ALMA, sigma-zero. In L2 and LINF a descent refines what the round
-    before found: a proximal step of ALMA's augmented Lagrangian, RMSProp with momentum on the
-    margin, whose weight ALMA's multiplier sets, and PDPGD's exact proximal step for the norm. In
-    L0 what a round leaves is thinned: values are put back one by one, those that matter least
-    first. An image that some rounds running bring no nearer is done.
+    FAB towards every rival, PDPGD, DDN, ALMA, sigma-zero. In L2 and LINF a descent refines what
+    the round before found: a proximal step of ALMA's augmented Lagrangian, RMSProp with momentum
+    on the margin, whose weight ALMA's multiplier sets, and PDPGD's exact proximal step for the
+    norm. In L0 what a round leaves is thinned: values are put back one by one, those that matter
+    least first. An image that some rounds running bring no nearer is done.
 
     The members' papers: Croce and Hein 2020b, Rony et al. 2021, Matyasko and Chau 2021, Cinà et
     al. 2025.
@@ -205,7 +207,7 @@ class Nearest(RowSearch):
 
     def _member(
         self,
-        attack: FAB | DDN | FMN | ALMA | SigmaZero,
+        attack: Searched,
         model: Classifier,
         x: Tensor,
         goal: Goal,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mithridate.attacks.base import AnyNorm, Closest, Count, Positive, RowSearch, crossed, per_row
-from mithridate.attacks.losses import DLR
+from mithridate.attacks.losses import OfGoal
 from mithridate.classifier import Classifier
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
@@ -18,6 +20,13 @@ from mithridate.norms import L0, L1, L2, Norm
 
 DAMPING = 1.0
 """What a point's own side adds to the log-odds or takes away: without it they swing."""
+
+
+class _Softplus(OfGoal):
+    """log(1 + exp(margin)): little is left of it where the goal is reached by far."""
+
+    def loss(self, logits: Tensor) -> Tensor:
+        return F.softplus(self.goal.margin(logits))
 
 
 def proximal(v: Tensor, t: Tensor, h: Tensor, norm: Norm) -> Tensor:
@@ -60,16 +69,18 @@ class PDPGD(RowSearch):
     where the point is not adversarial and falls where it is. In LINF, L1 and L0 the norm is
     dealt with by a proximal step, in the metric of Adam's second moments.
 
-    Deviations: the margin is a ratio of logits, so that their scale does not matter; w's log-odds
-    move by the sign of the margin alone, which also damps them (the paper smooths w); the
-    proximal step is exact, by sorting (the paper's is iterated). A row that has reached its goal
-    at the start is left as it is.
+    The margin is the softplus of the missing logits. Deviations: w's log-odds move by the sign of
+    the margin alone, which also damps them (the paper smooths w); the proximal step is exact, by
+    sorting (the paper's is iterated). A row that has reached its goal at the start is left as it
+    is.
 
     Args:
         norm: L2, LINF, L1 or L0.
         steps: passes, at least 1.
         step_size: of Adam in the first step, above 0; shortens exponentially, to a thousandth.
         dual_step: change of the log-odds of w in the first step, above 0; falls to a tenth.
+        ratio: weight of the norm over the margin's at first, above 0: small, and the search first
+            goes far beyond the boundary, which takes longer and ends nearer.
 
     Raises:
         InputError: a value out of range, or another norm.
@@ -97,16 +108,17 @@ class PDPGD(RowSearch):
     steps: Count = 300
     step_size: Positive = 0.1
     dual_step: Positive = 0.1
+    ratio: Positive = 0.01
 
     def cost(self, sizes: Sizes) -> Work:
         return Work(forwards=sizes.test, gradients=sizes.test * self.steps)
 
     def search(self, model: Classifier, x: Tensor, goal: Goal) -> Tensor:
         norm, point, closest = self.norm, x, Closest(x, self.norm)
-        odds = torch.zeros_like(closest.size)
+        odds = torch.full_like(closest.size, -math.log(self.ratio))
         mean, square = torch.zeros_like(x), torch.zeros_like(x)
         for k in range(self.steps):
-            pull, logits = model.gradient(point, DLR(goal))
+            pull, logits = model.gradient(point, _Softplus(goal))
             won = crossed(goal, logits)
             closest.see(point, won)
 
