@@ -26,6 +26,7 @@ def cell(name: str, kind: str, norm: str, left: int, doubts: tuple = (FEW,), **m
         "accuracy_left": share(left, 20),
         "mean_l2": Mean(value=2.0, low=1.9, high=2.1, n=9, sd=0.1),
         "median_l2": 2.0,
+        "median_distance": 2.0,
         "queries": 10,
         "gradients": 0,
         "kind": kind,
@@ -50,18 +51,19 @@ def test_the_strongest_is_bounded_and_the_cheapest_of_equals() -> None:
             cell("dear", "bounded", "linf", 3, gradients=100),
             cell("cheap", "bounded", "linf", 3),
             cell("weak", "bounded", "linf", 9),
-            cell("deepfool", "minimal", "l2", 0, median_l2=1.5),
-            cell("far", "minimal", "l2", 0, median_l2=1.9),
-            cell("near-but-rare", "minimal", "l2", 15, median_l2=0.1),
-            cell("other-norm", "minimal", "linf", 0, median_l2=0.5),
+            cell("deepfool", "minimal", "l2", 0, median_distance=1.5),
+            cell("far", "minimal", "l2", 0, median_distance=1.9),
+            cell("near-but-rare", "minimal", "l2", 15, median_distance=0.1),
+            cell("other-norm", "minimal", "linf", 0, median_distance=0.5),
+            cell("cut eps=0.4", "minimal", "l2", 2, median_distance=0.3, eps=0.4),
             idle("crashed", "failed: no"),
         ]
     )
-    assert attacks.strongest(rows).name == "cheap"
-    assert attacks.smallest(rows).name == "deepfool"
-    assert attacks.closing(rows) == (
+    assert attacks.strongest([row for row in rows if row.norm == "linf"]).name == "cheap"
+    assert [row.name for row in attacks.smallest(rows)] == ["deepfool", "other-norm"]
+    assert attacks.closing([row for row in rows if "cut" not in row.name]) == (
         "cheap leaves 15.0 % [5.0, 25.0] of 20 images within eps 0.3 (linf), as does 1 other; "
-        "the smallest change is deepfool's, median L2 1.5"
+        "the smallest change is deepfool's, median L2 1.5 and other-norm's, median linf 0.5"
     )
 
 
@@ -74,7 +76,11 @@ def test_in_a_tie_the_strongest_known_attack_is_named() -> None:
 
 
 def test_minimal_attacks_alone() -> None:
-    rows = attacks.rows([cell("ddn", "minimal", "l2", 0, median_l2=1.5)])
+    l0 = [cell("cheap", "minimal", "l0", 0), cell("near", "minimal", "l0", 0, median_distance=1)]
+    assert attacks.closing(attacks.rows(l0)) == (
+        "near leaves 0.0 % [0.0, 10.0] of 20 images; the smallest change is near's, median L0 1"
+    )
+    rows = attacks.rows([cell("ddn", "minimal", "l2", 0, median_distance=1.5)])
     assert attacks.closing(rows).startswith(
         "ddn leaves 0.0 % [0.0, 10.0] of 20 images; the smallest change"
     )

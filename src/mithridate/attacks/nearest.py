@@ -20,7 +20,7 @@ from mithridate.attacks.base import (
 )
 from mithridate.attacks.ddn import DDN
 from mithridate.attacks.fab import FAB
-from mithridate.attacks.fmn import FMN
+from mithridate.attacks.fmn import FMN, STEP
 from mithridate.attacks.losses import DLR, Margin, rivalries
 from mithridate.attacks.pdpgd import PDPGD, proximal
 from mithridate.attacks.sigma_zero import SigmaZero
@@ -64,8 +64,7 @@ class Member(NamedTuple):
     Attributes:
         attack: its steps are replaced.
         rival: class that it goes to, by the order of the clean image's logits, 1 the first
-            beside the true one; 0 for any. With a goal that names a class, and with fewer
-            classes, such a round is left out.
+            beside the true one; 0 for any. With fewer rivals such a round is left out.
     """
 
     attack: Searched
@@ -91,9 +90,10 @@ ROUNDS: dict[Norm, tuple[Descent | Member, ...]] = {
         Member(_less, 3), Member(_fmn[L1], 1), Member(_less, 4),
     ),
     L2: (
-        Member(PDPGD(ratio=1.0)), Descent(0.1, last=True), Member(FAB(targets=RIVALS)),
-        Descent(0.03, last=True), Member(ALMA(step_size=0.3)), Descent(0.1, last=True),
-        Member(DDN(gamma=0.2)), Descent(0.1, last=True), Member(PDPGD()), Descent(0.1, last=True),
+        Member(DDN(gamma=0.2)), Descent(0.1, last=True), Member(PDPGD(ratio=1.0)),
+        Descent(0.1, last=True), Member(FAB(targets=RIVALS)), Descent(0.03, last=True),
+        Member(PDPGD()), Descent(0.1, last=True), Member(ALMA(step_size=0.3)),
+        Descent(0.1, last=True),
     ),
     LINF: (
         Member(_fmn[LINF]), Member(FAB(norm=LINF, targets=RIVALS)), Descent(0.01, last=True),
@@ -101,7 +101,19 @@ ROUNDS: dict[Norm, tuple[Descent | Member, ...]] = {
         Member(FMN(norm=LINF, gamma=0.2)), Member(_fmn[LINF], 1), Descent(1.0),
     ),
 }  # fmt: skip
-"""In turn, and again from the first."""
+"""In turn."""
+_GRID = ((1.0, 0.4), (3.0, 0.4), (0.3, 0.4), (1.0, 0.7), (0.3, 0.2), (3.0, 0.7))
+ONE_RIVAL: dict[Norm, tuple[Member, ...]] = {
+    L0: (
+        Member(_sigma), Member(_fmn[L0]), Member(FMN(norm=L0, gamma=0.9, step_size=100.0)),
+        Member(SigmaZero(step_size=2.0)), Member(_fmn[L1]), Member(_less),
+    ),
+    **{
+        norm: tuple(Member(FMN(norm=norm, step_size=k * STEP[norm], gamma=g)) for k, g in _GRID)
+        for norm in (L1, L2, LINF)
+    },
+}  # fmt: skip
+"""Before them, towards a class that the goal names, or the only other one."""
 
 
 class Plan(NamedTuple):
@@ -156,27 +168,27 @@ class Nearest(RowSearch):
 
     def cost(self, sizes: Sizes) -> Work:
         plan = self.plan()
-        looks = sizes.test * (plan.rounds + 2)
-        return Work(forwards=looks, gradients=sizes.test * plan.rounds * plan.steps)
+        gradients = plan.rounds * plan.steps
+        looks = self.passes - 2 * gradients
+        return Work(forwards=sizes.test * looks, gradients=sizes.test * gradients)
 
-    def plan(self) -> Plan:
-        """How the passes are spent.
+    def plan(self, kinds: int = 10) -> Plan:
+        """How the passes are spent, with so many kinds of rounds: none twice, but longer ones.
 
-        >>> Nearest(passes=2000).plan()
-        Plan(rounds=10, steps=99)
+        >>> Nearest(passes=2000).plan(), Nearest(passes=4000).plan()
+        (Plan(rounds=10, steps=99), Plan(rounds=10, steps=199))
         """
-        rounds = max(1, round((self.passes - 2) / ROUND))
+        rounds = min(max(1, round((self.passes - 2) / ROUND)), kinds)
         return Plan(rounds, ((self.passes - 2) // rounds - 1) // 2)
 
     def search(self, model: Classifier, x: Tensor, goal: Goal) -> Tensor:
-        plan, closest, last = self.plan(), Closest(x, self.norm), x.clone()
+        closest, last = Closest(x, self.norm), x.clone()
         with torch.no_grad():
             pairs = list(rivalries(goal, model.logits(x), model.classes))
-        most = len(pairs) if isinstance(goal, Untargeted) else 0
-        kinds = [k for k in ROUNDS[self.norm] if isinstance(k, Descent) or k.rival <= most]
+        kinds = self._kinds(len(pairs))
+        plan = self.plan(len(kinds))
         rows, quiet = torch.arange(len(x), device=x.device), torch.zeros_like(closest.size)
-        for number in range(plan.rounds):
-            kind = kinds[number % len(kinds)]
+        for kind in kinds[: plan.rounds]:
             with model.cost.on_rows(rows):
                 if isinstance(kind, Descent):
                     start = last[rows] if kind.last else x[rows]
@@ -195,6 +207,14 @@ class Nearest(RowSearch):
             if len(rows) == 0:
                 break
         return closest.images
+
+    def _kinds(self, rivals: int) -> list[Descent | Member]:
+        norm, every = self.norm, ROUNDS[self.norm]
+        if rivals > 1:
+            return [kind for kind in every if isinstance(kind, Descent) or kind.rival <= rivals]
+        first = ONE_RIVAL[norm]
+        others = [k for k in every if isinstance(k, Descent) or not (k.rival or k in first)]
+        return [*first, *others]
 
     def _descent(
         self, kind: Descent, model: Classifier, x: Tensor, goal: Goal, start: Tensor, steps: int

@@ -24,6 +24,8 @@ GRID = ("grid_clean", "grid_labels", "grid_wanted", "grid_adversarial", "grid_pr
 PAIR = ("examples_clean", "examples_changed")
 MOST_PAIRS = 8
 MIDDLES = ("mean", "median")
+NORMS = ("l2", "linf", "l1", "l0")
+"""Norms of minimal attacks, the most usual first."""
 Triple = tuple[Picture | None, Picture | None, Picture | None]
 """An image, what became of it, and the change."""
 
@@ -65,6 +67,11 @@ class AttackRow:
     def ran(self) -> bool:
         """Whether it measured anything."""
         return self.accuracy_left is not None
+
+    @property
+    def bounded(self) -> bool:
+        """Whether it was judged within an eps: one of its own, or that of a curve."""
+        return self.kind == "bounded" or self.eps is not None
 
 
 def rows(cells: Sequence[Cell], timings: Sequence[Timing] = ()) -> list[AttackRow]:
@@ -117,12 +124,15 @@ def settings_text(text: str) -> str:
 def strongest(attacks: Sequence[AttackRow]) -> AttackRow | None:
     """The bounded attack that leaves the least accuracy.
 
-    Of several that leave as much, the strongest known one (`STRONG`), else the cheapest. A minimal
-    attack may go as far as it needs, so it is named only where none is bounded. None where nothing
-    was measured.
+    Of several that leave as much, the strongest known one (`STRONG`), else the cheapest. Where
+    none is bounded, the nearest, in the first norm of `NORMS` that one has: a minimal attack may go
+    as far as it needs. None where nothing was measured.
     """
     measured = [row for row in attacks if row.ran]
-    bounded = [row for row in measured if row.kind == "bounded"] or measured
+    bounded = [row for row in measured if row.bounded]
+    near = smallest(measured)
+    if near and not bounded:
+        return near[0]
 
     def strength(row: AttackRow) -> tuple[float, int, float]:
         left = row.accuracy_left.value if row.accuracy_left else 1.0
@@ -130,19 +140,26 @@ def strongest(attacks: Sequence[AttackRow]) -> AttackRow | None:
         known = STRONG.index(name) if name in STRONG else len(STRONG)
         return left, known, (row.queries or 0) + (row.gradients or 0)
 
-    return min(bounded, key=strength, default=None)
+    return min(bounded or measured, key=strength, default=None)
 
 
-def smallest(attacks: Sequence[AttackRow]) -> AttackRow | None:
-    """Of the attacks that look for the smallest L2 change and fool the most, the nearest."""
-    minimal = [
-        (row.median_l2, row.success.value, row)
-        for row in attacks
-        if (row.kind, row.norm) == ("minimal", "l2") and row.median_l2 is not None and row.success
-    ]
-    most = max((success for _, success, _ in minimal), default=0.0)
-    able = [(distance, row) for distance, success, row in minimal if success >= most - NEAR]
-    return min(able, key=lambda pair: pair[0], default=(0.0, None))[1]
+def smallest(attacks: Sequence[AttackRow]) -> list[AttackRow]:
+    """For each norm, of the minimal attacks that fool the most, the nearest by the median.
+
+    Not those within the eps of a curve: what lies farther is not in their median.
+    """
+    found = []
+    for norm in NORMS:
+        rows = [
+            (row.success.value, row.median_distance, row)
+            for row in attacks
+            if row.kind == "minimal" and row.norm == norm and not row.bounded
+            if row.success and row.median_distance is not None
+        ]
+        most = max((success for success, _, _ in rows), default=0.0)
+        able = [(distance, row) for success, distance, row in rows if success >= most - NEAR]
+        found += [min(able, key=lambda pair: pair[0])[1]] if able else []
+    return found
 
 
 def closing(attacks: Sequence[AttackRow]) -> str:
@@ -151,16 +168,21 @@ def closing(attacks: Sequence[AttackRow]) -> str:
     if row is None:
         return "No attack measured anything"
     text = f"{row.name} leaves {bracketed(row.accuracy_left)} of {words.many(row.n, 'image')}"
-    if row.kind == "bounded" and row.eps is not None:
+    if row.bounded and row.eps is not None:
         text += f" within eps {words.setting(row.eps)} ({row.norm})"
         equal = sum(_alike(other) == _alike(row) for other in attacks) - 1
         if equal:
             text += f", as {'does 1 other' if equal == 1 else f'do {equal} others'}"
-    if least is not None:
-        text += (
-            f"; the smallest change is {least.name}'s, median L2 {words.number(least.median_l2)}"
-        )
+    if least:
+        each = [f"{one.name}'s, median {distance_of(one)}" for one in least]
+        text += f"; the smallest change is {' and '.join(each)}"
     return text
+
+
+def distance_of(row: AttackRow) -> str:
+    """Its median distance, with the norm."""
+    norm = row.norm if row.norm == "linf" else row.norm.upper()
+    return f"{norm} {words.number(row.median_distance)}"
 
 
 def _alike(row: AttackRow) -> tuple[object, ...]:

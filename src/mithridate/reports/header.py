@@ -183,9 +183,9 @@ def _attack_figures(rows: Sequence[AttackRow], clean: Cell | None) -> list[Figur
     best, least = attacks.strongest(rows), attacks.smallest(rows)
     by = f", {best.name}" if best and len(rows) > 1 else ""
     third = _share("Attack success", best.success if best else None)
-    if least is not None:
-        value = f"L2 {words.number(least.median_l2)}"
-        third = Figure("Smallest change", value, f"median of the fooled, {least.name}")
+    if least:
+        value = attacks.distance_of(least[0])
+        third = Figure("Smallest change", value, f"median of the fooled, {least[0].name}")
     ran = [row for row in rows if row.ran]
     spent = [row.seconds for row in rows if row.seconds is not None]
     return [
