@@ -194,7 +194,6 @@ def test_several_eps_are_a_row_each_and_the_curve_of_the_library(model) -> None:
         asked = [one["queries"] for one in result.images.to_pylist() if one["cell"] == cell]
         assert asked == own.row_queries.tolist()
     assert rows[0]["accuracy_left"] >= rows[1]["accuracy_left"] >= rows[2]["accuracy_left"]
-    assert rows[0]["seconds"] < rows[1]["seconds"] < rows[2]["seconds"]
 
 
 def test_several_eps_of_a_minimal_attack_are_one_run(model) -> None:
@@ -207,6 +206,9 @@ def test_several_eps_of_a_minimal_attack_are_one_run(model) -> None:
         assert row["gradients"] == alone.table()[0]["gradients"]
         assert row["eps"] in (0.3, 0.6)
     assert sum(timing.kind == "adversarial" for timing in result.timings) == 1
+    (one,) = mi.attack(model, TEST, "ddn", eps=0.3, samples=30).table()
+    assert one["accuracy_left"] == result.table()[0]["accuracy_left"]
+    assert "smallest change" not in str(result), "its median is of those within eps alone"
 
 
 def test_several_eps_through_another_view_run_by_themselves(model) -> None:

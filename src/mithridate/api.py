@@ -78,7 +78,7 @@ def attack(
             brings one of its own, and share their work as `attacks.eps_curve` says: accuracy left
             never rises with eps, and a row's cost is all that it took so far. With `through`, and
             behind a guard, each is attacked by itself. Of attacks of which none has an eps, a
-            minimal one runs once, and its distances serve for each row.
+            minimal one runs once, and its distances serve for each eps, also for one.
         goal: "untargeted", or "targeted": to `target`, else to another class at random. A target
             by itself means "targeted".
         target: a class, by name or number.
@@ -540,9 +540,9 @@ def _deal(
     for key, value in (settings if eps is None else {"eps": eps, **settings}).items():
         value = _plain(value)
         having = [table for (_, table), own in zip(tables, known, strict=True) if key in own]
+        if key == "eps" and not having:  # minimal attacks: a row for each
+            value, having = value if isinstance(value, list) else [value], [t for _, t in tables]
         curve = key == "eps" and isinstance(value, list)
-        if curve and not having:
-            having = [table for _, table in tables]
         if not having:
             raise unknown("setting", key, {name for own in known for name in own})
         for table in having:

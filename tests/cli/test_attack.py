@@ -101,6 +101,8 @@ def test_several_eps_are_a_row_each_and_a_chart(attack) -> None:
     near = attack("--attack", "deepfool", "--eps", "0.2,0.5", "--json", "--out", "near")
     assert near.code == 0, near.err
     assert [row["eps"] for row in json.loads(near.out)["attacks"]] == [0.2, 0.5]
+    one = attack("--attack", "deepfool", "--eps", "0.2", "--json", "--out", "one")
+    assert [row["eps"] for row in json.loads(one.out)["attacks"]] == [0.2]
 
 
 def test_whole_grey_levels(attack) -> None:
@@ -378,7 +380,7 @@ def test_what_is_kept_is_found_again(attack, cache) -> None:
         (("--attack", "pgd", "--eps", "0.1,x"), "eps is a number"),
         (("--attack", "pgd", "--eps", "0.1,8"), "8/255"),
         (("--attack", "pgd", "--eps", "0.1,0.2", "--set", "eps=0.1"), "given twice"),
-        (("--attack", "ddn", "--eps", "0.1"), "no setting named 'eps'"),
+        (("--attack", "adversarial-patch", "--eps", "0.1"), "no curve"),
         (("--attack", "adversarial-patch", "--eps", "0.1,0.2"), "no curve"),
     ],
 )

@@ -79,6 +79,14 @@ def test_mistakes_are_one_line(given, words):
 
 
 @pytest.mark.parametrize(
+    "data", [torch.zeros(1, 1, 8, 8), "digits", (1, 2)], ids=["x", "name", "2"]
+)
+def test_what_is_no_set_is_told(data):
+    with pytest.raises(InputError, match="corrupt takes an ImageSet"):
+        mi.corrupt(data, "fog", rng=0)
+
+
+@pytest.mark.parametrize(
     "name",
     [n for n in NAMES if n not in ("glass-blur", "elastic-transform", "frost", "pixelate")],
 )

@@ -89,10 +89,14 @@ def ascending(eps: Iterable[float] | float) -> list[float]:
     Raises:
         InputError: none, one twice, or one that is no number from 0.
 
-    >>> ascending([0.3, 0.1])
-    [0.1, 0.3]
+    >>> ascending([0.3, 0.1]), ascending("8/255"), ascending(torch.tensor(0.5))
+    ([0.1, 0.3], [0.03137254901960784], [0.5])
     """
-    given = list(eps) if isinstance(eps, Iterable) else [eps]
+    given: list[Any] = [eps]
+    if isinstance(eps, str):
+        given = eps.split(",")
+    elif isinstance(eps, Iterable) and getattr(eps, "ndim", None) != 0:
+        given = list(eps)
     wanted: list[float] = [parse(each, float, "eps") for each in given]
     if not wanted:
         raise InputError("eps is empty: give one or several, such as 0.1, 0.2, 0.3")

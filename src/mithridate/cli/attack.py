@@ -227,15 +227,16 @@ def components(
             if strict or kind != "attacks":
                 raise
             owners[name] = []
-    several = {key for key, value in values.items() if "," in value}
-    alone = "eps" in several and not any("eps" in owners[name] for name in attacks)
-    for name in attacks:  # a minimal one has no eps, and a row for each of several
-        if "eps" not in owners[name] and (alone or f"{name.replace('-', '_')}.eps" in several):
+    alone = "eps" in values and not any("eps" in owners[name] for name in [*attacks, *defenses])
+    minimal = [name for name in attacks if "eps" not in owners[name]]
+    for name in minimal:  # none of their own, but a row for each
+        if alone or f"{name.replace('-', '_')}.eps" in values:
             owners[name].append("eps")
     given: dict[str, dict[str, Any]] = {**deal(values, owners)}
     for name in attacks:
-        if "," in given[name].get("eps", ""):
-            given[name]["eps"] = given[name]["eps"].split(",")
+        eps = given[name].get("eps", "")
+        if "," in eps or (eps and name in minimal):
+            given[name]["eps"] = eps.split(",")
     return (
         [{"name": name, **given[name]} for name in attacks],
         [{"name": name, **given[name]} for name in defenses],

@@ -112,14 +112,19 @@ def corrupt(
         rows: only these images, in this order, each as it is in the whole set; all where None.
 
     Raises:
-        InputError: no such corruption, another severity, rows that the set does not have, or
-            images of other than one or three channels.
+        InputError: no set, no such corruption, another severity, rows that the set does not have,
+            or images of other than one or three channels.
 
     >>> data = ImageSet(torch.full((2, 1, 4, 4), 51).byte(), [0, 1], ["a", "b"], "set")
     >>> foggy = corrupt(data, "brightness", severity=4, rng=0)
     >>> foggy.name, foggy.raw([0])[0, 0, 0].tolist()  # 0.2 + 0.2
     ('set brightness 4', [102, 102, 102, 102])
     """
+    if not isinstance(data, ImageSet):
+        raise InputError(
+            f"corrupt takes an ImageSet (mi.load_data gives two), got {type(data).__name__}; "
+            "images alone: mi.corruptions.Fog(severity=3).apply(x, rng=0)"
+        )
     made = named(corruption, severity)
     seed = as_generator(rng)
     name = f"{data.name} {name_of(made)} {made.severity}"
@@ -152,5 +157,5 @@ def named(corruption: str | Corruption, severity: int | None = None) -> Corrupti
             f"a corruption is a name (mithridate list corruptions) or one of mi.corruptions, got "
             f"{corruption!r}"
         )
-    made: Corruption = create("corruptions", corruption.replace("_", "-"), own)
+    made: Corruption = create("corruptions", corruption.replace("_", "-").lower(), own)
     return made

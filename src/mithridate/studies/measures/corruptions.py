@@ -87,6 +87,7 @@ class Corruptions(Measure):
         Raises:
             InputError: no such corruption, or data that are corrupted already.
         """
+        settings.data.unit()  # what is wrong with it is told first
         if settings.data.corruption not in (None, "none"):
             raise InputError("the measure corruptions corrupts: leave data.corruption out")
         given = settings.corruption
