@@ -92,7 +92,7 @@ def test_thinning_by_hand():
 
 
 @pytest.mark.parametrize("norm", [L0, L1, L2, LINF])
-@pytest.mark.parametrize("passes", [50, 100, 399, 2300])
+@pytest.mark.parametrize("passes", [50, 100, 399, 2300, 3000])
 @pytest.mark.parametrize(("classes", "kind"), [(2, Untargeted), (10, Untargeted), (10, Targeted)])
 def test_no_image_is_looked_at_more_often_than_passes(norm, passes, classes, kind):
     model = linear_model((1, 8, 8)) if classes == 2 else digits_model()[0]

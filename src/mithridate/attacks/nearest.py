@@ -226,18 +226,12 @@ class Nearest(RowSearch):
         return descend(model, x, goal, self.norm, start, near, step, steps)
 
     def _member(
-        self,
-        attack: Searched,
-        model: Classifier,
-        x: Tensor,
-        goal: Goal,
-        steps: int,
+        self, attack: Searched, model: Classifier, x: Tensor, goal: Goal, steps: int
     ) -> Tensor:
-        if isinstance(
-            attack, FAB
-        ):  # a step is three passes for each rival, and six look at the end
-            rivals = min(RIVALS, model.classes - 1) if isinstance(goal, Untargeted) else 1
-            own = replace(attack, steps=max(1, (2 * steps - 6) // (3 * rivals)))
+        if isinstance(attack, FAB):
+            rivals = min(RIVALS, model.classes - 1)
+            each = 3 * rivals if isinstance(goal, Untargeted) else 4  # passes of a step
+            own = replace(attack, steps=max(1, (2 * steps - 6) // each))  # six look at the end
             return own.perturb(model, x, goal, rng=torch.Generator(x.device))
         thin = int(THIN * steps) if self.norm is L0 else 0
         found = replace(attack, steps=steps - thin - (thin > 0)).search(model, x, goal)
