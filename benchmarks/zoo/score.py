@@ -25,10 +25,10 @@ from benchmarks.zoo import build
 from benchmarks.zoo.recipes import CLASSES, part_of
 from mithridate import component
 from mithridate.defenses.inspect.base import Halves, apart
-from mithridate.defenses.inspect.ensemble import Calibration, squashed
+from mithridate.defenses.inspect.ensemble import Calibration, named, squashed
 from mithridate.defenses.inspect.student import double
 from mithridate.metrics import wilson
-from mithridate.metrics.outliers import BESIDE, beside, standing_out, unexplained
+from mithridate.metrics.outliers import BESIDE
 
 MEMBERS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("universal-perturbation", {}),
@@ -65,7 +65,6 @@ def look(job: tuple[Path, str, int, int]) -> str:
     torch.set_num_threads(1)
     model = build.opened(folder, data, number)[0]
     images, scores, seconds = images_of(data, count), {}, []
-    named: list[Row] = []
     began = time.perf_counter()
     clean = double(model, images, rng=mi.rng(0))
     seconds.append(time.perf_counter() - began)
@@ -77,13 +76,8 @@ def look(job: tuple[Path, str, int, int]) -> str:
         seconds.append(time.perf_counter() - began)
         scores |= {f"{place}/{key}": value for key, value in found.scores.items()}
         tables.append([table.tolist() for table in found.pictures.values()])
-        box = None
-        if found.mask is not None:
-            at = found.mask.nonzero()
-            box = [*at.min(0).values.tolist(), *(at.max(0).values + 1).tolist()]
-        named.append({"source": found.source, "target": found.target, "box": box})
     file.parent.mkdir(exist_ok=True)
-    values = {"scores": scores, "seconds": seconds, "named": named, "tables": tables}
+    values = {"scores": scores, "seconds": seconds, "tables": tables}
     file.with_suffix(".part").write_text(json.dumps(values))
     os.replace(file.with_suffix(".part"), file)
     return ""
@@ -116,11 +110,8 @@ def rows(folder: Path, data: str, count: int, parts: Sequence[str]) -> list[Row]
         if not file.exists() or (poisoned and truth["asr"] < build.TOOK):
             continue
         read = json.loads(file.read_text())
-        for place, (table, other) in enumerate(read["tables"]):
-            pair = standing_out(unexplained(torch.tensor(table), distances(data, count)))
-            read["named"][place]["source"], read["named"][place]["target"] = pair
-            scores = beside(torch.tensor(table), torch.tensor(other))
-            read["scores"] |= {f"{place}/{name}": value for name, value in scores.items()}
+        tables = [torch.tensor(own) for own, _ in read["tables"]]
+        read["named"] = named(tables, distances(data, count))[1]
         found.append(
             read | {"poisoned": poisoned, "truth": truth, "recipe": truth["recipe"], "data": data}
         )
@@ -129,10 +120,10 @@ def rows(folder: Path, data: str, count: int, parts: Sequence[str]) -> list[Row]
 
 @lru_cache
 def distances(data: str, count: int) -> torch.Tensor:
-    """Logarithms of the distances between the classes, as the inspectors have them."""
+    """Between the classes, as the inspectors have them."""
     images = images_of(data, count)
     halves = Halves.split(images, mi.rng(0))
-    return apart([images.batch(own[:6])[0] for own in halves.search]).log()
+    return apart([images.batch(own[:6])[0] for own in halves.search])
 
 
 def calibrate(models: Sequence[Row], inputs: Sequence[str]) -> Row:
@@ -379,20 +370,7 @@ def _table(title: str, models: Sequence[Row], calibration: Mapping[str, Any]) ->
         row for row, o in zip(right, odds, strict=True)
         if 1 / (1 + np.exp(-o)) >= calibration["threshold"]
     ]  # fmt: skip
-    named = sum(
-        row["named"][lead_of(row, calibration)]["target"] == row["recipe"]["target"]
-        for row in alarms
-    )
-    lines.append(f"  {'target right':18} {named} of {len(alarms)} alarms with one target")
+    hits = sum(row["named"][1] == row["recipe"]["target"] for row in alarms)
+    lines.append(f"  {'target right':18} {hits} of {len(alarms)} alarms with one target")
     lines.append(f"  {'seconds a model':18} {found['seconds']:.1f} (median, one thread)")
     return lines
-
-
-def lead_of(row: Row, calibration: Mapping[str, Any]) -> int:
-    """The member that weighs most, as `ensemble` chooses it."""
-    known = Calibration.of(calibration)
-    values = known.standard([row["scores"][f"{p}/{name}"] for p, name in known.inputs])
-    weighed = [0.0] * len(known.members)
-    for (place, _), weight, value in zip(known.inputs, known.weights, values, strict=True):
-        weighed[place] += weight * value
-    return weighed.index(max(weighed))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from scipy.optimize import linear_sum_assignment
 
@@ -73,6 +75,22 @@ def permutation(table: torch.Tensor) -> float:
     rows, columns = linear_sum_assignment(table.nan_to_num(least).numpy(), maximize=True)
     chosen = table[torch.from_numpy(rows), torch.from_numpy(columns)]
     return float((chosen[~chosen.isnan()].mean() - middle) / spread)
+
+
+def together(tables: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Tables of one shape, each less its mean and in its deviations, averaged where they have one.
+
+    >>> one = torch.tensor([[torch.nan, 1.0], [3.0, torch.nan]])
+    >>> together([one, 10 * one]).nan_to_num(0.0).round(decimals=3).tolist()
+    [[0.0, -0.707], [0.707, 0.0]]
+    """
+    standard = []
+    for table in tables:
+        values = table[~table.isnan()]
+        spread = values.std() if len(values) > 1 else torch.tensor(1.0)
+        standard.append((table - values.mean()) / spread.clamp(min=LEAST))
+    mean: torch.Tensor = torch.stack(standard).nanmean(0)
+    return mean
 
 
 def beside(table: torch.Tensor, other: torch.Tensor) -> dict[str, float]:

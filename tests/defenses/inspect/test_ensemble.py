@@ -12,7 +12,7 @@ from torch import nn
 
 import mithridate as mi
 from mithridate.defenses.inspect import Ensemble
-from mithridate.defenses.inspect.ensemble import WIDE, Calibration, shipped, squashed
+from mithridate.defenses.inspect.ensemble import WIDE, Calibration, named, shipped, squashed
 
 KNOWN = Calibration(
     version=1,
@@ -69,6 +69,17 @@ def test_no_score_makes_a_model_less_suspect(scores, more, which):
     higher = list(scores)
     higher[which] += more
     assert KNOWN.log_odds(higher) >= KNOWN.log_odds(scores) - 1e-9
+
+
+def test_the_pair_that_all_tables_point_to_is_named():
+    """Each alone is led astray by another entry; what lies near by nature is taken away first."""
+    tables = [torch.rand(5, 5, generator=mi.rng(k)).fill_diagonal_(torch.nan) for k in (1, 2)]
+    tables[0][3, 1], tables[1][3, 1] = 1.2, 1.2
+    tables[0][0, 2], tables[1][4, 2] = 1.3, 1.3
+    apart = torch.rand(5, 5, generator=mi.rng(3)) + 1
+    assert named(tables, apart)[1] == (3, 1)
+    natural = 5 - 4 * apart.log()
+    assert named([table + natural for table in tables], apart)[1] == (3, 1)
 
 
 def test_words_count_what_was_measured():

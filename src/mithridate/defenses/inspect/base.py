@@ -196,6 +196,10 @@ class Inspector(Component, ABC):
         """What is computed of one model alone, once, whichever models it then stands beside."""
         return {}
 
+    def proposed(self, look: Look, source: int, target: int) -> Mapping[str, Any]:
+        """What a look has for a pair of classes, as attributes of `Evidence`; nothing: none."""
+        return {}
+
     def look_cost(self, sizes: Sizes) -> Work:
         """What `look` takes of `cost`: a plan counts it once for each model."""
         return Work()

@@ -11,6 +11,7 @@ from importlib import resources
 from typing import Any, ClassVar, final
 
 import torch
+from torch import Tensor
 
 from mithridate import component
 from mithridate.classifier import Classifier
@@ -24,10 +25,12 @@ from mithridate.defenses.inspect.base import (
     Inspector,
     Look,
     Progress,
+    ranked,
     tell,
 )
 from mithridate.defenses.inspect.student import COPIES, EPOCHS, MOST, double
 from mithridate.doubts import Doubt
+from mithridate.metrics.outliers import standing_out, together, unexplained
 
 FILE = "calibration.json"
 FAR = 1.0
@@ -222,7 +225,7 @@ class Ensemble(Inspector):
         """The members' looks at the suspect and at its clean double, each under its place."""
         data = self.shown(data, rng)
         clean = double(model, data, rng=rng)
-        looks: dict[str, torch.Tensor] = {}
+        looks: dict[str, Tensor] = {}
         for place, one in enumerate(self.members()):
             for who, looked in (("own", model), ("double", clean)):
                 found = one.look(looked, data, rng=rng)
@@ -244,7 +247,7 @@ class Ensemble(Inspector):
     ) -> Evidence:
         """The log-odds, the probability, and the evidence of the member that weighs most."""
         calibration, members = shipped(), self.members()
-        found = []
+        found, looks = [], []
         for place, one in enumerate(members):
             tell(progress, place, len(members), component.name_of(one))
             own, beside = (
@@ -255,16 +258,22 @@ class Ensemble(Inspector):
                 }
                 for who in ("own", "double")
             )
+            looks.append(own)
             alone = Comparison(models=(), looks=(beside,), own=own)
             found.append(one.score(model, data, clean=alone, rng=rng))
         scores = [found[place].scores[name] for place, name in calibration.inputs]
-        standard = calibration.standard(scores)
         weighed = [0.0] * len(found)
         for (place, _), weight, value in zip(
-            calibration.inputs, calibration.weights, standard, strict=True
+            calibration.inputs, calibration.weights, calibration.standard(scores), strict=True
         ):
             weighed[place] += weight * value
-        lead = weighed.index(max(weighed))
+        order = sorted(range(len(found)), key=lambda place: -weighed[place])
+        tables = [one.pictures["pair_scores"] for one in found]
+        free, (source, target) = named(tables, looks[0]["apart"])
+        proposals = [
+            one.proposed(look, source, target) for one, look in zip(members, looks, strict=True)
+        ]
+        lead = next((place for place in order if proposals[place]), order[0])
         odds = calibration.log_odds(scores)
         probability = calibration.probability(odds)
         unlike = differences(calibration, data)
@@ -284,12 +293,10 @@ class Ensemble(Inspector):
             threshold=None if unlike else calibration.threshold,
             null=calibration.in_words(),
             null_values=calibration.clean,
-            source=best.source,
-            target=best.target,
-            trigger=best.trigger,
-            change=best.change,
-            mask=best.mask,
-            ranking=best.ranking,
+            source=source,
+            target=target,
+            **proposals[lead],
+            ranking=ranked(free),
             pictures=best.pictures,
             parts=tuple(zip(names, found, strict=True)),
             doubts=(*doubts, *best.doubts),
@@ -307,6 +314,20 @@ class Ensemble(Inspector):
             f"the probability is held within {WIDE[0]:g} to {WIDE[1]:g}"
         )
         return [Doubt("outside-calibration", text)]
+
+
+def named(tables: Sequence[Tensor], apart: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """All members' tables of pairs together, less what lies in the classes, and what stands out.
+
+    Args:
+        tables: of pairs (K, K), higher for more suspicious ones.
+        apart: how far the classes' images lie from each other, (K, K).
+
+    Returns:
+        The table, and (source, target).
+    """
+    free = together([unexplained(table, apart.log()) for table in tables])
+    return free, standing_out(free)
 
 
 def differences(calibration: Calibration, data: ImageSet) -> list[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
@@ -125,8 +126,8 @@ class PatchScan(Inspector):
         """What the squares did.
 
         Of the pairs that were grown `pair` (n, 2), `place` (top, left), `square` (n, C, s, s) and
-        `held`, the mean margin that it reaches on held-out images; `apart` how far images of a
-        class lie from the nearest of another; `scale` of the logits.
+        `held`, the mean margin that it reaches on held-out images; `apart` how
+        far images of a class lie from the nearest of another; `scale` of the logits.
         """
         check_gradients(self, model)
         halves = Halves.split(data, rng)
@@ -140,15 +141,14 @@ class PatchScan(Inspector):
         gain, content = self._scan(model, found, squares, places)
         pair, place = self._choose(gain)
         start = squares[content[place, pair[:, 0], pair[:, 1]]]
-        grown = self._grow(model, found, pair, [places[int(p)] for p in place], start)
-        tests = [
-            _laid(held[int(s)], grown[i], places[int(place[i])]) for i, s in enumerate(pair[:, 0])
-        ]
+        at = [places[int(p)] for p in place]
+        grown = self._grow(model, found, pair, at, start)
         return {
             "pair": pair,
-            "place": torch.tensor([places[int(p)] for p in place]),
+            "place": torch.tensor(at),
+            "size": torch.tensor(shape),
             "square": grown,
-            "held": mean_margins(model, tests, pair[:, 1]),
+            "held": _reached(model, held, pair, at, grown),
             "apart": apart(found),
             "scale": logit_scale(model, held)[None],
         }
@@ -256,23 +256,37 @@ class PatchScan(Inspector):
             scores |= beside(table, other)
             pictures["pair_scores_reference"] = other
         source, target = standing_out(free)
-        own = (look["pair"] == torch.tensor([source, target])).all(1)
-        first = int(torch.where(own, held, -torch.inf).argmax())
-        pattern = torch.full(data.image_shape, torch.nan)
-        top, left = look["place"][first].tolist()
-        side = look["square"].shape[2]
-        pattern[:, top : top + side, left : left + side] = look["square"][first]
         return Evidence(
             statistic=max(scores["pair"], scores["target"]),
             scores=scores,
             source=source,
             target=target,
-            trigger=pattern,
-            mask=~pattern.isnan().all(0),
-            change=Laid(pattern),
+            **self.proposed(look, source, target),
             ranking=ranked(free),
             pictures=pictures,
         )
+
+    def proposed(self, look: Look, source: int, target: int) -> Mapping[str, Any]:
+        """The patch of the largest margin."""
+        own = (look["pair"] == torch.tensor([source, target])).all(1)
+        if not bool(own.any()):
+            return {}
+        first = int(torch.where(own, look["held"], -torch.inf).argmax())
+        pattern = torch.full(look["size"].tolist(), torch.nan)
+        top, left = look["place"][first].tolist()
+        side = look["square"].shape[2]
+        pattern[:, top : top + side, left : left + side] = look["square"][first]
+        return {
+            "trigger": pattern, "mask": ~pattern.isnan().all(0), "change": Laid(pattern),
+        }  # fmt: skip
+
+
+def _reached(
+    model: Classifier, held: list[Tensor], pair: Tensor, at: list[tuple[int, int]], grown: Tensor
+) -> Tensor:
+    """Mean margins (pairs,) of held-out images of the sources with the squares laid over."""
+    tests = [_laid(held[int(s)], grown[i], at[i]) for i, s in enumerate(pair[:, 0])]
+    return mean_margins(model, tests, pair[:, 1])
 
 
 def _laid(x: Tensor, square: Tensor, place: tuple[int, int]) -> Tensor:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
@@ -162,16 +163,20 @@ class UniversalPerturbation(Inspector):
             scores |= beside(near, other)
             pictures["pair_scores_reference"] = other
         source, target = standing_out(free)
-        first = int((look["pair"] == torch.tensor([source, target])).all(1).nonzero()[0])
         return Evidence(
             statistic=max(scores["pair"], scores["target"]),
             scores=scores,
             source=source,
             target=target,
-            change=Added(look["change"][first]),
+            **self.proposed(look, source, target),
             ranking=ranked(free),
             pictures=pictures,
         )
+
+    def proposed(self, look: Look, source: int, target: int) -> Mapping[str, Any]:
+        """The smallest common change."""
+        found = (look["pair"] == torch.tensor([source, target])).all(1).nonzero()[:, 0]
+        return {"change": Added(look["change"][int(found[0])])} if len(found) else {}
 
     def _tables(self, look: Look, classes: int) -> tuple[Tensor, Tensor]:
         """How near each pair is, and the margins of changes half as large again: (K, K)."""
