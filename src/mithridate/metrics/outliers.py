@@ -81,8 +81,8 @@ def together(tables: Sequence[torch.Tensor]) -> torch.Tensor:
     """Tables of one shape, each less its mean and in its deviations, averaged where they have one.
 
     >>> one = torch.tensor([[torch.nan, 1.0], [3.0, torch.nan]])
-    >>> together([one, 10 * one]).nan_to_num(0.0).round(decimals=3).tolist()
-    [[0.0, -0.707], [0.707, 0.0]]
+    >>> [round(float(value), 3) for value in together([one, 10 * one]).flatten()]
+    [nan, -0.707, 0.707, nan]
     """
     standard = []
     for table in tables:
