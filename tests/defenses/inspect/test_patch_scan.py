@@ -82,3 +82,17 @@ def test_places_cover_the_image():
 def test_settings_out_of_range():
     with pytest.raises(InputError, match="side"):
         PatchScan(side=1.5)
+
+
+def test_a_pair_has_its_own_patch(model, data):
+    """What is proposed for a pair is the square that reached most for it; nothing for no pair."""
+    plan = PatchScan(side=0.2, contents=3, steps=2, pairs=4)
+    look = plan.look(model, data, rng=mi.rng(1))
+    source, target = look["pair"][0].tolist()
+    found = plan.proposed(look, source, target, (1, 12, 12))
+    held = look["held"].clone()
+    held[(look["pair"] != torch.tensor([source, target])).any(1)] = -torch.inf
+    square, (top, left) = look["square"][held.argmax()], look["place"][held.argmax()].tolist()
+    assert torch.equal(found["trigger"][:, top : top + 2, left : left + 2], square)
+    assert int(found["mask"].sum()) == 4
+    assert plan.proposed(look, 3, 3, (1, 12, 12)) == {}

@@ -196,8 +196,14 @@ class Inspector(Component, ABC):
         """What is computed of one model alone, once, whichever models it then stands beside."""
         return {}
 
-    def proposed(self, look: Look, source: int, target: int) -> Mapping[str, Any]:
-        """What a look has for a pair of classes, as attributes of `Evidence`; nothing: none."""
+    def proposed(
+        self, look: Look, source: int, target: int, shape: tuple[int, int, int]
+    ) -> Mapping[str, Any]:
+        """What a look has for a pair of classes, as attributes of `Evidence`; empty: nothing.
+
+        Args:
+            shape: of an image, (C, H, W).
+        """
         return {}
 
     def look_cost(self, sizes: Sizes) -> Work:

@@ -185,6 +185,7 @@ class Ensemble(Inspector):
         atlas=("AML.M0008",),
         nist=("023",),
     )
+    version: ClassVar[int] = 2
     statistic: ClassVar[str] = "Log-odds of being poisoned, beside the zoo's clean models"
 
     controls: int = 0
@@ -245,7 +246,10 @@ class Ensemble(Inspector):
         rng: torch.Generator,
         progress: Progress | None = None,
     ) -> Evidence:
-        """The log-odds, the probability, and the evidence of the member that weighs most."""
+        """The log-odds and the probability; the pair that all tables name, and its change.
+
+        The change and the pictures are of the member that weighs most among those that have any.
+        """
         calibration, members = shipped(), self.members()
         found, looks = [], []
         for place, one in enumerate(members):
@@ -271,7 +275,8 @@ class Ensemble(Inspector):
         tables = [one.pictures["pair_scores"] for one in found]
         free, (source, target) = named(tables, looks[0]["apart"])
         proposals = [
-            one.proposed(look, source, target) for one, look in zip(members, looks, strict=True)
+            one.proposed(look, source, target, data.image_shape)
+            for one, look in zip(members, looks, strict=True)
         ]
         lead = next((place for place in order if proposals[place]), order[0])
         odds = calibration.log_odds(scores)

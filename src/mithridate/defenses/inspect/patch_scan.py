@@ -126,8 +126,8 @@ class PatchScan(Inspector):
         """What the squares did.
 
         Of the pairs that were grown `pair` (n, 2), `place` (top, left), `square` (n, C, s, s) and
-        `held`, the mean margin that it reaches on held-out images; `apart` how
-        far images of a class lie from the nearest of another; `scale` of the logits.
+        `held`, the mean margin that it reaches on held-out images; `apart` how far images of a
+        class lie from the nearest of another; `scale` of the logits.
         """
         check_gradients(self, model)
         halves = Halves.split(data, rng)
@@ -143,12 +143,12 @@ class PatchScan(Inspector):
         start = squares[content[place, pair[:, 0], pair[:, 1]]]
         at = [places[int(p)] for p in place]
         grown = self._grow(model, found, pair, at, start)
+        tests = [_laid(held[int(s)], grown[i], at[i]) for i, s in enumerate(pair[:, 0])]
         return {
             "pair": pair,
             "place": torch.tensor(at),
-            "size": torch.tensor(shape),
             "square": grown,
-            "held": _reached(model, held, pair, at, grown),
+            "held": mean_margins(model, tests, pair[:, 1]),
             "apart": apart(found),
             "scale": logit_scale(model, held)[None],
         }
@@ -261,32 +261,24 @@ class PatchScan(Inspector):
             scores=scores,
             source=source,
             target=target,
-            **self.proposed(look, source, target),
+            **self.proposed(look, source, target, data.image_shape),
             ranking=ranked(free),
             pictures=pictures,
         )
 
-    def proposed(self, look: Look, source: int, target: int) -> Mapping[str, Any]:
+    def proposed(
+        self, look: Look, source: int, target: int, shape: tuple[int, int, int]
+    ) -> Mapping[str, Any]:
         """The patch of the largest margin."""
         own = (look["pair"] == torch.tensor([source, target])).all(1)
         if not bool(own.any()):
             return {}
         first = int(torch.where(own, look["held"], -torch.inf).argmax())
-        pattern = torch.full(look["size"].tolist(), torch.nan)
+        pattern = torch.full(shape, torch.nan)
         top, left = look["place"][first].tolist()
         side = look["square"].shape[2]
         pattern[:, top : top + side, left : left + side] = look["square"][first]
-        return {
-            "trigger": pattern, "mask": ~pattern.isnan().all(0), "change": Laid(pattern),
-        }  # fmt: skip
-
-
-def _reached(
-    model: Classifier, held: list[Tensor], pair: Tensor, at: list[tuple[int, int]], grown: Tensor
-) -> Tensor:
-    """Mean margins (pairs,) of held-out images of the sources with the squares laid over."""
-    tests = [_laid(held[int(s)], grown[i], at[i]) for i, s in enumerate(pair[:, 0])]
-    return mean_margins(model, tests, pair[:, 1])
+        return {"trigger": pattern, "mask": ~pattern.isnan().all(0), "change": Laid(pattern)}
 
 
 def _laid(x: Tensor, square: Tensor, place: tuple[int, int]) -> Tensor:

@@ -168,12 +168,14 @@ class UniversalPerturbation(Inspector):
             scores=scores,
             source=source,
             target=target,
-            **self.proposed(look, source, target),
+            **self.proposed(look, source, target, data.image_shape),
             ranking=ranked(free),
             pictures=pictures,
         )
 
-    def proposed(self, look: Look, source: int, target: int) -> Mapping[str, Any]:
+    def proposed(
+        self, look: Look, source: int, target: int, shape: tuple[int, int, int]
+    ) -> Mapping[str, Any]:
         """The smallest common change."""
         found = (look["pair"] == torch.tensor([source, target])).all(1).nonzero()[:, 0]
         return {"change": Added(look["change"][int(found[0])])} if len(found) else {}
