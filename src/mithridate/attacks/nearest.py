@@ -153,6 +153,7 @@ class Nearest(RowSearch):
     0.05
     """
 
+    version: ClassVar[int] = 2
     about: ClassVar[About] = About(
         paper="own; in the manner of Croce and Hein 2020, section 5",
         kind="minimal",
