@@ -125,6 +125,20 @@ def test_weights_are_found_wherever_they_are_kept(code: Path, kind: str, ending:
     assert (model.classes, model.image_shape) == (4, SHAPE)
 
 
+def test_an_ending_that_is_another_formats_changes_nothing(code: Path) -> None:
+    module = trained(code)
+    ours = mi.Classifier(nn.Flatten(), classes=64, image_shape=SHAPE)
+    mi.save(ours, code.with_name("ours.pt"))
+    save_file(module.state_dict(), code.with_name("plain.pt"))
+    torch.save(module.state_dict(), code.with_name("zip.safetensors"))
+    opened = mi.load(code.with_name("ours.pt"), network=nn.Flatten())
+    assert fingerprint(opened) == fingerprint(ours)
+    for name in ("plain.pt", "zip.safetensors"):
+        place = code.with_name(name)
+        model = mi.load(place, network=f"{code}:Net", trust_code=True, image_shape=SHAPE)
+        torch.testing.assert_close(model.logits(images()), module(images()))
+
+
 def test_own_code_runs_only_where_it_is_trusted(code: Path) -> None:
     torch.save(trained(code).state_dict(), code.with_name("m.pt"))
     for network in (f"{code}:Net", "net:Net"):

@@ -127,7 +127,7 @@ def open_model(
         model = opening.built(about)
     else:
         _check_known(text, place)
-        header = weights.own_header(place) if place.suffix.lower() not in weights.PICKLED else None
+        header = None if weights.is_pickled(place) else weights.own_header(place)
         model = opening.filled(about) if header is None else opening.own(header)
     if (mean, std, channels) != (None, None, None):
         model = normalised(model, mean, std, channels or "rgb")

@@ -28,6 +28,20 @@ COUNT = "num_batches_tracked"
 """A batch norm's counter: old files lack it, and evaluation does not use it."""
 
 
+def is_pickled(place: Path) -> bool:
+    """Whether a file is torch's, by what it begins with; by its ending where that tells nothing.
+
+    >>> is_pickled(Path("missing.pt")), is_pickled(Path("missing.safetensors"))
+    (True, False)
+    """
+    start = b""
+    if place.is_file():
+        with place.open("rb") as file:
+            start = file.read(9)
+    zipped, header = start[:2] == b"PK", start[8:] == b"{"
+    return zipped or (not header and place.suffix.lower() in PICKLED)
+
+
 def own_header(place: Path) -> dict[str, Any] | None:
     """The header of a safetensors file that `mi.save` wrote; None for anybody else's.
 
@@ -57,7 +71,7 @@ def read(place: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: as `read_state_dict`.
     """
-    if place.suffix.lower() in PICKLED:
+    if is_pickled(place):
         return read_state_dict(place)
     with safe_open(str(place), framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
