@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Annotated, ClassVar, NamedTuple
 
 import torch
@@ -46,16 +47,15 @@ Searched = FAB | DDN | FMN | ALMA | PDPGD | SigmaZero
 
 
 class Descent(NamedTuple):
-    """A round of the proximal augmented Lagrangian.
+    """A round of the proximal augmented Lagrangian, from where the round before ended.
 
     Attributes:
-        step: change of a value in the first step; from the last round's images in LINF, as a share
-            of their distance.
-        last: begins where the round before ended, else at the clean image.
+        step: change of a value in the first step; in LINF, as a share of the distance.
+        share: length, in rounds.
     """
 
     step: float
-    last: bool = False
+    share: float = 1.0
 
 
 class Member(NamedTuple):
@@ -65,10 +65,12 @@ class Member(NamedTuple):
         attack: its steps are replaced.
         rival: class that it goes to, by the order of the clean image's logits, 1 the first
             beside the true one; 0 for any. With fewer rivals such a round is left out.
+        share: length, in rounds.
     """
 
     attack: Searched
     rival: int = 0
+    share: float = 1.0
 
 
 _fmn = {  # wide balls, long steps: of a grid of both on two networks, the best
@@ -85,20 +87,22 @@ ROUNDS: dict[Norm, tuple[Descent | Member, ...]] = {
         Member(FMN(norm=L0, gamma=0.9, step_size=100.0)), Member(SigmaZero(step_size=2.0)),
     ),
     L1: (
-        Member(_fmn[L1]), Member(_less, 2), Member(_less), Member(_fmn[L1], 3),
-        Member(ALMA(norm=L1, step_size=0.3)), Member(_fmn[L1], 2), Member(_less, 1),
-        Member(_less, 3), Member(_fmn[L1], 1), Member(_less, 4),
+        Member(_fmn[L1]), Member(_less, 2), Member(FMN(norm=L1, gamma=0.4, step_size=100.0)),
+        Member(_fmn[L1], 3), Member(ALMA(norm=L1, step_size=0.5)), Member(_fmn[L1], 2),
+        Member(FMN(norm=L1, gamma=0.9, step_size=300.0)), Member(PDPGD(norm=L1), share=3.0),
     ),
     L2: (
-        Member(DDN(gamma=0.2)), Descent(0.1, last=True), Member(PDPGD(ratio=1.0)),
-        Descent(0.1, last=True), Member(FAB(targets=RIVALS)), Descent(0.03, last=True),
-        Member(PDPGD()), Descent(0.1, last=True), Member(ALMA(step_size=0.3)),
-        Descent(0.1, last=True),
+        Member(DDN(gamma=0.2), share=0.3), Member(ALMA(step_size=0.5), share=1.7),
+        Descent(0.1), Member(PDPGD(ratio=1.0)), Descent(0.1),
+        Member(FAB(targets=RIVALS)), Descent(0.03), Member(PDPGD()),
+        Descent(0.1), Member(ALMA(step_size=0.3)),
     ),
     LINF: (
-        Member(_fmn[LINF]), Member(FAB(norm=LINF, targets=RIVALS)), Descent(0.01, last=True),
-        Member(_fmn[LINF], 2), Descent(1.0), Descent(0.01, last=True), Member(_fmn[LINF], 3),
-        Member(FMN(norm=LINF, gamma=0.2)), Member(_fmn[LINF], 1), Descent(1.0),
+        Member(_fmn[LINF]), Member(FAB(norm=LINF, targets=RIVALS)), Descent(0.01),
+        Member(_fmn[LINF], 2), Member(FMN(norm=LINF, gamma=0.7, step_size=300.0)),
+        Descent(0.01), Member(_fmn[LINF], 3),
+        Member(FMN(norm=LINF, gamma=0.4, step_size=100.0)), Member(_fmn[LINF], 1),
+        Member(FMN(norm=LINF, gamma=0.9, step_size=1000.0)),
     ),
 }  # fmt: skip
 """In turn."""
@@ -114,13 +118,6 @@ ONE_RIVAL: dict[Norm, tuple[Member, ...]] = {
     },
 }  # fmt: skip
 """Before them, towards a class that the goal names, or the only other one."""
-
-
-class Plan(NamedTuple):
-    """How the passes of an image are spent: rounds, and gradients of each."""
-
-    rounds: int
-    steps: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +150,7 @@ class Nearest(RowSearch):
     0.05
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     about: ClassVar[About] = About(
         paper="own; in the manner of Croce and Hein 2020, section 5",
         kind="minimal",
@@ -168,35 +165,38 @@ class Nearest(RowSearch):
     passes: Annotated[int, limits(50)] = 1000
 
     def cost(self, sizes: Sizes) -> Work:
-        plan = self.plan()
-        gradients = plan.rounds * plan.steps
+        gradients = sum(steps for _, steps in self.plan())
         looks = self.passes - 2 * gradients
         return Work(forwards=sizes.test * looks, gradients=sizes.test * gradients)
 
-    def plan(self, kinds: int = 10) -> Plan:
-        """How the passes are spent, with so many kinds of rounds: none twice, but longer ones.
+    def plan(self, rivals: int = 9) -> list[tuple[Descent | Member, int]]:
+        """How the passes of an image are spent: rounds, and gradients of each.
 
-        >>> Nearest(passes=2000).plan(), Nearest(passes=4000).plan()
-        (Plan(rounds=10, steps=99), Plan(rounds=10, steps=199))
+        As many rounds as come nearest to their usual length; none twice, but longer ones.
+
+        >>> [steps for _, steps in Nearest(norm=L0, passes=800).plan()]
+        [99, 99, 99, 99]
         """
-        rounds = min(max(1, round((self.passes - 2) / ROUND)), kinds)
-        return Plan(rounds, ((self.passes - 2) // rounds - 1) // 2)
+        kinds = self._kinds(rivals)
+        lengths = list(accumulate(kind.share for kind in kinds))
+        passes = self.passes - 2  # two looks at the end
+        off = [abs(passes / ROUND - length) for length in lengths]
+        count = off.index(min(off)) + 1
+        share = passes / lengths[count - 1]
+        return [(k, max(1, int((k.share * share - 1) / 2))) for k in kinds[:count]]
 
     def search(self, model: Classifier, x: Tensor, goal: Goal) -> Tensor:
         closest, last = Closest(x, self.norm), x.clone()
         with torch.no_grad():
             pairs = list(rivalries(goal, model.logits(x), model.classes))
-        kinds = self._kinds(len(pairs))
-        plan = self.plan(len(kinds))
         rows, quiet = torch.arange(len(x), device=x.device), torch.zeros_like(closest.size)
-        for kind in kinds[: plan.rounds]:
+        for kind, steps in self.plan(len(pairs)):
             with model.cost.on_rows(rows):
                 if isinstance(kind, Descent):
-                    start = last[rows] if kind.last else x[rows]
-                    found = self._descent(kind, model, x[rows], goal[rows], start, plan.steps)
+                    found = self._descent(kind, model, x[rows], goal[rows], last[rows], steps)
                 else:
                     towards = (pairs[kind.rival - 1] if kind.rival else goal)[rows]
-                    found = self._member(kind.attack, model, x[rows], towards, plan.steps)
+                    found = self._member(kind.attack, model, x[rows], towards, steps)
             last[rows] = found
             size, before = self.norm.distance(found, x[rows]), closest.size[rows]
             size = torch.where(size > 0, size, float("inf"))
@@ -222,7 +222,7 @@ class Nearest(RowSearch):
     ) -> Tensor:
         size = self.norm.distance(start, x)
         near, step = size > 0, torch.full_like(size, kind.step)
-        if kind.last and self.norm is LINF:
+        if self.norm is LINF:
             step = torch.where(near, kind.step * size, 30 * kind.step)
         return descend(model, x, goal, self.norm, start, near, step, steps)
 
