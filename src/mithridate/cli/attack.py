@@ -139,7 +139,7 @@ def attack(
         quantize=quantize,
         seed=seed,
         device=device,
-        threads=publish.cores(),
+        threads=publish.threads(len(attacks)),
     )
     return publish.carried_out(
         spec, out, screen, _show, main="attacks", plan_only=plan_only, keep=keep

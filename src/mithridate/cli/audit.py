@@ -122,7 +122,7 @@ def audit(
         controls=controls,
         seed=seed,
         device=device,
-        threads=max(1, publish.cores() // 8),  # clean models side by side, a process each
+        threads=publish.threads(8),  # clean models side by side, a process each
         **own,
     )
     assert kind is not None

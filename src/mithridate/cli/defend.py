@@ -97,7 +97,7 @@ def defend(
         epochs=epochs or usual_epochs(len(sets(data)[0])),
         seed=seed,
         device=device,
-        threads=publish.cores(),
+        threads=publish.threads(len(attacks) * len(defenses)),
     )
     return publish.carried_out(
         spec,

@@ -285,6 +285,12 @@ def _bytes(count: float) -> str:
     return f"{count:.1f} GiB"
 
 
-def cores() -> int:
-    """Threads for a verb's own models: as many as this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def threads(jobs: int) -> int:
+    """CPU threads of each of so many pieces of work that a verb does side by side.
+
+    >>> threads(10**6)
+    1
+    """
+    known = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+    return max(1, cores // jobs)
