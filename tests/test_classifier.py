@@ -215,3 +215,22 @@ def test_check_images_clips_rounding_only():
     assert check_images(x).flatten().tolist() == [0, 1]
     with pytest.raises(InputError, match="infinite"):
         check_images(torch.full((1, 1, 1, 1), float("inf")))
+
+
+class _Root(nn.Module):
+    """Logits of x ** 0.5 and of x: the first has no slope at a black pixel."""
+
+    def forward(self, x):
+        return torch.stack([x.flatten(1).sqrt().sum(1), 2 * x.flatten(1).sum(1)], 1)
+
+
+def test_where_a_black_pixel_has_no_slope_it_is_taken_further_inside():
+    model = Classifier(_Root(), classes=2)
+    x = torch.tensor([[[[0.0, 0.25]]], [[[1.0, 0.25]]]])
+    slope, _ = model.gradient(x, Untargeted([1, 1]))
+    assert bool(slope.isfinite().all())
+    torch.testing.assert_close(slope[0, 0, 0].sign(), torch.tensor([-1.0, 1.0]))
+    alone, _ = model.gradient(x[1:], Untargeted([1]))
+    torch.testing.assert_close(alone, slope[1:])
+    bare, _ = model.gradient(x, Untargeted([1, 1]), finite=False)
+    assert not bool(bare.isfinite().all())

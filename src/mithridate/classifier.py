@@ -22,6 +22,8 @@ OUTPUTS = ("logits", "probabilities", "sigmoid")
 
 SMALLEST = torch.finfo(torch.float32).tiny
 """A module's probabilities below count as this: those of its float32 that are 0 have no slope."""
+ASIDE = 1e-3
+"""How far from a value without a slope it is looked for again."""
 T = TypeVar("T")
 
 
@@ -413,7 +415,9 @@ class Classifier:
     ) -> tuple[Tensor, Tensor]:
         """Gradient of the summed loss by the input, and the logits it was taken at.
 
-        A slope that is NaN or infinite leads nowhere: it is 0, unless `finite` is False.
+        A slope that is NaN or infinite leads nowhere, as that of a root at a black pixel: unless
+        `finite` is False, it is taken anew `ASIDE` further into the box, which costs another
+        pass, and is 0 where that does not help.
 
         Only inputs carry a graph, never parameters, and the graph of one pass is freed
         before the next: memory is that of `compute_batch` images. The objective is a `Goal`,
@@ -428,14 +432,22 @@ class Classifier:
             return torch.zeros_like(x), x.new_zeros((0, self.classes))
         self.cost.charge(len(x))
 
-        def work(rows: slice) -> tuple[Tensor, Tensor]:
-            part = x[rows].detach()
+        def at(part: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
             part = (part.clone() if part.is_inference() else part).requires_grad_()
             out = with_slope(self._forward(part))
             loss = objective[rows].loss(out).sum()
             self.cost.gradients += len(part)
-            slope = torch.autograd.grad(loss, part)[0]
-            return slope.nan_to_num(0.0, 0.0, 0.0) if finite else slope, out.detach()
+            return torch.autograd.grad(loss, part)[0], out.detach()
+
+        def work(rows: slice) -> tuple[Tensor, Tensor]:
+            part = x[rows].detach()
+            slope, out = at(part, rows)
+            wrong = ~slope.isfinite()
+            if finite and bool(wrong.any()):
+                self.cost.charge(len(part))
+                aside = torch.where(wrong, part + ASIDE * (0.5 - part).sign(), part)
+                slope = torch.where(wrong, at(aside, rows)[0].nan_to_num(0.0, 0.0, 0.0), slope)
+            return slope, out
 
         with self.frozen(), torch.inference_mode(False), torch.enable_grad():
             parts = [self._passed(rows, work) for rows in self._chunks(len(x))]

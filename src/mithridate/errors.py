@@ -6,6 +6,9 @@ import difflib
 from collections.abc import Iterable
 from numbers import Integral, Real
 
+LARGEST = 3.4e38
+"""A little less than what float32 holds."""
+
 
 class MithridateError(Exception):
     """Base of every error that the library raises on purpose.
@@ -64,7 +67,7 @@ def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
 def check_number(
     name: str, value: float, *, low: float, high: float = float("inf"), open_low: bool = False
 ) -> None:
-    """Refuse a hyper-parameter outside [low, high] (or (low, high]).
+    """Refuse a hyper-parameter outside [low, high] (or (low, high]), or beyond what float32 holds.
 
     >>> check_number("steps", 0, low=1)
     Traceback (most recent call last):
@@ -74,8 +77,9 @@ def check_number(
     numeric = isinstance(value, Real) and not isinstance(value, bool) and value == value
     if not numeric or value < low or (open_low and value == low):
         raise InputError(f"{name} must be {'above' if open_low else 'at least'} {low}, got {value}")
-    if value > high:
-        raise InputError(f"{name} must be at most {high}, got {value}")
+    most = min(high, LARGEST)
+    if value > most:
+        raise InputError(f"{name} must be at most {most}, got {value}")
 
 
 def check_whole(

@@ -9,16 +9,20 @@ from mithridate import rng as random
 from mithridate.attacks import (
     APGD,
     DDN,
+    FAB,
     FGSM,
     JSMA,
     PGD,
     AdversarialPatch,
     AutoAttack,
+    Boundary,
     BoundedAttack,
+    HopSkipJump,
     Square,
     eps_curve,
     run_attack,
 )
+from mithridate.attacks.curve import ascending, radii
 from mithridate.errors import InputError
 from mithridate.goals import Targeted, Untargeted
 from mithridate.norms import L2, LINF
@@ -189,3 +193,18 @@ def test_known_images_are_as_many_and_as_large():
     model, x = linear_model(), images(2)
     with pytest.raises(InputError, match="known are images"):
         run_attack(FGSM(eps=0.1), model, x, Untargeted([0, 0]), rng=0, known=x[:1])
+
+
+@pytest.mark.parametrize(
+    "attack", [HopSkipJump(within=0.8), FAB(enough=0.8), Boundary(within=0.8)], ids=str
+)
+def test_an_eps_below_the_distance_that_ends_the_search_is_refused(attack):
+    with pytest.raises(InputError, match=r"0\.8 ends the search .* says nothing of eps 0\.4"):
+        radii(attack, [0.8, 0.4])
+    assert radii(attack, [0.8, 1.0]) == [0.8, 1.0]
+
+
+@pytest.mark.parametrize("eps", [float("inf"), "1e999", 1e308])
+def test_an_eps_beyond_float32_is_refused(eps):
+    with pytest.raises(InputError, match="at most"):
+        ascending(eps)

@@ -57,7 +57,7 @@ def test_a_table_a_sentence_and_the_place_of_the_report(attack) -> None:
     assert [(row[0], row[-1]) for row in rows] == [("fgsm", "done"), ("deepfool", "done")]
     assert "doubt, all: Only 40 images" in done.out
     assert lines[-2].startswith("fgsm leaves ")
-    assert "the smallest change is deepfool's, median L2" in lines[-2]
+    assert "the smallest change without eps is deepfool's, median L2" in lines[-2]
     assert lines[-1] == "Report: mithridate-attack/report.html"
 
 

@@ -63,7 +63,8 @@ def test_the_strongest_is_bounded_and_the_cheapest_of_equals() -> None:
     assert [row.name for row in attacks.smallest(rows)] == ["deepfool", "other-norm"]
     assert attacks.closing([row for row in rows if "cut" not in row.name]) == (
         "cheap leaves 15.0 % [5.0, 25.0] of 20 images within eps 0.3 (linf), as does 1 other; "
-        "the smallest change is deepfool's, median L2 1.5 and other-norm's, median linf 0.5"
+        "the smallest change without eps is deepfool's, median L2 1.5 "
+        "and other-norm's, median linf 0.5"
     )
 
 
@@ -78,7 +79,8 @@ def test_in_a_tie_the_strongest_known_attack_is_named() -> None:
 def test_minimal_attacks_alone() -> None:
     l0 = [cell("cheap", "minimal", "l0", 0), cell("near", "minimal", "l0", 0, median_distance=1)]
     assert attacks.closing(attacks.rows(l0)) == (
-        "near leaves 0.0 % [0.0, 10.0] of 20 images; the smallest change is near's, median L0 1"
+        "near leaves 0.0 % [0.0, 10.0] of 20 images; "
+        "the smallest change without eps is near's, median L0 1"
     )
     rows = attacks.rows([cell("ddn", "minimal", "l2", 0, median_distance=1.5)])
     assert attacks.closing(rows).startswith(

@@ -41,7 +41,7 @@ def eps_curve(
 
     A minimal attack runs once; an image is fooled within eps where it was fooled no farther away,
     in the attack's own norm. An attack that stops at a distance (`enough` of FAB, `within` of
-    decision-based ones) says nothing of smaller ones.
+    decision-based ones) says nothing of smaller ones, which are refused.
 
     Not so where the model draws its answers, which are asked for anew at each eps: there success
     may fall by chance; nor behind a guard, which sees all queries in turn.
@@ -126,6 +126,13 @@ def radii(attack: Attack, eps: Iterable[float] | float) -> list[float]:
             "curve: take a bounded attack (pgd) or a minimal one (ddn)"
         )
     wanted, norm = ascending(eps), norm_of(attack)
+    for stop in ("enough", "within"):
+        done = getattr(attack, stop, None)
+        if done is not None and wanted[0] < done:
+            raise InputError(
+                f"{stop} {done:g} ends the search at that distance, which says nothing of eps "
+                f"{wanted[0]:g}: leave {stop} out, or give no smaller eps"
+            )
     for each in wanted:
         check_eps(each, norm)
         if norm is L0 and 0 < each < 1:

@@ -288,9 +288,14 @@ def _bytes(count: float) -> str:
 def threads(jobs: int) -> int:
     """CPU threads of each of so many pieces of work that a verb does side by side.
 
+    All cores that this process may use, or what OMP_NUM_THREADS allows, shared among them.
+
     >>> threads(10**6)
     1
     """
     known = hasattr(os, "sched_getaffinity")
     cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+    allowed = os.environ.get("OMP_NUM_THREADS", "")
+    if allowed.isdecimal():
+        cores = min(cores, int(allowed))
     return max(1, cores // jobs)

@@ -175,7 +175,7 @@ def closing(attacks: Sequence[AttackRow]) -> str:
             text += f", as {'does 1 other' if equal == 1 else f'do {equal} others'}"
     if least:
         each = [f"{one.name}'s, median {distance_of(one)}" for one in least]
-        text += f"; the smallest change is {' and '.join(each)}"
+        text += f"; the smallest change without eps is {' and '.join(each)}"
     return text
 
 
