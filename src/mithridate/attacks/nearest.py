@@ -41,6 +41,8 @@ MOMENTUM, LAST = 0.9, 0.01
 """Of the descent: share of the last move in the next; size of the last step in the first's."""
 THIN = 0.2
 """In L0: the part of a round's steps that puts values back."""
+FAR = 0.5
+"""First step of a descent afresh, of an image for which nothing was found."""
 DUAL = {L1: LINF, L2: L2, LINF: L1}
 
 Searched = FAB | DDN | FMN | ALMA | PDPGD | SigmaZero
@@ -52,10 +54,13 @@ class Descent(NamedTuple):
     Attributes:
         step: change of a value in the first step; in LINF, as a share of the distance.
         share: length, in rounds.
+        afresh: begins at the clean image; its first step is so many times as long as the distance
+            of the round before, spread over all values.
     """
 
     step: float
     share: float = 1.0
+    afresh: bool = False
 
 
 class Member(NamedTuple):
@@ -92,7 +97,7 @@ ROUNDS: dict[Norm, tuple[Descent | Member, ...]] = {
         Member(FMN(norm=L1, gamma=0.9, step_size=300.0)), Member(PDPGD(norm=L1), share=3.0),
     ),
     L2: (
-        Member(DDN(gamma=0.2), share=0.3), Member(ALMA(step_size=0.5), share=1.7),
+        Member(DDN(gamma=0.2), share=0.3), Descent(4.0, share=1.7, afresh=True),
         Descent(0.1), Member(PDPGD(ratio=1.0)), Descent(0.1),
         Member(FAB(targets=RIVALS)), Descent(0.03), Member(PDPGD()),
         Descent(0.1), Member(ALMA(step_size=0.3)),
@@ -222,7 +227,11 @@ class Nearest(RowSearch):
     ) -> Tensor:
         size = self.norm.distance(start, x)
         near, step = size > 0, torch.full_like(size, kind.step)
-        if self.norm is LINF:
+        if kind.afresh:
+            values = x[0].numel()
+            step = torch.where(near, kind.step * size / values**0.5, FAR)
+            start, near = x, torch.zeros_like(near)
+        elif self.norm is LINF:
             step = torch.where(near, kind.step * size, 30 * kind.step)
         return descend(model, x, goal, self.norm, start, near, step, steps)
 
