@@ -105,7 +105,7 @@ class PDPGD(RowSearch):
 
     copies: ClassVar[int] = 28
     norm: AnyNorm = L2
-    steps: Count = 300
+    steps: Count = 1000
     step_size: Positive = 0.1
     dual_step: Positive = 0.1
     ratio: Positive = 0.01
