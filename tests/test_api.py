@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 
 import numpy as np
@@ -99,13 +98,14 @@ def test_defences_of_one_name_stand_apart_and_those_that_cannot_be_are_refused(m
 
 def test_command_line_and_python_write_the_same_record(model, tmp_path) -> None:
     from mithridate.cli.main import main
+    from mithridate.cli.publish import threads as side_by_side
 
     path, words = tmp_path / "m.safetensors", ["--data", "digits", "--samples", "20"]
     mi.save(model, path)
     command = ["attack", str(path), *words, "--attack", "fgsm,pgd", "--out", str(tmp_path / "cli")]
     assert main([*command, "--quiet"]) == 0
     threads = torch.get_num_threads()
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(side_by_side(2))
     try:
         result = mi.attack(path, "digits", ["fgsm", "pgd"], samples=20)
     finally:
