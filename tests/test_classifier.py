@@ -232,5 +232,10 @@ def test_where_a_black_pixel_has_no_slope_it_is_taken_further_inside():
     torch.testing.assert_close(slope[0, 0, 0].sign(), torch.tensor([-1.0, 1.0]))
     alone, _ = model.gradient(x[1:], Untargeted([1]))
     torch.testing.assert_close(alone, slope[1:])
+    model.compute_batch = 1  # whose passes they are is known all the same
+    with model.cost.by_row(2) as ledger:
+        parts, _ = model.gradient(x, Untargeted([1, 1]))
+    assert torch.equal(parts, slope)
+    assert (ledger.counts.tolist(), ledger.broken) == ([2, 2], False)
     bare, _ = model.gradient(x, Untargeted([1, 1]), finite=False)
     assert not bool(bare.isfinite().all())

@@ -430,24 +430,23 @@ class Classifier:
             raise InputError(f"this model gives {self.gives}, no gradients")
         if len(x) == 0:
             return torch.zeros_like(x), x.new_zeros((0, self.classes))
+        slope, logits = self._slopes(x, objective)
+        if finite and bool((wrong := ~slope.isfinite()).any()):
+            aside = torch.where(wrong, x + ASIDE * (0.5 - x).sign(), x)
+            again = self._slopes(aside, objective)[0].nan_to_num(0.0, 0.0, 0.0)
+            slope = torch.where(wrong, again, slope)
+        return slope, logits
+
+    def _slopes(self, x: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
         self.cost.charge(len(x))
 
-        def at(part: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+        def work(rows: slice) -> tuple[Tensor, Tensor]:
+            part = x[rows].detach()
             part = (part.clone() if part.is_inference() else part).requires_grad_()
             out = with_slope(self._forward(part))
             loss = objective[rows].loss(out).sum()
             self.cost.gradients += len(part)
             return torch.autograd.grad(loss, part)[0], out.detach()
-
-        def work(rows: slice) -> tuple[Tensor, Tensor]:
-            part = x[rows].detach()
-            slope, out = at(part, rows)
-            wrong = ~slope.isfinite()
-            if finite and bool(wrong.any()):
-                self.cost.charge(len(part))
-                aside = torch.where(wrong, part + ASIDE * (0.5 - part).sign(), part)
-                slope = torch.where(wrong, at(aside, rows)[0].nan_to_num(0.0, 0.0, 0.0), slope)
-            return slope, out
 
         with self.frozen(), torch.inference_mode(False), torch.enable_grad():
             parts = [self._passed(rows, work) for rows in self._chunks(len(x))]

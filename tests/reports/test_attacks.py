@@ -82,6 +82,11 @@ def test_minimal_attacks_alone() -> None:
         "near leaves 0.0 % [0.0, 10.0] of 20 images; "
         "the smallest change without eps is near's, median L0 1"
     )
+    tie = {"a": (1.5001, 2.0), "b": (1.5002, 1.0), "c": (1.51, 0.5)}
+    l2 = [
+        cell(n, "minimal", "l2", 0, median_distance=m, mean_distance=a) for n, (m, a) in tie.items()
+    ]
+    assert [row.name for row in attacks.smallest(attacks.rows(l2))] == ["b"]
     rows = attacks.rows([cell("ddn", "minimal", "l2", 0, median_distance=1.5)])
     assert attacks.closing(rows).startswith(
         "ddn leaves 0.0 % [0.0, 10.0] of 20 images; the smallest change"

@@ -146,19 +146,24 @@ def strongest(attacks: Sequence[AttackRow]) -> AttackRow | None:
 def smallest(attacks: Sequence[AttackRow]) -> list[AttackRow]:
     """For each norm, of the minimal attacks that fool the most, the nearest by the median.
 
+    Of those whose medians are equal to three digits, the nearest in the mean.
     Not those within the eps of a curve: what lies farther is not in their median.
     """
     found = []
     for norm in NORMS:
         rows = [
-            (row.success.value, row.median_distance, row)
+            (row.success.value, float(f"{row.median_distance:.3g}"), row)
             for row in attacks
             if row.kind == "minimal" and row.norm == norm and not row.bounded
             if row.success and row.median_distance is not None
         ]
         most = max((success for success, _, _ in rows), default=0.0)
-        able = [(distance, row) for success, distance, row in rows if success >= most - NEAR]
-        found += [min(able, key=lambda pair: pair[0])[1]] if able else []
+        able = [
+            (median, row.mean_distance or 0.0, row)
+            for success, median, row in rows
+            if success >= most - NEAR
+        ]
+        found += [min(able, key=lambda each: each[:2])[2]] if able else []
     return found
 
 

@@ -98,7 +98,7 @@ class Adversarial(Unit[Attacked]):
     """
 
     kind: ClassVar = "adversarial"
-    version: ClassVar = 2
+    version: ClassVar = 3
     memory: ClassVar = 2 * 2**30
 
     model: Unit[Classifier]
