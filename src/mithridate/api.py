@@ -143,7 +143,7 @@ def defend(
     attacks: Chosen | type[Component] | Sequence[Chosen | type[Component]] = (),
     eps: float | None = None,
     samples: int = 1000,
-    asked_samples: int = 100,
+    slow_samples: int = 100,
     epochs: int | None = None,
     seed: int = 0,
     errors: Literal["raise", "record"] = "raise",
@@ -164,8 +164,8 @@ def defend(
             By name or class it has the usual settings for such images; an object has its own.
         attacks: as `attack` has them; by default five, of every access.
         eps: of every attack and hardener that has one.
-        samples: test images of an attack by gradients.
-        asked_samples: of one by labels or scores.
+        samples: test images of an attack.
+        slow_samples: of one that makes a thousand passes an image or more, AutoAttack among them.
         epochs: of a hardener; 20 below 10,000 training images, else 5.
         seed, errors, keep, progress, opening: as of `attack`.
         settings: further settings of the attacks and defences, each for those that have it.
@@ -203,7 +203,7 @@ def defend(
             **taken.facts,
             attacks=against,
             samples=_plain(samples),
-            asked_samples=_plain(asked_samples),
+            slow_samples=_plain(slow_samples),
             epochs=_plain(epochs) or usual_epochs(0 if taken.train is None else len(taken.train)),
             seed=_seed(seed),
             device=taken.device,

@@ -7,7 +7,7 @@ import json
 import pytest
 
 QUICK = ("--attack", "fgsm,hopskipjump", "--set", "hopskipjump.budget=60")
-SMALL = ("--samples", "30", "--asked-samples", "4", "--json")
+SMALL = ("--samples", "30", "--slow-samples", "4", "--json")
 
 
 @pytest.fixture

@@ -49,8 +49,8 @@ def defend(
     how: Any = None,
     settings: Settings = None,
     samples: Annotated[int, typer.Option(min=1, metavar="N", help="Test images.")] = 1000,
-    asked_samples: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Of them for attacks by labels and scores.")
+    slow_samples: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Of them for attacks of 1,000 passes or more.")
     ] = 100,
     epochs: Annotated[
         int | None,
@@ -93,7 +93,7 @@ def defend(
         **facts,
         attacks=attacks,
         samples=samples,
-        asked_samples=asked_samples,
+        slow_samples=slow_samples,
         epochs=epochs or usual_epochs(len(sets(data)[0])),
         seed=seed,
         device=device,

@@ -9,6 +9,8 @@ from typing import Any
 from mithridate import component
 from mithridate.attacks.curve import ascending
 from mithridate.classifier import Classifier
+from mithridate.component import Choice
+from mithridate.cost import Sizes
 from mithridate.data import ImageSet
 from mithridate.defenses.inspect.base import same_architecture
 from mithridate.defenses.inspect.ensemble import calibrated_for
@@ -29,6 +31,8 @@ AGAINST = ("fgsm", "pgd", "autoattack", "deepfool", "hopskipjump")
 ALL = "all"
 NONE = "none"
 """Instead of a defence."""
+SLOW = 1000
+"""Passes an image from which on an attack of `defend` has fewer images."""
 KNOWS, IGNORES = "knows", "ignores"
 """What an attacker makes of a defence."""
 
@@ -115,12 +119,12 @@ def defend(
     data: str,
     defenses: Sequence[Table],
     *,
-    image_shape: tuple[int, ...] = (),
+    image_shape: tuple[int, ...],
     network: str | Table | None = None,
     opening: Table | None = None,
     attacks: Sequence[Table] = (),
     samples: int = 1000,
-    asked_samples: int = 100,
+    slow_samples: int = 100,
     epochs: int = 5,
     seed: int = 0,
     device: str = "auto",
@@ -133,11 +137,11 @@ def defend(
             given is the usual for such images.
         image_shape: of the data.
         attacks: name and settings of each, as `attack` takes them; `AGAINST` by default.
-        samples: test images of an attack by gradients.
-        asked_samples: of one by labels or scores, which asks thousands of times an image.
+        samples: test images of an attack.
+        slow_samples: of one that makes `SLOW` passes an image or more.
         epochs: of a hardener, which trains the model further.
 
-    >>> list(defend("m.safetensors", "digits", [{"name": "spatial-smoothing"}]).matrix)
+    >>> list(defend("m.pt", "digits", [{"name": "jpeg"}], image_shape=(1, 8, 8)).matrix)
     ['clean', 'attacks', 'asked']
     """
     attacks = attacks or [{"name": name} for name in AGAINST]
@@ -162,9 +166,9 @@ def defend(
             axes={"protection": [*chains]},
         )
     }
-    for name, title, gradient, count in (
-        ("attacks", "Attacks by gradients", True, samples),
-        ("asked", "Attacks by labels and scores", False, asked_samples),
+    for name, title, gradient in (
+        ("attacks", "Attacks by gradients", True),
+        ("asked", "Attacks by labels and scores", False),
     ):
         names = [str(a["name"]) for a, w in zip(attacks, white, strict=True) if w == gradient]
         shown = [label for label in chains if not (gradient and label in guards)]
@@ -174,7 +178,7 @@ def defend(
             matrix[name] = MatrixSpec(
                 measure="evasion",
                 title=title,
-                set={"samples": count, "attack_seed": seed},
+                set={"attack_seed": seed},
                 axes={"protection": shown, "attack": names, "attacker": [IGNORES, KNOWS]},
                 exclude=[{"protection": blind, "attacker": IGNORES}],
             )
@@ -196,12 +200,29 @@ def defend(
         defaults=_subject(model, data, network, opening) | {"seed": seed},
         options={
             "protection": chains,
-            "attack": {str(one["name"]): {"attack": dict(one)} for one in attacks},
+            "attack": {
+                str(one["name"]): {
+                    "attack": dict(one),
+                    "samples": min(samples, slow_samples) if _slow(one, image_shape) else samples,
+                }
+                for one in attacks
+            },
             "attacker": {IGNORES: {"through": "undefended"}, KNOWS: {}},
         },
         matrix=matrix,
         view=[{"kind": "defenses", "matrix": "clean"}, *charts, *tables],
     )
+
+
+def _slow(attack: Table, image_shape: tuple[int, ...]) -> bool:
+    """Whether an attack makes `SLOW` passes an image or more.
+
+    >>> _slow({"name": "pgd"}, (1, 28, 28)), _slow({"name": "autoattack"}, (1, 28, 28))
+    (False, True)
+    """
+    usual = component.find("attacks", str(attack["name"])).usual(image_shape)
+    work = Choice.of("attacks", {**usual, **attack}).make().cost(Sizes(test=1, classes=10))
+    return bool(work.forwards + work.gradients >= SLOW)
 
 
 def kind_of(defense: str) -> str:
