@@ -1,32 +1,41 @@
-"""Hardened training: how fast it is over the bare passes, and how far it gets on MNIST.
+"""Defences: what training and prediction cost over the bare passes, and how far training gets.
 
-    python -m benchmarks.harden speed [--network borji-cnn] [--images 512]
-    python -m benchmarks.harden mnist OUT.safetensors [--epochs 30] [--steps 10]
-    python -m benchmarks.harden measure MODEL.safetensors [--images 1000] [--attack pgd,apgd,...]
+    python -m benchmarks.defences training [--network borji-cnn] [--images 512]
+    python -m benchmarks.defences prediction [--network borji-cnn] [--images 512]
+    python -m benchmarks.defences mnist OUT.safetensors [--epochs 30] [--steps 10]
+    python -m benchmarks.defences measure MODEL.safetensors [--images 1000] [--attack pgd,apgd,...]
 
-`speed` prints PGD-40's epoch over the 40 passes to the input and the one to the weights that it
+`training` prints PGD-40's epoch over the 40 passes to the input and the one to the weights that it
 needs, in one run, and one of N-FGSM over one of PGD-7; beside ART's trainer where that is
-installed. `mnist` trains a network by PGD at eps 0.3, `measure` attacks it.
+installed. `prediction` prints what a model behind each transform and detector takes over the model
+alone, and Defense-GAN over the passes through the generator that it makes; nothing has learned,
+which changes no arithmetic. `mnist` trains a network by PGD at eps 0.3, `measure` attacks it.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 import mithridate as mi
 from benchmarks.timing import bare_passes, ratio, side_by_side
+from mithridate import component
 from mithridate.data import ImageSet
+from mithridate.defenses.detect.base import Detector, FittedDetector
+from mithridate.defenses.transform.base import LearnedTransform
 from mithridate.metrics import wilson
+from mithridate.networks.wgan import WGAN
 
 EPS = 0.3
 
 
-def speed(given: argparse.Namespace) -> None:
+def training(given: argparse.Namespace) -> None:
     """Seconds of an epoch, and ratios of the same turn."""
     train, _ = mi.load_data("mnist")
     data = train.subset(range(given.images))
@@ -90,6 +99,50 @@ def art(net: nn.Module, data: ImageSet) -> dict[str, object]:
     return {"ART PGD-40": lambda: trainer.fit(x, y, batch_size=128, nb_epochs=1)}
 
 
+def prediction(given: argparse.Namespace) -> None:
+    """Seconds to label the images, and ratios of the same turn."""
+    _, test = mi.load_data("mnist")
+    x, shape = test.batch(range(given.images))[0], test.image_shape
+    net = mi.networks.create(given.network, image_shape=shape, classes=10)
+    model = mi.Classifier(net, classes=10, image_shape=shape)
+    protected = {"no defence": model}
+    for kind in ("transforms", "detectors"):
+        for name in component.in_order(kind):
+            cls = component.find(kind, name)
+            if "generator" in cls.about.needs:
+                continue
+            link = component.create(kind, name, cls.usual(shape))
+            if isinstance(link, LearnedTransform):
+                link = replace(link, learned=link.build(shape).eval())
+            elif isinstance(link, Detector):
+                link = FittedDetector(link, link.scorer(model, shape))
+            protected[name] = link.wrap(model)
+    seconds = side_by_side(
+        {name: partial(one.labels, x) for name, one in protected.items()}, repeats=given.repeats
+    )
+    print(f"{given.network}, {len(x)} images, {torch.get_num_threads()} threads")
+    for name, values in seconds.items():
+        print(f"  {name:18} {min(values):7.3f} s  {ratio(values, seconds['no defence']):6.2f} x")
+    gan, few = WGAN(shape), x[: given.codes]
+    defense = mi.transforms.DefenseGAN(generator=gan, steps=given.steps)
+    seconds = side_by_side(
+        {"ours": partial(defense.codes, few), "bare": partial(_searched, gan, few, defense)},
+        repeats=given.repeats,
+    )
+    against = ratio(seconds["ours"], seconds["bare"])
+    print(f"  defense-gan, {len(few)} images, {defense.steps} steps, {defense.restarts} restarts:")
+    print(f"  {min(seconds['ours']):7.2f} s  {against:.2f} x the passes through the generator")
+
+
+def _searched(gan: WGAN, x: Tensor, defense: mi.transforms.DefenseGAN) -> None:
+    """As many passes to the codes as the search makes, in batches of 128, and nothing else."""
+    codes = torch.randn(len(x) * defense.restarts, gan.latent)
+    for _ in range(defense.steps):
+        for part in codes.split(128):
+            leaf = part.requires_grad_()
+            torch.autograd.grad(gan.generate(leaf).sum(), leaf)
+
+
 def mnist(given: argparse.Namespace) -> None:
     """Train at a little more than eps, so that the surface of the ball of eps is inside."""
     train, _ = mi.load_data("mnist")
@@ -146,11 +199,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     verbs = parser.add_subparsers(required=True)
-    verb = verbs.add_parser("speed")
-    verb.add_argument("--network", default="borji-cnn")
-    verb.add_argument("--images", type=int, default=512)
-    verb.add_argument("--repeats", type=int, default=3)
-    verb.set_defaults(run=speed)
+    for run in (training, prediction):
+        verb = verbs.add_parser(run.__name__)
+        verb.add_argument("--network", default="borji-cnn")
+        verb.add_argument("--images", type=int, default=512)
+        verb.add_argument("--repeats", type=int, default=3)
+        verb.set_defaults(run=run)
+    verb.add_argument("--codes", type=int, default=16, help="images of Defense-GAN")
+    verb.add_argument("--steps", type=int, default=50, help="of its searches")
     verb = verbs.add_parser("mnist")
     verb.add_argument("out")
     verb.add_argument("--network", default="borji-cnn")
