@@ -173,6 +173,7 @@ TABLES: dict[str, dict[str, str]] = {
         "accuracy": "mithridate.studies.measures.accuracy:Accuracy",
         "corruptions": "mithridate.studies.measures.corruptions:Corruptions",
         "evasion": "mithridate.studies.measures.evasion:Evasion",
+        "classification": "mithridate.studies.measures.classification:Classification",
         "backdoor": "mithridate.studies.measures.backdoor:Backdoor",
         "poisoning": "mithridate.studies.measures.poisoning:Poisoning",
         "activations": "mithridate.studies.measures.activations:Activations",

@@ -14,12 +14,14 @@ from mithridate.metrics.intervals import (
     wilson,
 )
 from mithridate.metrics.means import Mean, bootstrap_mean, mean_over_seeds
+from mithridate.metrics.scores import Scores, scores
 
 __all__ = [
     "Distances",
     "Interval",
     "Mean",
     "Pairs",
+    "Scores",
     "accuracy",
     "attack_success_rate",
     "bootstrap_mean",
@@ -31,6 +33,7 @@ __all__ = [
     "mean_over_seeds",
     "paired_difference",
     "pairs",
+    "scores",
     "unpaired_difference",
     "wilson",
 ]

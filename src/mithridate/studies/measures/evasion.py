@@ -117,7 +117,7 @@ class Evasion(Measure):
         {"kind": "pictures", "arrays": ["examples_clean", "examples_changed"]},
     ]
 
-    def unit(self, settings: Settings) -> Unit[Any]:
+    def unit(self, settings: Settings) -> Measured:
         """The measurement, over the adversarial images as a unit of their own."""
         attack = Choice.of("attacks", settings.attack)
         shape = settings.data_unit.loaded.test.image_shape
