@@ -26,6 +26,7 @@ from mithridate.defenses.sanitize import (
     Outliers,
     Sanitizer,
     SpectralSignatures,
+    Spectre,
 )
 from mithridate.poisons import poisoned_test
 
@@ -54,6 +55,7 @@ def filters(trusted: mi.ImageSet, *, poisoned: bool, every: bool) -> dict[str, S
     }
     if poisoned:
         found["spectral, published, eps 0.1"] = SpectralSignatures(classes="all", eps=0.1)
+        found["spectre, all, eps 0.1"] = Spectre(classes="all", eps=0.1)
     if every:
         found["outliers, no trust, 2 folds"] = Outliers(epochs=2)
         found["... as published, size"] = paper("relative-size")

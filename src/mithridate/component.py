@@ -106,6 +106,7 @@ TABLES: dict[str, dict[str, str]] = {
         "spectral-signatures": (
             "mithridate.defenses.sanitize.spectral_signatures:SpectralSignatures"
         ),
+        "spectre": "mithridate.defenses.sanitize.spectre:Spectre",
         "outliers": "mithridate.defenses.sanitize.outliers:Outliers",
         "early-loss": "mithridate.defenses.sanitize.early_loss:EarlyLoss",
     },

@@ -22,6 +22,7 @@ from mithridate.defenses.sanitize import (
     Outliers,
     Sanitizer,
     SpectralSignatures,
+    Spectre,
 )
 from mithridate.defenses.sanitize.base import conclude
 from mithridate.errors import InputError, NothingAssessedError
@@ -34,6 +35,8 @@ SUITES = {
     "spectral": SpectralSignatures(),
     "spectral by size": SpectralSignatures(side="smaller"),
     "spectral as published": SpectralSignatures(classes="all", eps=0.2),
+    "spectre": Spectre(eps=0.2),
+    "spectre of all": Spectre(eps=0.2, classes="all"),
     "clustering": ActivationClustering(),
     "clustering in ica": ActivationClustering(reduce="ica"),
     "clustering by silhouette": ActivationClustering(analysis="silhouette"),
@@ -43,7 +46,7 @@ SUITES = {
     "outliers in folds": Outliers(epochs=2, share=0.1),
     "outliers of trusted images": Outliers(trusted=clouds(seed=1).data, epochs=2),
 }
-BY_FEATURES = list(SUITES.values())[:7]
+BY_FEATURES = list(SUITES.values())[:9]
 """Filters that rest on features alone."""
 
 
@@ -319,6 +322,10 @@ class TestFeaturesThatTellNothing:
         (lambda: Outliers(threshold=0), "threshold must be above 0"),
         (lambda: Outliers(share=1.5), "share must be at most 1"),
         (lambda: Outliers(count=2.5), "count is a whole number"),
+        (lambda: Spectre(eps=0), "eps must be above 0"),
+        (lambda: Spectre(eps=0.7), "all of a class"),
+        (lambda: Spectre(eps=0.1, classes="some"), "classes is one of strangest, all"),
+        (lambda: Spectre(eps=0.1, alpha=-1), "alpha must be at least 0"),
         (lambda: EarlyLoss(steps=0), "steps must be at least 1"),
         (lambda: EarlyLoss(threshold=2), "threshold must be at most 1"),
         (lambda: Outliers(folds=1), "folds must be at least 2"),

@@ -5,6 +5,7 @@ from mithridate.defenses.sanitize.base import ClassNote, Filtered, Sanitizer
 from mithridate.defenses.sanitize.early_loss import EarlyLoss
 from mithridate.defenses.sanitize.outliers import Outliers
 from mithridate.defenses.sanitize.spectral_signatures import SpectralSignatures
+from mithridate.defenses.sanitize.spectre import Spectre
 
 __all__ = [
     "ActivationClustering",
@@ -14,4 +15,5 @@ __all__ = [
     "Outliers",
     "Sanitizer",
     "SpectralSignatures",
+    "Spectre",
 ]
