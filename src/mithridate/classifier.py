@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mithridate.cost import Cost as Cost
-from mithridate.errors import InputError, QueriesRefused, check_number, check_whole, one_line
+from mithridate.errors import InputError, QueriesRefused, check_whole, one_line
 
 OUTPUTS = ("logits", "probabilities", "sigmoid")
 """What a module may return."""
@@ -82,13 +82,10 @@ class Classifier:
         gradients: whether the module has any; another runtime's gives labels and scores only.
         scored: whether it gives scores; where it gives labels only, the module's outputs are 1 at
             the label and 0 elsewhere.
-        temperature: by which the logits were divided in training, and are not any more, as
-            defensive distillation has it: softmax saturates. Who knows it divides again.
         draws: whether the same image may be answered in two ways: something inside is random.
 
     Raises:
-        InputError: not a module, fewer than two classes, empty bounds, no such class to reject,
-            a temperature of 0.
+        InputError: not a module, fewer than two classes, empty bounds, no such class to reject.
 
     >>> model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), classes=3)
     >>> model.logits(torch.zeros(2, 1, 2, 2)).shape
@@ -114,7 +111,6 @@ class Classifier:
         attacker: Callable[[], Classifier] | None = None,
         gradients: bool = True,
         scored: bool = True,
-        temperature: float = 1.0,
         draws: bool = False,
     ) -> None:
         if not isinstance(module, nn.Module):
@@ -138,7 +134,6 @@ class Classifier:
             raise InputError(f"image_shape is (channels, height, width), got {image_shape!r}")
         if compute_batch is not None:
             check_whole("compute_batch", compute_batch, low=1)
-        check_number("temperature", temperature, low=0, open_low=True)
         if device is not None:
             move(module, device)
         self.module = module
@@ -153,7 +148,6 @@ class Classifier:
         self.rejected = rejected
         self._attacker = attacker
         self.gradients, self.scored = gradients, scored
-        self.temperature = temperature
         self.draws = draws
         self.cost = Cost()
         on_cpu = self.device.type == "cpu"
@@ -199,15 +193,11 @@ class Classifier:
     def attacker(self) -> Classifier:
         """What an attacker who knows the defences inside looks at; self where there are none.
 
-        >>> hot = Classifier(nn.Flatten(), classes=2, temperature=10)
-        >>> hot.attacker().logits(torch.tensor([[[[1.0, 0.5]]]]))
-        tensor([[0.1000, 0.0500]])
+        >>> plain = Classifier(nn.Flatten(), classes=2)
+        >>> plain.attacker() is plain
+        True
         """
-        if self._attacker is not None:
-            return self._attacker()
-        if self.temperature == 1:
-            return self
-        return self.around(_Cooled(self.core(), self.temperature), info=self.info)
+        return self if self._attacker is None else self._attacker()
 
     def core(self) -> nn.Module:
         """The module, shared and not copied, as one of images in [0, 1] -> logits."""
@@ -829,19 +819,6 @@ def laid_like(x: Tensor, given: Tensor) -> Tensor:
     """A changed batch in the layout of the one that was given, for a network behind the change."""
     fast = given.stride(1) == 1 and given.is_contiguous(memory_format=torch.channels_last)
     return laid_out(x, torch.channels_last if fast else torch.contiguous_format)
-
-
-@final
-class _Cooled(nn.Module):
-    """Logits divided by a temperature."""
-
-    def __init__(self, core: nn.Module, temperature: float) -> None:
-        super().__init__()
-        self.core, self.temperature = core, temperature
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.core(x)
-        return out / self.temperature
 
 
 @final

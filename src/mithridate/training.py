@@ -514,7 +514,6 @@ def _own_copy(
         channels_last=old.channels_last if old and device is None else None,
         autocast=old.autocast if old else False,
         outputs=old.outputs if old else "logits",
-        temperature=old.temperature if old else 1.0,
     )
     if old is not None and old.info:
         model.info["parent"] = old.info

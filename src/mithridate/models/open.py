@@ -168,7 +168,6 @@ def normalised(
         rejected=model.rejected,
         gradients=model.gradients,
         scored=model.scored,
-        temperature=model.temperature,
     )
 
 
@@ -407,7 +406,6 @@ def _as_stated(
         rejected=model.rejected,
         gradients=model.gradients,
         scored=model.scored,
-        temperature=model.temperature,
         **settings,
     )
 
@@ -486,7 +484,6 @@ def in_order_of(
             rejected=model.rejected,
             gradients=model.gradients,
             scored=model.scored,
-            temperature=model.temperature,
         )
     few = [", ".join(map(str, each[:3])) for each in (own, names)]
     raise InputError(

@@ -58,7 +58,6 @@ def save(model: Classifier, path: str | Path) -> None:
         "info": model.info,
     }
     header |= {} if model.rejected is None else {"rejected": model.rejected}
-    header |= {} if model.temperature == 1 else {"temperature": model.temperature}
     write_tensors(path, model.module.state_dict(), header)
 
 
@@ -136,7 +135,6 @@ def _from_safetensors(place: Path, network: nn.Module | None) -> Parts:
             "outputs": str(header["outputs"]),
             "info": dict(header["info"]),
             "rejected": header.get("rejected"),
-            "temperature": float(header.get("temperature", 1)),
         }
         wanted = dict(header["architecture"])
     except (KeyError, TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Distillation: soft labels at a temperature, a saturated softmax, and the view that undoes it."""
+"""Distillation: soft labels at a temperature, a saturated softmax, and who is not held up by it."""
 
 from __future__ import annotations
 
@@ -81,41 +81,36 @@ def digits() -> tuple[Classifier, Tensor, Tensor]:
     return (student, *test.batch(range(len(test))))
 
 
-def test_the_students_softmax_saturates_and_the_view_undoes_it(
-    digits: tuple[Classifier, Tensor, Tensor],
-) -> None:
-    student, x, y = digits
-    view = student.attacker()
-    assert (student.labels(x) == y).double().mean() > 0.9
-    assert torch.equal(view.labels(x), student.labels(x))
-    torch.testing.assert_close(view.logits(x) * 100, student.logits(x))
-    vanished = [
-        (model.gradient(x, mi.Untargeted(student.labels(x)))[0].flatten(1) == 0)
-        .all(1)
-        .double()
-        .mean()
-        for model in (student, view)
-    ]
-    assert vanished[0] > 0.5, "the softmax of most images is 1 in float32"
-    assert vanished[1] == 0
-
-
 def test_it_hides_from_cross_entropy_alone(digits: tuple[Classifier, Tensor, Tensor]) -> None:
-    """FGSM as published finds no gradient; ours, whose loss does not saturate, needs no view."""
+    """The softmax saturates, so FGSM as published finds no gradient; ours needs no other view."""
     student, x, y = digits
-    goal = mi.Untargeted(y)
-    vanished, _ = student.gradient(x, goal)
-    assert (vanished.flatten(1).abs().sum(1) == 0).double().mean() > 0.3
-    for through in (student, None):
-        attack = mi.attacks.FGSM(eps=0.2)
-        result = mi.run_attack(attack, student, x, goal, rng=rng(0), through=through)
-        assert (result.predicted == y).double().mean() < 0.3
+    assert (student.labels(x) == y).double().mean() > 0.9
+    vanished, _ = student.gradient(x, mi.Untargeted(student.labels(x)))
+    assert (vanished.flatten(1) == 0).all(1).double().mean() > 0.5
+    result = mi.run_attack(mi.attacks.FGSM(eps=0.2), student, x, mi.Untargeted(y), rng=rng(0))
+    assert (result.predicted == y).double().mean() < 0.3
 
 
-def test_a_transform_in_front_keeps_the_view(digits: tuple[Classifier, Tensor, Tensor]) -> None:
-    student, x, _ = digits
-    smooth = mi.transforms.SpatialSmoothing().wrap(student)
-    torch.testing.assert_close(smooth.attacker().logits(x) * 100, smooth.logits(x))
+def test_no_view_at_a_temperature_is_much_better(digits: tuple[Classifier, Tensor, Tensor]) -> None:
+    """Logits as they are leave about what those divided by any T do: 5 points more at most."""
+    student, x, y = digits
+
+    class Cooled(nn.Module):
+        def __init__(self, by: float) -> None:
+            super().__init__()
+            self.module, self.by = student.module, by
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.module(x) / self.by
+
+    def left(view: Classifier) -> int:
+        attack = mi.attacks.PGD(eps=0.1, steps=20, step_size=0.01)
+        result = mi.run_attack(attack, student, x, mi.Untargeted(y), rng=rng(0), through=view)
+        return int((result.predicted == y).sum())
+
+    known = left(student.attacker())
+    for by in (10.0, 100.0):
+        assert known <= left(Classifier(Cooled(by).eval(), classes=10)) + 0.05 * len(x)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +157,6 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path: Any) -> None:
             lambda: DefensiveDistillation(misclassified="dorp"),
             "misclassified is one of keep, drop, hard, got 'dorp'",
         ),
-        (lambda: Classifier(nn.Flatten(), classes=2, temperature=0), "temperature must be above"),
         (
             lambda: DefensiveDistillation(width=0.5).train(
                 stateful_network(), noise_set(), epochs=1, rng=rng(0)

@@ -98,7 +98,7 @@ class Adversarial(Unit[Attacked]):
     """
 
     kind: ClassVar = "adversarial"
-    version: ClassVar = 3
+    version: ClassVar = 4
     memory: ClassVar = 2 * 2**30
 
     model: Unit[Classifier]
