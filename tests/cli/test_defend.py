@@ -49,8 +49,36 @@ def test_a_hardened_model_is_attacked_itself_and_by_transfer(call, model, tmp_pa
 
 
 @pytest.mark.parametrize(
+    ("hardener", "words"),
+    [
+        ("reject-fooling", ("--set", "rounds=1", "--set", "images=10")),
+        ("defensive-distillation", ("--set", "student=mnist-cnn", "--set", "width=0.1")),
+    ],
+)
+def test_a_hardener_may_change_the_network(call, model, tmp_path, hardener, words):
+    done = call(
+        "defend", model, "--data", "digits", "--defense", hardener, *words, "--epochs", "1",
+        "--attack", "fgsm", *SMALL, "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert {cell["status"] for cell in json.loads(done.out)["cells"]} == {"done"}
+
+
+def test_of_attacks_without_a_budget_nothing_can_be_said(call, model, tmp_path):
+    done = call(
+        "defend", model, "--data", "digits", "--defense", "bit-depth",
+        "--attack", "deepfool", *SMALL, "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert done.code == 3
+    assert json.loads(done.out)["verdict"] == "Nothing can be said"
+
+
+@pytest.mark.parametrize(
     ("words", "text"),
     [
+        (("--defense", "bit-depth", "--set", "bits=99"), "bits must be at most 8, got 99"),
+        (("--defense", "spatial-smoothing", "--set", "window=31"), "window"),
+        (("--defense", "defensive-distillation", "--set", "temperature=0"), "temperature must"),
         (("--defense", "smoothing"), "no defence named 'smoothing'"),
         (("--defense", ","), "no defence is named"),
         (("--defense", "spatial-smoothing", "--set", "windw=3"), "'window'"),

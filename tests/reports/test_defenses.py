@@ -33,7 +33,12 @@ def cells(name: str, clean: int, left: dict[tuple[str, str, str], int]) -> list[
                 "id": f"{name}/{attacker}/{attack}",
                 "matrix": "asked" if kind == "asked" else "attacks",
                 "axes": {"protection": name, "attacker": attacker, "attack": attack},
-                "values": {"accuracy_left": share(k), "kind": kind, "median_l2": k / 10},
+                "values": {
+                    "accuracy_left": share(k),
+                    "kind": kind,
+                    "median_l2": k / 10,
+                    "gradients": 1 if attack == "fgsm" else 40,
+                },
             }
         )
         for (attacker, attack, kind), k in left.items()
@@ -54,6 +59,7 @@ GOOD = cells(
     },
 )
 BLIND = Doubt(id="zero-gradients", text="9 of 200 images have no gradient.")
+CHANCE = Doubt(id="near-chance", text="12 of 100 are right.")
 GUARD = cells("blacklight", 198, {("knows", "hopskipjump", "asked"): 190})
 
 
@@ -95,6 +101,21 @@ def test_the_worst_attack_that_knows_it_decides_and_minimal_ones_do_not() -> Non
             [GOOD[0], *(one.model_copy(update={"doubts": [BLIND]}) for one in GOOD[1:])],
             "good may help, which is not shown",
             ["no proof"],
+        ),
+        (
+            cells("quick", 190, {("knows", "fgsm", "bounded"): 150}),
+            "quick may help, which is not shown",
+            ["made one step alone"],
+        ),
+        (
+            [GOOD[0].model_copy(update={"doubts": [CHANCE]}), *GOOD[1:]],
+            "good may help, which is not shown",
+            ["hardly better than chance"],
+        ),
+        (
+            cells("wreck", 47, {("knows", "pgd", "bounded"): 17}),
+            "wreck does not help against an attacker who knows it",
+            ["wreck costs more clean accuracy than it brings."],
         ),
         (
             cells("odd", 190, {("ignores", "pgd", "bounded"): 2, ("knows", "pgd", "bounded"): 150}),

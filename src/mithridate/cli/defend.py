@@ -107,11 +107,13 @@ def defend(
         main=next(n for n in spec.matrix if n != "clean"),
         plan_only=plan_only,
         keep=keep,
+        strict=ALL not in words and ALL not in (attack or []),
     )
 
 
-def _show(result: Published, screen: Screen) -> None:
+def _show(result: Published, screen: Screen) -> int:
     """The ranking, the doubts, and which defence helps."""
+    from mithridate.cli import publish
     from mithridate.reports import defenses as reading
 
     ranked = reading.rows(result.cells, result.timings)
@@ -130,3 +132,4 @@ def _show(result: Published, screen: Screen) -> None:
     headline, how_much = reading.verdict(ranked)
     screen.say(f"{headline}. {how_much}")
     screen.say(f"Report: {result.report}")
+    return publish.OPEN if headline == reading.NOTHING else 0

@@ -174,21 +174,32 @@ def carried_out(
     spec: Spec,
     out: Path,
     screen: Screen,
-    show: Callable[[Published, Screen], None],
+    show: Callable[[Published, Screen], int | None],
     *,
     main: str,
     plan_only: bool,
     keep: bool,
+    strict: bool = False,
 ) -> int:
-    """A verb's study: only its plan, or run, written and shown; returns the exit code."""
+    """A verb's study: only its plan, or run, written and shown; returns the exit code.
+
+    Args:
+        show: may return an exit code of its own.
+        strict: a cell that cannot be measured is an error.
+
+    Raises:
+        InputError: the first such cell's, where `strict`.
+    """
     plan = planned(spec, spec.name)
+    if strict and plan.refused:
+        raise InputError(plan.refused[0][1])
     if plan_only:
         return show_plan(plan, screen)
     result = conducted(plan, out, screen, main=main, keep=keep)
-    show(result, screen)
+    code = show(result, screen) or 0
     if result.interrupted:
         return INTERRUPTED
-    return FAILED if result.failures else 0
+    return FAILED if result.failures else code
 
 
 def _finished(out: Path, spec_sha256: str) -> bool:

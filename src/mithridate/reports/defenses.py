@@ -18,6 +18,11 @@ from mithridate.reports.values import Entry
 CLEAN, WHITE, ASKED = "clean", "attacks", "asked"
 NONE, KNOWS, IGNORES = "none", "knows", "ignores"
 SHARE = Column(title="", unit="share")
+NOTHING = "Nothing can be said"
+UNPROVEN = MASKED | {"near-chance", "below-chance"}
+"""Doubts beside which it is not said that a defence helps."""
+MANY = 5
+"""Passes an image that an attack makes at least which looks again at what it did."""
 COSTLY = 0.02
 """Clean accuracy whose loss is told beside what a defence brings."""
 
@@ -37,6 +42,7 @@ class DefenseRow:
     Attributes:
         ignored, known: the worst attack within a budget, of attackers who ignore it and who know
             it; of a guard, which answers queries alone, the worst of those who ask.
+        passes: an image, of the longest attack within a budget by those who know it.
         nearest: median L2 of the smallest change that fools it, of attackers who know it.
         trained: seconds of training, None where there was none.
         failed: attacks that gave no figure, with the reason.
@@ -47,6 +53,7 @@ class DefenseRow:
     rejected: Proportion | None
     ignored: Left | None
     known: Left | None
+    passes: float
     nearest: float | None
     guard: bool
     trained: float | None
@@ -61,8 +68,10 @@ class DefenseRow:
 
     @property
     def shown(self) -> bool:
-        """Whether its figures rest on attacks that ran, and that had gradients worth following."""
-        return not self.failed and all(doubt.id not in MASKED for doubt in self.doubts)
+        """Whether its figures rest on attacks that ran, that had gradients worth following and
+        went more than a step, and on a model that is better than chance."""
+        certain = all(doubt.id not in UNPROVEN for doubt in self.doubts)
+        return not self.failed and certain and self.passes >= MANY
 
 
 def rows(cells: Sequence[Cell], timings: Sequence[Timing] = ()) -> list[DefenseRow]:
@@ -90,6 +99,7 @@ def _row(name: str, cells: Sequence[Cell], timings: Sequence[Timing]) -> Defense
         rejected=share_of(clean, "rejected"),
         ignored=_worst(ignored, guard),
         known=_worst(known, guard),
+        passes=max((_passes(cell) for cell in known if _is(cell, "bounded")), default=0.0),
         nearest=min((one for one in moved if one is not None), default=None),
         guard=guard,
         trained=_training(cells, timings, name),
@@ -100,6 +110,11 @@ def _row(name: str, cells: Sequence[Cell], timings: Sequence[Timing]) -> Defense
 
 def _is(cell: Cell, kind: str) -> bool:
     return text_of(cell, "kind") == kind
+
+
+def _passes(cell: Cell) -> float:
+    """Forward and backward, an image."""
+    return sum(number_of(cell, name) or 0.0 for name in ("queries", "gradients"))
 
 
 def _worst(cells: Iterable[Cell], guard: bool) -> Left | None:
@@ -147,9 +162,11 @@ def verdict(ranked: Sequence[DefenseRow]) -> tuple[str, str]:
         text = text.replace("none leaves", "no defence leaves")
         return "Guards alone were tried", f"{text} Who has the weights does not ask them."
     if bare is None or bare.worst is None or not tried:
-        return "Nothing can be said", "No defence met an attack within a budget that knows it."
+        return NOTHING, "No defence met an attack within a budget that knows it."
     floor = bare.worst.share
-    better = [one for one in tried if one[2].share.low > floor.high]
+    above = [one for one in tried if one[2].share.low > floor.high]
+    dear = [one for one in above if _lost(one[1], bare) > one[2].share.value - floor.value]
+    better = [one for one in above if one not in dear]
     helping = [one for one in better if one[1].shown]
     name, best, worst = (helping or better or tried)[0]
     left = f"{name} leaves {bracketed(worst.share)} ({worst.attack})"
@@ -167,8 +184,13 @@ def verdict(ranked: Sequence[DefenseRow]) -> tuple[str, str]:
         headline = f"{name} does not help against an attacker who knows it"
     unsure = [one[0] for one in better if not one[1].shown]
     if unsure:
-        text += f" Before {_listed(unsure)} an attack failed, found no gradient to go by or had "
-        text += "not converged: no proof."
+        text += f" Before {_listed(unsure)} an attack failed, found no gradient to go by, had not "
+        text += (
+            "converged or made one step alone, or the model is hardly better than chance: no proof."
+        )
+    if dear:
+        names = _listed(one[0] for one in dear)
+        text += f" {names} cost{'s' if len(dear) == 1 else ''} more clean accuracy than it brings."
     hollow = [
         name
         for name, row, worst in tried
@@ -235,9 +257,15 @@ def _plain(row: DefenseRow) -> dict[str, Any]:
 
 def _price(row: DefenseRow, bare: DefenseRow) -> str:
     """What the defence costs of clean accuracy, where it is much."""
-    if row.clean is None or bare.clean is None or bare.clean.value - row.clean.value < COSTLY:
-        return ""
-    return f"; it costs {100 * (bare.clean.value - row.clean.value):.1f} points of clean accuracy"
+    lost = _lost(row, bare)
+    return f"; it costs {100 * lost:.1f} points of clean accuracy" if lost >= COSTLY else ""
+
+
+def _lost(row: DefenseRow, bare: DefenseRow) -> float:
+    """Clean accuracy that the defence costs; 0 where it is not known."""
+    if row.clean is None or bare.clean is None:
+        return 0.0
+    return bare.clean.value - row.clean.value
 
 
 def _listed(names: Iterable[str]) -> str:

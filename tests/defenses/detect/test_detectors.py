@@ -216,3 +216,13 @@ def test_what_is_refused(call, text):
     with pytest.raises(InputError, match=text):
         call()
     refusal(call)
+
+
+def test_squeezing_needs_scores() -> None:
+    class Labels(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.one_hot((x.mean((1, 2, 3)) > 0.5).long(), 2).float()
+
+    model = mi.Classifier(Labels(), classes=2, scored=False, gradients=False)
+    with pytest.raises(InputError, match="labels alone"):
+        detectors.FeatureSqueezing().scorer(model, (1, 4, 4))

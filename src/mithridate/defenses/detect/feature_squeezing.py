@@ -14,6 +14,7 @@ from mithridate.defenses.detect.base import Detector, Shape, copied
 from mithridate.defenses.transform.base import Transform
 from mithridate.defenses.transform.bit_depth import BitDepth
 from mithridate.defenses.transform.spatial_smoothing import SpatialSmoothing
+from mithridate.errors import InputError
 
 
 @final
@@ -31,7 +32,7 @@ class FeatureSqueezing(Detector):
         window: of the other, 2 to 7.
 
     Raises:
-        InputError: a value out of range.
+        InputError: a value out of range; in use, a model that gives labels alone.
 
     >>> FeatureSqueezing(bits=1, window=2).rate
     0.05
@@ -58,6 +59,8 @@ class FeatureSqueezing(Detector):
         return BitDepth(bits=self.bits), SpatialSmoothing(window=self.window)
 
     def build(self, model: Classifier, image_shape: Shape) -> nn.Module:
+        if not model.scored:
+            raise InputError("feature-squeezing compares scores, and this model gives labels alone")
         return _Gap(copied(model), self.squeezers())
 
 

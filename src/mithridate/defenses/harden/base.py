@@ -27,6 +27,14 @@ class Hardener(Component, ABC):
         """Name and settings, for the record of the training."""
         return {"name": component.name_of(self), **component.values(self)}
 
+    def learner(self, network: nn.Module | Classifier, data: ImageSet) -> nn.Module | Classifier:
+        """What is trained: the network itself, or one of other layers that stands for it.
+
+        Args:
+            network, data: as `train` has them; neither is changed.
+        """
+        return network
+
     @abstractmethod
     def train(
         self,

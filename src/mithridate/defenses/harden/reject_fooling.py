@@ -85,7 +85,7 @@ class RejectFooling(Hardener, Hardening):
         **settings: Any,
     ) -> Classifier:
         check_set("training", data)
-        start, classes = with_rejection(network, data), data.classes
+        start, classes = self.learner(network, data), data.classes
         path, fooling, rounds = settings.pop("checkpoint", None), data.raw([]), []
         done = batches = 0
 
@@ -115,6 +115,10 @@ class RejectFooling(Hardener, Hardening):
             fooling = torch.cat([fooling, made])
         model.info["training"]["rounds"] = rounds
         return model
+
+    def learner(self, network: nn.Module | Classifier, data: ImageSet) -> nn.Module | Classifier:
+        """A copy with an output more."""
+        return with_rejection(network, data)
 
     def repeated(self, fooling: Tensor, images: int) -> Tensor:
         """Each at least once, and again up to the share of so many images."""

@@ -110,7 +110,10 @@ class Trained(ModelUnit):
     def open(self, folder: Path, values: Mapping[str, Any], get: Open) -> Classifier:
         if self.network is not None or self.parent is None:
             return checkpoint.load(folder / FILE, device=self.device)
-        module = copy.deepcopy(get(self.parent).module)
+        start: nn.Module | Classifier = get(self.parent)
+        if self.harden is not None:  # which may have trained one of other outputs
+            start = self.harden.make().learner(start, get(self.data).train)
+        module = copy.deepcopy(start.module if isinstance(start, Classifier) else start)
         return checkpoint.load(folder / FILE, network=module, device=self.device)
 
     def _created(self, shape: Shape, classes: int) -> nn.Module:
