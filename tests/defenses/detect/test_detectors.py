@@ -223,6 +223,6 @@ def test_squeezing_needs_scores() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return nn.functional.one_hot((x.mean((1, 2, 3)) > 0.5).long(), 2).float()
 
-    model = mi.Classifier(Labels(), classes=2, scored=False, gradients=False)
+    model = Classifier(Labels(), classes=2, scored=False, gradients=False)
     with pytest.raises(InputError, match="labels alone"):
         detectors.FeatureSqueezing().scorer(model, (1, 4, 4))
