@@ -36,10 +36,10 @@ class Spectre(Sanitizer):
     Hayase et al. 2021, "SPECTRE: defending against backdoor attacks using robust statistics", as in
     the authors' code. A class's features on their first k principal axes; the covariance of what
     is left when the images are gone whose squares vary most in one direction of all products
-    of two (Diakonikolas et al. 2017, at most 2 eps n of them); all of them whitened by it, to S;
-    the score h' Q h of the quantum entropy, Q = exp(alpha (S - 1) / (|S| - 1)); and of k = 1, 4 ...
-    100 the one whose dropping makes the rest see the whole as strangest. `1.5 eps n` images go
-    of the class that is strangest of all.
+    of two (Diakonikolas et al. 2017, at most 2 eps n of them); all of them whitened by it, to S
+    of largest eigenvalue s; the score h' Q h of the quantum entropy, Q = exp(alpha (S - 1) /
+    (s - 1)); and of k = 1, 4 ... 100 the one whose dropping makes the rest see the whole as
+    strangest. `1.5 eps n` images go of the class that is strangest of all.
 
     Deviation: `classes="all"` takes as many out of every class, where poison is in each.
 
@@ -142,7 +142,8 @@ def _entropy(x: Tensor, clean: Tensor, alpha: float) -> tuple[Tensor, float]:
 def robust(x: Tensor, eps: float) -> Tensor:
     """Which rows (n, k) a covariance should rest on: bool (n,), all but at most 2 eps n.
 
-    Diakonikolas et al. 2017, "Being robust (in high dimensions) can be practical", algorithm 3.
+    Diakonikolas et al. 2017, "Being robust (in high dimensions) can be practical", for covariances,
+    with the constants of Hayase et al.'s code.
     """
     keep, direction = torch.ones(len(x), dtype=torch.bool), None
     spare = round(FILTERED * eps * len(x))
