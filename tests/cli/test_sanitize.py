@@ -149,7 +149,7 @@ def test_a_full_folder_is_refused_before_the_work(sanitize, monkeypatch) -> None
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--sanitizer", "spectral"), "did you mean 'spectral-signatures'"),
+        (("--sanitizer", "spectral-signature"), "did you mean 'spectral-signatures'"),
         (("--set", "gab=3"), "did you mean 'gap'"),
         (("--set", "gap=0"), "gap must be above 0"),
         (("--model", "m", "--epochs", 3), "with --model leave it out"),
