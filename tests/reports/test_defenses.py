@@ -37,7 +37,7 @@ def cells(name: str, clean: int, left: dict[tuple[str, str, str], int]) -> list[
                     "accuracy_left": share(k),
                     "kind": kind,
                     "median_l2": k / 10,
-                    "gradients": 1 if attack == "fgsm" else 40,
+                    "gradients": 40,
                 },
             }
         )

@@ -21,8 +21,8 @@ SHARE = Column(title="", unit="share")
 NOTHING = "Nothing can be said"
 UNPROVEN = MASKED | {"near-chance", "below-chance"}
 """Doubts beside which it is not said that a defence helps."""
-MANY = 5
-"""Passes an image that an attack makes at least which looks again at what it did."""
+ONE_STEP, MANY = "fgsm", 5
+"""The attack of one step, which may be of many draws; passes an image that others make at least."""
 COSTLY = 0.02
 """Clean accuracy whose loss is told beside what a defence brings."""
 
@@ -42,7 +42,8 @@ class DefenseRow:
     Attributes:
         ignored, known: the worst attack within a budget, of attackers who ignore it and who know
             it; of a guard, which answers queries alone, the worst of those who ask.
-        passes: an image, of the longest attack within a budget by those who know it.
+        passes: an image, of the longest attack within a budget and of more than one step by those
+            who know it.
         nearest: median L2 of the smallest change that fools it, of attackers who know it.
         trained: seconds of training, None where there was none.
         failed: attacks that gave no figure, with the reason.
@@ -113,7 +114,9 @@ def _is(cell: Cell, kind: str) -> bool:
 
 
 def _passes(cell: Cell) -> float:
-    """Forward and backward, an image."""
+    """Forward and backward, an image; none of the attack of one step."""
+    if str(cell.axes["attack"]).partition(" ")[0] == ONE_STEP:
+        return 0.0
     return sum(number_of(cell, name) or 0.0 for name in ("queries", "gradients"))
 
 

@@ -37,3 +37,14 @@ def digits() -> Real:
         for data in (made.images, train)
     ]
     return Real(made.images, train, poison, *models, test)
+
+
+@pytest.fixture(scope="session")
+def to_the_next(digits: Real) -> tuple[mi.ImageSet, Tensor]:
+    """A tenth of every class stamped and sent to the next, and which images: bool (N,)."""
+    trigger = mi.triggers.Patch.named("block-bottom-right", image_shape=(1, 8, 8))
+    attack = mi.poisons.BadNets(trigger=trigger, all_to_all=True, fraction=0.1)
+    made = attack.poison(digits.clean, rng=mi.rng(0))
+    bad = torch.zeros(len(digits.clean), dtype=torch.bool)
+    bad[made.indices] = True
+    return made.images, bad
