@@ -133,6 +133,21 @@ def test_a_sentence_says_which_defence_helps(
         assert part in text
 
 
+def test_a_slow_attack_on_few_images_is_not_passed_over() -> None:
+    """PGD leaves less on many images; that AutoAttack leaves as little as no defence is open."""
+    few = {"accuracy_left": Proportion.model_validate(proportion(wilson(8, 10)))}
+    bare = cells("none", 198, {("knows", "pgd", "bounded"): 100})
+    good = cells("good", 198, {("knows", "pgd", "bounded"): 140})
+    slow = good[1].model_copy(
+        update={"axes": good[1].axes | {"attack": "autoattack"}, "values": good[1].values | few}
+    )
+    assert defenses.verdict(defenses.rows([*bare, *good]))[0] == "good really helps"
+    headline, text = defenses.verdict(defenses.rows([*bare, *good, slow]))
+    assert headline == "good may help, which is not shown"
+    assert "good leaves 70.0 %" in text
+    assert "too few images" in text
+
+
 def test_a_failed_attack_and_a_doubt_are_told_and_training_is_timed() -> None:
     failed = GOOD[2].model_copy(update={"status": "failed: no memory", "values": {}})
     doubted = GOOD[3].model_copy(update={"doubts": [Doubt(id="few-images", text="Few.")]})

@@ -42,6 +42,8 @@ class DefenseRow:
     Attributes:
         ignored, known: the worst attack within a budget, of attackers who ignore it and who know
             it; of a guard, which answers queries alone, the worst of those who ask.
+        least: the lowest limit of an interval of any attack within a budget; attacks of many passes
+            have fewer images, so that the worst figure need not be the worst case.
         passes: an image, of the longest attack within a budget and of more than one step by those
             who know it.
         nearest: median L2 of the smallest change that fools it, of attackers who know it.
@@ -54,6 +56,7 @@ class DefenseRow:
     rejected: Proportion | None
     ignored: Left | None
     known: Left | None
+    least: float
     passes: float
     nearest: float | None
     guard: bool
@@ -100,6 +103,7 @@ def _row(name: str, cells: Sequence[Cell], timings: Sequence[Timing]) -> Defense
         rejected=share_of(clean, "rejected"),
         ignored=_worst(ignored, guard),
         known=_worst(known, guard),
+        least=min((left.share.low for left in _bounded(attacked)), default=0.0),
         passes=max((_passes(cell) for cell in known if _is(cell, "bounded")), default=0.0),
         nearest=min((one for one in moved if one is not None), default=None),
         guard=guard,
@@ -124,13 +128,21 @@ def _worst(cells: Iterable[Cell], guard: bool) -> Left | None:
     """The least accuracy left by an attack within a budget; before a guard, where there is none
     of these, by any."""
     cells = list(cells)
-    bounded = [cell for cell in cells if _is(cell, "bounded")]
-    left = [
+    left = _bounded(cells) or (_left_by(cells) if guard else [])
+    return min(left, key=lambda one: one.share.value, default=None)
+
+
+def _bounded(cells: Iterable[Cell]) -> list[Left]:
+    """What each attack within a budget left."""
+    return _left_by(cell for cell in cells if _is(cell, "bounded"))
+
+
+def _left_by(cells: Iterable[Cell]) -> list[Left]:
+    return [
         Left(share, str(cell.axes["attack"]))
-        for cell in (bounded or cells if guard else bounded)
+        for cell in cells
         if (share := share_of(cell, "accuracy_left"))
     ]
-    return min(left, key=lambda one: one.share.value, default=None)
 
 
 def _training(cells: Sequence[Cell], timings: Sequence[Timing], name: str) -> float | None:
@@ -145,9 +157,9 @@ def _training(cells: Sequence[Cell], timings: Sequence[Timing], name: str) -> fl
 def verdict(ranked: Sequence[DefenseRow]) -> tuple[str, str]:
     """Which defence really helps, or that none does, in a sentence; and how much.
 
-    A defence helps where the interval of what it leaves in the worst case lies above that of the
-    bare model. It is not said of one before which an attack failed, found no gradient to go by,
-    or had not converged.
+    A defence helps where the interval of what each attack leaves lies above that of the worst on
+    the bare model. It is not said of one before which an attack failed, found no gradient to go
+    by, or had not converged.
     """
     bare = next((row for row in ranked if row.name == NONE), None)
     tried = [
@@ -170,7 +182,7 @@ def verdict(ranked: Sequence[DefenseRow]) -> tuple[str, str]:
     above = [one for one in tried if one[2].share.low > floor.high]
     dear = [one for one in above if _lost(one[1], bare) > one[2].share.value - floor.value]
     better = [one for one in above if one not in dear]
-    helping = [one for one in better if one[1].shown]
+    helping = [one for one in better if one[1].shown and one[1].least > floor.high]
     name, best, worst = (helping or better or tried)[0]
     left = f"{name} leaves {bracketed(worst.share)} ({worst.attack})"
     text = f"In the worst case {left}, no defence {bracketed(floor)}{_price(best, bare)}."
@@ -185,11 +197,12 @@ def verdict(ranked: Sequence[DefenseRow]) -> tuple[str, str]:
         headline = f"None of {len(tried)} defences helps against an attacker who knows it"
     else:
         headline = f"{name} does not help against an attacker who knows it"
-    unsure = [one[0] for one in better if not one[1].shown]
+    unsure = [one[0] for one in better if one not in helping]
     if unsure:
-        text += f" Before {_listed(unsure)} an attack failed, found no gradient to go by, had not "
         text += (
-            "converged or made one step alone, or the model is hardly better than chance: no proof."
+            f" Before {_listed(unsure)} an attack failed, found no gradient to go by, had not "
+            "converged, made one step alone or had too few images, or the model is hardly better "
+            "than chance: no proof."
         )
     if dear:
         names = _listed(one[0] for one in dear)
@@ -303,7 +316,8 @@ def table(ranked: Sequence[DefenseRow], title: str, number: int) -> Table:
         f"{number:02d}-defences",
         title,
         "Ranked by the worst case. Accuracy left counts every image of those attacked; of attacks "
-        "within a budget the worst, before a guard the worst of those that ask. 95 % intervals.",
+        "within a budget the worst, before a guard the worst of those that ask. Slow attacks have "
+        "fewer images: what helps has the intervals of all above. 95 % intervals.",
         {"defence": "defence"},
         {
             "clean": "clean accuracy",
