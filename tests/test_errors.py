@@ -20,9 +20,13 @@ def test_unknown_suggests_only_what_is_near():
     assert "did you mean 'pgd'" in str(errors.unknown("attack", "pdg", ["pgd", "fgsm"]))
 
 
-@pytest.mark.parametrize("value", [float("nan"), "1", None, True, -1, 0])
-def test_check_number_refuses(value):
-    with pytest.raises(errors.InputError, match="steps must be above 0"):
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [(value, "must be above 0") for value in (float("nan"), -1, 0)]
+    + [(value, "is a number, got") for value in ("1", None, True, ["0.1", "0.2"])],
+)
+def test_check_number_refuses(value, says):
+    with pytest.raises(errors.InputError, match=f"steps {says}"):
         errors.check_number("steps", value, low=0, open_low=True)
 
 

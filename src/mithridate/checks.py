@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from math import ceil
 
 import numpy as np
 import torch
@@ -251,7 +252,7 @@ def _further(
     """
 
     def margin(goal: Goal, images: Tensor) -> Tensor:
-        draws = DRAWS if seen.draws else 1
+        draws = ceil(DRAWS / seen.draws) if seen.draws else 1
         return torch.stack([goal.margin(seen.logits(images)) for _ in range(draws)]).mean(0)
 
     held = margin(goal, ends) > 0

@@ -82,7 +82,8 @@ class Classifier:
         gradients: whether the module has any; another runtime's gives labels and scores only.
         scored: whether it gives scores; where it gives labels only, the module's outputs are 1 at
             the label and 0 elsewhere.
-        draws: whether the same image may be answered in two ways: something inside is random.
+        draws: something inside is random, and each answer is the mean of so many draws; 0: nothing
+            is, and an image is always answered alike.
 
     Raises:
         InputError: not a module, fewer than two classes, empty bounds, no such class to reject.
@@ -111,7 +112,7 @@ class Classifier:
         attacker: Callable[[], Classifier] | None = None,
         gradients: bool = True,
         scored: bool = True,
-        draws: bool = False,
+        draws: int = 0,
     ) -> None:
         if not isinstance(module, nn.Module):
             raise InputError(f"a classifier wraps a torch.nn.Module, got {type(module).__name__}")
@@ -210,7 +211,7 @@ class Classifier:
         info: dict[str, Any],
         attacker: Callable[[], Classifier] | None = None,
         rejects: bool = False,
-        draws: bool = False,
+        draws: int = 0,
     ) -> Classifier:
         """A classifier of a module built around this one's `core`; all else is as here.
 
@@ -219,7 +220,7 @@ class Classifier:
             info: the record to keep.
             attacker: makes the view of those who know what was built around; None for itself.
             rejects: one class more comes last, *rejected*, unless there is one already.
-            draws: what was built around is random.
+            draws: of what was built around.
 
         >>> model = Classifier(nn.Flatten(), classes=["cat", "dog"], bounds=(0, 255))
         >>> again = model.around(model.core(), info={}, attacker=lambda: model)
@@ -239,7 +240,7 @@ class Classifier:
             attacker=attacker,
             gradients=self.gradients,
             scored=self.scored,
-            draws=self.draws or draws,
+            draws=max(self.draws, draws),
         )
 
     def to(self, device: torch.device | str) -> Classifier:

@@ -74,8 +74,9 @@ def check_number(
     ...
     mithridate.errors.InputError: steps must be at least 1, got 0
     """
-    numeric = isinstance(value, Real) and not isinstance(value, bool) and value == value
-    if not numeric or value < low or (open_low and value == low):
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise InputError(f"{name} is a number, got {value!r}")
+    if value != value or value < low or (open_low and value == low):
         raise InputError(f"{name} must be {'above' if open_low else 'at least'} {low}, got {value}")
     most = min(high, LARGEST)
     if value > most:

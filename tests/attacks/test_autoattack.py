@@ -8,6 +8,7 @@ from mithridate.attacks.fab import FAB
 from mithridate.attacks.run import run_attack
 from mithridate.attacks.square import Square
 from mithridate.classifier import Classifier
+from mithridate.defenses.transform.resize_and_pad import ResizeAndPad
 from mithridate.goals import Targeted, Untargeted
 from mithridate.norms import L2, LINF
 from mithridate.testing.models import boundary_distance, linear_model
@@ -36,6 +37,27 @@ def test_members_and_their_settings():
     assert plus["fab"].targets is None
     rand = AutoAttack(eps=0.3, variant="rand").members()
     assert [(m.loss, m.eot) for m in rand.values()] == [("ce", 20), ("dlr", 20)]
+
+
+def test_members_follow_the_draws_of_the_model():
+    usual, standard = AutoAttack(eps=0.3), AutoAttack(eps=0.3, variant="standard")
+    assert list(usual.members()) == list(standard.members())
+    assert [list(usual.members(draws=n)) for n in (1, 30)] == [["apgd-ce", "apgd-dlr"]] * 2
+    eots = [[m.eot for m in usual.members(draws=n).values()] for n in (1, 3, 30)]
+    assert eots == [[20, 20], [7, 7], [1, 1]]
+    assert not any(m.stop_at_goal for m in usual.members(draws=1).values())
+    assert list(standard.members(draws=30)) == list(standard.members())
+
+
+def test_a_view_that_is_a_mean_over_draws_is_not_averaged_again():
+    """At most two members of so many gradients each, and no query of Square."""
+    model, x = ResizeAndPad(eot=30).wrap(linear_model()), images(6)
+    r = run_attack(
+        AutoAttack(eps=1e-6, steps=5), model, x, Untargeted(model.labels(x)), rng=random.rng(0)
+    )
+    assert (model.draws, model.attacker().draws) == (1, 30)
+    assert 0 < r.gradients <= 6 * 2 * 5
+    assert r.queries < 6 * 20
 
 
 @pytest.mark.parametrize("norm", [L2, LINF])

@@ -45,7 +45,10 @@ def test_a_setting_goes_to_the_one_that_has_it() -> None:
     [
         ({"eps": "1"}, "of poison and of harden: give --set poison.eps=1 or --set harden.eps=1"),
         ({"eps": "1", "harden.eps": "2"}, "eps is a setting of poison and of harden"),
-        ({"steps": "1", "harden.steps": "2"}, "--set harden.steps is given twice"),
+        (
+            {"steps": "1", "harden.steps": "2"},
+            "--set steps and --set harden.steps are both steps of harden",
+        ),
         ({"harden.lr": "1"}, "no harden setting named 'lr'"),
         ({"harden.step": "1"}, "did you mean 'steps'"),
         ({"other.lr": "1"}, "no setting named 'other.lr': (known: count"),

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 
@@ -70,10 +72,17 @@ def test_faults(tmp_path, png):
 
     one_line("has no class folders")
     fill(png, root / "a", 4)
-    one_line("fewer than 5 images in every class")
+    one_line("has one class alone, a: a classifier has two or more")
     (root / "b").mkdir()
     one_line("b is a class without images that are read")
-    fill(png, root / "train" / "a", 2)
+    (root / "b").rmdir()
+    fill(png, root / "b", 4)
+    one_line("fewer than 5 images in every class")
+    fill(png, root / "valid" / "a", 2)
+    one_line("has valid/ but no train/: add it, or leave valid/ out")
+    shutil.rmtree(root / "valid")
+    for name in ("a", "b"):
+        fill(png, root / "train" / name, 2)
     one_line("has train/ but no test/")
     fill(png, root / "test" / "c", 2)
     one_line(r"classes that train/ lacks \(c\)")

@@ -7,6 +7,7 @@ import pytest
 from mithridate.metrics import wilson
 from mithridate.reports import defenses
 from mithridate.reports.schema import Cell, Doubt, Proportion, Timing
+from mithridate.studies import presets
 from mithridate.studies.parts import proportion
 
 N = 200
@@ -172,3 +173,18 @@ def test_of_guards_alone_no_more_is_said_than_what_they_leave() -> None:
     assert headline == "Guards alone were tried"
     assert "blacklight leaves 30.0 %" in text
     assert "no defence leaves 0.0 %" in text
+
+
+def test_settings_that_nobody_gave_stand_beside_the_defence() -> None:
+    spec = presets.defend("m", "mnist", [{"name": "bit-depth"}], image_shape=(1, 28, 28))
+    chain = {"protection": {"good": spec.options["protection"]["bit-depth"]}}
+    row, bare = defenses.rows([*GOOD, *NONE], spec={"options": chain})
+    assert (row.settings, bare.settings) == ("bits=1", "")
+    assert defenses.table([row, bare], "", 1).rows[0].lead[0].small == ("bits=1",)
+    assert defenses.summary([row])["defenses"][0]["settings"] == "bits=1"
+
+
+def test_without_the_bare_model_nothing_is_compared() -> None:
+    headline, text = defenses.verdict(defenses.rows(GOOD))
+    assert headline == defenses.NOTHING
+    assert "no defence leaves is not measured" in text

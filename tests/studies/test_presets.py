@@ -278,13 +278,3 @@ def test_damage_is_mended_and_said(attack, run):
     assert again.damaged == (leaf.key,)
     assert again.records.cells == first.records.cells
     assert Store(the_store().root).check(leaf.key)
-
-
-def test_a_slow_attack_of_defend_has_fewer_images():
-    """AutoAttack makes thousands of passes an image; HopSkipJump as many as its budget says."""
-    attacks = [{"name": "pgd"}, {"name": "autoattack"}, {"name": "hopskipjump", "budget": 60}]
-    spec = presets.defend(
-        "m", "mnist", [], image_shape=(1, 28, 28), attacks=attacks, samples=500, slow_samples=50
-    )
-    given = {name: option["samples"] for name, option in spec.options["attack"].items()}
-    assert given == {"pgd": 500, "autoattack": 50, "hopskipjump": 500}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from math import ceil
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -21,6 +22,8 @@ from mithridate.norms import L1, LINF, fits
 from mithridate.rng import child
 
 Variant = Literal["standard", "plus", "rand"]
+DRAWS = 20
+"""Random draws that a gradient of "rand" is the mean of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +32,9 @@ class AutoAttack(BoundedAttack):
 
     "standard": APGD on cross-entropy, APGD on targeted DLR, targeted FAB, Square. "plus": APGD
     on both losses and FAB on all classes with 5 restarts, Square, then the targeted ones.
-    "rand", for models that draw random numbers: APGD on both losses, gradients the mean of 20. In
-    L1, as Croce and Hein 2021: "standard" restarts the first APGD 5 times, and the targeted one
-    has 5 rivals.
+    "rand", for models that draw random numbers: APGD on both losses, gradients the mean of 20
+    draws, all steps taken and the smallest mean margin kept. In L1, as Croce and Hein 2021:
+    "standard" restarts the first APGD 5 times, and the targeted one has 5 rivals.
 
     An image leaves at the first success, predicted anew at each member's end; one that none
     fools comes back as it was. So robust accuracy is the share of images that are not fooled.
@@ -44,7 +47,8 @@ class AutoAttack(BoundedAttack):
     Args:
         eps: radius of the ball, at least 0.
         norm: LINF, L2 or L1.
-        variant: "standard", "plus" or "rand".
+        variant: "standard", "plus" or "rand"; None for "rand" where the model draws
+            (`Classifier.draws`), else "standard".
         steps: of APGD and FAB, at least 1.
         queries: of Square, at least 2.
         targets: rival classes of the targeted members.
@@ -65,10 +69,10 @@ class AutoAttack(BoundedAttack):
         nist=("022", "025"),
     )
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     copies: ClassVar[int] = 24
     norm: Ball = LINF
-    variant: Variant = "standard"
+    variant: Variant | None = None
     steps: Count = 100
     queries: Annotated[int, limits(2)] = 5000
     targets: Count = 9
@@ -78,13 +82,19 @@ class AutoAttack(BoundedAttack):
         forwards = sum(work.forwards + 2 * sizes.test for work in works)  # and what each looks at
         return Work(forwards=forwards, gradients=sum(work.gradients for work in works))
 
-    def members(self) -> dict[str, Attack]:
-        """The attacks by name, in the order in which they run."""
+    def members(self, draws: int = 0) -> dict[str, Attack]:
+        """The attacks by name, in the order in which they run.
+
+        Args:
+            draws: of the model, as there.
+        """
         eps, norm, steps = self.eps, self.norm, self.steps
+        variant = self.variant or ("rand" if draws else "standard")
         apgd = partial(APGD, eps=eps, norm=norm, steps=steps, targets=self.targets)
         fab = partial(FAB, enough=eps, norm=norm, steps=steps)
-        if self.variant == "rand":
-            return {"apgd-ce": apgd(eot=20), "apgd-dlr": apgd(loss="dlr", eot=20)}
+        if variant == "rand":
+            mean = partial(apgd, eot=ceil(DRAWS / max(1, draws)), stop_at_goal=False)
+            return {"apgd-ce": mean(), "apgd-dlr": mean(loss="dlr")}
         square = Square(eps=eps, norm=norm, queries=self.queries)
         rivals, restarts = self.targets, 1
         if norm is L1:
@@ -93,7 +103,7 @@ class AutoAttack(BoundedAttack):
             "apgd-t": apgd(loss="dlr-targeted", targets=rivals),
             "fab-t": fab(targets=self.targets),
         }
-        if self.variant == "standard":
+        if variant == "standard":
             return {"apgd-ce": apgd(restarts=restarts), **targeted, "square": square}
         return {
             "apgd-ce": apgd(restarts=5),
@@ -107,7 +117,7 @@ class AutoAttack(BoundedAttack):
         best = x.detach().clone()
         with model.frozen():
             left = (~goal.reached(model.labels(best))).nonzero()[:, 0]
-            for name, member in self.members().items():
+            for name, member in self.members(model.draws).items():
                 if len(left) == 0:
                     break
                 stream = child(rng, name, device=x.device, rows=left)

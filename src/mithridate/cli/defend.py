@@ -116,7 +116,7 @@ def _show(result: Published, screen: Screen) -> int:
     from mithridate.cli import publish
     from mithridate.reports import defenses as reading
 
-    ranked = reading.rows(result.cells, result.timings)
+    ranked = reading.rows(result.cells, result.timings, result.study.spec)
     screen.data(
         {
             "status": result.study.status,

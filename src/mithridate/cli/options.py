@@ -306,7 +306,7 @@ def deal(
 
     Raises:
         InputError: a setting that none of them has, with the nearest; that several have and may
-            not share; or that is given twice.
+            not share; or that two words give.
 
     >>> deal({"eps": "0.1", "pgd.steps": "5"}, {"pgd": ["eps", "steps"], "fab": ["eps", "steps"]})
     {'pgd': {'eps': '0.1', 'steps': '5'}, 'fab': {'eps': '0.1'}}
@@ -314,6 +314,7 @@ def deal(
     known = {name: set(keys) for name, keys in owners.items()}
     spelled = {name.replace("-", "_"): name for name in known}
     shares: dict[str, dict[str, str]] = {name: {} for name in known}
+    said: dict[tuple[str, str], str] = {}
     for word, value in values.items():
         prefix, _, key = word.partition(".")
         owner = spelled.get(prefix) if key else None
@@ -327,8 +328,9 @@ def deal(
             raise unknown(f"{owner or ''} setting".strip(), key, among)
         for name in having:
             if key in shares[name]:
-                raise InputError(f"--set {name}.{key} is given twice: leave one out")
-            shares[name][key] = value
+                both = f"--set {said[name, key]} and --set {word}"
+                raise InputError(f"{both} are both {key} of {name}: leave one out")
+            shares[name][key], said[name, key] = value, word
     return shares
 
 

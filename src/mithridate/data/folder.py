@@ -83,7 +83,12 @@ def load_folder(
 def _files(root: Path) -> tuple[dict[str, Files], list[str]]:
     if not root.is_dir():
         raise DataError(f"{root} is no folder: check the path")
+    test = next((root / word for word in SPLITS["test"] if (root / word).is_dir()), None)
     if not (root / "train").is_dir():
+        if test and any(path.is_dir() for path in test.iterdir()):
+            raise DataError(
+                f"{root} has {test.name}/ but no train/: add it, or leave {test.name}/ out"
+            )
         classes = _classes(root, _listed(root))
         parts: dict[str, Files] = {"train": [], "test": []}
         for label, files in _inside(root, classes):
@@ -95,7 +100,6 @@ def _files(root: Path) -> tuple[dict[str, Files], list[str]]:
                 "make train/ and test/ folders"
             )
         return parts, classes
-    test = next((root / word for word in SPLITS["test"] if (root / word).is_dir()), None)
     if test is None:
         raise DataError(f"{root} has train/ but no test/: add it, or leave the train/ level out")
     listed = _listed(root)
@@ -133,6 +137,8 @@ def _classes(folder: Path, listed: list[str]) -> list[str]:
                 f"{folder / foreign[0]}: {CLASSES} names no such class; rename the folder or add it"
             )
         return listed
+    if len(names) == 1:
+        raise DataError(f"{folder} has one class alone, {names[0]}: a classifier has two or more")
     numbers = all(name.isdecimal() for name in names)
     return sorted(names, key=lambda name: (int(name) if numbers else 0, name))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,8 @@ from mithridate.reports.values import Entry
 
 CLEAN, WHITE, ASKED = "clean", "attacks", "asked"
 NONE, KNOWS, IGNORES = "none", "knows", "ignores"
+KEYS = ("name", "harden")
+"""What a table of the chain holds beside settings."""
 SHARE = Column(title="", unit="share")
 NOTHING = "Nothing can be said"
 UNPROVEN = MASKED | {"near-chance", "below-chance"}
@@ -40,6 +42,7 @@ class DefenseRow:
     """One defence, or none.
 
     Attributes:
+        settings: all of them, those too that nobody gave, in words.
         ignored, known: the worst attack within a budget, of attackers who ignore it and who know
             it; of a guard, which answers queries alone, the worst of those who ask.
         least: the lowest limit of an interval of any attack within a budget; attacks of many passes
@@ -52,6 +55,7 @@ class DefenseRow:
     """
 
     name: str
+    settings: str
     clean: Proportion | None
     rejected: Proportion | None
     ignored: Left | None
@@ -78,10 +82,17 @@ class DefenseRow:
         return not self.failed and certain and self.passes >= MANY
 
 
-def rows(cells: Sequence[Cell], timings: Sequence[Timing] = ()) -> list[DefenseRow]:
-    """The rows of a run of `defend`, the best in the worst case first; without a defence last."""
+def rows(
+    cells: Sequence[Cell], timings: Sequence[Timing] = (), spec: Mapping[str, Any] | None = None
+) -> list[DefenseRow]:
+    """The rows of a run of `defend`, the best in the worst case first; without a defence last.
+
+    Args:
+        spec: of the study, which holds the settings of the defences.
+    """
+    chains = (spec or {}).get("options", {}).get("protection", {})
     names = list(dict.fromkeys(str(c.axes["protection"]) for c in cells if c.matrix == CLEAN))
-    every = [_row(name, cells, timings) for name in names]
+    every = [_row(name, cells, timings, _settings(chains.get(name, {}))) for name in names]
 
     def rank(row: DefenseRow) -> tuple[bool, bool, float]:
         return row.name == NONE, row.guard, -(row.worst.share.value if row.worst else -1.0)
@@ -89,7 +100,7 @@ def rows(cells: Sequence[Cell], timings: Sequence[Timing] = ()) -> list[DefenseR
     return sorted(every, key=rank)
 
 
-def _row(name: str, cells: Sequence[Cell], timings: Sequence[Timing]) -> DefenseRow:
+def _row(name: str, cells: Sequence[Cell], timings: Sequence[Timing], settings: str) -> DefenseRow:
     mine = [cell for cell in cells if cell.axes.get("protection") == name]
     clean = next((cell for cell in mine if cell.matrix == CLEAN), None)
     attacked = [cell for cell in mine if cell.matrix != CLEAN]
@@ -99,6 +110,7 @@ def _row(name: str, cells: Sequence[Cell], timings: Sequence[Timing]) -> Defense
     moved = [number_of(cell, "median_l2") for cell in known if _is(cell, "minimal")]
     return DefenseRow(
         name=name,
+        settings=settings,
         clean=share_of(clean, "accuracy"),
         rejected=share_of(clean, "rejected"),
         ignored=_worst(ignored, guard),
@@ -111,6 +123,19 @@ def _row(name: str, cells: Sequence[Cell], timings: Sequence[Timing]) -> Defense
         failed=[f"{c.axes['attack']} {c.status}" for c in attacked if c.status != DONE],
         doubts=list(dict.fromkeys(doubt for cell in mine for doubt in cell.doubts)),
     )
+
+
+def _settings(chain: Mapping[str, Any]) -> str:
+    """Those of what `presets.defend` puts before a model, or trains it further with.
+
+    >>> _settings({"defense": [{"name": "bit-depth", "bits": 1}]})
+    'bits=1'
+    >>> _settings({"tune": {"epochs": 5, "harden": {"name": "n-fgsm", "eps": 0.3}}})
+    'epochs=5, eps=0.3'
+    """
+    tune = chain.get("tune", {})
+    given = [tune, tune.get("harden", {}), *chain.get("defense", [])]
+    return ", ".join(f"{k}={v}" for one in given for k, v in one.items() if k not in KEYS)
 
 
 def _is(cell: Cell, kind: str) -> bool:
@@ -176,7 +201,9 @@ def verdict(ranked: Sequence[DefenseRow]) -> tuple[str, str]:
         text = f"Before attackers who may only ask, {_listed(guards)}."
         text = text.replace("none leaves", "no defence leaves")
         return "Guards alone were tried", f"{text} Who has the weights does not ask them."
-    if bare is None or bare.worst is None or not tried:
+    if bare is None or bare.worst is None:
+        return NOTHING, "What no defence leaves is not measured, and nothing to compare with."
+    if not tried:
         return NOTHING, "No defence met an attack within a budget that knows it."
     floor = bare.worst.share
     above = [one for one in tried if one[2].share.low > floor.high]
@@ -263,6 +290,7 @@ def _plain(row: DefenseRow) -> dict[str, Any]:
     shares = {"clean": row.clean, "rejected": row.rejected}
     return {
         "name": row.name,
+        "settings": row.settings,
         **{key: None if one is None else one.model_dump() for key, one in shares.items()},
         **left,
         "nearest_l2": row.nearest,
@@ -298,7 +326,7 @@ def table(ranked: Sequence[DefenseRow], title: str, number: int) -> Table:
     marks = Marks()
     drawn = [
         Row(
-            [values.text("no defence" if row.name == NONE else row.name)],
+            [_name(row)],
             [
                 _share(row.clean),
                 _left(row.ignored, row.name),
@@ -330,6 +358,11 @@ def table(ranked: Sequence[DefenseRow], title: str, number: int) -> Table:
         drawn,
     )
     return replace(ranking, foot=marks.foot)
+
+
+def _name(row: DefenseRow) -> Entry:
+    shown = values.text("no defence" if row.name == NONE else row.name)
+    return replace(shown, small=(row.settings,) if row.settings else ())
 
 
 def _share(share: Proportion | None) -> Entry:

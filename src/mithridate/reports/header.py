@@ -112,7 +112,7 @@ def opening(record: StudyFolder, whole: Audit | None) -> tuple[Header, list[Figu
         header, figures = _of_attacks(study, rows), _attack_figures(rows, clean)
         header = replace(header, doubts=clean.doubts if clean else ())
     elif study.preset == "defend":
-        ranked = defenses.rows(record.cells, record.timings)
+        ranked = defenses.rows(record.cells, record.timings, study.spec)
         headline, meaning = defenses.verdict(ranked)
         header = Header(("plain", "Defences compared"), headline, study.question, meaning=meaning)
         figures = _defense_figures(ranked, record)

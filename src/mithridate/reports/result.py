@@ -142,7 +142,7 @@ class Result:
         return audits.audit(self.study, self.cells, self.timings)
 
     def _defenses(self) -> list[defenses.DefenseRow]:
-        return defenses.rows(self.cells, self.timings)
+        return defenses.rows(self.cells, self.timings, self.study.spec)
 
     def _clean_accuracy(self) -> Proportion | None:
         clean = next((cell for cell in self.cells if cell.matrix == audits.CLEAN), None)

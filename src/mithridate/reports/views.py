@@ -168,7 +168,7 @@ class Views:
         elif view.kind == "table":
             part.table = self._table(view)
         elif view.kind == "defenses":
-            ranked = defenses.rows(self.record.cells, self.record.timings)
+            ranked = defenses.rows(self.record.cells, self.record.timings, self.study.spec)
             part.table = defenses.table(ranked, part.title, len(self.tables) + 1)
             self.tables.append(part.table)
         elif view.kind == "pictures":

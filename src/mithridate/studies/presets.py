@@ -9,8 +9,6 @@ from typing import Any
 from mithridate import component
 from mithridate.attacks.curve import ascending
 from mithridate.classifier import Classifier
-from mithridate.component import Choice
-from mithridate.cost import Sizes
 from mithridate.data import ImageSet
 from mithridate.defenses.inspect.base import same_architecture
 from mithridate.defenses.inspect.ensemble import calibrated_for
@@ -31,8 +29,6 @@ AGAINST = ("fgsm", "pgd", "autoattack", "deepfool", "hopskipjump")
 ALL = "all"
 NONE = "none"
 """Instead of a defence."""
-SLOW = 1000
-"""Passes an image from which on an attack of `defend` has fewer images."""
 KNOWS, IGNORES = "knows", "ignores"
 """What an attacker makes of a defence."""
 
@@ -138,13 +134,24 @@ def defend(
         image_shape: of the data.
         attacks: name and settings of each, as `attack` takes them; `AGAINST` by default.
         samples: test images of an attack.
-        slow_samples: of one that makes `SLOW` passes an image or more.
+        slow_samples: of one that makes a thousand passes an image or more.
         epochs: of a hardener, which trains the model further.
+
+    Raises:
+        InputError: several eps of an attack, or one of an attack that has none.
 
     >>> list(defend("m.pt", "digits", [{"name": "jpeg"}], image_shape=(1, 8, 8)).matrix)
     ['clean', 'attacks', 'asked']
     """
     attacks = attacks or [{"name": name} for name in AGAINST]
+    for one in attacks:
+        if isinstance(one.get("eps"), list):
+            own = "eps" in component.settings(component.find("attacks", str(one["name"])))
+            told = "one eps" if own else "no eps"
+            raise InputError(
+                f"{one['name']} has {told} here, got {', '.join(map(str, one['eps']))}: "
+                "mithridate attack draws curves"
+            )
     chains: dict[str, Table] = {NONE: {}}
     guards = []
     for label, given in zip(_told_apart(defenses), defenses, strict=True):
@@ -178,7 +185,7 @@ def defend(
             matrix[name] = MatrixSpec(
                 measure="evasion",
                 title=title,
-                set={"attack_seed": seed},
+                set={"attack_seed": seed, "samples": samples, "slow_samples": slow_samples},
                 axes={"protection": shown, "attack": names, "attacker": [IGNORES, KNOWS]},
                 exclude=[{"protection": blind, "attacker": IGNORES}],
             )
@@ -200,29 +207,12 @@ def defend(
         defaults=_subject(model, data, network, opening) | {"seed": seed},
         options={
             "protection": chains,
-            "attack": {
-                str(one["name"]): {
-                    "attack": dict(one),
-                    "samples": min(samples, slow_samples) if _slow(one, image_shape) else samples,
-                }
-                for one in attacks
-            },
+            "attack": {str(one["name"]): {"attack": dict(one)} for one in attacks},
             "attacker": {IGNORES: {"through": "undefended"}, KNOWS: {}},
         },
         matrix=matrix,
         view=[{"kind": "defenses", "matrix": "clean"}, *charts, *tables],
     )
-
-
-def _slow(attack: Table, image_shape: tuple[int, ...]) -> bool:
-    """Whether an attack makes `SLOW` passes an image or more.
-
-    >>> _slow({"name": "pgd"}, (1, 28, 28)), _slow({"name": "autoattack"}, (1, 28, 28))
-    (False, True)
-    """
-    usual = component.find("attacks", str(attack["name"])).usual(image_shape)
-    work = Choice.of("attacks", {**usual, **attack}).make().cost(Sizes(test=1, classes=10))
-    return bool(work.forwards + work.gradients >= SLOW)
 
 
 def kind_of(defense: str) -> str:

@@ -246,3 +246,35 @@ def test_only_attacks_on_the_same_model_are_compared():
         "a": ["transfer-beats-direct"]
     }
     assert found["a"][0].text.startswith("pgd on undefended leaves 10 of 40 images")
+
+
+@pytest.mark.parametrize(
+    ("attack", "settings", "images"),
+    [
+        ({"name": "pgd"}, {}, 50),
+        ({"name": "autoattack"}, {}, 9),
+        ({"name": "hopskipjump", "budget": 60}, {}, 50),
+        ({"name": "pgd"}, {"defense": [{"name": "jpeg"}]}, 50),
+        ({"name": "pgd"}, {"defense": [{"name": "resize-and-pad", "eot": 30}]}, 9),
+        ({"name": "fgsm"}, {"defense": [{"name": "resize-and-pad", "eot": 30}]}, 50),
+        (
+            {"name": "pgd"},
+            {"defense": [{"name": "resize-and-pad", "eot": 30}], "through": "undefended"},
+            50,
+        ),
+    ],
+)
+def test_a_slow_attack_may_have_fewer_images(attack, settings, images):
+    """40 steps of PGD, and 30 draws of each for who knows that they are drawn."""
+    attack = attack if attack["name"] != "pgd" else {**attack, "steps": 40}
+    given = Evasion.settings(
+        data="digits",
+        network="digits-cnn",
+        train={"epochs": 1},
+        attack=attack,
+        samples=50,
+        slow_samples=9,
+        **settings,
+    )
+    source = Evasion().unit(given).adversarial
+    assert getattr(source, "source", source).samples == images

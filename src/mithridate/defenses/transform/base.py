@@ -30,6 +30,11 @@ class Transform(Component, ABC):
 
     draws: ClassVar[bool] = False
 
+    @property
+    def passes(self) -> int:
+        """Through the model, for each that an attacker who knows it makes."""
+        return 1
+
     @abstractmethod
     def transform(self, x: Tensor) -> Tensor:
         """Images (N, C, H, W) in [0, 1] to images alike, each by itself; x is not changed.
@@ -88,7 +93,7 @@ class Transform(Component, ABC):
             _Changed(change, model.core(), repr(self), parts and parts.to(model.device), passes),
             info={**model.info, "defenses": defenses},
             attacker=lambda: self.attacker(model),
-            draws=self.draws,
+            draws=passes if self.draws else 0,
         )
 
     @final

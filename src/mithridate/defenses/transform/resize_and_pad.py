@@ -53,6 +53,10 @@ class ResizeAndPad(Transform):
         check_whole("eot", self.eot, low=1)
         object.__setattr__(self, "coins", random.rng(self.seed))
 
+    @property
+    def passes(self) -> int:
+        return self.eot
+
     def transform(self, x: Tensor) -> Tensor:
         count, _, height, width = x.shape
         chance = torch.rand((3, count, 1), generator=self.coins).to(x.device)
@@ -65,7 +69,7 @@ class ResizeAndPad(Transform):
 
     def attacker(self, model: Classifier) -> Classifier:
         own = replace(self, seed=self.seed + 1)
-        return self.behind(model.attacker(), own.transform, passes=self.eot)
+        return self.behind(model.attacker(), own.transform, passes=self.passes)
 
 
 def _places(n: int, size: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from mithridate import checks, component
 from mithridate.attacks.curve import bounded, choices
 from mithridate.component import Choice
+from mithridate.cost import Sizes
 from mithridate.data import ImageSet
 from mithridate.doubts import Doubt
 from mithridate.errors import InputError
@@ -36,7 +38,12 @@ from mithridate.studies.units.adversarial import (
 from mithridate.studies.units.data import Data
 
 SHOWN = 8
-OF_THE_ATTACK = ("attack", "through", "samples", "attack_seed", "attack_stream", "gallery")
+SLOW = 1000
+"""Passes an image from which on an attack is slow."""
+OF_THE_ATTACK = (
+    *("attack", "through", "samples", "slow_samples"),
+    *("attack_seed", "attack_stream", "gallery"),
+)
 """Settings in which attacks that are compared may differ."""
 
 
@@ -54,6 +61,8 @@ class Settings(Subject):
             cell is that of the largest. With `through`, and behind a guard, whose budget is for one
             run, each is attacked by itself.
         samples: test images, drawn by `attack_seed`; all where there are fewer.
+        slow_samples: of an attack that makes `SLOW` passes an image or more, those of every draw
+            counted where the attacker knows a defence that draws; None for as many.
         attack_seed, attack_stream: of the attack's random choices.
         gallery: also keep the same images under every attack, for the report.
     """
@@ -65,6 +74,7 @@ class Settings(Subject):
     quantize: int | None = Field(default=None, ge=1, le=16)
     curve: tuple[float, ...] = ()
     samples: int = Field(default=1000, ge=1)
+    slow_samples: int | None = Field(default=None, ge=1)
     attack_seed: int = Field(default=0, ge=0)
     attack_stream: tuple[str, ...] = ()
     gallery: bool = False
@@ -138,7 +148,7 @@ class Evasion(Measure):
             goal=settings.goal,
             target=settings.target,
             quantize=settings.quantize,
-            samples=settings.samples,
+            samples=_samples(settings, attack),
             seed=settings.attack_seed,
             stream=settings.attack_stream,
             **settings.place,
@@ -198,6 +208,20 @@ def _as_compared(cell: Done) -> checks.Measured:
         fooled=np.asarray(table["success"]),
         distances={norm: np.asarray(table[norm]) for norm in ("l0", "l1", "l2", "linf")},
     )
+
+
+def _samples(settings: Settings, attack: Choice) -> int:
+    """How many images the attack has."""
+    few, passes = settings.slow_samples, 1
+    if few is None:
+        return settings.samples
+    test = settings.data_unit.loaded.test
+    if settings.through is None:
+        links = [defense_choice(one, test.image_shape) for one in settings.defense]
+        passes = prod(one.make().passes for one in links if one.kind == "transforms")
+    work = attack.make().cost(Sizes(test=1, classes=test.classes))
+    slow = passes * (work.forwards + work.gradients) >= SLOW
+    return min(few, settings.samples) if slow else settings.samples
 
 
 def _check_untrained(settings: Settings, attack: Choice) -> None:
