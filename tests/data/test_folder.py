@@ -71,9 +71,11 @@ def test_faults(tmp_path, png):
         assert "\n" not in str(caught.value)
 
     one_line("has no class folders")
-    fill(png, root / "a", 4)
+    fill(png, root / "a", 5)
     one_line("has one class alone, a: a classifier has two or more")
     (root / "b").mkdir()
+    shutil.rmtree(root / "a")
+    fill(png, root / "a", 4)
     one_line("b is a class without images that are read")
     (root / "b").rmdir()
     fill(png, root / "b", 4)
@@ -81,8 +83,7 @@ def test_faults(tmp_path, png):
     fill(png, root / "valid" / "a", 2)
     one_line("has valid/ but no train/: add it, or leave valid/ out")
     shutil.rmtree(root / "valid")
-    for name in ("a", "b"):
-        fill(png, root / "train" / name, 2)
+    fill(png, root / "train" / "a", 2)
     one_line("has train/ but no test/")
     fill(png, root / "test" / "c", 2)
     one_line(r"classes that train/ lacks \(c\)")

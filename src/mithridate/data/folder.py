@@ -67,6 +67,8 @@ def load_folder(
     root = Path(root)
     name = name or root.resolve().name
     splits, classes = _files(root)
+    if len(classes) < 2:
+        raise DataError(f"{root} has one class alone, {classes[0]}: a classifier has two or more")
     _tell_skipped(root, splits)
     parts: dict[str, tuple[Store, list[int]]] = {}
     for split, files in splits.items():
@@ -137,8 +139,6 @@ def _classes(folder: Path, listed: list[str]) -> list[str]:
                 f"{folder / foreign[0]}: {CLASSES} names no such class; rename the folder or add it"
             )
         return listed
-    if len(names) == 1:
-        raise DataError(f"{folder} has one class alone, {names[0]}: a classifier has two or more")
     numbers = all(name.isdecimal() for name in names)
     return sorted(names, key=lambda name: (int(name) if numbers else 0, name))
 
