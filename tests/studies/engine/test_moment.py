@@ -13,6 +13,7 @@ from torch import nn
 from mithridate.classifier import Classifier
 from mithridate.component import Choice
 from mithridate.cost import Sizes, Work
+from mithridate.defenses.transform import ResizeAndPad
 from mithridate.errors import InputError
 from mithridate.studies.engine import moment
 from mithridate.studies.engine.moment import Speed, tried
@@ -57,7 +58,7 @@ class Asked(Unit[dict]):
     trains: bool = False
 
     def make(self, get, folder, tell):
-        model = get(self.model)
+        model = get(self.model).attacker()
         if self.fails:
             raise InputError("no")
         for step in range(self.count):
@@ -95,6 +96,16 @@ def test_a_part_says_how_much_longer_than_its_passes_it_takes(monkeypatch, more,
     assert Clock.now - began < 3
     assert found == (factor and pytest.approx(factor, rel=0.1))
     assert not model.module._forward_pre_hooks
+
+
+@pytest.mark.parametrize("count", [13, 10_000])
+def test_passes_of_an_attackers_view_are_those_that_it_makes(monkeypatch, count) -> None:
+    """Ten draws where the model makes one pass, and the thinking."""
+    monkeypatch.setattr(moment, "time", SimpleNamespace(perf_counter=lambda: Clock.now))
+    model = ResizeAndPad(eot=10).wrap(Classifier(Slow(), classes=2))
+    unit = Asked(model=Given(), count=count)
+    found = tried(unit, Even(model, (1, 1, 2)), Sizes(), (1, 1, 2), None, 0.3)
+    assert found == pytest.approx(11, rel=0.1)
 
 
 def test_an_attack_is_tried_on_few_images() -> None:

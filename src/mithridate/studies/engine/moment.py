@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -112,7 +112,12 @@ def tried(
         The factor; None where the unit cannot be begun, or did nothing in the moment.
     """
     part, model = unit.part(BATCH), speed.model
-    work = part.work(sizes)
+    work, seen = part.work(sizes), [model]
+    if (view := model.attacker()) is not model:  # one view, whose passes are counted too
+        model = model.around(
+            model.core(), info=model.info, attacker=lambda: view, draws=model.draws
+        )
+        seen = [model, view]
 
     def given(parent: Unit[Any]) -> Any:
         if isinstance(parent, ModelUnit):
@@ -122,9 +127,9 @@ def tried(
         raise LookupError
 
     declared = speed.of(work._replace(forwards=max(1, work.forwards)))  # measures, before the watch
-    watch = _Watch(model, time.perf_counter() + moment)
+    watch = _Watch(seen, time.perf_counter() + moment)
     complete = False
-    hook = model.module.register_forward_pre_hook(lambda *_: watch.look())
+    hooks = [one.module.register_forward_pre_hook(lambda *_: watch.look()) for one in seen]
     try:
         with tempfile.TemporaryDirectory() as folder:
             part.make(given, Path(folder), watch.tell)
@@ -134,7 +139,8 @@ def tried(
     except Exception:  # an input that is not made yet, a refusal: the run will tell
         return None
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
     if work.trained:
         return watch.pace(lambda mark: mark.share * declared)
 
@@ -160,21 +166,26 @@ class _Mark(NamedTuple):
 class _Watch:
     """Marks every pass and every word of progress, and stops at the first after `end`."""
 
-    def __init__(self, model: Classifier, end: float) -> None:
-        self.cost, self.end, self.share = model.cost, end, 0.0
-        self.before = self.cost.queries, self.cost.gradients
+    def __init__(self, models: Sequence[Classifier], end: float) -> None:
+        self.costs, self.end, self.share = [model.cost for model in models], end, 0.0
+        self.before = self.passes
         self.marks: list[_Mark] = []
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        """Queries and gradients so far."""
+        costs = self.costs
+        return sum(cost.queries for cost in costs), sum(cost.gradients for cost in costs)
 
     @property
     def last(self) -> _Mark:
         return self.marks[-1]
 
     def mark(self) -> None:
-        queries, gradients = self.cost.queries, self.cost.gradients
-        now = _Mark(
-            time.perf_counter(), self.share, queries - self.before[0], gradients - self.before[1]
+        queries, gradients = (
+            now - then for now, then in zip(self.passes, self.before, strict=True)
         )
-        self.marks[1:] = [now]
+        self.marks[1:] = [_Mark(time.perf_counter(), self.share, queries, gradients)]
 
     def look(self) -> None:
         self.mark()
