@@ -193,7 +193,7 @@ def test_an_error_names_the_cell_and_its_labels(study):
     typed = text.replace('{ name = "fgsm", eps = -1 }', '"x"').replace("[3]", "[-3]")
     with pytest.raises(InputError) as caught:
         plan_of(study(typed))
-    assert str(caught.value).startswith("cell e/0000 (attack fgsm eps=0.1, seed -3): seed: ")
+    assert str(caught.value).startswith("cell e/0000 (attack fgsm eps=0.1, seed -3): seed must be ")
 
 
 @pytest.mark.parametrize(

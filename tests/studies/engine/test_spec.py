@@ -63,7 +63,7 @@ BODY = '[matrix.m]\nmeasure = "evasion"\naxes = { seed = [0, 1] }\n[scales.small
             {"compare": [{"title": "", "matrix": "m", "value": "k", "first": {}, "secnd": {}}]},
             "a.toml, [[compare]] 1 named",
         ),
-        ({"threads": 0}, "a.toml: threads: Input should be greater than or equal to 1"),
+        ({"threads": 0}, "a.toml: threads must be at least 1, got 0"),
         ({"matrix": {"m": {"axes": {}}}}, "a.toml: matrix.m.measure: Field required"),
         ({"seed": "x"}, "a.toml: seed: "),
         ({"scale": "ful", "scales": {"small": {}, "full": {}}}, "did you mean 'full'"),

@@ -124,7 +124,8 @@ def _unit_of(cell: Cell) -> Unit[Any]:
     labels = ", ".join(f"{axis} {label}" for axis, label in cell.labels.items())
     where = f"cell {cell.id} ({labels})" if labels else f"cell {cell.id}"
     try:
-        unit: Unit[Any] = measure.unit(validated(measure.settings, cell.settings, where))
+        given = validated(measure.settings, cell.settings, "" if cell.verb else where)
+        unit: Unit[Any] = measure.unit(given)
         return unit
     except MithridateError as error:
         text = str(error) if cell.verb else in_keys(str(error))

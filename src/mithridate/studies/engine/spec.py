@@ -171,6 +171,15 @@ def _without(spec: Spec, matrices: Mapping[str, Any]) -> Spec:
     )
 
 
+BOUNDS = {
+    "greater_than_equal": ("ge", "at least"),
+    "greater_than": ("gt", "above"),
+    "less_than_equal": ("le", "at most"),
+    "less_than": ("lt", "below"),
+}
+"""Faults that are a number out of range."""
+
+
 def validated(model: type[P], tree: Mapping[str, Any], where: str) -> P:
     """A table as a model, or one line that names the first key at fault."""
     try:
@@ -180,16 +189,23 @@ def validated(model: type[P], tree: Mapping[str, Any], where: str) -> P:
 
 
 def refused(error: ValidationError, model: type[BaseModel], where: str) -> InputError:
-    """The first fault of a validation, in one line, with a suggestion for an unknown key."""
+    """The first fault of a validation, in one line, with a suggestion for an unknown key.
+
+    Args:
+        where: "" where the key says enough.
+    """
     faults = error.errors(include_url=False)
     first = next((one for one in faults if one["type"] == "extra_forbidden"), faults[0])
     place = _place(first["loc"])
     if first["type"] == "extra_forbidden":
         owner, key = _place(first["loc"][:-1]), str(first["loc"][-1])
-        about = f"key in {where}" + (f", {owner}" if owner else "")
+        about = ", ".join(filter(None, (f"key in {where}" if where else "key", owner)))
         return unknown(about, key, _fields(model, first["loc"][:-1]))
-    reason = " ".join(str(first["msg"]).removeprefix("Value error, ").split())
-    return InputError(f"{where}: {place}: {reason}")
+    reason = ": " + " ".join(str(first["msg"]).removeprefix("Value error, ").split())
+    if first["type"] in BOUNDS:
+        key, words = BOUNDS[first["type"]]
+        reason = f" must be {words} {first['ctx'][key]}, got {first['input']}"
+    return InputError(f"{where}: {place}{reason}" if where else f"{place}{reason}")
 
 
 def _place(path: tuple[str | int, ...]) -> str:
