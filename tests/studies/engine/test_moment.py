@@ -95,7 +95,9 @@ def test_a_part_says_how_much_longer_than_its_passes_it_takes(monkeypatch, more,
     found = tried(unit, Even(model, (1, 1, 2)), Sizes(), (1, 1, 2), None, 0.3)
     assert Clock.now - began < 3
     assert found == (factor and pytest.approx(factor, rel=0.1))
-    assert not model.module._forward_pre_hooks
+    before = Clock.now
+    model.labels(torch.zeros(1, 1, 1, 2))  # which nobody watches any more
+    assert Clock.now == before + PASS
 
 
 @pytest.mark.parametrize("count", [13, 10_000])
@@ -106,6 +108,22 @@ def test_passes_of_an_attackers_view_are_those_that_it_makes(monkeypatch, count)
     unit = Asked(model=Given(), count=count)
     found = tried(unit, Even(model, (1, 1, 2)), Sizes(), (1, 1, 2), None, 0.3)
     assert found == pytest.approx(11, rel=0.1)
+
+
+def test_what_trains_a_network_of_its_own_is_stopped_too(monkeypatch) -> None:
+    """It asks the model nothing, and tells nothing."""
+
+    class Learns(Asked):
+        def make(self, get, folder, tell):
+            other = Slow()
+            for _ in range(10_000):
+                other(torch.zeros(1, 1, 1, 2))
+
+    monkeypatch.setattr(moment, "time", SimpleNamespace(perf_counter=lambda: Clock.now))
+    model, began = Classifier(Slow(), classes=2), Clock.now
+    unit = Learns(model=Given(), count=1)
+    assert tried(unit, Even(model, (1, 1, 2)), Sizes(), (1, 1, 2), None, 0.3) is None
+    assert Clock.now - began < 3
 
 
 def test_an_attack_is_tried_on_few_images() -> None:

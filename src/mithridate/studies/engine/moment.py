@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from mithridate.classifier import Classifier
 from mithridate.cost import Sizes, Work
@@ -129,7 +130,7 @@ def tried(
     declared = speed.of(work._replace(forwards=max(1, work.forwards)))  # measures, before the watch
     watch = _Watch(seen, time.perf_counter() + moment)
     complete = False
-    hooks = [one.module.register_forward_pre_hook(lambda *_: watch.look()) for one in seen]
+    hook = register_module_forward_pre_hook(lambda *_: watch.look())  # any: it may train another
     try:
         with tempfile.TemporaryDirectory() as folder:
             part.make(given, Path(folder), watch.tell)
@@ -139,8 +140,7 @@ def tried(
     except Exception:  # an input that is not made yet, a refusal: the run will tell
         return None
     finally:
-        for hook in hooks:
-            hook.remove()
+        hook.remove()
     if work.trained:
         return watch.pace(lambda mark: mark.share * declared)
 
