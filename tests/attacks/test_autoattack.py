@@ -9,6 +9,7 @@ from mithridate.attacks.run import run_attack
 from mithridate.attacks.square import Square
 from mithridate.classifier import Classifier
 from mithridate.defenses.transform.resize_and_pad import ResizeAndPad
+from mithridate.errors import InputError
 from mithridate.goals import Targeted, Untargeted
 from mithridate.norms import L2, LINF
 from mithridate.testing.models import boundary_distance, linear_model
@@ -39,14 +40,17 @@ def test_members_and_their_settings():
     assert [(m.loss, m.eot) for m in rand.values()] == [("ce", 20), ("dlr", 20)]
 
 
-def test_members_follow_the_draws_of_the_model():
+def test_the_version_for_random_models():
     usual, standard = AutoAttack(eps=0.3), AutoAttack(eps=0.3, variant="standard")
     assert list(usual.members()) == list(standard.members())
-    assert [list(usual.members(draws=n)) for n in (1, 30)] == [["apgd-ce", "apgd-dlr"]] * 2
-    eots = [[m.eot for m in usual.members(draws=n).values()] for n in (1, 3, 30)]
-    assert eots == [[20, 20], [7, 7], [1, 1]]
-    assert not any(m.stop_at_goal for m in usual.members(draws=1).values())
-    assert list(standard.members(draws=30)) == list(standard.members())
+    assert standard.at_random() == standard  # as it was asked for
+    rand = usual.at_random()
+    assert list(rand.members()) == ["apgd-ce", "apgd-dlr"]
+    eots = [[m.eot for m in rand.members(draws=n).values()] for n in (0, 1, 3, 30)]
+    assert eots == [[20, 20], [20, 20], [7, 7], [1, 1]]
+    assert not any(m.stop_at_goal for m in rand.members().values())
+    with pytest.raises(InputError, match="variant is one of"):
+        AutoAttack(eps=0.3, variant="random")
 
 
 def test_a_view_that_is_a_mean_over_draws_is_not_averaged_again():
@@ -120,6 +124,7 @@ def test_few_classes(classes):
     [
         (APGD(eps=0.3, steps=5, eot=4, stop_at_goal=False), 1.0),
         (AutoAttack(eps=0.3, variant="rand", steps=5), 0.01),
+        (AutoAttack(eps=0.3, steps=5), 0.3),
     ],
 )
 def test_a_model_that_draws(attack, noise):
@@ -139,3 +144,6 @@ def test_a_model_that_draws(attack, noise):
     if isinstance(attack, APGD):
         assert bool(r.success.all())
         assert r.gradients == 8 * 5 * 4
+    else:
+        assert r.random
+        assert r.queries < 8 * 2 * 6 * 20  # none of Square's 5,000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
 from typing import Annotated, ClassVar, Literal
@@ -47,8 +47,8 @@ class AutoAttack(BoundedAttack):
     Args:
         eps: radius of the ball, at least 0.
         norm: LINF, L2 or L1.
-        variant: "standard", "plus" or "rand"; None for "rand" where the model draws
-            (`Classifier.draws`), else "standard".
+        variant: "standard", "plus" or "rand"; None for "standard", and for "rand" where
+            `run_attack` finds a model that answers by chance.
         steps: of APGD and FAB, at least 1.
         queries: of Square, at least 2.
         targets: rival classes of the targeted members.
@@ -82,17 +82,19 @@ class AutoAttack(BoundedAttack):
         forwards = sum(work.forwards + 2 * sizes.test for work in works)  # and what each looks at
         return Work(forwards=forwards, gradients=sum(work.gradients for work in works))
 
+    def at_random(self) -> AutoAttack:
+        return replace(self, variant=self.variant or "rand")
+
     def members(self, draws: int = 0) -> dict[str, Attack]:
         """The attacks by name, in the order in which they run.
 
         Args:
-            draws: of the model, as there.
+            draws: that each answer of the model is the mean of already.
         """
         eps, norm, steps = self.eps, self.norm, self.steps
-        variant = self.variant or ("rand" if draws else "standard")
         apgd = partial(APGD, eps=eps, norm=norm, steps=steps, targets=self.targets)
         fab = partial(FAB, enough=eps, norm=norm, steps=steps)
-        if variant == "rand":
+        if self.variant == "rand":
             mean = partial(apgd, eot=ceil(DRAWS / max(1, draws)), stop_at_goal=False)
             return {"apgd-ce": mean(), "apgd-dlr": mean(loss="dlr")}
         square = Square(eps=eps, norm=norm, queries=self.queries)
@@ -103,7 +105,7 @@ class AutoAttack(BoundedAttack):
             "apgd-t": apgd(loss="dlr-targeted", targets=rivals),
             "fab-t": fab(targets=self.targets),
         }
-        if variant == "standard":
+        if self.variant != "plus":
             return {"apgd-ce": apgd(restarts=restarts), **targeted, "square": square}
         return {
             "apgd-ce": apgd(restarts=5),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import (
     TYPE_CHECKING,
@@ -12,6 +12,7 @@ from typing import (
     Any,
     ClassVar,
     Literal,
+    cast,
     get_args,
     get_origin,
 )
@@ -147,8 +148,9 @@ class Attack(Component, ABC):
             for part in (hint, *parts):
                 if get_origin(part) is Annotated and not (value is None and type(None) in parts):
                     part.__metadata__[0](name, value)
-            if get_origin(hint) is Literal:
-                one_of(*parts)(name, value)
+            for part in (hint, *parts):
+                if get_origin(part) is Literal and not (value is None and type(None) in parts):
+                    one_of(*get_args(part))(name, value)
 
     @abstractmethod
     def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
@@ -164,6 +166,16 @@ class Attack(Component, ABC):
         after. Without a budget of its own it says about how much.
         """
         return Work()
+
+    def at_random(self) -> Attack:
+        """The attack for a model that may answer the same image in several ways.
+
+        One that stops at its goal takes all of its steps: it would stop at the first answer that
+        suits it, and the next may not.
+        """
+        if not getattr(self, "stop_at_goal", False):
+            return self
+        return replace(cast(Any, self), stop_at_goal=False)  # type: ignore[no-any-return]
 
     def prepare(self, context: Context) -> tuple[Attack, dict[str, str]]:
         """The attack with what it needs of its surroundings and was not given.

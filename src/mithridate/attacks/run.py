@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -127,9 +127,8 @@ def run_attack(
     whether it fools `model` or not; and it works on a row that fools `model` alone, whose success
     is then what became of it.
 
-    Where the model answers by chance (`model.draws`), an attack that stops at its goal takes all of
-    its steps (`stop_at_goal` is set to False): it would stop at the first answer that suits it, and
-    the next may not. Success is that of one more answer.
+    Where the model answers by chance, by its own word (`model.draws`) or as it is found, the attack
+    is the one for such models (`Attack.at_random`). Success is that of one more answer.
 
     Where a GPU runs out of memory, the batch is halved and the same rows are tried again. Such
     a try counts in `seconds` only.
@@ -207,8 +206,8 @@ def run_attack(
                 run = _Run(attack, judge, asked, x, wanted, rng, batch, quantize)
                 run.keep(known, batch)
                 random = not judge.draws and _at_random(judge, x, first, run.first)
-                if (judge.draws or random) and getattr(attack, "stop_at_goal", False):
-                    run.attack = replace(cast(Any, attack), stop_at_goal=False)
+                if judge.draws or seen.draws or random:
+                    run.attack = attack.at_random()
                 for rows in batch.over(len(run.left), run.work):
                     if run.status != "done" and not run.status.startswith(REFUSED):
                         break
