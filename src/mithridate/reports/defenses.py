@@ -42,7 +42,7 @@ class DefenseRow:
     """One defence, or none.
 
     Attributes:
-        settings: all of them, those too that nobody gave, in words.
+        settings: those given, and those usual for such images, in words.
         ignored, known: the worst attack within a budget, of attackers who ignore it and who know
             it; of a guard, which answers queries alone, the worst of those who ask.
         least: the lowest limit of an interval of any attack within a budget; attacks of many passes
