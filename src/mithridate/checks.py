@@ -9,7 +9,6 @@ Carlini and Wagner 2018 (signs of masked gradients) and of AutoAttack's own code
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import ceil
@@ -22,7 +21,7 @@ from torch import Tensor
 from mithridate import component
 from mithridate.attacks.base import Attack, BoundedAttack, MinimalAttack, right
 from mithridate.attacks.fast_gradient import descend
-from mithridate.attacks.run import AttackResult, differ, white
+from mithridate.attacks.run import AttackResult, differ, uncounted, white
 from mithridate.classifier import Classifier, Guarded
 from mithridate.cost import Sizes
 from mithridate.data import ImageSet
@@ -157,7 +156,7 @@ def examined(
     if len(x) == 0 or judge.info.get("runtime") == "http":
         return []
     doubts = _threshold(judge, x, trained) + ([] if result.random else answered(judge, x))
-    with torch.no_grad(), seen.frozen(), _uncounted(seen):
+    with torch.no_grad(), seen.frozen(), uncounted(seen):
         if {"gradient", "score"} & set(attack.about.access):
             doubts += _saturated(seen.logits(x[_spread(len(x))].to(seen.device)))
         if isinstance(attack, BoundedAttack) and "gradient" in attack.about.access and attack.eps:
@@ -167,7 +166,10 @@ def examined(
             rows = rows[_spread(len(rows))]
             some, ends = (images[rows].to(seen.device) for images in (x, result.adversarials))
             aim = goal[rows.to(goal.classes()[0].device)].to(seen.device).avoiding(seen.rejected)
-            doubts += _further(attack, seen, some, ends, aim, float(left.float().mean()))
+            draws = seen.draws or int(result.random)
+            doubts += _further(
+                attack, seen, some, ends, aim, share=float(left.float().mean()), draws=draws
+            )
     return doubts
 
 
@@ -184,7 +186,7 @@ def answered(model: Classifier, x: Tensor) -> list[Doubt]:
         return []
     x = x[_spread(len(x))].to(model.device)
     half = (len(x) + 1) // 2
-    with torch.no_grad(), model.frozen(), _uncounted(model):
+    with torch.no_grad(), model.frozen(), uncounted(model):
         one, again = model.logits(x), model.logits(x)
         if differ(one, again):
             return [_random()]
@@ -200,15 +202,6 @@ def _spread(n: int) -> Tensor:
     """At most `SAMPLE` of n rows, evenly."""
     count = min(SAMPLE, n)
     return torch.arange(count) * n // max(1, count)
-
-
-@contextmanager
-def _uncounted(model: Classifier) -> Iterator[None]:
-    before = model.cost.queries, model.cost.gradients
-    try:
-        yield
-    finally:
-        model.cost.queries, model.cost.gradients = before
 
 
 def _threshold(judge: Classifier, x: Tensor, trained: ImageSet | None) -> list[Doubt]:
@@ -240,7 +233,14 @@ def _saturated(logits: Tensor) -> list[Doubt]:
 
 
 def _further(
-    attack: BoundedAttack, seen: Classifier, x: Tensor, ends: Tensor, goal: Goal, share: float
+    attack: BoundedAttack,
+    seen: Classifier,
+    x: Tensor,
+    ends: Tensor,
+    goal: Goal,
+    *,
+    share: float,
+    draws: int,
 ) -> list[Doubt]:
     """What plain steps make of some of the images that the attack left, from where it ended.
 
@@ -249,17 +249,18 @@ def _further(
 
     Args:
         share: of all images that were left.
+        draws: that an answer of `seen` is the mean of; 0 where it always answers alike.
     """
+    times = range(ceil(DRAWS / draws) if draws else 1)
 
     def margin(goal: Goal, images: Tensor) -> Tensor:
-        draws = ceil(DRAWS / seen.draws) if seen.draws else 1
-        return torch.stack([goal.margin(seen.logits(images)) for _ in range(draws)]).mean(0)
+        return torch.stack([goal.margin(seen.logits(images)) for _ in times]).mean(0)
 
     held = margin(goal, ends) > 0
     x, ends, goal, n = x[held], ends[held], goal[held], int(held.sum())
     if n < LEAST:
         return []
-    eps, go = attack.eps, partial(descend, seen, x, goal, stop_at_goal=not seen.draws)
+    eps, go = attack.eps, partial(descend, seen, x, goal, stop_at_goal=not draws)
     at, steps = partial(go, norm=attack.norm, steps=FURTHER), FURTHER
     # Where an attack hands images back as they were, its own last points are not known.
     kept = bool((ends == x).flatten(1).all(1).all())

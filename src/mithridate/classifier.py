@@ -935,7 +935,8 @@ def check_images(x: Tensor, image_shape: tuple[int, ...] | None = None) -> Tenso
         raise InputError("images hold NaN or infinite values")
     if high > 1 + 1e-6 or low < -1e-6:
         hint = "divide by 255" if low >= 0 else "undo the normalisation"
-        raise InputError(f"images lie in [0, 1], got [{low:g}, {high:g}]: {hint} before this call")
+        hint = "clamp them" if low > -0.01 and high < 1.01 else f"{hint} before this call"
+        raise InputError(f"images lie in [0, 1], got [{low:g}, {high:.7g}]: {hint}")
     if 0 < high <= 1.01 / 255:
         raise InputError(f"the brightest pixel is {high:g}: were images divided by 255 twice?")
     return x.float().clamp(0, 1)

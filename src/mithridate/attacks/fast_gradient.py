@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mithridate.attacks.base import BoundedAttack, Count, Positive
+from mithridate.attacks.base import Ball, BoundedAttack, Count, Positive
 from mithridate.attacks.losses import LogOdds
 from mithridate.classifier import Classifier
 from mithridate.component import About
@@ -93,7 +93,7 @@ class FGSM(BoundedAttack):
     )
 
     version: ClassVar[int] = 2
-    norm: Norm = LINF
+    norm: Ball = LINF
 
     def cost(self, sizes: Sizes) -> Work:
         return Work(gradients=sizes.test)
@@ -135,7 +135,7 @@ class IterativeFGSM(BoundedAttack):
     )
 
     version: ClassVar[int] = 2
-    norm: Norm = LINF
+    norm: Ball = LINF
     step_size: Positive | None = None
     steps: Count | None = None
     stop_at_goal: bool = True

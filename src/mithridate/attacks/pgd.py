@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mithridate.attacks.base import BoundedAttack, Count, Positive, pick
+from mithridate.attacks.base import Ball, BoundedAttack, Count, Positive, pick
 from mithridate.attacks.fast_gradient import descend
 from mithridate.classifier import Classifier
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
 from mithridate.errors import InputError
 from mithridate.goals import Goal
-from mithridate.norms import LINF, Norm
+from mithridate.norms import LINF
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class PGD(BoundedAttack):
 
     version: ClassVar[int] = 2
     copies: ClassVar[int] = 20
-    norm: Norm = LINF
+    norm: Ball = LINF
     steps: Count | None = None
     step_size: Positive | None = None
     restarts: Count = 1

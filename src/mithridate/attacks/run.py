@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -29,6 +30,8 @@ from mithridate.metrics import wilson
 from mithridate.norms import L0, L1, L2, LINF, fits
 from mithridate.rng import as_generator, child
 
+ASKED, AGAIN = 4, 6
+"""Images, and how often they are asked about, to see whether the model answers by chance."""
 REFUSED = "stopped: refused"
 
 
@@ -230,13 +233,29 @@ def differ(first: Tensor | None, again: Tensor | None) -> bool:
     return bool((first - again).abs().max() > 1e-3 * (1 + first.abs().max()))
 
 
+@contextmanager
+def uncounted(model: Classifier) -> Iterator[None]:
+    """What is asked inside is no cost of an attack."""
+    before = model.cost.queries, model.cost.gradients
+    try:
+        yield
+    finally:
+        model.cost.queries, model.cost.gradients = before
+
+
 def _at_random(judge: Classifier, x: Tensor, first: Tensor | None, other: Tensor | None) -> bool:
-    """Whether the first image, answered otherwise beside others, is so by itself too."""
-    if first is None or not differ(first, other):
+    """Whether some images, asked about again and again, are answered otherwise.
+
+    A service is asked again only about what it answered otherwise beside others.
+    """
+    if first is None:
         return False
-    with torch.no_grad():
-        again = [judge.logits(x[:1].to(judge.device)).cpu() for _ in range(3)]
-    return any(differ(first, one) for one in again)
+    few, times = x[:: max(1, len(x) // ASKED)][:ASKED].to(judge.device), AGAIN
+    if judge.info.get("runtime") == "http":
+        few, times = few[:1], 3 if differ(first, other) else 0
+    with torch.no_grad(), uncounted(judge):
+        answers = [judge.logits(few) for _ in range(times)]
+    return any(differ(answers[0], one) for one in answers)
 
 
 def _checked(model: Classifier, x: Tensor, goal: Goal) -> tuple[Tensor, Tensor | None]:

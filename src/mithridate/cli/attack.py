@@ -261,6 +261,7 @@ def _show(result: Published, screen: Screen) -> None:
             "clean_accuracy": None if before is None else before.model_dump(),
             "attacks": [_plain(cell, row) for cell, row in zip(cells, rows, strict=True)],
             "strongest": strongest.name if strongest else None,
+            "nearest": {str(row.norm): row.name for row in reading.smallest(rows)},
             "report": str(result.report),
         }
     )

@@ -93,6 +93,7 @@ class Result:
         return {
             "accuracy": before.value if before else None,
             "strongest": best.name if best else None,
+            "nearest": {str(row.norm): row.name for row in attacks.smallest(self._rows())},
             "accuracy_left": left.value if left else None,
             "status": self.study.status,
         }

@@ -19,6 +19,7 @@ from mithridate.attacks.run import AttackResult, run_attack
 from mithridate.classifier import Classifier
 from mithridate.cost import Sizes
 from mithridate.data import ImageSet
+from mithridate.errors import InputError
 from mithridate.goals import Goal, Targeted, Untargeted
 from mithridate.norms import Norm
 from mithridate.testing.checks import check_facts, untouched
@@ -97,9 +98,16 @@ class AttackConformance(ABC):
         assert set(about.norms) <= {"l0", "l1", "l2", "linf"}
         if "norm" in fields:
             assert str(fields["norm"]) == about.norms[0], "the default norm comes first"
+            usual = cls.usual((1, 8, 8))
             for norm in about.norms:
-                attack = cls(**{**cls.usual((1, 8, 8)), "norm": Norm.named(norm)})
+                attack = cls(**{**usual, "norm": Norm.named(norm)})
                 assert component.values(attack)["norm"] == norm
+            for norm in {"l0", "l1", "l2", "linf"} - set(about.norms):
+                try:
+                    cls(**{**usual, "norm": Norm.named(norm)})
+                except InputError:
+                    continue
+                raise AssertionError(f"it takes {norm}, which about does not have")
 
     def test_sees_no_more_than_about_says(self) -> None:
         model, x, access = self.model(), self.images(), self.attack().about.access
