@@ -343,7 +343,7 @@ def with_usual(
     own, settings = dict(given or {}), component.find("attacks", name).usual(image_shape)
     norm = str(own.get("norm", "linf")).lower()
     known = component.find("attacks", name).about.norms
-    if known and norm not in known:
+    if "norm" in own and known and norm not in known:
         raise InputError(f"{name}: norm is one of {', '.join(known)}, got {norm}")
     if norm != "linf":
         settings.pop("step_size", None)  # of linf; the attack's own default follows from eps
