@@ -77,11 +77,12 @@ def test_a_folder_gives_what_pillow_reads_and_says_what_it_left(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     filled(tmp_path / "a", SUFFIXES)
+    filled(tmp_path / "b")
     for name in ("x.svg", "y.svg", "notes.txt", ".hidden", "Thumbs.db"):
         (tmp_path / "a" / name).write_text("")
     with caplog.at_level(logging.WARNING):
         train, test = mi.load_data(str(tmp_path), mode="L")
-    assert len(train) + len(test) == 6 * len(SUFFIXES)
+    assert len(train) + len(test) == 6 * len(SUFFIXES) + 6
     assert "3 files left out (2 .svg, 1 .txt)" in caplog.text
 
 
@@ -92,13 +93,14 @@ def test_a_folder_gives_what_pillow_reads_and_says_what_it_left(
 def test_other_sizes_and_modes_are_refused_with_what_brings_them_to_one(
     tmp_path: Path, mode: str, size: int, named: str
 ) -> None:
-    other = filled(tmp_path / "a") / "zz.png"
+    filled(tmp_path / "a")
+    other = filled(tmp_path / "b") / "zz.png"
     Image.new(mode, (size, size)).save(other)
     with pytest.raises(DataError, match=named) as caught:
         mi.load_data(str(tmp_path))
     words = str(caught.value).partition("--")[2].partition(" (")[0].split(" --")
     train, test = mi.load_data(str(tmp_path), **dict(word.split() for word in words))  # type: ignore[arg-type]
-    assert len(train) + len(test) == 7
+    assert len(train) + len(test) == 13
     assert train.image_shape == ((3, 4, 4) if "RGB" in named else (1, 4, 4))
 
 

@@ -151,6 +151,9 @@ class Attack(Component, ABC):
             for part in (hint, *parts):
                 if get_origin(part) is Literal and not (value is None and type(None) in parts):
                     one_of(*get_args(part))(name, value)
+        norm, known = getattr(self, "norm", None), self.about.norms
+        if norm is not None and known and str(norm) not in known:
+            raise InputError(f"norm is one of {', '.join(known)}, got {norm}")
 
     @abstractmethod
     def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
