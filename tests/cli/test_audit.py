@@ -127,6 +127,7 @@ def test_a_crashed_attack_leaves_the_audit_incomplete(audit, monkeypatch) -> Non
         raise ValueError("broken")
 
     monkeypatch.setattr(FGSM, "perturb", crash)
+    monkeypatch.setattr("mithridate.cli.publish.LONG", float("inf"))  # in this process, where it is
     done = audit(*NOISE, "--controls", 2, "--seed", 2, "--fail-on", "accuracy<0.5")
     assert done.code == 3
     assert "mithridate: fgsm failed: FGSM crashed: ValueError: broken\n" in done.err
