@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mithridate import component
-from mithridate.attacks.base import Attack, BoundedAttack, MinimalAttack, right
+from mithridate.attacks.base import Attack, BoundedAttack, MinimalAttack, mean_margin, right
 from mithridate.attacks.fast_gradient import descend
 from mithridate.attacks.run import AttackResult, differ, uncounted, white
 from mithridate.classifier import Classifier, Guarded
@@ -251,10 +251,10 @@ def _further(
         share: of all images that were left.
         draws: that an answer of `seen` is the mean of; 0 where it always answers alike.
     """
-    times = range(ceil(DRAWS / draws) if draws else 1)
+    answers = ceil(DRAWS / draws) if draws else 1
 
     def margin(goal: Goal, images: Tensor) -> Tensor:
-        return torch.stack([goal.margin(seen.logits(images)) for _ in times]).mean(0)
+        return mean_margin(seen, images, goal, answers)
 
     held = margin(goal, ends) > 0
     x, ends, goal, n = x[held], ends[held], goal[held], int(held.sum())

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mithridate.attacks.apgd import APGD
-from mithridate.attacks.base import Attack, Ball, BoundedAttack, Count, limits, pick
+from mithridate.attacks.base import Attack, Ball, BoundedAttack, Count, limits, mean_margin, pick
 from mithridate.attacks.fab import FAB
 from mithridate.attacks.square import Square
 from mithridate.classifier import Classifier
@@ -124,7 +124,7 @@ class AutoAttack(BoundedAttack):
         best = x.detach().clone()
         with model.frozen():
             left = (~goal.reached(model.labels(best))).nonzero()[:, 0]
-            for name, member in self.members(model.draws).items():
+            for name, member in self.members().items():
                 if len(left) == 0:
                     break
                 stream = child(rng, name, device=x.device, rows=left)
@@ -138,14 +138,13 @@ class AutoAttack(BoundedAttack):
 
     def _of_all(self, model: Classifier, x: Tensor, goal: Goal, rng: torch.Generator) -> Tensor:
         """Of every image and what each member makes of it, that of the smallest mean margin."""
-        draws, every = range(ceil(DRAWS / max(1, model.draws))), torch.arange(len(x))
+        answers, every = ceil(DRAWS / max(1, model.draws)), torch.arange(len(x))
         with model.frozen(), torch.no_grad():
-            best = x
-            smallest = torch.stack([goal.margin(model.logits(x)) for _ in draws]).mean(0)
+            best, smallest = x, mean_margin(model, x, goal, answers)
             for name, member in self.members(model.draws).items():
                 stream = child(rng, name, device=x.device, rows=every)
                 tried = member.perturb(model, x, goal, rng=stream)
-                margin = torch.stack([goal.margin(model.logits(tried)) for _ in draws]).mean(0)
+                margin = mean_margin(model, tried, goal, answers)
                 best = pick(margin < smallest, tried, best)
                 smallest = margin.minimum(smallest)
         return best

@@ -151,9 +151,8 @@ class Attack(Component, ABC):
             for part in (hint, *parts):
                 if get_origin(part) is Literal and not (value is None and type(None) in parts):
                     one_of(*get_args(part))(name, value)
-        norm, known = getattr(self, "norm", None), self.about.norms
-        if norm is not None and known and str(norm) not in known:
-            raise InputError(f"norm is one of {', '.join(known)}, got {norm}")
+        if getattr(self, "norm", None) is not None:
+            check_norm(self.about, self.norm)  # type: ignore[attr-defined]
 
     @abstractmethod
     def perturb(self, model: Classifier, x: Tensor, goal: Goal, *, rng: torch.Generator) -> Tensor:
@@ -256,6 +255,23 @@ class BoundedAttack(Attack):
         return doubts
 
 
+def check_norm(about: About, norm: object) -> None:
+    """Refuse a norm in which an attack does not measure.
+
+    >>> check_norm(About(paper="", norms=("linf", "l2")), "l7")
+    Traceback (most recent call last):
+    ...
+    mithridate.errors.InputError: norm is one of linf, l2, got l7
+    """
+    if about.norms and str(norm) not in about.norms:
+        raise InputError(f"norm is one of {', '.join(about.norms)}, got {norm}")
+
+
+def mean_margin(model: Classifier, x: Tensor, goal: Goal, answers: int) -> Tensor:
+    """How far images (N, C, H, W) are from their goals, the mean of so many answers, (N,)."""
+    return torch.stack([goal.margin(model.logits(x)) for _ in range(answers)]).mean(0)
+
+
 def check_eps(eps: float, norm: Norm) -> None:
     """Refuse a budget that is negative, or that in LINF is wider than a pixel's whole range.
 
@@ -345,9 +361,8 @@ def with_usual(
     """
     own, settings = dict(given or {}), component.find("attacks", name).usual(image_shape)
     norm = str(own.get("norm", "linf")).lower()
-    known = component.find("attacks", name).about.norms
-    if "norm" in own and known and norm not in known:
-        raise InputError(f"{name}: norm is one of {', '.join(known)}, got {norm}")
+    if "norm" in own:
+        check_norm(component.find("attacks", name).about, norm)
     if norm != "linf":
         settings.pop("step_size", None)  # of linf; the attack's own default follows from eps
     if norm != "linf" and "eps" in settings and "eps" not in own:
