@@ -319,6 +319,8 @@ class _Run:
         self.best = self._double() if self.canary is not None else None
         self.judged = self.average or self.model
         self.core = self.model.core()
+        on_gpu = self.model.device.type == "cuda"  # whose matrix units multiply in this layout
+        self.channels_last = self.model.channels_last or (self.autocast and on_gpu)
         self.optimizer = self.recipe.build_optimizer(self.model.module)
 
     def train(self, checkpoint: Path | str | None) -> Classifier:
@@ -340,7 +342,7 @@ class _Run:
             self.scores = state["scores"]
         elif path is not None:
             self._keep(path, run)  # a folder that cannot be written shows now, not in an hour
-        if model.channels_last:
+        if self.channels_last:
             lay_out(module, self.optimizer, torch.channels_last)
         for epoch in range(len(self.losses), recipe.epochs):
             self._train_epoch(epoch)
@@ -397,11 +399,13 @@ class _Run:
     @contextmanager
     def _rounding(self) -> Iterator[None]:
         """Every pass of the training as `autocast` says, those of the hardening too."""
-        before, self.model.autocast = self.model.autocast, self.autocast
+        model = self.model
+        before = model.autocast, model.channels_last
+        model.autocast, model.channels_last = self.autocast, self.channels_last
         try:
             yield
         finally:
-            self.model.autocast = before
+            model.autocast, model.channels_last = before
 
     def _train_epoch(self, epoch: int) -> None:
         """One pass over the data, random only through children of this epoch."""
@@ -419,11 +423,12 @@ class _Run:
             parts = torch.split(order, recipe.batch_size)
             for step, rows in enumerate(parts[: self.steps]):
                 x, y = self.data.batch(rows)
+                x = x.to(device)
                 if recipe.augment == "crop-flip":
                     x = crop_flip(x, crops)
                 images, done = len(rows), epoch * per_epoch + step * way.replays
                 own = child(self.rng, "epoch", epoch, "hardening", step, device=device)
-                yield Batch(x.to(device), y.to(device), rows, done / all_steps, own)
+                yield Batch(x, y.to(device), rows, done / all_steps, own)
 
         self.model.module.train()
         with (
@@ -528,8 +533,8 @@ def crop_flip(x: Tensor, rng: torch.Generator, pad: int = 4) -> Tensor:
     """Each image moved by up to `pad` pixels, zeros moving in, and mirrored half of the time.
 
     Args:
-        x: images (N, C, H, W) on the CPU.
-        rng: on the CPU.
+        x: images (N, C, H, W).
+        rng: on the CPU; the moves are those it draws, whatever device the images are on.
 
     >>> x = torch.rand(5, 3, 8, 8)
     >>> crop_flip(x, torch.Generator().manual_seed(0)).shape
@@ -541,8 +546,9 @@ def crop_flip(x: Tensor, rng: torch.Generator, pad: int = 4) -> Tensor:
     cols = torch.randint(2 * pad + 1, (count, 1), generator=rng) + torch.arange(width)
     flip = torch.rand((count, 1), generator=rng) < 0.5
     cols = torch.where(flip, cols.flip(1), cols)
-    image = torch.arange(count)[:, None, None, None]
-    channel = torch.arange(channels)[None, :, None, None]
+    image = torch.arange(count, device=x.device)[:, None, None, None]
+    channel = torch.arange(channels, device=x.device)[None, :, None, None]
+    rows, cols = rows.to(x.device), cols.to(x.device)
     return wide[image, channel, rows[:, None, :, None], cols[:, None, None, :]]
 
 

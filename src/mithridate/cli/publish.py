@@ -114,6 +114,7 @@ def conducted(
     main: str | None = None,
     workers: int | None = None,
     ray: str | None = None,
+    per_gpu: int = 1,
     keep: bool = True,
 ) -> Published:
     """Run a plan, and write its folder.
@@ -147,6 +148,7 @@ def conducted(
         keep=keep,
         workers=workers,
         ray=ray,
+        per_gpu=per_gpu,
     )
     error = None if main is None else why_nothing(result, main)
     if error is not None:

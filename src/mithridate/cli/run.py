@@ -30,6 +30,9 @@ def run(
         str | None,
         typer.Option("--ray", metavar="ADDRESS", help="A Ray cluster, or local to start one."),
     ] = None,
+    per_gpu: Annotated[
+        int, typer.Option("--per-gpu", min=1, help="Of the processes on one GPU at once.")
+    ] = 1,
     seed: Seed = 0,
     device: Device = "auto",
     screen: Any = None,
@@ -45,7 +48,12 @@ def run(
     if plan_only:
         return publish.show_plan(plan, screen)
     result = publish.conducted(
-        plan, out or Path(f"mithridate-{plan.spec.name}"), screen, workers=workers, ray=ray
+        plan,
+        out or Path(f"mithridate-{plan.spec.name}"),
+        screen,
+        workers=workers,
+        ray=ray,
+        per_gpu=per_gpu,
     )
     done = sum(cell.status == "done" for cell in result.cells)
     fresh = len(result.conducted.ran.made)

@@ -132,9 +132,12 @@ def _settings(chain: Mapping[str, Any]) -> str:
     'bits=1'
     >>> _settings({"tune": {"epochs": 5, "harden": {"name": "n-fgsm", "eps": 0.3}}})
     'epochs=5, eps=0.3'
+    >>> _settings({"defense": ["jpeg"]})
+    ''
     """
     tune = chain.get("tune", {})
-    given = [tune, tune.get("harden", {}), *chain.get("defense", [])]
+    links = [link for link in chain.get("defense", []) if not isinstance(link, str)]
+    given = [tune, tune.get("harden", {}), *links]
     return ", ".join(f"{k}={v}" for one in given for k, v in one.items() if k not in KEYS)
 
 

@@ -53,6 +53,7 @@ def conduct(
     keep: bool = True,
     workers: int | None = None,
     ray: str | None = None,
+    per_gpu: int = 1,
 ) -> Conducted:
     """Make what a plan misses, and put its records together; Ctrl-C leaves the rest.
 
@@ -63,6 +64,7 @@ def conduct(
         keep: leave in the store what is made; else `forget` will remove it.
         workers: processes; 1 works in this one. Default: as many as there are cores.
         ray: address of a Ray cluster, in place of workers.
+        per_gpu: processes that share a GPU; small networks leave most of it idle.
     """
     store = the_store()
     store.sweep()
@@ -70,7 +72,7 @@ def conduct(
     missing = plan.missing(store)
     if not keep:
         _intend(plan, store, missing)
-    makers = _workers(plan, store, len(missing), workers, ray)
+    makers = _workers(plan, store, len(missing), workers, ray, per_gpu)
     clock = Clock(missing, makers.slots, expected)
     with makers, stage(plan.spec.name) as progress:
 
@@ -123,7 +125,9 @@ def _intend(plan: Plan, store: Store, missing: Iterable[Unit[Any]]) -> None:
         raise RunError(f"{note.parent} cannot be written: {error.strerror or error}") from None
 
 
-def _workers(plan: Plan, store: Store, missing: int, count: int | None, ray: str | None) -> Any:
+def _workers(
+    plan: Plan, store: Store, missing: int, count: int | None, ray: str | None, per_gpu: int
+) -> Any:
     """Workers for what is missing; none are started where nothing is."""
     if ray is not None:
         if count is not None:
@@ -133,7 +137,7 @@ def _workers(plan: Plan, store: Store, missing: int, count: int | None, ray: str
         return RayWorkers(ray, store.root)
     usual = max(1, len(os.sched_getaffinity(0)) // plan.spec.threads)
     wide = min(count or usual, max(1, missing))
-    return InProcess(store.root) if wide == 1 else Processes(wide, store.root)
+    return InProcess(store.root) if wide == 1 else Processes(wide, store.root, per_gpu=per_gpu)
 
 
 def why_nothing(conducted: Conducted, matrix: str) -> MithridateError | None:

@@ -192,11 +192,11 @@ def test_units_wait_for_the_memory_that_they_declare(root, log, monkeypatch):
     assert all(b - a >= 0.29 for a, b in itertools.pairwise(ends))
 
 
-def room(monkeypatch, slots, gpus=0, cpus=2, memory=100):
+def room(monkeypatch, slots, gpus=0, cpus=2, memory=100, per_gpu=1):
     monkeypatch.setattr(resources, "available_memory", lambda: memory)
     monkeypatch.setattr(resources, "gpus", lambda: gpus)
     monkeypatch.setattr(resources, "cpus", lambda: cpus)
-    return Room(slots)
+    return Room(slots, per_gpu)
 
 
 def test_room_counts_slots_threads_and_memory(monkeypatch):
@@ -223,6 +223,15 @@ def test_room_hands_each_gpu_to_one_unit(monkeypatch):
     assert place.take(Large(gpus=1)).gpus == (0,)
     with pytest.raises(InputError, match="needs 3 GPUs, and this machine has 2"):
         place.take(Large(gpus=3))
+
+
+def test_room_shares_gpus_evenly_where_asked(monkeypatch):
+    place = room(monkeypatch, 9, gpus=2, cpus=9, per_gpu=2)
+    held = [place.take(Large(gpus=1)) for _ in range(4)]
+    assert [share.gpus for share in held] == [(0,), (1,), (0,), (1,)]
+    assert place.take(Large(gpus=1)) is None
+    place.give(held[1])
+    assert place.take(Large(gpus=1)).gpus == (1,)
 
 
 def refused(outcome):
@@ -253,6 +262,8 @@ def test_in_process_does_one_after_the_other(root):
 def test_the_number_of_workers_is_checked(root):
     with pytest.raises(InputError, match="workers must be at least 1"):
         Processes(0, root)
+    with pytest.raises(InputError, match="per_gpu must be at least 1"):
+        Processes(1, root, per_gpu=0)
 
 
 def test_relative_roots_are_the_callers(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -57,10 +58,10 @@ class Room:
     """What is left of this machine. What units declare that they need is never exceeded.
 
     A unit that declares more memory or threads than there is runs alone: both are estimates.
-    A GPU is handed out to one unit at a time.
 
     Args:
         slots: units that may run at once.
+        per_gpu: of them on one GPU.
 
     >>> class Sum(Unit[int]):
     ...     kind = "sum"
@@ -70,8 +71,8 @@ class Room:
     True
     """
 
-    def __init__(self, slots: int) -> None:
-        self.slots = slots
+    def __init__(self, slots: int, per_gpu: int = 1) -> None:
+        self.slots, self.per_gpu = slots, per_gpu
         self.cpus = max(slots, cpus())
         self.memory = available_memory()
         self.held: list[Share] = []
@@ -94,8 +95,9 @@ class Room:
             InputError: as `needs`.
         """
         wanted = self.needs(unit)
-        busy = {number for share in self.held for number in share.gpus}
-        free = [n for n in range(gpus()) if n not in busy] if wanted.gpus else []
+        busy = Counter(number for share in self.held for number in share.gpus)
+        there = sorted(range(gpus()), key=busy.__getitem__) if wanted.gpus else []
+        free = [n for n in there if busy[n] < self.per_gpu]
         tight = (
             len(self.held) >= self.slots
             or len(free) < len(wanted.gpus)

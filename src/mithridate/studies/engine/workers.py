@@ -136,10 +136,13 @@ class Processes(Workers):
     []
     """
 
-    def __init__(self, count: int, root: Path, follow: Follow | None = None) -> None:
+    def __init__(
+        self, count: int, root: Path, follow: Follow | None = None, *, per_gpu: int = 1
+    ) -> None:
         check_number("workers", count, low=1)
+        check_number("per_gpu", per_gpu, low=1)
         self.root, self.follow = root.absolute(), follow
-        self._room = Room(count)
+        self._room = Room(count, per_gpu)
         self._waiting: deque[tuple[Unit[Any], int]] = deque()
         self._workers: list[Worker] = []
         self._outcomes: list[Outcome] = []
