@@ -237,6 +237,20 @@ def test_forgetting_leaves_models_and_what_was_there_before(models, run):
     assert len(list(the_store().entries())) == 9
 
 
+def test_forgetting_leaves_defences_that_learned(models, run):
+    spec = presets.defend(
+        models[0],
+        "digits",
+        [{"name": "pca"}],
+        image_shape=(1, 8, 8),
+        samples=10,
+        attacks=[{"name": "fgsm"}],
+    )
+    result = run(spec)
+    forget(result)
+    assert Counter(entry.kind for entry in the_store().entries()) == {"fitted": 1}
+
+
 @pytest.mark.parametrize("how", ["Ctrl-C", "kill"])
 def test_what_a_run_that_was_cut_short_made_goes_with_the_run_that_ends_it(
     models, run, monkeypatch, how

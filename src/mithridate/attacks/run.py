@@ -463,7 +463,8 @@ class _Run:
             attack = self.attack
             if self.quantize is not None:
                 attack = within_levels(attack, self.quantize)
-            near = attack.perturb(view, x.clone(), goal, rng=rng).detach()
+            with view.frozen():
+                near = attack.perturb(view, x.clone(), goal, rng=rng).detach()
             if self.quantize is not None:
                 near, lost = rounded(view, self.attack, x, near, goal, self.quantize)
                 self.lost[rows] = lost.to(self.lost.device)

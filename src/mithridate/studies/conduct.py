@@ -19,6 +19,7 @@ from mithridate.studies.engine.run import Ran, discard_damaged, run
 from mithridate.studies.engine.store import Store
 from mithridate.studies.engine.unit import Unit
 from mithridate.studies.engine.workers import InProcess, Processes
+from mithridate.studies.units.defended import Fitted
 from mithridate.studies.units.model import ModelUnit
 
 Stage = Callable[[str], AbstractContextManager[Callable[..., None]]]
@@ -89,8 +90,8 @@ def conduct(
 def forget(conducted: Conducted) -> None:
     """Remove what a run made from the store, once its records are written and complete.
 
-    So goes what earlier runs of the same plan made that were cut short. Models stay: the next run
-    on the same data needs them. So does all that an interrupted or failed run made, as the same
+    So goes what earlier runs of the same plan made that were cut short. What was trained stays: the
+    next run on the same data needs it. So does all that an interrupted or failed run made, as the same
     command goes on with it; a refusal is no failure.
     """
     ran, store = conducted.ran, the_store()
@@ -99,7 +100,7 @@ def forget(conducted: Conducted) -> None:
         return
     made = ran.made | _intended(note)
     for unit in conducted.plan.order:
-        if unit.key in made and not isinstance(unit, ModelUnit):
+        if unit.key in made and not isinstance(unit, ModelUnit | Fitted):
             store.discard(unit.key)
     note.unlink(missing_ok=True)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from array import array
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
@@ -75,15 +76,15 @@ class Blacklight(Guard):
         return {"window": 50 if image_shape[1:] == (28, 28) else 20}
 
     def watcher(self) -> Callable[[Tensor], None]:
-        holders: defaultdict[int, list[int]] = defaultdict(list)
+        holders: defaultdict[int, array[int]] = defaultdict(lambda: array("q"))
         asked = 0
 
         def watch(x: Tensor) -> None:
             nonlocal asked
             refused = False
             for print_ in self.fingerprints(x):
-                shared = Counter(which for part in print_ for which in holders.get(part, ()))
-                most = max(shared.values(), default=0)
+                shared = np.concatenate([np.asarray(holders[part]) for part in print_])
+                most = int(np.bincount(shared).max(initial=0))
                 refused |= most > self.threshold * len(print_)
                 for part in print_:
                     holders[part].append(asked)

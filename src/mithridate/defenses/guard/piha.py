@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mithridate.component import About
@@ -75,15 +78,20 @@ class PIHA(Guard):
         return {"block": 7 if min(image_shape[1:]) >= 32 else max(1, min(image_shape[1:]) // 7)}
 
     def watcher(self) -> Callable[[Tensor], None]:
-        known: list[Tensor] = []
+        known: list[NDArray[np.uint8]] = []
+        alike: defaultdict[tuple[int, bytes], list[int]] = defaultdict(list)
 
         def watch(x: Tensor) -> None:
             refused = False
-            for code in self.hashes(x):
-                if known:
-                    differing = (known[0] != code).double().mean(1)
-                    refused |= bool((differing <= self.threshold).any())
-                known[:] = [torch.cat([*known, code[None]])]
+            for code in self.hashes(x).numpy():
+                # Of one part more than may differ, one is the same: only such are compared.
+                count = 1 + sum(n / len(code) <= self.threshold for n in range(1, len(code)))
+                parts = [(i, code[i::count].tobytes()) for i in range(count)]
+                for row in {row for part in parts for row in alike.get(part, ())}:
+                    refused |= bool((known[row] != code).mean() <= self.threshold)
+                for part in parts:
+                    alike[part].append(len(known))
+                known.append(code)
             if refused:
                 raise QueriesRefused("an image of nearly the same hash was asked about before")
 
@@ -103,7 +111,7 @@ class PIHA(Guard):
         rest = [side * size - pixels for side, pixels in zip(sides, x.shape[2:], strict=True)]
         plane = F.pad(plane, (0, rest[1], 0, rest[0]))
         sums = F.avg_pool2d(plane, size) * size**2
-        beside = F.conv2d(sums, _directions(), padding=1)
+        beside = F.conv2d(sums, DIRECTIONS, padding=1)
         places = 2 ** torch.arange(8)[:, None, None]
         return ((beside - sums >= -EQUAL) * places).sum(1).to(torch.uint8).flatten(1)
 
@@ -131,3 +139,6 @@ def _directions() -> Tensor:
     straight = torch.tensor([[0.0, 1, 0], [0, 0, 0], [0, 0, 0]])
     turned = [torch.rot90(one, k) for one in (corner, straight) for k in range(4)]
     return torch.stack(turned)[:, None].double()
+
+
+DIRECTIONS = _directions()
