@@ -90,9 +90,9 @@ def conduct(
 def forget(conducted: Conducted) -> None:
     """Remove what a run made from the store, once its records are written and complete.
 
-    So goes what earlier runs of the same plan made that were cut short. What was trained stays: the
-    next run on the same data needs it. So does all that an interrupted or failed run made, as the same
-    command goes on with it; a refusal is no failure.
+    So goes what earlier runs of the same plan made that were cut short. What was trained stays, as
+    the next run on the same data needs it. So does all that an interrupted or failed run made, as
+    the same command goes on with it; a refusal is no failure.
     """
     ran, store = conducted.ran, the_store()
     note = _note(conducted.plan, store)
