@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -59,6 +60,7 @@ def fit_autoencoder(
     lr: float = 1e-3,
     batch_size: int = 64,
     rng: torch.Generator,
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> None:
     """Train from new weights, in place: the mean square of what noise and network leave.
 
@@ -67,6 +69,7 @@ def fit_autoencoder(
         noise: standard deviation of the normal noise on the inputs, which are cut to [0, 1].
         lr: of Adam; it falls to 0 along a cosine.
         rng: its seed decides everything.
+        progress: called after every batch with (done, total, text).
 
     Raises:
         RunError: the loss became infinite or NaN.
@@ -74,7 +77,7 @@ def fit_autoencoder(
     initialise(module, child(rng, "init"))
     module.train().requires_grad_(True)
     optimizer = torch.optim.Adam(module.parameters(), lr=lr)
-    steps = epochs * -(-len(data) // batch_size)
+    done, steps = 0, epochs * -(-len(data) // batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     device = next(module.parameters()).device
     for epoch in range(epochs):
@@ -86,6 +89,9 @@ def fit_autoencoder(
             torch.autograd.backward(loss)
             optimizer.step()
             schedule.step()
+            done += 1
+            if progress is not None:
+                progress(done, steps, f"epoch {epoch + 1}/{epochs}")
         if not bool(loss.isfinite()):
             raise RunError(f"the autoencoder's loss became {float(loss)}: lower lr ({lr:g})")
     module.eval().requires_grad_(False)

@@ -76,3 +76,19 @@ def test_usual_settings_are_taken_and_a_link_twice_is_refused():
     assert len(links("bit-depth", {"name": "bit-depth", "bits": 3})) == 2
     with pytest.raises(InputError, match="defense names bit-depth twice: leave one out"):
         links("bit-depth", "low-pass", "bit-depth")
+
+
+def test_learning_is_told_to_its_end():
+    told = []
+    tell = lambda *parts: told.append(parts[:2])  # noqa: E731
+    train, _ = mi.load_data("digits")
+    few = train.subset(range(200))
+    mi.transforms.MagNet(epochs=2).fit(few, rng=rng(0), progress=tell)
+    assert told[-1] == (8, 8)  # two epochs of four batches
+    told.clear()
+    net = mi.networks.create("digits-cnn", image_shape=(1, 8, 8), classes=10)
+    model = mi.Classifier(net, classes=10, image_shape=(1, 8, 8))
+    detector = mi.detectors.InputDetector(epochs=2, images=100, rate=0.1)
+    detector.fit(model, few, rng=rng(0), progress=tell)
+    assert told
+    assert told[-1][0] == told[-1][1]

@@ -16,6 +16,7 @@ from mithridate.data import ImageSet
 from mithridate.errors import InputError, NothingAssessedError, check_number
 from mithridate.networks.fitting import check_set
 from mithridate.rng import as_generator, child
+from mithridate.training import Progress
 
 Shape = tuple[int, int, int]
 
@@ -62,6 +63,7 @@ class Detector(Component, ABC):
         adversarial: Tensor | None,
         *,
         rng: torch.Generator,
+        progress: Progress | None = None,
     ) -> None:
         """Fill what `build` made: its state is all that this decides. By default, nothing.
 
@@ -91,6 +93,7 @@ class Detector(Component, ABC):
         adversarial: Tensor | None = None,
         *,
         rng: torch.Generator,
+        progress: Progress | None = None,
     ) -> FittedDetector:
         """Learn from some of the clean images, and set the threshold by the others.
 
@@ -100,6 +103,7 @@ class Detector(Component, ABC):
             adversarial: attacked images (M, C, H, W), of other images than those of the test;
                 None for the detector to make its own.
             rng: its seed decides everything that is random.
+            progress: called as `training.fit` calls it, where learning takes long.
 
         Raises:
             InputError: too few images for `rate`, no attacked image among `adversarial`, or a
@@ -116,7 +120,8 @@ class Detector(Component, ABC):
         order = torch.randperm(len(clean), generator=child(rng, "held out"))
         learned, held = clean.subset(order[count:]), clean.subset(order[:count])
         scorer = self.scorer(model, clean.image_shape)
-        self.learn(scorer, model, learned, adversarial, rng=child(rng, "learn"))
+        own = child(rng, "learn")
+        self.learn(scorer, model, learned, adversarial, rng=own, progress=progress)
         return FittedDetector(self, scorer).at_rate(held, self.rate)
 
 

@@ -21,7 +21,7 @@ from mithridate.errors import InputError, check_number, check_whole, unknown
 from mithridate.goals import Untargeted
 from mithridate.networks.base import create, initialise, seeded
 from mithridate.rng import child
-from mithridate.training import fit
+from mithridate.training import Progress, fit
 
 
 @final
@@ -113,6 +113,7 @@ class InputDetector(Detector):
         adversarial: Tensor | None,
         *,
         rng: torch.Generator,
+        progress: Progress | None = None,
     ) -> None:
         clean = clean.subset(some_rows(clean, self.images, child(rng, "clean")))
         if adversarial is None:
@@ -124,12 +125,13 @@ class InputDetector(Detector):
         both = ImageSet.from_float(x, labels, ["clean", "attacked"])
         net = cast(_Score, scorer).net
         settings: dict[str, Any] = {"epochs": self.epochs, "lr": self.lr, "augment": "none"}
+        settings |= {"schedule": "cosine", "progress": progress}
         if isinstance(net, _Own):
             initialise(net.core.get_submodule(net.head), child(rng, "head"))
             start: Any = Classifier(net, classes=2, image_shape=clean.image_shape)
         else:
             start = net.to(model.device)
-        trained = fit(start, both, rng=child(rng, "fit"), schedule="cosine", **settings)
+        trained = fit(start, both, rng=child(rng, "fit"), **settings)
         net.load_state_dict(trained.module.state_dict())
 
     def _attacked(self, model: Classifier, clean: ImageSet, rng: torch.Generator) -> Tensor:

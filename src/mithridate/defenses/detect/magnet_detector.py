@@ -15,6 +15,7 @@ from mithridate.defenses.detect.base import Detector, Shape, copied
 from mithridate.defenses.transform.magnet import Reforming
 from mithridate.errors import InputError, check_number
 from mithridate.networks.autoencoder import Autoencoder
+from mithridate.training import Progress
 
 Statistic = Literal["l1", "l2", "divergence"]
 
@@ -78,8 +79,9 @@ class MagNetDetector(Reforming, Detector):
         adversarial: Tensor | None,
         *,
         rng: torch.Generator,
+        progress: Progress | None = None,
     ) -> None:
-        self.reform(cast(_Reformed, scorer).autoencoder, clean, rng=rng)
+        self.reform(cast(_Reformed, scorer).autoencoder, clean, rng=rng, progress=progress)
 
 
 class _Reformed(nn.Module):

@@ -15,6 +15,7 @@ from mithridate.component import About
 from mithridate.data import ImageSet
 from mithridate.defenses.detect.base import BATCH, Detector, Shape, copied
 from mithridate.errors import InputError
+from mithridate.training import Progress
 
 
 @final
@@ -63,6 +64,7 @@ class Mahalanobis(Detector):
         adversarial: Tensor | None,
         *,
         rng: torch.Generator,
+        progress: Progress | None = None,
     ) -> None:
         distance = cast(_Distance, scorer)
         with torch.no_grad():

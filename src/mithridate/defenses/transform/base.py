@@ -17,6 +17,7 @@ from mithridate.data import ImageSet
 from mithridate.errors import InputError
 from mithridate.networks.fitting import check_set
 from mithridate.rng import as_generator
+from mithridate.training import Progress
 
 Shape = tuple[int, int, int]
 
@@ -123,12 +124,24 @@ class LearnedTransform(Transform, ABC):
         """What it learns, before it has: its state is all that `learn` decides."""
 
     @abstractmethod
-    def learn(self, module: nn.Module, data: ImageSet, *, rng: torch.Generator) -> None:
+    def learn(
+        self,
+        module: nn.Module,
+        data: ImageSet,
+        *,
+        rng: torch.Generator,
+        progress: Progress | None = None,
+    ) -> None:
         """Fill what `build` made. The seed of `rng` decides everything that is random."""
 
     @final
     def fit(
-        self, data: ImageSet, *, rng: torch.Generator, device: torch.device | str = "cpu"
+        self,
+        data: ImageSet,
+        *,
+        rng: torch.Generator,
+        device: torch.device | str = "cpu",
+        progress: Progress | None = None,
     ) -> Self:
         """The same transform, learned.
 
@@ -136,13 +149,14 @@ class LearnedTransform(Transform, ABC):
             data: clean images that are not tested on.
             rng: its seed decides everything that is random.
             device: where to learn.
+            progress: called as `training.fit` calls it, where learning takes long.
 
         Raises:
             InputError: images that do not suit its settings.
         """
         data, rng = check_set("clean", data), as_generator(rng)
         module = self.build(data.image_shape).to(device)
-        self.learn(module, data, rng=rng)
+        self.learn(module, data, rng=rng, progress=progress)
         return replace(self, learned=module.eval().requires_grad_(False))
 
     @final

@@ -14,6 +14,7 @@ from mithridate.data import ImageSet
 from mithridate.defenses.transform.base import LearnedTransform, Shape
 from mithridate.errors import check_number, check_whole
 from mithridate.networks.autoencoder import Autoencoder, fit_autoencoder
+from mithridate.training import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +39,24 @@ class Reforming(Component):
     def cost(self, sizes: Sizes) -> Work:
         return Work(trained=self.epochs * sizes.train)
 
-    def reform(self, module: nn.Module, data: ImageSet, *, rng: torch.Generator) -> None:
+    def reform(
+        self,
+        module: nn.Module,
+        data: ImageSet,
+        *,
+        rng: torch.Generator,
+        progress: Progress | None = None,
+    ) -> None:
         """Train an autoencoder in place."""
-        fit_autoencoder(module, data, epochs=self.epochs, noise=self.noise, lr=self.lr, rng=rng)
+        fit_autoencoder(
+            module,
+            data,
+            epochs=self.epochs,
+            noise=self.noise,
+            lr=self.lr,
+            rng=rng,
+            progress=progress,
+        )
 
 
 @final
@@ -76,8 +92,15 @@ class MagNet(Reforming, LearnedTransform):
     def build(self, image_shape: Shape) -> nn.Module:
         return Autoencoder(image_shape, width=self.width)
 
-    def learn(self, module: nn.Module, data: ImageSet, *, rng: torch.Generator) -> None:
-        self.reform(module, data, rng=rng)
+    def learn(
+        self,
+        module: nn.Module,
+        data: ImageSet,
+        *,
+        rng: torch.Generator,
+        progress: Progress | None = None,
+    ) -> None:
+        self.reform(module, data, rng=rng, progress=progress)
 
     def transform(self, x: Tensor) -> Tensor:
         out: Tensor = self.parts()(x)

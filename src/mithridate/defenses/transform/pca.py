@@ -12,6 +12,7 @@ from mithridate.component import About
 from mithridate.data import ImageSet
 from mithridate.defenses.transform.base import LearnedTransform, Shape
 from mithridate.errors import InputError, check_whole
+from mithridate.training import Progress
 
 BATCH = 1024
 
@@ -78,7 +79,14 @@ class PCA(LearnedTransform):
             )
         return Basis(values, self.components)
 
-    def learn(self, module: nn.Module, data: ImageSet, *, rng: torch.Generator) -> None:
+    def learn(
+        self,
+        module: nn.Module,
+        data: ImageSet,
+        *,
+        rng: torch.Generator,
+        progress: Progress | None = None,
+    ) -> None:
         if self.components >= len(data):
             raise InputError(
                 f"{self.components} components need more images than {len(data)}: take fewer"

@@ -48,9 +48,10 @@ class Fitted(Unit[Any]):
         link, train = made(self.link, self.files), get(self.data).train
         random, values = child(rng(self.seed), "defense", self.place), {}
         if isinstance(link, LearnedTransform):
-            state = link.fit(train, rng=random, device=self.device).parts().state_dict()
+            learned = link.fit(train, rng=random, device=self.device, progress=tell)
+            state = learned.parts().state_dict()
         else:
-            fitted = link.fit(self._seen(get), train, rng=random)
+            fitted = link.fit(self._seen(get), train, rng=random, progress=tell)
             state = fitted.scorer.state_dict()
             values = {"threshold": fitted.threshold, "unit": fitted.unit}
         write_tensors(folder / FILE, state, {"kind": self.kind})
