@@ -23,7 +23,7 @@ from mithridate.errors import CheckpointError, InputError, RunError
 from mithridate.networks.base import create, initialise
 from mithridate.networks.checkpoint import fingerprint, load, save
 from mithridate.rng import child, rng
-from mithridate.training import Recipe, crop_flip, fit, lay_out, predict
+from mithridate.training import Recipe, crop_flip, fit, lay_out, predict, takes_channels_last
 
 
 def noise(n: int = 50, classes: int = 3, channels: int = 1, size: int = 8) -> ImageSet:
@@ -427,3 +427,17 @@ def test_a_checkpoint_that_cannot_be_written_shows_at_once(tmp_path: Path) -> No
             progress=lambda d, t, s: calls.append(d),
         )
     assert not calls
+
+
+def test_a_module_that_flattens_by_view_keeps_its_layout() -> None:
+    """On a GPU others are trained channels-last in bfloat16."""
+
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(1, 4, 3), nn.Linear(4 * 6 * 6, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.conv(x).view(len(x), -1))
+
+    assert not takes_channels_last(Classifier(Flat(), classes=10, image_shape=(1, 8, 8)))

@@ -319,8 +319,9 @@ class _Run:
         self.best = self._double() if self.canary is not None else None
         self.judged = self.average or self.model
         self.core = self.model.core()
-        on_gpu = self.model.device.type == "cuda"  # whose matrix units multiply in this layout
-        self.channels_last = self.model.channels_last or (self.autocast and on_gpu)
+        self.channels_last = self.model.channels_last or (
+            self.autocast and self.model.device.type == "cuda" and takes_channels_last(self.model)
+        )
         self.optimizer = self.recipe.build_optimizer(self.model.module)
 
     def train(self, checkpoint: Path | str | None) -> Classifier:
@@ -527,6 +528,26 @@ def _own_copy(
     )
     check_fits(model, data, expected)
     return model
+
+
+def takes_channels_last(model: Classifier) -> bool:
+    """Whether its module works in this layout, as one that flattens by `view` may not.
+
+    >>> from mithridate.networks import create
+    >>> net = create("digits-cnn", image_shape=(1, 8, 8), classes=10)
+    >>> takes_channels_last(Classifier(net, classes=10, image_shape=(1, 8, 8)))
+    True
+    """
+    assert model.image_shape is not None
+    twin = Classifier(
+        model.module,
+        classes=model.class_names,
+        outputs=model.outputs,
+        bounds=model.input_range,
+        channels_last=True,
+    )
+    twin.labels(torch.zeros(2, *model.image_shape))
+    return twin.channels_last
 
 
 def crop_flip(x: Tensor, rng: torch.Generator, pad: int = 4) -> Tensor:
