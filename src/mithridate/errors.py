@@ -60,8 +60,8 @@ def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
     """
     options = sorted(known)
     near = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return InputError(f"no {what} named {name!r}: {hint}(known: {', '.join(options)})")
+    hint = f": did you mean {near[0]!r}?" if near else ""
+    return InputError(f"no {what} named {name!r}{hint} (known: {', '.join(options)})")
 
 
 def check_number(

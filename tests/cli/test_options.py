@@ -51,7 +51,7 @@ def test_a_setting_goes_to_the_one_that_has_it() -> None:
         ),
         ({"harden.lr": "1"}, "no harden setting named 'lr'"),
         ({"harden.step": "1"}, "did you mean 'steps'"),
-        ({"other.lr": "1"}, "no setting named 'other.lr': (known: count"),
+        ({"other.lr": "1"}, "no setting named 'other.lr' (known: count"),
     ],
 )
 def test_a_setting_without_one_owner_is_refused(given, said) -> None:

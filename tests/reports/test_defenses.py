@@ -188,3 +188,30 @@ def test_without_the_bare_model_nothing_is_compared() -> None:
     headline, text = defenses.verdict(defenses.rows(GOOD))
     assert headline == defenses.NOTHING
     assert "no defence leaves is not measured" in text
+
+
+def test_what_a_guard_refuses_of_clean_images_stands_in_the_sentence() -> None:
+    guard = cells("piha", 30, {("knows", "square", "bounded"): 120})
+    guard[0].values["rejected"] = share(160)
+    bare = cells("none", 198, {("knows", "square", "bounded"): 0})
+    text = defenses.verdict(defenses.rows(guard + bare))[1]
+    assert "piha leaves 60.0 % [53.1, 66.5] (square) and refuses 80.0 % of clean images" in text
+
+
+def test_why_nothing_can_be_said() -> None:
+    """Attacks without a budget give distances; a guard meets no attack by gradients."""
+    far = cells("jpeg", 198, {("knows", "deepfool", "minimal"): 5})
+    bare = cells("none", 198, {("knows", "deepfool", "minimal"): 3})
+    text = defenses.verdict(defenses.rows(far + bare))[1]
+    assert text == (
+        "No attack had a budget. How near they came, median L2: jpeg 0.500 and none 0.300."
+    )
+    bare = cells("none", 198, {("knows", "pgd", "bounded"): 2})
+    text = defenses.verdict(defenses.rows(cells("piha", 198, {}) + bare))[1]
+    assert text.endswith("add square or hopskipjump.")
+
+
+def test_a_remark_names_a_defence_once() -> None:
+    broken = cells("jpeg", 198, {(who, "pgd", "bounded"): 1 for who in ("knows", "ignores")})
+    broken[1:] = [cell.model_copy(update={"status": "not run"}) for cell in broken[1:]]
+    assert "doubt, jpeg: pgd not run" in defenses.remarks(defenses.rows([*broken, *NONE]))

@@ -202,6 +202,8 @@ def test_measures_of_the_model_as_it_answers_take_every_defence(
     if defense == "once":  # it answers so many queries of one user, and the test set is larger
         size = len(mi.load_data("digits")[1])
         assert found["rejected"]["k"] == size - 10
+        assert found["accuracy"]["n"] == size
+        assert found["accuracy"]["k"] <= 10  # what is not answered is not right
     plan = plan_of_one(unit_of(Accuracy, defense=[defense]))
     assert estimate(plan, Store(lab.root / "none")).seconds > 0
 

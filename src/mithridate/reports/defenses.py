@@ -196,7 +196,7 @@ def verdict(ranked: Sequence[DefenseRow]) -> tuple[str, str]:
         if row.worst is not None and row is not bare and not row.guard
     ]
     guards = [
-        f"{row.name} leaves {bracketed(row.worst.share)} ({row.worst.attack})"
+        f"{row.name} leaves {bracketed(row.worst.share)} ({row.worst.attack}){_refusals(row)}"
         for row in ranked
         if row.worst is not None and (row.guard or row is bare)
     ]
@@ -204,10 +204,8 @@ def verdict(ranked: Sequence[DefenseRow]) -> tuple[str, str]:
         text = f"Before attackers who may only ask, {_listed(guards)}."
         text = text.replace("none leaves", "no defence leaves")
         return "Guards alone were tried", f"{text} Who has the weights does not ask them."
-    if bare is None or bare.worst is None:
-        return NOTHING, "What no defence leaves is not measured, and nothing to compare with."
-    if not tried:
-        return NOTHING, "No defence met an attack within a budget that knows it."
+    if bare is None or bare.worst is None or not tried:
+        return NOTHING, _why_nothing(ranked, bare)
     floor = bare.worst.share
     above = [one for one in tried if one[2].share.low > floor.high]
     dear = [one for one in above if _lost(one[1], bare) > one[2].share.value - floor.value]
@@ -251,6 +249,19 @@ def verdict(ranked: Sequence[DefenseRow]) -> tuple[str, str]:
     return headline, text
 
 
+def _why_nothing(ranked: Sequence[DefenseRow], bare: DefenseRow | None) -> str:
+    """Why nothing can be compared."""
+    if bare is None or bare.worst is None:
+        near = [f"{row.name} {row.nearest:.3f}" for row in ranked if row.nearest is not None]
+        if bare and near:
+            return f"No attack had a budget. How near they came, median L2: {_listed(near)}."
+        return "What no defence leaves is not measured, and nothing to compare with."
+    text = "No defence met an attack within a budget that knows it."
+    if any(row.guard for row in ranked):
+        text += " A guard is asked, and shows no gradient: add square or hopskipjump."
+    return text
+
+
 HEADS = ("defence", "clean", "attacker ignores it", "attacker knows it", "by")
 
 
@@ -273,7 +284,9 @@ def remarks(ranked: Sequence[DefenseRow]) -> list[str]:
     texts: dict[str, list[str]] = {}
     for row in ranked:
         for text in (*(f"{d.text} ({d.id})" for d in row.doubts), *row.failed):
-            texts.setdefault(text, []).append(row.name)
+            names = texts.setdefault(text, [])
+            if row.name not in names:  # each attacker has one
+                names.append(row.name)
     return [
         f"doubt, {'all' if len(names) == len(ranked) else ', '.join(names)}: {text}"
         for text, names in texts.items()
@@ -306,6 +319,12 @@ def _price(row: DefenseRow, bare: DefenseRow) -> str:
     """What the defence costs of clean accuracy, where it is much."""
     lost = _lost(row, bare)
     return f"; it costs {100 * lost:.1f} points of clean accuracy" if lost >= COSTLY else ""
+
+
+def _refusals(row: DefenseRow) -> str:
+    """What a guard refuses of a user's own images, where it is much."""
+    refused = 0.0 if row.rejected is None else row.rejected.value
+    return f" and refuses {100 * refused:.1f} % of clean images" if refused >= COSTLY else ""
 
 
 def _lost(row: DefenseRow, bare: DefenseRow) -> float:

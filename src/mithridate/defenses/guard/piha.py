@@ -30,10 +30,11 @@ EQUAL = 1e-9
 class PIHA(Guard):
     """Compares what blocks of an image are beside their neighbours (Choi et al. 2023).
 
-    The image is blurred (Gaussian, 3 x 3, deviation 1) and its hue taken; each block's sum is
-    compared with those at distance 1 in eight directions (local binary pattern, bilinear, 0
-    outside), which makes a code of 8 bits. A query is refused if at most a share `threshold` of
-    its codes differs from those of any image asked about before, refused ones included.
+    The image is blurred (Gaussian, 3 x 3, deviation 1, edges mirrored) and its hue taken; each
+    block's sum is compared with those at distance 1 in eight directions (local binary pattern,
+    bilinear, 0 outside), which makes a code of 8 bits. A query is refused if at most a share
+    `threshold` of its codes differs from those of any image asked about before, refused ones
+    included.
 
     Steps and values are those of the code of Feng et al. 2023 (OARS), which evaluates PIHA; what
     the paper itself leaves open was not looked up. Deviations: a grey image has no hue, and all

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from pydantic import Field
+from torch import Tensor
 
 from mithridate.classifier import Classifier, Guarded
 from mithridate.component import name_of
@@ -57,8 +59,8 @@ class Accuracy(Measure):
             "title": "Rejected",
             "unit": "share",
             "better": "down",
-            "note": "by a detector; or by a guard, each image asked about once by one user, which "
-            "the accuracy leaves aside",
+            "note": "by a detector; or by a guard, each image asked about once by one user; none "
+            "of these counts as right",
         },
     }
     views: ClassVar = [
@@ -84,7 +86,7 @@ class Predicted(Unit[Mapping[str, Any]]):
     """The test images of `data`, as `model` classifies them."""
 
     kind: ClassVar = "accuracy"
-    version: ClassVar = 3
+    version: ClassVar = 4
 
     model: Unit[Classifier]
     data: Data
@@ -123,8 +125,10 @@ class Predicted(Unit[Mapping[str, Any]]):
             rejected = int((predicted == model.rejected).sum())
             values["rejected"] = proportion(wilson(rejected, len(test)))
         if isinstance(asked, Guarded):
-            some = test.subset(range(min(ASKED, len(test))))
-            values["rejected"] = proportion(wilson(_refused(asked, some), len(some)))
+            answered = _answered(asked, test.subset(range(min(ASKED, len(test)))))
+            right = (predicted == test.labels)[: len(answered)] & answered
+            values["accuracy"] = proportion(wilson(int(right.sum()), len(answered)))
+            values["rejected"] = proportion(wilson(int((~answered).sum()), len(answered)))
         doubts = [
             *model_doubts(model),
             *doubts_of(model),
@@ -136,15 +140,15 @@ class Predicted(Unit[Mapping[str, Any]]):
         return Work(forwards=min(self.samples or sizes.test, sizes.test), disk=2**16)
 
 
-def _refused(oracle: Guarded, data: ImageSet) -> int:
-    """How many images a guard refuses of a user who asks about each once, in order."""
-    before = oracle.cost.refused
+def _answered(oracle: Guarded, data: ImageSet) -> Tensor:
+    """Which images a guard answers a user who asks about each once, in order: bool (N,)."""
+    answered = torch.ones(len(data), dtype=torch.bool)
     for place in range(len(data)):
         try:
             oracle.labels(data.batch([place])[0])
         except QueriesRefused:
-            continue
-    return oracle.cost.refused - before
+            answered[place] = False
+    return answered
 
 
 def architecture(model: Classifier) -> str:
