@@ -36,7 +36,7 @@ def test_gradient_of_the_pair_goal_is_that_of_equation_2():
     torch.testing.assert_close(ours, torch.autograd.grad(pair, z)[0])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 10**6))
 def test_margin_is_negative_exactly_where_reached(seed):
     z = logits(seed)
@@ -44,7 +44,7 @@ def test_margin_is_negative_exactly_where_reached(seed):
         assert torch.equal(goal.margin(z) < 0, goal.reached(z.argmax(1)))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 10**6))
 def test_a_rejected_image_reaches_no_goal(seed):
     """Class 4 is *rejected*: the margin still tells, and another class must win outright."""

@@ -46,7 +46,7 @@ def test_l1_projection_is_the_constrained_optimum():
 
 
 @pytest.mark.parametrize("norm", ALL)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), eps=st.sampled_from([0.0, 0.3, 1.0, 3.0, 100.0]))
 def test_projection_properties(norm, seed, eps):
     d = deltas(seed=seed)

@@ -100,7 +100,7 @@ plans = st.builds(
 
 
 @given(plans, st.integers(1, 5), st.integers(0, 99), st.booleans(), st.booleans())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_a_module_is_answered_for_as_plain_torch_does(
     plan: Plan, n: int, seed: int, channels_last: bool, stored_last: bool
 ) -> None:
@@ -137,7 +137,7 @@ def test_a_module_is_answered_for_as_plain_torch_does(
 
 
 @given(plans, st.sampled_from(["fgsm", "pgd", "apgd", "square"]))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_large_logits_are_no_defence(plan: Plan, name: str) -> None:
     """Times 1,000 the predictions are the same, and what fools one fools the other."""
     attack = mi.registry.create(

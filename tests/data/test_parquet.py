@@ -46,7 +46,7 @@ def test_streaming_gives_the_same_batches(hub_folder):
         assert all(torch.equal(x, u) and torch.equal(y, v) for (x, y), (u, v) in pairs)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 9), *[st.integers(1, 5)] * 2, st.just(3))))
 def test_round_trip(tmp_path_factory, make, png, images):
     folder = tmp_path_factory.mktemp("round")

@@ -66,7 +66,7 @@ def test_bootstrap_of_a_sample_of_ties() -> None:
     assert (found.low, found.high) == (pytest.approx(0.1), pytest.approx(0.3))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(numbers, st.integers(-50, 50), st.sampled_from([0.5, 2.0, 8.0]))
 def test_bootstrap_follows_a_change_of_units(values: list[int], move: int, scale: float) -> None:
     one = bootstrap_mean(values, resamples=200)
@@ -76,7 +76,7 @@ def test_bootstrap_follows_a_change_of_units(values: list[int], move: int, scale
         assert b == pytest.approx(move + scale * a, abs=1e-6)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(numbers, st.integers(1, 300), st.sampled_from([0.01, 0.5, 0.999]))
 def test_limits_lie_among_the_values(values: list[int], resamples: int, level: float) -> None:
     found = bootstrap_mean(values, resamples=resamples, level=level)

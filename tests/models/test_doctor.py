@@ -82,7 +82,7 @@ RANGES = st.sampled_from([(0.0, 1.0), (0.0, 255.0), (-1.0, 1.0)])
 NORMAL = st.sampled_from([((0.0,), (1.0,)), *KNOWN[3].values()])
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(RANGES, NORMAL, st.sampled_from(["rgb", "bgr"]))
 def test_a_convention_is_found_or_one_that_is_as_good(
     pixels: tuple[float, float], normal: Any, channels: str

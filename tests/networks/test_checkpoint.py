@@ -436,7 +436,7 @@ def test_a_malformed_pickle(tmp_path: Path, text: bytes) -> None:
 
 
 @given(st.sampled_from(["pt", "safetensors"]), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_damage_is_one_clear_error_or_none(ending: str, data: st.DataObject) -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     with tempfile.TemporaryDirectory() as folder:

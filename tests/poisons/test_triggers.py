@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -170,7 +170,6 @@ def test_a_grey_picture_with_transparency_is_grey(tmp_path: Path) -> None:
     assert InsertedImage(image=str(path)).picture.shape == (1, 2, 2)
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 2**31), side=st.integers(1, 4), first=st.integers(0, 1700))
 def test_random_location_covers_as_little_as_it_can(
     digits: Tensor, seed: int, side: int, first: int
@@ -295,7 +294,6 @@ def test_four_corners_survive_mirroring() -> None:
     assert int(trigger.support((3, 9, 12)).sum()) == 36
 
 
-@settings(deadline=None)
 @given(st.floats(0.01, 1), st.floats(0.5, 6), st.integers(13, 40))
 def test_sinusoid_formula(delta: float, frequency: float, columns: int) -> None:
     x = torch.full((1, 3, 2, columns), 0.5)

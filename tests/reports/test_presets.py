@@ -197,7 +197,7 @@ def test_text_has_a_contrast_of_at_least_4_5(theme):
     assert contrast(named["outline"], named["panel"]) >= 3
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.data())
 def test_any_part_may_be_absent(page, presets, tmp_path_factory, data):
     cells, pictures = presets.audit_parts("digits")

@@ -102,7 +102,7 @@ def test_it_learns_from_the_attacked_images() -> None:
     assert expected > clean + 0.1
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     n=st.integers(1, 9),
     ratio=st.floats(0.01, 1),

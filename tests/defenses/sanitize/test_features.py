@@ -22,7 +22,7 @@ def sample(rows=300, width=6, seed=0):
     return x - x.mean(0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=30, unique=True))
 def test_the_best_cut_is_the_best_of_all(values) -> None:
     x = torch.tensor(values, dtype=torch.float64)

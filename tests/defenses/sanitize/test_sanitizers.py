@@ -85,7 +85,7 @@ def test_each_is_made_by_name_with_its_defaults(name) -> None:
     assert isinstance(component.create("sanitizers", name), Sanitizer)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 99), sanitizer=st.sampled_from(BY_FEATURES))
 def test_permuted_rows_permute_the_result(seed, sanitizer) -> None:
     data, model, _ = clouds(0.3)

@@ -174,7 +174,7 @@ def some_of(axes):
     return st.fixed_dictionaries({}, optional=parts) if parts else st.just({})
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(AXES, st.data())
 def test_as_many_cells_as_the_product_less_the_excluded_and_the_included(axes, data):
     rules = data.draw(st.lists(some_of(axes), max_size=3 if axes else 0))

@@ -6,7 +6,7 @@ import os
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mithridate.errors import InputError
@@ -243,7 +243,6 @@ TREES = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None)
 @given(TREES, TREES, TREES)
 def test_laying_over_is_associative_and_leaves_its_arguments(low, middle, high):
     before = repr((low, middle, high))

@@ -229,7 +229,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(values=st.dictionaries(st.text(), JSON, max_size=5))
 def test_values_come_back_as_they_were(values):
     with tempfile.TemporaryDirectory() as folder:
@@ -239,7 +239,7 @@ def test_values_come_back_as_they_were(values):
         assert repr(made.values) == repr(kept.read(made.key).values)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data(), body=st.dictionaries(st.text(), JSON, min_size=1, max_size=3))
 def test_every_changed_record_is_found(data, body):
     text = signed(json.dumps(body).encode())
