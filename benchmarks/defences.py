@@ -12,8 +12,8 @@ needs, in one run, and one of N-FGSM over one of PGD-7; beside ART's trainer whe
 installed. `prediction` prints what a model behind each transform and detector takes over the model
 alone, and Defense-GAN over the passes through the generator that it makes; nothing has learned,
 which changes no arithmetic. `passes` prints images a second of N-FGSM and PGD-10 on CIFAR-10 in
-bfloat16, and of the bare passes that they need, in either memory layout. `mnist` trains a network
-by PGD at eps 0.3, `cifar10` one for 8/255 or a plain one, `measure` attacks either.
+bfloat16, and of the bare passes that they need, channels-last. `mnist` trains a network by PGD at
+eps 0.3, `cifar10` one for 8/255 or a plain one, `measure` attacks either.
 """
 
 from __future__ import annotations
@@ -162,35 +162,31 @@ def passes(given: argparse.Namespace) -> None:
         "N-FGSM": (1, mi.hardeners.NFGSM(eps=EPS_CIFAR, canary=0).train),
         "PGD-10": (10, mi.hardeners.AdversarialTraining(eps=EPS_CIFAR, steps=10, canary=0).train),
     }
+    model = mi.Classifier(
+        net, classes=10, image_shape=x.shape[1:], device=given.device, channels_last=True
+    )
+    tasks = {}
+    for name, (count, way) in ways.items():
+        settings = {"epochs": 1, "batch_size": given.batch, "autocast": True, "rng": mi.rng(0)}
+        settings |= {"optimizer": "sgd", "lr": 0.1}
+        tasks[name] = partial(way, model, data, **settings)
+        tasks[f"{name}, bare"] = partial(_bare, model.module, x, y, count, given.batch)
+    seconds = side_by_side(tasks, repeats=given.repeats)
     print(f"{given.network}, {len(data)} images in batches of {given.batch}, bfloat16")
-    for last in (False, True):
-        model = mi.Classifier(
-            net, classes=10, image_shape=x.shape[1:], device=given.device, channels_last=last
+    for name in ways:
+        own, bare = seconds[name], seconds[f"{name}, bare"]
+        print(
+            f"  {name:8}{len(data) / min(own):9,.0f} images/s, bare "
+            f"{len(data) / min(bare):9,.0f}: {ratio(own, bare):5.2f} x the time"
         )
-        tasks = {}
-        for name, (count, way) in ways.items():
-            settings = {"epochs": 1, "batch_size": given.batch, "autocast": True, "rng": mi.rng(0)}
-            settings |= {"optimizer": "sgd", "lr": 0.1}
-            tasks[name] = partial(way, model, data, **settings)
-            tasks[f"{name}, bare"] = partial(_bare, model, x, y, count, given.batch)
-        seconds = side_by_side(tasks, repeats=given.repeats)
-        for name in ways:
-            own, bare = seconds[name], seconds[f"{name}, bare"]
-            print(
-                f"  {'channels last' if last else 'channels first'}, {name:8}"
-                f"{len(data) / min(own):9,.0f} images/s, bare {len(data) / min(bare):9,.0f}: "
-                f"{ratio(own, bare):5.2f} x the time",
-                flush=True,
-            )
 
 
-def _bare(model: mi.Classifier, x: Tensor, y: Tensor, passes: int, batch: int) -> None:
+def _bare(module: nn.Module, x: Tensor, y: Tensor, passes: int, batch: int) -> None:
     """`passes` to the input and one to the weights for each batch, in bfloat16, by hand."""
-    layout = torch.channels_last if model.channels_last else torch.contiguous_format
-    net = deepcopy(model.module).to(memory_format=layout)
+    net = deepcopy(module).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
     for part, label in zip(x.split(batch), y.split(batch), strict=True):
-        part = part.to(memory_format=layout)
+        part = part.to(memory_format=torch.channels_last)
         net.eval().requires_grad_(False)
         with torch.autocast(x.device.type, torch.bfloat16):
             for _ in range(passes):
@@ -218,21 +214,14 @@ def cifar10(given: argparse.Namespace) -> None:
     train, _ = mi.load_data("cifar10")
     train = train.subset(range(given.images or len(train)))
     net = mi.networks.create(given.network, image_shape=train.image_shape, classes=10)
-    model = mi.Classifier(
-        net,
-        classes=10,
-        image_shape=train.image_shape,
-        device=given.device,
-        channels_last=given.channels_last,
-    )
     shared = {"eps": EPS_CIFAR, "ramp": 0, "average": 0.998, "canary": 500}
     ways = {
         "plain": mi.fit,
         "n-fgsm": mi.hardeners.NFGSM(**shared).train,
         "pgd-10": mi.hardeners.AdversarialTraining(steps=10, **shared).train,
     }
-    more = {"optimizer": "sgd", "weight_decay": 5e-4, "batch_size": given.batch, "fresh": True}
-    _train(given, ways[given.way], model, train, **more)
+    more = {"optimizer": "sgd", "weight_decay": 5e-4, "batch_size": given.batch}
+    _train(given, ways[given.way], net, train, device=given.device, **more)
 
 
 def _train(
@@ -323,7 +312,6 @@ def main() -> None:
     verb.add_argument("--lr", type=float, default=0.3)
     verb.add_argument("--seed", type=int, default=0)
     verb.add_argument("--device", default="cpu")
-    verb.add_argument("--channels-last", action=argparse.BooleanOptionalAction, default=True)
     verb.add_argument("--float32", action="store_true")
     verb.set_defaults(run=cifar10)
     verb = verbs.add_parser("mnist")
