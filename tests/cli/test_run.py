@@ -197,6 +197,7 @@ VIEW = '[[view]]\nkind = "table"\nmatrix = "evasoin"\n'
         (("few.toml", "--set", "matrix.evasion.set.attack.esp=1"), "", "did you mean 'eps'"),
         (("few.toml", "--workers", "0"), "", "--workers"),
         (("few.toml", "--workers", "2", "--ray", "local"), "", "--workers or --ray, not both"),
+        (("few.toml", "--per-gpu", "2", "--ray", "local"), "", "leave it or --ray out"),
         (("few.toml", "--device", "gpu"), "", "--device"),
         (("few.toml",), VIEW, "evasoin"),
         (("few.toml",), VIEW.replace("evasoin", "evasion").replace("table", "tabel"), "view"),

@@ -237,6 +237,18 @@ def test_who_attacks_through_the_undefended_model_ignores_the_defence(lab, chain
     assert not torch.equal(images, lab.open(known.adversarial).adversarials)
 
 
+def test_who_ignores_a_hardening_looks_at_the_model_without_it():
+    """Of networks trained here too: a study's hardened rows had the hardened model in both."""
+    harden = {"name": "n-fgsm", "eps": 0.1}
+    plain = subject().subject()
+    assert subject(tune={"epochs": 1, "harden": harden}).unaware() == plain
+    hardened = subject(train={"epochs": 2, "harden": harden})
+    assert hardened.unaware() == subject(train={"epochs": 2}).subject() != hardened.subject()
+    poisoned = subject(poison=POISON, tune={"epochs": 1, "harden": harden})
+    assert poisoned.unaware() == subject(poison=POISON, tune={"epochs": 1}).subject()
+    assert subject(tune={"epochs": 1}).unaware() == subject(tune={"epochs": 1}).subject()
+
+
 def test_who_attacks_through_a_checkpoint_transfers(lab, unit_of, tmp_path):
     path = tmp_path / "other.safetensors"
     mi.save(lab.open(subject(seed=1).subject()), path)

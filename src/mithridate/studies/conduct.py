@@ -133,6 +133,8 @@ def _workers(
     if ray is not None:
         if count is not None:
             raise InputError("give --workers or --ray, not both")
+        if per_gpu > 1:
+            raise InputError("--per-gpu is for processes of this machine: leave it or --ray out")
         from mithridate.studies.engine.ray_workers import RayWorkers
 
         return RayWorkers(ray, store.root)

@@ -266,10 +266,14 @@ class Subject(Part):
         )
 
     def unaware(self) -> ModelUnit:
-        """What an attacker looks at who ignores every defence: no hardening of `model` either."""
-        if self.model is None or self.tune is None or self.tune.harden is None:
-            return self.undefended()
-        return self.model_copy(update={"tune": None}).undefended()
+        """What an attacker looks at who ignores every defence: the same model, never hardened."""
+        plain: dict[str, Any] = {}
+        if self.tune is not None and self.tune.harden is not None:
+            further = None if self.poison is None else self.tune.model_copy(update={"harden": None})
+            plain["tune"] = further
+        if self.train is not None and self.train.harden is not None:
+            plain["train"] = self.train.model_copy(update={"harden": None})
+        return self.model_copy(update=plain).undefended()
 
     def _given(self) -> ModelUnit:
         """The user's own, trained further where there is a `tune`."""
