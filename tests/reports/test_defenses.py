@@ -215,3 +215,14 @@ def test_a_remark_names_a_defence_once() -> None:
     broken = cells("jpeg", 198, {(who, "pgd", "bounded"): 1 for who in ("knows", "ignores")})
     broken[1:] = [cell.model_copy(update={"status": "not run"}) for cell in broken[1:]]
     assert "doubt, jpeg: pgd not run" in defenses.remarks(defenses.rows([*broken, *NONE]))
+
+
+def test_the_page_shows_the_defence_that_its_sentence_is_about() -> None:
+    """It showed the first of those that are shown to be anything, though it left nothing."""
+    blind = cells("blind", 190, {("knows", "pgd", "bounded"): 150})
+    blind[1] = blind[1].model_copy(update={"doubts": [BLIND]})
+    ranked = defenses.rows([*blind, *HOLLOW, *NONE])
+    assert defenses.verdict(ranked)[0] == "blind may help, which is not shown"
+    assert defenses.foremost(ranked).name == "blind"
+    assert defenses.foremost(defenses.rows([*GOOD, *HOLLOW, *NONE])).name == "good"
+    assert defenses.foremost(defenses.rows(GOOD)) is None

@@ -189,12 +189,7 @@ def verdict(ranked: Sequence[DefenseRow]) -> tuple[str, str]:
     the bare model. It is not said of one before which an attack failed, found no gradient to go
     by, or had not converged.
     """
-    bare = next((row for row in ranked if row.name == NONE), None)
-    tried = [
-        (row.name, row, row.worst)
-        for row in ranked
-        if row.worst is not None and row is not bare and not row.guard
-    ]
+    bare, tried = _tried(ranked)
     guards = [
         f"{row.name} leaves {bracketed(row.worst.share)} ({row.worst.attack}){_refusals(row)}"
         for row in ranked
@@ -207,10 +202,7 @@ def verdict(ranked: Sequence[DefenseRow]) -> tuple[str, str]:
     if bare is None or bare.worst is None or not tried:
         return NOTHING, _why_nothing(ranked, bare)
     floor = bare.worst.share
-    above = [one for one in tried if one[2].share.low > floor.high]
-    dear = [one for one in above if _lost(one[1], bare) > one[2].share.value - floor.value]
-    better = [one for one in above if one not in dear]
-    helping = [one for one in better if one[1].shown and one[1].least > floor.high]
+    helping, better, dear = _helping(tried, bare, floor)
     name, best, worst = (helping or better or tried)[0]
     left = f"{name} leaves {bracketed(worst.share)} ({worst.attack})"
     text = f"In the worst case {left}, no defence {bracketed(floor)}{_price(best, bare)}."
@@ -247,6 +239,36 @@ def verdict(ranked: Sequence[DefenseRow]) -> tuple[str, str]:
             f"{'it' if one else 'them'}, and to that one alone."
         )
     return headline, text
+
+
+Tried = tuple[str, DefenseRow, Left]
+"""A defence that is no guard: its name, its row, and its worst case."""
+
+
+def _tried(ranked: Sequence[DefenseRow]) -> tuple[DefenseRow | None, list[Tried]]:
+    """The bare model, and the defences beside it."""
+    bare = next((row for row in ranked if row.name == NONE), None)
+    rows = [row for row in ranked if row is not bare and not row.guard]
+    return bare, [(row.name, row, row.worst) for row in rows if row.worst is not None]
+
+
+def _helping(
+    tried: Sequence[Tried], bare: DefenseRow, floor: Proportion
+) -> tuple[list[Tried], list[Tried], list[Tried]]:
+    """Those shown to help, those that leave more than the bare model, those that cost more."""
+    above = [one for one in tried if one[2].share.low > floor.high]
+    dear = [one for one in above if _lost(one[1], bare) > one[2].share.value - floor.value]
+    better = [one for one in above if one not in dear]
+    return [one for one in better if one[1].shown and one[1].least > floor.high], better, dear
+
+
+def foremost(ranked: Sequence[DefenseRow]) -> DefenseRow | None:
+    """The defence that the sentence is about, if there is one."""
+    bare, tried = _tried(ranked)
+    if bare is None or bare.worst is None or not tried:
+        return None
+    helping, better, _ = _helping(tried, bare, bare.worst.share)
+    return (helping or better or tried)[0][1]
 
 
 def _why_nothing(ranked: Sequence[DefenseRow], bare: DefenseRow | None) -> str:

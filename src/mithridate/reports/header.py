@@ -202,8 +202,7 @@ def _attack_figures(rows: Sequence[AttackRow], clean: Cell | None) -> list[Figur
 
 def _defense_figures(ranked: Sequence[DefenseRow], folder: StudyFolder) -> list[Figure]:
     bare = next((row for row in ranked if row.name == defenses.NONE), None)
-    tried = [row for row in ranked if row is not bare and not row.guard and row.worst]
-    best = next((row for row in tried if row.shown), tried[0] if tried else None)
+    best = defenses.foremost(ranked)
     left = [None if row is None or row.worst is None else row.worst.share for row in (bare, best)]
     return [
         _share("Clean accuracy, no defence", bare.clean if bare else None),
