@@ -33,8 +33,7 @@ def main() -> None:
         print("\n".join(score.report(given.folder, given.data, given.images, shipped)))
     if given.verb == "calibrate":
         made = score.ship(given.folder, given.data, given.images[0], shipped)
-        for (place, name), weight in zip(made["inputs"], made["weights"], strict=True):
-            print(f"{place}/{name}: {weight:.3f}")
+        print(f"slope {made['slope']}, bias {made['bias']}, threshold {made['threshold']}")
 
 
 if __name__ == "__main__":

@@ -7,40 +7,30 @@ alone, and only the report that of the parts it is measured on.
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from scipy.optimize import minimize
 
 import mithridate as mi
 from benchmarks.zoo import build
 from benchmarks.zoo.recipes import CLASSES, part_of
-from mithridate import component
-from mithridate.defenses.inspect.base import Halves, apart
-from mithridate.defenses.inspect.ensemble import Calibration, named, squashed
-from mithridate.defenses.inspect.student import double
+from mithridate.defenses.inspect import Ensemble
+from mithridate.defenses.inspect.ensemble import FAR, MEMBERS, Calibration, all_scores, squashed
 from mithridate.metrics import wilson
-from mithridate.metrics.outliers import BESIDE
+from mithridate.metrics.outliers import pointed_at
 
-MEMBERS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("universal-perturbation", {}),
-    ("patch-scan", {}),
-    ("patch-scan", {"side": 0.143, "contents": 4, "scanned": 2}),
-)
 PARTS = ("calibration",)
 """Parts whose truth the calibration reads."""
-SHRINK = 0.02
-"""Of the weights' squares, beside the mean cross-entropy."""
-MOST_INPUTS, GAIN = 10, 0.002
-"""Inputs at most, and the least that one has to lower the cross-entropy by."""
+FLOOR = 0.05
+"""Of the deviation of a squashed score over clean models."""
 RESAMPLES = 2000
 FALSE_ALARMS = 0.05
 """Share of clean models of the calibration part that may be called poisoned."""
@@ -57,28 +47,18 @@ def images_of(data: str, count: int) -> mi.ImageSet:
 
 
 def look(job: tuple[Path, str, int, int]) -> str:
-    """One model's scores by every member, in a file."""
+    """What the ensemble computes of one model and its double, in a file."""
     folder, data, number, count = job
-    file = folder / data / f"scores-{count}" / f"{number:04}.json"
+    file = folder / data / f"looks-{count}" / f"{number:04}.safetensors"
     if file.exists():
         return ""
     torch.set_num_threads(1)
-    model = build.opened(folder, data, number)[0]
-    images, scores, seconds = images_of(data, count), {}, []
+    model, images = build.opened(folder, data, number)[0], images_of(data, count)
     began = time.perf_counter()
-    clean = double(model, images, rng=mi.rng(0))
-    seconds.append(time.perf_counter() - began)
-    tables = []
-    for place, (name, settings) in enumerate(MEMBERS):
-        began = time.perf_counter()
-        inspector = component.create("inspectors", name, dict(settings))
-        found = inspector.compare(model, images, reference=clean, rng=mi.rng(0))
-        seconds.append(time.perf_counter() - began)
-        scores |= {f"{place}/{key}": value for key, value in found.scores.items()}
-        tables.append([table.tolist() for table in found.pictures.values()])
+    looks = {k: v.contiguous() for k, v in Ensemble().look(model, images, rng=mi.rng(0)).items()}
+    looks["seconds"] = torch.tensor([time.perf_counter() - began])
     file.parent.mkdir(exist_ok=True)
-    values = {"scores": scores, "seconds": seconds, "tables": tables}
-    file.with_suffix(".part").write_text(json.dumps(values))
+    save_file(looks, file.with_suffix(".part"))
     os.replace(file.with_suffix(".part"), file)
     return ""
 
@@ -102,110 +82,77 @@ def rows(folder: Path, data: str, count: int, parts: Sequence[str]) -> list[Row]
     """The models of some parts with scores and truth; backdoors that did not take are left out."""
     found = []
     for number in build.numbers(folder, data):
-        if part_of(number) not in parts:
-            continue
-        file = folder / data / f"scores-{count}" / f"{number:04}.json"
+        file = folder / data / f"looks-{count}" / f"{number:04}.safetensors"
         truth = json.loads((folder / data / "truth" / f"{number:04}.json").read_text())
         poisoned = truth["recipe"]["kind"] == "poisoned"
-        if not file.exists() or (poisoned and truth["asr"] < build.TOOK):
+        if part_of(number) not in parts or not file.exists():
             continue
-        read = json.loads(file.read_text())
-        tables = [torch.tensor(own) for own, _ in read["tables"]]
-        read["named"] = named(tables, distances(data, count))[1]
+        if poisoned and truth["asr"] < build.TOOK:
+            continue
+        looks = load_file(file)
+        model, images = build.opened(folder, data, number)[0], images_of(data, count)
+        evidence = Ensemble().parts(model, images, looks, rng=mi.rng(0))
         found.append(
-            read | {"poisoned": poisoned, "truth": truth, "recipe": truth["recipe"], "data": data}
-        )
+            {
+                "poisoned": poisoned, "truth": truth, "recipe": truth["recipe"], "data": data,
+                "scores": all_scores(evidence), "tables": [one.tables for one in evidence],
+                "seconds": float(looks["seconds"]),
+            }
+        )  # fmt: skip
     return found
 
 
-@lru_cache
-def distances(data: str, count: int) -> torch.Tensor:
-    """Between the classes, as the inspectors have them."""
-    images = images_of(data, count)
-    halves = Halves.split(images, mi.rng(0))
-    return apart([images.batch(own[:6])[0] for own in halves.search])
-
-
-def calibrate(models: Sequence[Row], inputs: Sequence[str]) -> Row:
+def calibrate(models: Sequence[Row]) -> Row:
     """The calibration that `ensemble` ships, as JSON holds it.
 
-    Weights are fitted on all models. What they are worth for a new one (the stretch of the
-    log-odds, the threshold, the clean models' own log-odds) comes from fits that left it out.
+    Each clean model is put beside the others when its own deviations are taken, so that it is as
+    new to them as a suspect is.
     """
-    values = np.array([[squashed(row["scores"][name]) for name in inputs] for row in models])
+    names = sorted(models[0]["scores"])
+    values = np.array([[squashed(row["scores"][name]) for name in names] for row in models])
     bad = np.array([row["poisoned"] for row in models])
-    clean = values[~bad]
-    centre = np.median(clean, 0)
-    spread = np.maximum(clean.std(0), 1e-3)
-    x = (values - centre) / spread
-    weights, bias = logistic(x, bad)
-    unseen = cross_fitted(x, bad)
-    stretch, shift = logistic(unseen[:, None], bad, shrink=0.0)
-    weights, bias = weights * stretch[0], bias * stretch[0] + shift
-    own = np.sort(unseen[~bad] * stretch[0] + shift)
+    new = np.array(
+        [_beside(values, ~bad & (np.arange(len(bad)) != row), row) for row in range(len(bad))]
+    )
+    largest = new.max(1)
+    slope, bias = logistic(largest, bad)
+    own = np.sort(bias + slope * largest[~bad])
     least = own[min(len(own) - 1, int(np.ceil((1 - FALSE_ALARMS) * len(own))) - 1)]
     threshold = max(0.5, float(1 / (1 + np.exp(-least))) + 1e-6)
+    centre, spread = clean_side(values[~bad])
     return {
-        "version": 1,
-        "members": [list(one) for one in MEMBERS],
-        "inputs": [[int(name.split("/")[0]), name.split("/")[1]] for name in inputs],
-        "centre": rounded(centre), "spread": rounded(spread),
-        "low": rounded(values.min(0)), "high": rounded(values.max(0)),
-        "weights": rounded(weights), "bias": round(float(bias), 4),
+        "version": 3,
+        "inputs": dict(zip(names, map(rounded, np.stack([centre, spread], 1)), strict=True)),
+        "slope": round(slope, 5), "bias": round(bias, 5), "most": round(float(largest.max()), 3),
+        "farthest": round(float(np.minimum(np.abs(new), FAR).mean(1).max()), 3),
         "clean": rounded(own), "threshold": round(threshold, 4),
         "shapes": sorted(map(list, {tuple(shape_of(row["data"])) for row in models})),
         "classes": CLASSES, "images": 10, "measured": {},
     }  # fmt: skip
 
 
-def chosen(models: Sequence[Row]) -> list[str]:
-    """Inputs, one after the other, that lower the cross-entropy of models left out the most."""
-    bad = np.array([row["poisoned"] for row in models])
-    values = {name: np.array([squashed(row["scores"][name]) for row in models]) for name in INPUTS}
-    scaled = {k: (v - np.median(v[~bad])) / max(v[~bad].std(), 1e-3) for k, v in values.items()}
-    names: list[str] = []
-    least = math.inf
-    while len(names) < MOST_INPUTS:
-        tried = []
-        for name in [name for name in INPUTS if name not in names]:
-            x = np.stack([scaled[one] for one in (*names, name)], 1)
-            odds = np.mean([cross_fitted(x, bad, seed=seed) for seed in range(3)], 0)
-            tried.append((cross_entropy(odds[bad], odds[~bad]), name))
-        best, name = min(tried)
-        if best > least - GAIN:
-            break
-        least = best
-        names.append(name)
-    return names
+def clean_side(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each score over clean models (n, scores) the median, and the deviation above it."""
+    centre = np.median(values, 0)
+    above = np.sqrt(2 * (np.maximum(values - centre, 0) ** 2).mean(0))
+    return centre, np.maximum(above, FLOOR)
 
 
-def cross_fitted(x: np.ndarray, y: np.ndarray, folds: int = 8, seed: int = 0) -> np.ndarray:
-    """Log-odds of each model by a regression on the others: what they are for a new one."""
-    order = np.random.default_rng(seed).permutation(len(x))
-    odds = np.zeros(len(x))
-    for fold in range(folds):
-        out = order[fold::folds]
-        left = np.setdiff1d(order, out)
-        weights, bias = logistic(x[left], y[left])
-        odds[out] = bias + x[out] @ weights
-    return odds
+def _beside(values: np.ndarray, clean: np.ndarray, row: int) -> np.ndarray:
+    centre, spread = clean_side(values[clean])
+    return (values[row] - centre) / spread
 
 
-def logistic(x: np.ndarray, y: np.ndarray, shrink: float = SHRINK) -> tuple[np.ndarray, float]:
-    """Weights that are not negative, and a bias; each class of models counts half."""
+def logistic(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Slope and bias of log-odds over a score; each class of models counts half."""
     share = np.where(y, 0.5 / y.sum(), 0.5 / (~y).sum())
 
-    def loss(free: np.ndarray) -> tuple[float, np.ndarray]:
-        odds = x @ free[:-1] + free[-1]
-        signed = np.where(y, odds, -odds)
-        slope = -np.where(y, 1, -1) * share / (1 + np.exp(signed))
-        value = (share * np.logaddexp(0, -signed)).sum() + shrink * (free[:-1] ** 2).sum()
-        return value, np.append(slope @ x + 2 * shrink * free[:-1], slope.sum())
+    def loss(free: np.ndarray) -> float:
+        odds = x * free[0] + free[1]
+        return float((share * np.logaddexp(0, np.where(y, -odds, odds))).sum())
 
-    start = np.zeros(x.shape[1] + 1)
-    bounds = [(0, None)] * x.shape[1] + [(None, None)]
-    fitted = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
-    return fitted[:-1], float(fitted[-1])
+    slope, bias = minimize(loss, [1.0, -3.0], bounds=[(0, None), (None, None)]).x
+    return float(slope), float(bias)
 
 
 def rounded(values: np.ndarray) -> list[float]:
@@ -269,7 +216,14 @@ def calibration_error(bad: np.ndarray, good: np.ndarray, bins: int = 5) -> float
 def odds_of(row: Row, calibration: Mapping[str, Any]) -> float:
     """As `ensemble` computes them."""
     known = Calibration.of(calibration)
-    return known.log_odds([row["scores"][f"{place}/{name}"] for place, name in known.inputs])
+    return known.log_odds(known.deviations(row["scores"]))
+
+
+def pointed(row: Row, calibration: Mapping[str, Any]) -> tuple[int, int]:
+    """Source and target as `ensemble` names them."""
+    deviations = Calibration.of(calibration).deviations(row["scores"])
+    place, table, form = max(deviations, key=deviations.__getitem__).split("/")
+    return pointed_at(row["tables"][int(place)][table], form)
 
 
 def summary(models: Sequence[Row], calibration: Mapping[str, Any]) -> Row:
@@ -287,21 +241,14 @@ def summary(models: Sequence[Row], calibration: Mapping[str, Any]) -> Row:
         values[name] = interval(measure, bad, good) if len(bad) and len(good) else None
     values["false alarms"] = wilson(int(alarm[~truth].sum()), len(good)) if len(good) else None
     values["found"] = wilson(int(alarm[truth].sum()), len(bad)) if len(bad) else None
-    values["seconds"] = float(np.median([sum(row["seconds"]) for row in models]))
+    values["seconds"] = float(np.median([row["seconds"] for row in models]))
     return values
-
-
-INPUTS = (
-    *(f"0/{name}" for name in ("pair", "target", "all", "margin", "margin-target", *BESIDE)),
-    *(f"{p}/{name}" for p in (1, 2) for name in ("pair", "target", "all", "held", *BESIDE)),
-)
-"""Scores that the regression is given; those that it gives no weight are not shipped."""
 
 
 def ship(folder: Path, data: Sequence[str], count: int, file: Path) -> Row:
     """Calibrate on the parts that are for it, and write the file that `ensemble` reads."""
     models = [row for name in data for row in rows(folder, name, count, PARTS)]
-    final = calibrate(models, chosen(models))
+    final = calibrate(models)
     clean = sum(not row["poisoned"] for row in models)
     final["measured"] = {"calibrated on": {"clean": clean, "poisoned": len(models) - clean}}
     file.write_text(json.dumps(final, indent=1) + "\n")
@@ -339,13 +286,13 @@ def report(folder: Path, data: Sequence[str], counts: Sequence[int], file: Path)
             if good.any():
                 parts.append(f"false alarms {alarm[good].sum()} of {good.sum()}")
             lines.append(f"  {key:8} {value:12} {', '.join(parts)}")
-    lines += ["", "One score at a time (AUROC, test):"]
-    for place, score in calibration["inputs"]:
-        values = np.array([row["scores"][f"{place}/{score}"] for row in first])
-        member = calibration["members"][place]
-        lines.append(
-            f"  {member[0]} {member[1] or ''} {score}: {auroc(values[truth], values[~truth]):.2f}"
-        )
+    lines += ["", "One search at a time (AUROC of its largest deviation, test):"]
+    known = Calibration.of(calibration)
+    each = [known.deviations(row["scores"]) for row in first]
+    for place, (member, settings) in enumerate(MEMBERS):
+        own = [max(v for k, v in one.items() if k.startswith(f"{place}/")) for one in each]
+        values = np.array(own)
+        lines.append(f"  {member} {settings or ''}: {auroc(values[truth], values[~truth]):.2f}")
     calibration["measured"]["test"] = {
         "clean": int((~truth).sum()),
         "false alarms": int(alarm[~truth].sum()),
@@ -370,7 +317,7 @@ def _table(title: str, models: Sequence[Row], calibration: Mapping[str, Any]) ->
         row for row, o in zip(right, odds, strict=True)
         if 1 / (1 + np.exp(-o)) >= calibration["threshold"]
     ]  # fmt: skip
-    hits = sum(row["named"][1] == row["recipe"]["target"] for row in alarms)
+    hits = sum(pointed(row, calibration)[1] == row["recipe"]["target"] for row in alarms)
     lines.append(f"  {'target right':18} {hits} of {len(alarms)} alarms with one target")
     lines.append(f"  {'seconds a model':18} {found['seconds']:.1f} (median, one thread)")
     return lines

@@ -160,6 +160,7 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "inspectors": {
         "bias-maps": "mithridate.defenses.inspect.bias_maps:BiasMaps",
+        "change-scan": "mithridate.defenses.inspect.change_scan:ChangeScan",
         "ensemble": "mithridate.defenses.inspect.ensemble:Ensemble",
         "neural-cleanse": "mithridate.defenses.inspect.neural_cleanse:NeuralCleanse",
         "patch-scan": "mithridate.defenses.inspect.patch_scan:PatchScan",

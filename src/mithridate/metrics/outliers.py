@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from scipy.optimize import linear_sum_assignment
 
 LEAST = 0.05
 """Median absolute deviations below it count as that: entries that are all alike tell nothing."""
 
-BESIDE = ("above", "excess", "above-target", "unlike", "line", "line-target")
-"""What `beside` gives."""
+FORMS = ("pair", "target", "all")
+"""What `forms` gives."""
 
 
 def outlier(table: torch.Tensor) -> float:
@@ -56,75 +54,65 @@ def standing_out(table: torch.Tensor) -> tuple[int, int]:
     return row, best
 
 
-def permutation(table: torch.Tensor) -> float:
-    """The same of a whole permutation: every class leads to another one.
+def standard(table: torch.Tensor) -> torch.Tensor:
+    """A table less its median, in deviations: 1.4826 median absolute ones, `LEAST` at least.
 
-    The mean entry of the assignment of columns to rows whose sum is largest, above the median of
-    all, in median absolute deviations.
-
-    >>> table = torch.tensor([[torch.nan, 5.0, 1.0], [0.0, torch.nan, 5.0], [5.0, 1.0, torch.nan]])
-    >>> permutation(table)
-    1.0
+    >>> standard(torch.tensor([0.0, 1.0, 2.0, 1.0 + 1.4826 * 3])).round(decimals=2).tolist()
+    [-0.67, 0.0, 0.67, 3.0]
     """
     values = table[~table.isnan()]
     if len(values) == 0:
-        return 0.0
-    middle = values.quantile(0.5)
-    spread = (values - middle).abs().quantile(0.5).clamp(min=LEAST)
-    least = float(values.min()) - 1e3 * float(spread)
+        return table
+    middle = values.median()
+    return (table - middle) / (1.4826 * (values - middle).abs().median()).clamp(min=LEAST)
+
+
+def forms(table: torch.Tensor) -> dict[str, float]:
+    """How much a table of pairs (K, K) tells of a backdoor of each form; 0 of an empty one.
+
+    `pair` is the largest entry (one to one), `target` the largest mean of a column (all to one),
+    `all` the mean over the assignment of columns to rows whose sum is largest, less the fifth of
+    the rows that have least (all to all): a trigger need not be found for every class.
+
+    >>> table = torch.tensor([[torch.nan, 5.0, 1.0], [0.0, torch.nan, 5.0], [5.0, 1.0, torch.nan]])
+    >>> forms(table)
+    {'pair': 5.0, 'target': 3.0, 'all': 5.0}
+    """
+    there = ~table.isnan()
+    if not bool(there.any()):
+        return dict.fromkeys(FORMS, 0.0)
+    columns = table.nanmean(0)
+    chosen = assigned(table)
+    kept = chosen.sort(descending=True).values[: max(1, len(chosen) - len(table) // 5)]
+    return {
+        "pair": float(table[there].max()),
+        "target": float(columns[~columns.isnan()].max()),
+        "all": float(kept.mean()),
+    }
+
+
+def assigned(table: torch.Tensor) -> torch.Tensor:
+    """The entries of the assignment of columns to rows whose sum is largest."""
+    values = table[~table.isnan()]
+    least = float(values.min()) - 1e3 * (1 + float(values.max() - values.min()))
     rows, columns = linear_sum_assignment(table.nan_to_num(least).numpy(), maximize=True)
     chosen = table[torch.from_numpy(rows), torch.from_numpy(columns)]
-    return float((chosen[~chosen.isnan()].mean() - middle) / spread)
+    return chosen[~chosen.isnan()]
 
 
-def together(tables: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Tables of one shape, each less its mean and in its deviations, averaged where they have one.
+def pointed_at(table: torch.Tensor, form: str) -> tuple[int, int]:
+    """The (row, column) that a table of pairs points to by one of its `forms`.
 
-    >>> one = torch.tensor([[torch.nan, 1.0], [3.0, torch.nan]])
-    >>> [round(float(value), 3) for value in together([one, 10 * one]).flatten()]
-    [nan, -0.707, 0.707, nan]
+    >>> table = torch.tensor([[torch.nan, 3.0, 0.0], [0.0, torch.nan, 2.0], [0.2, 0.9, torch.nan]])
+    >>> pointed_at(table, "pair"), pointed_at(-table, "target")
+    ((0, 1), (1, 0))
     """
-    standard = []
-    for table in tables:
-        values = table[~table.isnan()]
-        spread = values.std() if len(values) > 1 else torch.tensor(1.0)
-        standard.append((table - values.mean()) / spread.clamp(min=LEAST))
-    mean: torch.Tensor = torch.stack(standard).nanmean(0)
-    return mean
-
-
-def beside(table: torch.Tensor, other: torch.Tensor) -> dict[str, float]:
-    """What a table of pairs has that another model's has not.
-
-    `above` is the largest entry of the difference, `excess` the same above its median,
-    `above-target` the largest of its columns' medians; `unlike` how far their correlation is from
-    1; `line` and `line-target` are `outlier` and `column` of what is left of the table where its
-    line over the other's is taken away.
-
-    >>> other = torch.tensor([[torch.nan, 1.0, 2.0], [2.0, torch.nan, 3.0], [3.0, 1.0, torch.nan]])
-    >>> found = beside(other + 1, other)
-    >>> found["above"], round(found["unlike"], 4), round(found["line"], 4)
-    (1.0, 0.0, 0.0)
-    """
-    there = ~table.isnan() & ~other.isnan()
-    if int(there.sum()) < 3:
-        return dict.fromkeys(BESIDE, 0.0)
-    more = torch.where(there, table - other, torch.nan)
-    x, y = other[there], table[there]
-    spread = x.var(unbiased=False)
-    slope = ((x - x.mean()) * (y - y.mean())).mean() / spread.clamp(min=1e-9)
-    rest = torch.where(there, table - slope.clamp(min=0) * other, torch.nan)
-    both = (spread * y.var(unbiased=False)).sqrt().clamp(min=1e-9)
-    alike = float(((x - x.mean()) * (y - y.mean())).mean() / both)
-    targets = more.nanquantile(0.5, dim=0)
-    return {
-        "above": float(more[there].max()),
-        "excess": float(more[there].max() - more[there].quantile(0.5)),
-        "above-target": float(targets[~targets.isnan()].max()),
-        "unlike": 1 - alike,
-        "line": outlier(rest),
-        "line-target": column(rest),
-    }
+    there = table.nan_to_num(-torch.inf)
+    if form == "target":
+        best = int(table.nanmean(0).nan_to_num(-torch.inf).argmax())
+        return int(there[:, best].argmax()), best
+    row, column = divmod(int(there.argmax()), table.shape[1])
+    return row, column
 
 
 def unexplained(table: torch.Tensor, by: torch.Tensor) -> torch.Tensor:

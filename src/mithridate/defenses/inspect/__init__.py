@@ -3,6 +3,7 @@
 from mithridate.defenses.inspect.base import Comparison, Evidence, Halves, Inspector, stamp
 from mithridate.defenses.inspect.batchnorm_noise import BatchNormNoise
 from mithridate.defenses.inspect.bias_maps import BiasMaps
+from mithridate.defenses.inspect.change_scan import ChangeScan
 from mithridate.defenses.inspect.channel_lipschitz import ChannelLipschitz
 from mithridate.defenses.inspect.controls import train_control, train_controls
 from mithridate.defenses.inspect.ensemble import Ensemble
@@ -26,6 +27,7 @@ __all__ = [
     "LOOKED_AT",
     "BatchNormNoise",
     "BiasMaps",
+    "ChangeScan",
     "ChannelLipschitz",
     "CleanSide",
     "Comparison",

@@ -21,7 +21,14 @@ from mithridate.data import ImageSet
 from mithridate.doubts import Doubt
 from mithridate.errors import InputError, check_number
 from mithridate.goals import Targeted
-from mithridate.metrics.outliers import column, outlier, permutation, unexplained
+from mithridate.metrics.outliers import (
+    column,
+    forms,
+    outlier,
+    standard,
+    standing_out,
+    unexplained,
+)
 from mithridate.rng import Random, as_generator
 
 if TYPE_CHECKING:  # `judge` knows inspectors; `inspect` and `calibrate` hand over to it
@@ -72,13 +79,14 @@ class Laid:
 
 @dataclass(frozen=True)
 class Added:
-    """Values added to images and clipped: (C, H, W) in [-1, 1]."""
+    """Images times a gain, and values (C, H, W) in [-1, 1] added; clipped."""
 
     pattern: Tensor
+    gain: float = 1.0
 
     def apply(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) changed, in [0, 1]."""
-        return (images + self.pattern.to(images.device)).clamp(0, 1)
+        return (self.gain * images + self.pattern.to(images.device)).clamp(0, 1)
 
 
 Change = Laid | Added
@@ -96,6 +104,7 @@ class Evidence:
         trigger: (C, H, W) in [0, 1], laid over images, NaN where transparent.
         change: what the trigger does, where it is not laid over images.
         scores: further numbers by name, each higher for more suspicious models.
+        tables: of pairs (K, K) by name, source by target, that scores are of.
         probability, threshold, p_value, null, null_values: of an inspector that is calibrated
             already, what it says itself; `judge` finds these for the others. There is an alarm
             from the threshold on.
@@ -113,6 +122,7 @@ class Evidence:
     trigger: Tensor | None = field(default=None, repr=False)
     change: Change | None = field(default=None, repr=False)
     scores: Mapping[str, float] = field(default_factory=dict)
+    tables: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     probability: float | None = None
     p_value: float | None = None
     threshold: float | None = None
@@ -376,14 +386,66 @@ def mean_margins(model: Classifier, images: Sequence[Tensor], target: Tensor) ->
     return torch.stack([part.mean() for part in parts.split_with_sizes(counts)])
 
 
-def pair_scores(table: Tensor, apart: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """A table of pairs less its line over the classes' distances, and what stands out of it.
+def pair_tables(
+    own: Mapping[str, Tensor], other: Mapping[str, Tensor], apart: Tensor
+) -> dict[str, Tensor]:
+    """Tables of pairs less what lies in the classes, and less what a clean model has, too.
 
-    `pair`, `target` and `all` are its largest entry, column and permutation
-    (`metrics.outliers`).
+    Args:
+        own: the model's, (K, K), higher for more suspicious pairs.
+        other: a clean model's of the same names, or none.
+        apart: how far the classes' images lie from each other, (K, K).
+
+    Returns:
+        Each less its line over the logarithm of the distances, in deviations; and as "NAME
+        beside" the difference of both models less its median.
     """
-    free = unexplained(table, apart.log())
-    return free, {"pair": outlier(free), "target": column(free), "all": permutation(free)}
+    tables = {name: standard(unexplained(table, apart.log())) for name, table in own.items()}
+    for name in other:
+        more = own[name] - other[name]
+        tables[f"{name} beside"] = more - more.nanmedian()
+    return tables
+
+
+def table_scores(tables: Mapping[str, Tensor]) -> dict[str, float]:
+    """What each table tells of each form of a backdoor, as "TABLE/FORM" (`metrics.outliers`)."""
+    return {
+        f"{name}/{form}": value
+        for name, table in tables.items()
+        for form, value in forms(table).items()
+    }
+
+
+def evidence_of_pairs(
+    inspector: Inspector,
+    look: Look,
+    own: Mapping[str, Tensor],
+    others: Sequence[Mapping[str, Tensor]],
+    shape: tuple[int, int, int],
+) -> Evidence:
+    """The most suspect pair of an inspector whose look has `apart`, by the first of its tables.
+
+    Args:
+        own, others: its tables of pairs, and those of clean models, of which one is looked at.
+        shape: of an image.
+    """
+    tables = pair_tables(own, others[0] if others else {}, look["apart"])
+    first = next(iter(own))
+    free = tables[first]
+    source, target = standing_out(free)
+    pictures = {"pair_scores": own[first]}
+    if others:
+        pictures["pair_scores_reference"] = others[0][first]
+    return Evidence(
+        statistic=max(outlier(free), column(free)),
+        scores=table_scores(tables),
+        tables=tables,
+        source=source,
+        target=target,
+        **inspector.proposed(look, source, target, shape),
+        ranking=ranked(free),
+        pictures=pictures,
+    )
 
 
 def logit_scale(model: Classifier, images: Sequence[Tensor]) -> Tensor:

@@ -30,11 +30,20 @@ from mithridate.defenses.inspect.base import (
 )
 from mithridate.defenses.inspect.student import COPIES, EPOCHS, MOST, double
 from mithridate.doubts import Doubt
-from mithridate.metrics.outliers import standing_out, together, unexplained
+from mithridate.metrics.outliers import pointed_at
 
 FILE = "calibration.json"
-FAR = 1.0
-"""Deviations beyond the zoo's own range from which on a score is outside of it."""
+MEMBERS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("universal-perturbation", {}),
+    ("patch-scan", {}),
+    ("patch-scan", {"side": 0.143, "contents": 4, "scanned": 2}),
+    ("change-scan", {}),
+)
+"""Names and settings of those that are asked."""
+FAR = 6.0
+"""Deviations of one score at most, where it is asked how unlike the zoo a suspect is."""
+SHOWN = 5
+"""Scores that the evidence holds: the most unusual ones."""
 WIDE = (0.1, 0.9)
 """Bounds of the probability for a suspect unlike those that were calibrated on."""
 
@@ -45,12 +54,11 @@ class Calibration:
 
     Attributes:
         version: of the file.
-        members: (name, settings) of the inspectors, in order.
-        inputs: (member's place, name among its `scores`), in order.
-        centre, spread: of each `squashed` input over the clean models that were calibrated on.
-        low, high: the range of each over all models that were calibrated on.
-        weights, bias: of the logistic regression on the standardised inputs; no weight is below
-            0, as every input is higher for more suspicious models.
+        inputs: (centre, spread) of each `squashed` score over the zoo's clean models, by
+            "PLACE/SCORE": the member's place, and the name among its `scores`.
+        slope, bias: of the logistic regression on the largest deviation.
+        most: the largest deviation that it was fitted on.
+        farthest: the largest mean deviation of all scores, either way, in the zoo.
         clean: log-odds of the clean models that were calibrated on, ascending.
         threshold: probability from which on there is an alarm.
         measured: how it did on models that were not calibrated on, for pages.
@@ -58,14 +66,11 @@ class Calibration:
     """
 
     version: int
-    members: tuple[tuple[str, Mapping[str, Any]], ...]
-    inputs: tuple[tuple[int, str], ...]
-    centre: tuple[float, ...]
-    spread: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-    weights: tuple[float, ...]
+    inputs: Mapping[str, tuple[float, float]]
+    slope: float
     bias: float
+    most: float
+    farthest: float
     clean: tuple[float, ...]
     threshold: float
     measured: Mapping[str, Any]
@@ -79,25 +84,22 @@ class Calibration:
         listed: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
         }
-        for name in ("members", "inputs", "shapes"):
-            listed[name] = tuple(tuple(one) for one in values[name])
+        listed["shapes"] = tuple(map(tuple, values["shapes"]))
         return Calibration(**listed)
 
-    def standard(self, scores: Sequence[float]) -> list[float]:
-        """In deviations of clean models, within the range that was calibrated on."""
-        return [
-            (min(max(squashed(score), low), high) - centre) / spread
-            for score, low, high, centre, spread in zip(
-                scores, self.low, self.high, self.centre, self.spread, strict=True
-            )
-        ]
+    def deviations(self, scores: Mapping[str, float]) -> dict[str, float]:
+        """Of each input from the zoo's clean models, in their own upward deviations."""
+        return {
+            name: (squashed(scores[name]) - centre) / spread
+            for name, (centre, spread) in self.inputs.items()
+        }
 
-    def log_odds(self, scores: Sequence[float]) -> float:
-        """Of being poisoned, at even odds before."""
-        return self.bias + sum(
-            weight * value
-            for weight, value in zip(self.weights, self.standard(scores), strict=True)
-        )
+    def log_odds(self, deviations: Mapping[str, float]) -> float:
+        """Of being poisoned, at even odds before: by the largest deviation alone.
+
+        One kind of trigger shows in one search. A sum of all would be mostly what the others say.
+        """
+        return self.bias + self.slope * min(max(deviations.values()), self.most)
 
     def probability(self, log_odds: float) -> float:
         """At even odds; never nearer to 0 or 1 than one more model could have moved it."""
@@ -128,14 +130,18 @@ class Calibration:
             "(small networks of ten classes, MNIST)."
         )
 
-    def outside(self, scores: Sequence[float]) -> float:
-        """By how many deviations the farthest score lies outside of the range calibrated on."""
-        return max(
-            max(low - squashed(score), squashed(score) - high, 0.0) / spread
-            for score, low, high, spread in zip(
-                scores, self.low, self.high, self.spread, strict=True
-            )
-        )
+    def beyond(self, deviations: Mapping[str, float]) -> float:
+        """How much farther from the zoo's clean models all scores are than those of any in it."""
+        return distance(deviations) - self.farthest
+
+
+def distance(deviations: Mapping[str, float]) -> float:
+    """The mean deviation of all scores, either way.
+
+    >>> distance({"0/near/pair": 3.0, "0/near/target": -1.0})
+    2.0
+    """
+    return sum(min(abs(value), FAR) for value in deviations.values()) / len(deviations)
 
 
 def squashed(score: float) -> float:
@@ -161,14 +167,15 @@ class Ensemble(Inspector):
 
     Each member looks at the suspect, and at a clean double of it: a fresh network that was taught
     by the suspect on clean images (`student.double`), and so knows all of it but a trigger. Its
-    scores are put beside those that a zoo of clean and poisoned networks gave
-    (`docs/results/zoo.txt`): standardised by the clean ones, added up by a logistic regression
-    whose weights are not negative, and turned into a probability at even odds. Beside it stands
-    the conformal p-value: the share of the zoo's clean models with scores at least as high.
+    scores are put beside those of a zoo of clean networks (`docs/results/zoo.txt`), in their
+    deviations. The largest one counts, whichever search it is of, and a logistic regression on it
+    over the zoo's clean and poisoned networks turns it into a probability at even odds. Beside it
+    stands the conformal p-value: the share of the zoo's clean models that look as suspicious.
 
     Where images or classes are not like the zoo's (another size, another number of classes, fewer
     images), there is a doubt, a probability of 0.1 to 0.9, and no verdict: on colour images clean
-    networks scored as poisoned ones do. A score outside of the zoo's range is a doubt too.
+    networks scored as poisoned ones do. So it is where all scores together are farther from the
+    zoo's clean models than those of any network in it.
 
     Args:
         controls, control_epochs: unused: the zoo is the clean side.
@@ -185,17 +192,14 @@ class Ensemble(Inspector):
         atlas=("AML.M0008",),
         nist=("023",),
     )
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     statistic: ClassVar[str] = "Log-odds of being poisoned, beside the zoo's clean models"
 
     controls: int = 0
 
     def members(self) -> list[Inspector]:
-        """The inspectors that the shipped calibration is of."""
-        return [
-            component.create("inspectors", name, dict(settings))
-            for name, settings in shipped().members
-        ]
+        """The inspectors that are asked."""
+        return [component.create("inspectors", name, dict(settings)) for name, settings in MEMBERS]
 
     def shown(self, data: ImageSet, rng: torch.Generator) -> ImageSet:
         """As many images of each class as the zoo's models were judged by, where there are so many.
@@ -246,53 +250,32 @@ class Ensemble(Inspector):
         rng: torch.Generator,
         progress: Progress | None = None,
     ) -> Evidence:
-        """The log-odds and the probability; the pair that all tables name, and its change.
+        """The log-odds and the probability; what the most unusual score points to, and its change.
 
-        The change and the pictures are of the member that weighs most among those that have any.
+        Where that search has no change for the pair, it is of the next one that has.
         """
-        calibration, members = shipped(), self.members()
-        found, looks = [], []
-        for place, one in enumerate(members):
-            tell(progress, place, len(members), component.name_of(one))
-            own, beside = (
-                {
-                    name.rpartition("/")[2]: tensor
-                    for name, tensor in clean.own.items()
-                    if name.startswith(f"{place}/{who}/")
-                }
-                for who in ("own", "double")
-            )
-            looks.append(own)
-            alone = Comparison(models=(), looks=(beside,), own=own)
-            found.append(one.score(model, data, clean=alone, rng=rng))
-        scores = [found[place].scores[name] for place, name in calibration.inputs]
-        weighed = [0.0] * len(found)
-        for (place, _), weight, value in zip(
-            calibration.inputs, calibration.weights, calibration.standard(scores), strict=True
-        ):
-            weighed[place] += weight * value
-        order = sorted(range(len(found)), key=lambda place: -weighed[place])
-        tables = [one.pictures["pair_scores"] for one in found]
-        free, (source, target) = named(tables, looks[0]["apart"])
-        proposals = [
-            one.proposed(look, source, target, data.image_shape)
-            for one, look in zip(members, looks, strict=True)
-        ]
-        lead = next((place for place in order if proposals[place]), order[0])
-        odds = calibration.log_odds(scores)
+        calibration, names = shipped(), [name for name, _ in MEMBERS]
+        found = self.parts(model, data, clean.own, rng=rng, progress=progress)
+        scores = all_scores(found)
+        deviations = calibration.deviations(scores)
+        order = sorted(deviations, key=lambda name: -deviations[name])
+        lead, table, form = order[0].split("/")
+        shown = found[int(lead)].tables[table]
+        source, target = pointed_at(shown, form)
+        members = self.members()
+        proposals = (
+            members[place].proposed(part(clean.own, place), source, target, data.image_shape)
+            for place in dict.fromkeys(int(name.split("/")[0]) for name in order)
+        )
+        odds = calibration.log_odds(deviations)
         probability = calibration.probability(odds)
         unlike = differences(calibration, data)
-        doubts = self._doubts(unlike, calibration.outside(scores))
+        doubts = self._doubts(unlike, calibration.beyond(deviations))
         if doubts:
             probability = min(max(probability, WIDE[0]), WIDE[1])
-        best = found[lead]
-        names = [component.name_of(one) for one in members]
         return Evidence(
             statistic=odds,
-            scores={
-                f"{names[p]}/{name}": s
-                for (p, name), s in zip(calibration.inputs, scores, strict=True)
-            },
+            scores={f"{names[int(n.split('/')[0])]}/{n}": deviations[n] for n in order[:SHOWN]},
             probability=probability,
             p_value=calibration.p_value(odds),
             threshold=None if unlike else calibration.threshold,
@@ -300,17 +283,35 @@ class Ensemble(Inspector):
             null_values=calibration.clean,
             source=source,
             target=target,
-            **proposals[lead],
-            ranking=ranked(free),
-            pictures=best.pictures,
+            **next((one for one in proposals if one), {}),
+            ranking=ranked(shown),
+            pictures=found[int(lead)].pictures,
             parts=tuple(zip(names, found, strict=True)),
-            doubts=(*doubts, *best.doubts),
+            doubts=(*doubts, *found[int(lead)].doubts),
         )
+
+    def parts(
+        self,
+        model: Classifier,
+        data: ImageSet,
+        looks: Look,
+        *,
+        rng: torch.Generator,
+        progress: Progress | None = None,
+    ) -> list[Evidence]:
+        """What each member says of the suspect beside its double, from looks at both."""
+        found = []
+        for place, one in enumerate(self.members()):
+            tell(progress, place, len(MEMBERS), component.name_of(one))
+            double = part(looks, place, "double")
+            alone = Comparison(models=(), looks=(double,), own=part(looks, place))
+            found.append(one.score(model, data, clean=alone, rng=rng))
+        return found
 
     def _doubts(self, unlike: Sequence[str], far: float) -> list[Doubt]:
         """Where the suspect is unlike the zoo's models."""
-        if far > FAR:
-            more = f"a score {far:.1f} deviations outside of the range of its models"
+        if far > 0:
+            more = f"its scores lie {far:.1f} deviations farther from clean ones than any model's"
             unlike = [*unlike, more]
         if not unlike:
             return []
@@ -321,18 +322,19 @@ class Ensemble(Inspector):
         return [Doubt("outside-calibration", text)]
 
 
-def named(tables: Sequence[Tensor], apart: Tensor) -> tuple[Tensor, tuple[int, int]]:
-    """All members' tables of pairs together, less what lies in the classes, and what stands out.
+def part(looks: Look, place: int, who: str = "own") -> Look:
+    """One member's look, at the suspect or at its double."""
+    start = f"{place}/{who}/"
+    return {name[len(start) :]: one for name, one in looks.items() if name.startswith(start)}
 
-    Args:
-        tables: of pairs (K, K), higher for more suspicious ones.
-        apart: how far the classes' images lie from each other, (K, K).
 
-    Returns:
-        The table, and (source, target).
-    """
-    free = together([unexplained(table, apart.log()) for table in tables])
-    return free, standing_out(free)
+def all_scores(found: Sequence[Evidence]) -> dict[str, float]:
+    """Of all members, by "PLACE/SCORE"."""
+    return {
+        f"{place}/{name}": value
+        for place, one in enumerate(found)
+        for name, value in one.scores.items()
+    }
 
 
 def differences(calibration: Calibration, data: ImageSet) -> list[str]:

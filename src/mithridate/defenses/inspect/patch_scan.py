@@ -25,15 +25,13 @@ from mithridate.defenses.inspect.base import (
     Progress,
     apart,
     check_gradients,
+    evidence_of_pairs,
     logit_scale,
     margins,
     mean_margins,
-    pair_scores,
     pair_table,
-    ranked,
 )
 from mithridate.errors import check_number
-from mithridate.metrics.outliers import beside, standing_out
 
 
 @final
@@ -49,12 +47,8 @@ class PatchScan(Inspector):
 
     A pair's margin on held-out images is taken in units of the model's logit scale (how far a
     clean image's right logit lies above the mean of the others), and less the straight line over
-    the logarithm of the distance between the classes' own images, within this model alone. The
-    scores are those of `universal-perturbation`: how far the best pair (`pair`), target
-    (`target`) and permutation (`all`) stand out, in median absolute deviations; `held` is the
-    largest margin itself. The statistic is the larger of the first two. Beside a clean model
-    (`clean`), further scores say what this one has that the other has not
-    (`metrics.outliers.beside`).
+    the logarithm of the distance between the classes' own images, within this model alone
+    (`held`). Tables, scores and statistic are as those of `universal-perturbation`.
 
     The scan and the scores are the project's; inverting a patch of a given place and size is
     Neural Cleanse's (Wang et al. 2019) with the mask fixed.
@@ -243,28 +237,12 @@ class PatchScan(Inspector):
         progress: Progress | None = None,
     ) -> Evidence:
         """The pair with the largest margin, and its patch."""
-        look = clean.own
+        own, *others = (self._tables(look, data.classes) for look in (clean.own, *clean.looks[:1]))
+        return evidence_of_pairs(self, clean.own, own, others, data.image_shape)
+
+    def _tables(self, look: Look, classes: int) -> dict[str, Tensor]:
         held = look["held"] / look["scale"].clamp(min=1e-6)
-        table = pair_table(look["pair"], held, data.classes)
-        free, scores = pair_scores(table, look["apart"])
-        scores["held"] = float(table.nan_to_num(-torch.inf).max())
-        pictures = {"pair_scores": table}
-        if clean.looks:
-            one = clean.looks[0]
-            other = one["held"] / one["scale"].clamp(min=1e-6)
-            other = pair_table(one["pair"], other, data.classes)
-            scores |= beside(table, other)
-            pictures["pair_scores_reference"] = other
-        source, target = standing_out(free)
-        return Evidence(
-            statistic=max(scores["pair"], scores["target"]),
-            scores=scores,
-            source=source,
-            target=target,
-            **self.proposed(look, source, target, data.image_shape),
-            ranking=ranked(free),
-            pictures=pictures,
-        )
+        return {"held": pair_table(look["pair"], held, classes)}
 
     def proposed(
         self, look: Look, source: int, target: int, shape: tuple[int, int, int]

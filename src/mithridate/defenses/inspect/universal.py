@@ -26,15 +26,13 @@ from mithridate.defenses.inspect.base import (
     Progress,
     apart,
     check_gradients,
+    evidence_of_pairs,
     logit_scale,
     margins,
     mean_margins,
-    pair_scores,
     pair_table,
-    ranked,
 )
 from mithridate.errors import check_number
-from mithridate.metrics.outliers import beside, column, outlier, standing_out
 
 FACTOR = 1.2
 """By which a size falls and rises."""
@@ -53,14 +51,12 @@ class UniversalPerturbation(Inspector):
     Some classes lie near to each other by nature, and some networks are fooled more easily than
     others. So the logarithms of the sizes are put on the line that they follow over the distance
     between the classes' own images, within this model alone, and what counts is by how much a
-    pair is nearer than that line, in median absolute deviations of all pairs (`pair`: one to
-    one), the same of the median over the sources of a target (`target`: all to one) and of the
-    best permutation (`all`: all to all). `margin` and `margin-target` are these of the margins
-    which the changes reach when half as large again, on held-out images. The statistic is the
-    larger of the first two.
-
-    Beside a clean model (`clean`), further scores say what this one has that the other has not:
-    `metrics.outliers.beside`.
+    pair is nearer than that line, in deviations of all pairs (`near`). `margin` is the same of the
+    margins which the changes reach when half as large again, on held-out images. Beside a clean
+    model, `near beside` and `margin beside` say what this one has that the other has not. Of
+    each of these tables there are three scores, for the three forms of a backdoor
+    (`metrics.outliers.forms`). The statistic is by how many median absolute deviations the
+    nearest pair, or the nearest target, is too near.
 
     Universal perturbations are Moosavi-Dezfooli et al.'s (2017), the search by pairs is that of
     K-Arm (Shen et al. 2021); the scores are the project's.
@@ -153,25 +149,8 @@ class UniversalPerturbation(Inspector):
         progress: Progress | None = None,
     ) -> Evidence:
         """The most suspect pair, and its change."""
-        look = clean.own
-        near, more = self._tables(look, data.classes)
-        free, scores = pair_scores(near, look["apart"])
-        scores |= {"margin": outlier(more), "margin-target": column(more)}
-        pictures = {"pair_scores": near}
-        if clean.looks:
-            other, _ = self._tables(clean.looks[0], data.classes)
-            scores |= beside(near, other)
-            pictures["pair_scores_reference"] = other
-        source, target = standing_out(free)
-        return Evidence(
-            statistic=max(scores["pair"], scores["target"]),
-            scores=scores,
-            source=source,
-            target=target,
-            **self.proposed(look, source, target, data.image_shape),
-            ranking=ranked(free),
-            pictures=pictures,
-        )
+        own, *others = (self._tables(look, data.classes) for look in (clean.own, *clean.looks[:1]))
+        return evidence_of_pairs(self, clean.own, own, others, data.image_shape)
 
     def proposed(
         self, look: Look, source: int, target: int, shape: tuple[int, int, int]
@@ -180,11 +159,14 @@ class UniversalPerturbation(Inspector):
         found = (look["pair"] == torch.tensor([source, target])).all(1).nonzero()[:, 0]
         return {"change": Added(look["change"][int(found[0])])} if len(found) else {}
 
-    def _tables(self, look: Look, classes: int) -> tuple[Tensor, Tensor]:
+    def _tables(self, look: Look, classes: int) -> dict[str, Tensor]:
         """How near each pair is, and the margins of changes half as large again: (K, K)."""
-        near = pair_table(look["pair"], -_finite(look["common"]).log(), classes)
-        more = look["more"] / look["scale"].clamp(min=1e-6)
-        return near, pair_table(look["pair"], more, classes)
+        near = -_finite(look["common"]).log()
+        margin = look["more"] / look["scale"].clamp(min=1e-6)
+        return {
+            name: pair_table(look["pair"], values, classes)
+            for name, values in (("near", near), ("margin", margin))
+        }
 
 
 def _finite(size: Tensor) -> Tensor:
