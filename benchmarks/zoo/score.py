@@ -47,7 +47,7 @@ def images_of(data: str, count: int) -> mi.ImageSet:
 
 
 def look(job: tuple[Path, str, int, int]) -> str:
-    """What the ensemble computes of one model and its double, in a file."""
+    """What the ensemble computes of one model, in a file."""
     folder, data, number, count = job
     file = folder / data / f"looks-{count}" / f"{number:04}.safetensors"
     if file.exists():

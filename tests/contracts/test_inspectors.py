@@ -14,6 +14,7 @@ from mithridate.cost import Sizes, Work
 from mithridate.defenses.inspect import (
     BatchNormNoise,
     BiasMaps,
+    ChangeScan,
     ChannelLipschitz,
     Evidence,
     HeadStatistics,
@@ -83,6 +84,11 @@ class TestUniversalPerturbation(InspectorConformance):
         return UniversalPerturbation(steps=4, images=3)
 
 
+class TestChangeScan(InspectorConformance):
+    def make(self) -> Inspector:
+        return ChangeScan(noises=1, frequencies=1)
+
+
 class TestPatchScan(InspectorConformance):
     def make(self) -> Inspector:
         return PatchScan(side=0.4, contents=3, scanned=2, images=3, steps=3)
@@ -120,6 +126,7 @@ def test_every_inspector_is_tested() -> None:
             TestChannelLipschitz,
             TestUniversalPerturbation,
             TestPatchScan,
+            TestChangeScan,
         )
     }
     # The ensemble is calibrated for ten classes: tests/defenses/inspect/test_ensemble.py.

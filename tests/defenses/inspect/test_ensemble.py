@@ -12,18 +12,15 @@ from torch import nn
 
 import mithridate as mi
 from mithridate.defenses.inspect import Ensemble
-from mithridate.defenses.inspect.ensemble import WIDE, Calibration, named, shipped, squashed
+from mithridate.defenses.inspect.ensemble import MEMBERS, WIDE, Calibration, shipped, squashed
 
 KNOWN = Calibration(
-    version=1,
-    members=(("patch-scan", {}),),
-    inputs=((0, "pair"), (0, "target")),
-    centre=(1.0, 2.0),
-    spread=(0.5, 1.0),
-    low=(0.0, 0.0),
-    high=(3.0, 4.0),
-    weights=(2.0, 0.5),
-    bias=-1.0,
+    version=3,
+    inputs={"0/near/pair": (1.0, 0.5), "1/held/target": (2.0, 1.0)},
+    slope=2.0,
+    bias=-5.0,
+    most=6.0,
+    farthest=1.5,
     clean=(-3.0, -1.0, 0.0, 2.0),
     threshold=0.5,
     measured={"test": {"clean": 20, "false alarms": 1, "poisoned": 10, "missed": 3}},
@@ -33,21 +30,27 @@ KNOWN = Calibration(
 )
 
 
-def raw(value: float) -> float:
-    """The score that is squashed to `value`."""
-    return math.expm1(value)
+def raw(one: float, two: float) -> dict[str, float]:
+    """The scores that are squashed to these values."""
+    return {"0/near/pair": math.expm1(one), "1/held/target": math.expm1(two)}
 
 
 def test_log_odds_by_hand():
-    assert KNOWN.standard([raw(2.0), raw(1.0)]) == pytest.approx([2.0, -1.0])
-    assert KNOWN.log_odds([raw(2.0), raw(1.0)]) == pytest.approx(-1 + 2 * 2 - 0.5)
+    """The largest deviation counts, whichever score it is of."""
+    found = KNOWN.deviations(raw(2.0, 1.0))
+    assert found == pytest.approx({"0/near/pair": 2.0, "1/held/target": -1.0})
+    assert KNOWN.log_odds(found) == pytest.approx(-5 + 2 * 2)
+    assert KNOWN.log_odds(KNOWN.deviations(raw(2.0, 6.0))) == pytest.approx(-5 + 2 * 4)
 
 
-def test_scores_out_of_range_say_no_more_than_the_range():
-    """No suspect is surer than the surest that was calibrated on; how far it is, is told."""
-    assert KNOWN.log_odds([raw(9.0), raw(9.0)]) == KNOWN.log_odds([raw(3.0), raw(4.0)])
-    assert KNOWN.outside([raw(2.0), raw(2.0)]) == 0
-    assert KNOWN.outside([raw(5.0), raw(2.0)]) == pytest.approx(4.0)
+def test_no_suspect_is_surer_than_the_surest_that_was_calibrated_on():
+    far = [KNOWN.log_odds(KNOWN.deviations(raw(value, 0.0))) for value in (4.0, 9.0)]
+    assert far == pytest.approx([-5 + 2 * 6, -5 + 2 * 6])
+
+
+def test_how_far_from_the_zoo():
+    assert KNOWN.beyond(KNOWN.deviations(raw(1.5, 1.0))) == pytest.approx((1 + 1) / 2 - 1.5)
+    assert KNOWN.beyond(KNOWN.deviations(raw(99.0, 2.0))) == pytest.approx(6 / 2 - 1.5)
 
 
 def test_no_probability_is_surer_than_the_zoo_is_large():
@@ -66,20 +69,11 @@ def test_p_value_is_the_rank():
 
 @given(st.lists(st.floats(0, 50), min_size=2, max_size=2), st.floats(0, 5), st.integers(0, 1))
 def test_no_score_makes_a_model_less_suspect(scores, more, which):
-    higher = list(scores)
-    higher[which] += more
-    assert KNOWN.log_odds(higher) >= KNOWN.log_odds(scores) - 1e-9
-
-
-def test_the_pair_that_all_tables_point_to_is_named():
-    """Each alone is led astray by another entry; what lies near by nature is taken away first."""
-    tables = [torch.rand(5, 5, generator=mi.rng(k)).fill_diagonal_(torch.nan) for k in (1, 2)]
-    tables[0][3, 1], tables[1][3, 1] = 1.2, 1.2
-    tables[0][0, 2], tables[1][4, 2] = 1.3, 1.3
-    apart = torch.rand(5, 5, generator=mi.rng(3)) + 1
-    assert named(tables, apart)[1] == (3, 1)
-    natural = 5 - 4 * apart.log()
-    assert named([table + natural for table in tables], apart)[1] == (3, 1)
+    names = list(KNOWN.inputs)
+    lower, higher = dict(zip(names, scores, strict=True)), dict(zip(names, scores, strict=True))
+    higher[names[which]] += more
+    odds = [KNOWN.log_odds(KNOWN.deviations(one)) for one in (lower, higher)]
+    assert odds[1] >= odds[0] - 1e-9
 
 
 def test_words_count_what_was_measured():
@@ -91,8 +85,9 @@ def test_words_count_what_was_measured():
 
 def test_shipped_calibration_is_sound():
     known = shipped()
-    assert len(known.weights) == len(known.inputs) == len(known.centre)
-    assert all(weight >= 0 for weight in known.weights)
+    assert all(spread > 0 for _, spread in known.inputs.values())
+    assert known.slope > 0
+    assert known.farthest < 6
     assert list(known.clean) == sorted(known.clean)
     assert 0.5 <= known.threshold < 1
     alarms = sum(1 / (1 + math.exp(-odds)) >= known.threshold for odds in known.clean)
@@ -131,7 +126,7 @@ def test_unlike_the_zoo_is_never_sure(digits):
     assert "outside-calibration" in [doubt.id for doubt in one.doubts]
     assert WIDE[0] <= one.probability <= WIDE[1]
     assert one.probability == two.probability
-    assert [name for name, _ in one.evidence] == ["ensemble", *(n for n, _ in shipped().members)]
+    assert [name for name, _ in one.evidence] == ["ensemble", *(n for n, _ in MEMBERS)]
 
 
 def test_a_planted_patch_raises_the_odds(digits):

@@ -61,7 +61,7 @@ def test_planted_trigger_stands_out():
         model.module[1].bias[3] = -0.5 * model.module[1].weight[3].sum()
     planted = UniversalPerturbation().compare(model, data, rng=mi.rng(0))
     assert planted.target == 3
-    assert planted.scores["target"] > 2 * plain.scores["target"]
+    assert planted.scores["near/target"] > 2 * plain.scores["near/target"]
     assert isinstance(planted.change, Added)
     assert int(planted.change.pattern.abs().argmax()) == 0
 

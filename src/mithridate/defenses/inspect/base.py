@@ -57,7 +57,6 @@ PICTURES: dict[str, str] = {
     "distances": "K",
     "clean_distances": "K",
     "pair_scores": "KK",
-    "pair_scores_reference": "KK",
 }
 """What `Evidence.pictures` may hold, with shapes: K classes, C x H x W images.
 
@@ -386,27 +385,6 @@ def mean_margins(model: Classifier, images: Sequence[Tensor], target: Tensor) ->
     return torch.stack([part.mean() for part in parts.split_with_sizes(counts)])
 
 
-def pair_tables(
-    own: Mapping[str, Tensor], other: Mapping[str, Tensor], apart: Tensor
-) -> dict[str, Tensor]:
-    """Tables of pairs less what lies in the classes, and less what a clean model has, too.
-
-    Args:
-        own: the model's, (K, K), higher for more suspicious pairs.
-        other: a clean model's of the same names, or none.
-        apart: how far the classes' images lie from each other, (K, K).
-
-    Returns:
-        Each less its line over the logarithm of the distances, in deviations; and as "NAME
-        beside" the difference of both models less its median.
-    """
-    tables = {name: standard(unexplained(table, apart.log())) for name, table in own.items()}
-    for name in other:
-        more = own[name] - other[name]
-        tables[f"{name} beside"] = more - more.nanmedian()
-    return tables
-
-
 def table_scores(tables: Mapping[str, Tensor]) -> dict[str, float]:
     """What each table tells of each form of a backdoor, as "TABLE/FORM" (`metrics.outliers`)."""
     return {
@@ -419,23 +397,23 @@ def table_scores(tables: Mapping[str, Tensor]) -> dict[str, float]:
 def evidence_of_pairs(
     inspector: Inspector,
     look: Look,
-    own: Mapping[str, Tensor],
-    others: Sequence[Mapping[str, Tensor]],
+    found: Mapping[str, Tensor],
     shape: tuple[int, int, int],
 ) -> Evidence:
     """The most suspect pair of an inspector whose look has `apart`, by the first of its tables.
 
+    Some classes lie near to each other by nature, and some networks are fooled more easily than
+    others: each table is taken less its straight line over the logarithm of the distance between
+    the classes' own images, and in deviations of all its pairs.
+
     Args:
-        own, others: its tables of pairs, and those of clean models, of which one is looked at.
+        found: tables of pairs (K, K), higher for more suspicious ones.
         shape: of an image.
     """
-    tables = pair_tables(own, others[0] if others else {}, look["apart"])
-    first = next(iter(own))
-    free = tables[first]
+    apart = look["apart"].log()
+    tables = {name: standard(unexplained(table, apart)) for name, table in found.items()}
+    free = next(iter(tables.values()))
     source, target = standing_out(free)
-    pictures = {"pair_scores": own[first]}
-    if others:
-        pictures["pair_scores_reference"] = others[0][first]
     return Evidence(
         statistic=max(outlier(free), column(free)),
         scores=table_scores(tables),
@@ -444,7 +422,7 @@ def evidence_of_pairs(
         target=target,
         **inspector.proposed(look, source, target, shape),
         ranking=ranked(free),
-        pictures=pictures,
+        pictures={"pair_scores": next(iter(found.values()))},
     )
 
 

@@ -11,7 +11,6 @@ from importlib import resources
 from typing import Any, ClassVar, final
 
 import torch
-from torch import Tensor
 
 from mithridate import component
 from mithridate.classifier import Classifier
@@ -28,7 +27,6 @@ from mithridate.defenses.inspect.base import (
     ranked,
     tell,
 )
-from mithridate.defenses.inspect.student import COPIES, EPOCHS, MOST, double
 from mithridate.doubts import Doubt
 from mithridate.metrics.outliers import pointed_at
 
@@ -165,12 +163,11 @@ def shipped() -> Calibration:
 class Ensemble(Inspector):
     """Several inspectors at once, and one probability, without any reference model.
 
-    Each member looks at the suspect, and at a clean double of it: a fresh network that was taught
-    by the suspect on clean images (`student.double`), and so knows all of it but a trigger. Its
-    scores are put beside those of a zoo of clean networks (`docs/results/zoo.txt`), in their
-    deviations. The largest one counts, whichever search it is of, and a logistic regression on it
-    over the zoo's clean and poisoned networks turns it into a probability at even odds. Beside it
-    stands the conformal p-value: the share of the zoo's clean models that look as suspicious.
+    Each member looks at the suspect alone, and its scores are put beside those of a zoo of clean
+    networks (`docs/results/zoo.txt`), in their deviations. The largest one counts, whichever
+    search it is of, and a logistic regression on it over the zoo's clean and poisoned networks
+    turns it into a probability at even odds. Beside it stands the conformal p-value: the share of
+    the zoo's clean models that look as suspicious.
 
     Where images or classes are not like the zoo's (another size, another number of classes, fewer
     images), there is a doubt, a probability of 0.1 to 0.9, and no verdict: on colour images clean
@@ -204,9 +201,8 @@ class Ensemble(Inspector):
     def shown(self, data: ImageSet, rng: torch.Generator) -> ImageSet:
         """As many images of each class as the zoo's models were judged by, where there are so many.
 
-        With more of them the double would be a better one, and scores would mean something else.
-        They are of the half that is searched on, so that what a change does is measured on others,
-        but where that half is too small.
+        With more of them scores would mean something else. They are of the half that is searched
+        on, so that what a change does is measured on others, but where that half is too small.
         """
         halves = Halves.split(data, rng)
         rows = [
@@ -219,23 +215,19 @@ class Ensemble(Inspector):
         """Of all members."""
         sizes = sizes._replace(test=min(sizes.test, shipped().images * sizes.classes))
         works = [one.cost(sizes) for one in self.members()]
-        shown = min(MOST, COPIES * sizes.test)
         return Work(
-            forwards=2 * sum(work.forwards for work in works) + shown,
-            gradients=2 * sum(work.gradients for work in works),
-            trained=EPOCHS * shown,
+            forwards=sum(work.forwards for work in works),
+            gradients=sum(work.gradients for work in works),
         )
 
     def look(self, model: Classifier, data: ImageSet, *, rng: torch.Generator) -> Look:
-        """The members' looks at the suspect and at its clean double, each under its place."""
+        """The members' looks, each under its place."""
         data = self.shown(data, rng)
-        clean = double(model, data, rng=rng)
-        looks: dict[str, Tensor] = {}
-        for place, one in enumerate(self.members()):
-            for who, looked in (("own", model), ("double", clean)):
-                found = one.look(looked, data, rng=rng)
-                looks |= {f"{place}/{who}/{name}": tensor for name, tensor in found.items()}
-        return looks
+        return {
+            f"{place}/{name}": tensor
+            for place, one in enumerate(self.members())
+            for name, tensor in one.look(model, data, rng=rng).items()
+        }
 
     def look_cost(self, sizes: Sizes) -> Work:
         """All of it."""
@@ -279,7 +271,7 @@ class Ensemble(Inspector):
             probability=probability,
             p_value=calibration.p_value(odds),
             threshold=None if unlike else calibration.threshold,
-            null=calibration.in_words(),
+            null=f"{told(order[0], deviations[order[0]])} {calibration.in_words()}",
             null_values=calibration.clean,
             source=source,
             target=target,
@@ -299,12 +291,11 @@ class Ensemble(Inspector):
         rng: torch.Generator,
         progress: Progress | None = None,
     ) -> list[Evidence]:
-        """What each member says of the suspect beside its double, from looks at both."""
+        """What each member says of the suspect, from its looks."""
         found = []
         for place, one in enumerate(self.members()):
             tell(progress, place, len(MEMBERS), component.name_of(one))
-            double = part(looks, place, "double")
-            alone = Comparison(models=(), looks=(double,), own=part(looks, place))
+            alone = Comparison(models=(), looks=(), own=part(looks, place))
             found.append(one.score(model, data, clean=alone, rng=rng))
         return found
 
@@ -322,10 +313,24 @@ class Ensemble(Inspector):
         return [Doubt("outside-calibration", text)]
 
 
-def part(looks: Look, place: int, who: str = "own") -> Look:
-    """One member's look, at the suspect or at its double."""
-    start = f"{place}/{who}/"
+def part(looks: Look, place: int) -> Look:
+    """One member's look."""
+    start = f"{place}/"
     return {name[len(start) :]: one for name, one in looks.items() if name.startswith(start)}
+
+
+def told(name: str, deviation: float) -> str:
+    """What the most unusual score is of, in words.
+
+    >>> told("3/times 0.3/target", 4.21)[:55]
+    'What tells most: change-scan (times 0.3), one target: 4'
+    """
+    place, table, form = name.split("/")
+    of = {"pair": "one pair of classes", "target": "one target", "all": "each class to another"}
+    return (
+        f"What tells most: {MEMBERS[int(place)][0]} ({table}), {of[form]}: {deviation:.1f} "
+        "deviations above the zoo's clean networks."
+    )
 
 
 def all_scores(found: Sequence[Evidence]) -> dict[str, float]:

@@ -237,12 +237,10 @@ class PatchScan(Inspector):
         progress: Progress | None = None,
     ) -> Evidence:
         """The pair with the largest margin, and its patch."""
-        own, *others = (self._tables(look, data.classes) for look in (clean.own, *clean.looks[:1]))
-        return evidence_of_pairs(self, clean.own, own, others, data.image_shape)
-
-    def _tables(self, look: Look, classes: int) -> dict[str, Tensor]:
+        look = clean.own
         held = look["held"] / look["scale"].clamp(min=1e-6)
-        return {"held": pair_table(look["pair"], held, classes)}
+        found = {"held": pair_table(look["pair"], held, data.classes)}
+        return evidence_of_pairs(self, look, found, data.image_shape)
 
     def proposed(
         self, look: Look, source: int, target: int, shape: tuple[int, int, int]

@@ -48,13 +48,10 @@ class UniversalPerturbation(Inspector):
     gradient ascent on the margin (the target's logit less the largest other), its size falling
     while it works and rising while it does not, as DDN's (Rony et al. 2019).
 
-    Some classes lie near to each other by nature, and some networks are fooled more easily than
-    others. So the logarithms of the sizes are put on the line that they follow over the distance
-    between the classes' own images, within this model alone, and what counts is by how much a
-    pair is nearer than that line, in deviations of all pairs (`near`). `margin` is the same of the
-    margins which the changes reach when half as large again, on held-out images. Beside a clean
-    model, `near beside` and `margin beside` say what this one has that the other has not. Of
-    each of these tables there are three scores, for the three forms of a backdoor
+    What counts is by how much a pair is nearer than the distance between the classes' own images
+    would have it, within this model alone, in deviations of all pairs (`near`). `margin` is the
+    same of the margins that the changes reach when half as large again, on held-out images. Of
+    either table there are three scores, for the three forms of a backdoor
     (`metrics.outliers.forms`). The statistic is by how many median absolute deviations the
     nearest pair, or the nearest target, is too near.
 
@@ -149,8 +146,13 @@ class UniversalPerturbation(Inspector):
         progress: Progress | None = None,
     ) -> Evidence:
         """The most suspect pair, and its change."""
-        own, *others = (self._tables(look, data.classes) for look in (clean.own, *clean.looks[:1]))
-        return evidence_of_pairs(self, clean.own, own, others, data.image_shape)
+        look = clean.own
+        margin = look["more"] / look["scale"].clamp(min=1e-6)
+        found = {
+            name: pair_table(look["pair"], values, data.classes)
+            for name, values in (("near", -_finite(look["common"]).log()), ("margin", margin))
+        }
+        return evidence_of_pairs(self, look, found, data.image_shape)
 
     def proposed(
         self, look: Look, source: int, target: int, shape: tuple[int, int, int]
@@ -158,15 +160,6 @@ class UniversalPerturbation(Inspector):
         """The smallest common change."""
         found = (look["pair"] == torch.tensor([source, target])).all(1).nonzero()[:, 0]
         return {"change": Added(look["change"][int(found[0])])} if len(found) else {}
-
-    def _tables(self, look: Look, classes: int) -> dict[str, Tensor]:
-        """How near each pair is, and the margins of changes half as large again: (K, K)."""
-        near = -_finite(look["common"]).log()
-        margin = look["more"] / look["scale"].clamp(min=1e-6)
-        return {
-            name: pair_table(look["pair"], values, classes)
-            for name, values in (("near", near), ("margin", margin))
-        }
 
 
 def _finite(size: Tensor) -> Tensor:
