@@ -23,14 +23,26 @@ import mithridate as mi
 from benchmarks.zoo import build
 from benchmarks.zoo.recipes import CLASSES, part_of
 from mithridate.defenses.inspect import Ensemble
-from mithridate.defenses.inspect.ensemble import FAR, MEMBERS, Calibration, all_scores, squashed
+from mithridate.defenses.inspect.ensemble import (
+    FAR,
+    MEMBERS,
+    Calibration,
+    all_scores,
+    by_search,
+    largest_of,
+    part,
+    recognised,
+    squashed,
+)
 from mithridate.metrics import wilson
 from mithridate.metrics.outliers import pointed_at
 
 PARTS = ("calibration",)
 """Parts whose truth the calibration reads."""
-FLOOR = 0.05
-"""Of the deviation of a squashed score over clean models."""
+FLOOR = 0.1
+"""Of deviations over clean models, of squashed scores and of searches."""
+LEAST = 0.8
+"""Accuracy on the auditor's images below which a model is given no verdict."""
 RESAMPLES = 2000
 FALSE_ALARMS = 0.05
 """Share of clean models of the calibration part that may be called poisoned."""
@@ -91,44 +103,58 @@ def rows(folder: Path, data: str, count: int, parts: Sequence[str]) -> list[Row]
             continue
         looks = load_file(file)
         model, images = build.opened(folder, data, number)[0], images_of(data, count)
-        evidence = Ensemble().parts(model, images, looks, rng=mi.rng(0))
+        tables = by_search(Ensemble().parts(model, images, looks, rng=mi.rng(0)))
         found.append(
             {
                 "poisoned": poisoned, "truth": truth, "recipe": truth["recipe"], "data": data,
-                "scores": all_scores(evidence), "tables": [one.tables for one in evidence],
+                "scores": all_scores(tables), "tables": tables,
                 "seconds": float(looks["seconds"]),
+                "right": recognised(part(looks, len(MEMBERS) - 1)["before"]),
             }
         )  # fmt: skip
     return found
 
 
+def judged(models: Sequence[Row]) -> list[Row]:
+    """Those that are given a verdict."""
+    return [row for row in models if row["right"] >= LEAST]
+
+
 def calibrate(models: Sequence[Row]) -> Row:
     """The calibration that `ensemble` ships, as JSON holds it.
 
-    Each clean model is put beside the others when its own deviations are taken, so that it is as
-    new to them as a suspect is.
+    Each model is put beside the clean ones but itself when its own deviations are taken, so that
+    it is as new to them as a suspect is.
     """
     names = sorted(models[0]["scores"])
     values = np.array([[squashed(row["scores"][name]) for name in names] for row in models])
     bad = np.array([row["poisoned"] for row in models])
-    new = np.array(
-        [_beside(values, ~bad & (np.arange(len(bad)) != row), row) for row in range(len(bad))]
-    )
-    largest = new.max(1)
-    slope, bias = logistic(largest, bad)
-    own = np.sort(bias + slope * largest[~bad])
+    new = beside_others(values, bad)
+    searches = sorted({name.split("/")[0] for name in names})
+    of = [[k for k, name in enumerate(names) if name.startswith(f"{s}/")] for s in searches]
+    largest = np.stack([new[:, own].max(1) for own in of], 1)
+    told = np.maximum(beside_others(largest, bad), 0).sum(1)
+    slope, bias = logistic(told, bad)
+    own = np.sort(bias + slope * told[~bad])
     least = own[min(len(own) - 1, int(np.ceil((1 - FALSE_ALARMS) * len(own))) - 1)]
     threshold = max(0.5, float(1 / (1 + np.exp(-least))) + 1e-6)
-    centre, spread = clean_side(values[~bad])
+    sides = np.stack(clean_side(values[~bad]), 1), np.stack(clean_side(largest[~bad]), 1)
     return {
         "version": 3,
-        "inputs": dict(zip(names, map(rounded, np.stack([centre, spread], 1)), strict=True)),
-        "slope": round(slope, 5), "bias": round(bias, 5), "most": round(float(largest.max()), 3),
+        "inputs": dict(zip(names, map(rounded, sides[0]), strict=True)),
+        "searches": dict(zip(searches, map(rounded, sides[1]), strict=True)),
+        "slope": round(slope, 5), "bias": round(bias, 5), "most": round(float(told.max()), 3),
         "farthest": round(float(np.minimum(np.abs(new), FAR).mean(1).max()), 3),
         "clean": rounded(own), "threshold": round(threshold, 4),
         "shapes": sorted(map(list, {tuple(shape_of(row["data"])) for row in models})),
-        "classes": CLASSES, "images": 10, "measured": {},
+        "classes": CLASSES, "images": 10, "accuracy": LEAST, "measured": {},
     }  # fmt: skip
+
+
+def beside_others(values: np.ndarray, bad: np.ndarray) -> np.ndarray:
+    """Each model's values (n, scores) in deviations of the clean ones but itself."""
+    sides = [clean_side(np.delete(values, row, 0)[~np.delete(bad, row)]) for row in range(len(bad))]
+    return np.array([(own - side[0]) / side[1] for own, side in zip(values, sides, strict=True)])
 
 
 def clean_side(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -136,11 +162,6 @@ def clean_side(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     centre = np.median(values, 0)
     above = np.sqrt(2 * (np.maximum(values - centre, 0) ** 2).mean(0))
     return centre, np.maximum(above, FLOOR)
-
-
-def _beside(values: np.ndarray, clean: np.ndarray, row: int) -> np.ndarray:
-    centre, spread = clean_side(values[clean])
-    return (values[row] - centre) / spread
 
 
 def logistic(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
@@ -221,9 +242,12 @@ def odds_of(row: Row, calibration: Mapping[str, Any]) -> float:
 
 def pointed(row: Row, calibration: Mapping[str, Any]) -> tuple[int, int]:
     """Source and target as `ensemble` names them."""
-    deviations = Calibration.of(calibration).deviations(row["scores"])
-    place, table, form = max(deviations, key=deviations.__getitem__).split("/")
-    return pointed_at(row["tables"][int(place)][table], form)
+    known = Calibration.of(calibration)
+    deviations = known.deviations(row["scores"])
+    tells = known.told(deviations)
+    search = max(tells, key=tells.__getitem__)
+    _, table, form = next(iter(largest_of(deviations, search))).split("/")
+    return pointed_at(row["tables"][search][table], form)
 
 
 def summary(models: Sequence[Row], calibration: Mapping[str, Any]) -> Row:
@@ -247,7 +271,7 @@ def summary(models: Sequence[Row], calibration: Mapping[str, Any]) -> Row:
 
 def ship(folder: Path, data: Sequence[str], count: int, file: Path) -> Row:
     """Calibrate on the parts that are for it, and write the file that `ensemble` reads."""
-    models = [row for name in data for row in rows(folder, name, count, PARTS)]
+    models = judged([row for name in data for row in rows(folder, name, count, PARTS)])
     final = calibrate(models)
     clean = sum(not row["poisoned"] for row in models)
     final["measured"] = {"calibrated on": {"clean": clean, "poisoned": len(models) - clean}}
@@ -264,13 +288,18 @@ def report(folder: Path, data: Sequence[str], counts: Sequence[int], file: Path)
     lines = []
     for name in data:
         for count in counts:
-            for part in ("test", "held-network", "held-trigger"):
-                models = rows(folder, name, count, (part,))
-                if part == "held-trigger":  # beside all clean models of the regular networks
+            for which in ("test", "held-network", "held-trigger"):
+                models = rows(folder, name, count, (which,))
+                weak = [row["poisoned"] for row in models if row["right"] < LEAST]
+                if which == "held-trigger":  # beside all clean models of the regular networks
                     models += [r for r in rows(folder, name, count, ("test",)) if not r["poisoned"]]
+                models = judged(models)
                 if models:
-                    lines += _table(f"{name}, {count} images, {part}", models, calibration)
-    first = rows(folder, data[0], counts[0], ("test",))
+                    title = f"{name}, {count} images, {which}"
+                    lines += _table(title, models, calibration)
+                    clean, sick = len(weak) - sum(weak), sum(weak)
+                    lines.append(f"  no verdict         {clean} clean, {sick} poisoned")
+    first = judged(rows(folder, data[0], counts[0], ("test",)))
     lines += ["", f"By kind, {data[0]}, {counts[0]} images, test:"]
     odds = np.array([odds_of(row, calibration) for row in first])
     alarm = 1 / (1 + np.exp(-odds)) >= calibration["threshold"]
@@ -286,13 +315,12 @@ def report(folder: Path, data: Sequence[str], counts: Sequence[int], file: Path)
             if good.any():
                 parts.append(f"false alarms {alarm[good].sum()} of {good.sum()}")
             lines.append(f"  {key:8} {value:12} {', '.join(parts)}")
-    lines += ["", "One search at a time (AUROC of its largest deviation, test):"]
+    lines += ["", "One search at a time (AUROC, test):"]
     known = Calibration.of(calibration)
-    each = [known.deviations(row["scores"]) for row in first]
-    for place, (member, settings) in enumerate(MEMBERS):
-        own = [max(v for k, v in one.items() if k.startswith(f"{place}/")) for one in each]
-        values = np.array(own)
-        lines.append(f"  {member} {settings or ''}: {auroc(values[truth], values[~truth]):.2f}")
+    each = [known.told(known.deviations(row["scores"])) for row in first]
+    for search in known.searches:
+        values = np.array([one[search] for one in each])
+        lines.append(f"  {search:22} {auroc(values[truth], values[~truth]):.2f}")
     calibration["measured"]["test"] = {
         "clean": int((~truth).sum()),
         "false alarms": int(alarm[~truth].sum()),

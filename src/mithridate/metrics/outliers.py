@@ -100,6 +100,17 @@ def assigned(table: torch.Tensor) -> torch.Tensor:
     return chosen[~chosen.isnan()]
 
 
+def filled(table: torch.Tensor) -> torch.Tensor:
+    """A table of pairs (K, K) where what was not looked at tells as little as what tells least.
+
+    >>> filled(torch.tensor([[torch.nan, 3.0], [torch.nan, torch.nan]])).tolist()
+    [[nan, 3.0], [3.0, nan]]
+    """
+    least = float(table.nan_to_num(torch.inf).min())
+    own = torch.eye(len(table), dtype=torch.bool)
+    return table.nan_to_num(least).masked_fill(own, torch.nan)
+
+
 def pointed_at(table: torch.Tensor, form: str) -> tuple[int, int]:
     """The (row, column) that a table of pairs points to by one of its `forms`.
 

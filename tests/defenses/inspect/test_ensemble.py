@@ -12,11 +12,12 @@ from torch import nn
 
 import mithridate as mi
 from mithridate.defenses.inspect import Ensemble
-from mithridate.defenses.inspect.ensemble import MEMBERS, WIDE, Calibration, shipped, squashed
+from mithridate.defenses.inspect.ensemble import MEMBERS, WIDE, Calibration, shipped, squashed, weak
 
 KNOWN = Calibration(
     version=3,
-    inputs={"0/near/pair": (1.0, 0.5), "1/held/target": (2.0, 1.0)},
+    inputs={"near/t/pair": (1.0, 0.5), "near/t/all": (1.0, 1.0), "scan/u/target": (2.0, 1.0)},
+    searches={"near": (1.0, 0.5), "scan": (0.5, 1.0)},
     slope=2.0,
     bias=-5.0,
     most=6.0,
@@ -27,30 +28,42 @@ KNOWN = Calibration(
     shapes=((1, 28, 28),),
     classes=10,
     images=10,
+    accuracy=0.8,
 )
 
 
-def raw(one: float, two: float) -> dict[str, float]:
+def raw(*values: float) -> dict[str, float]:
     """The scores that are squashed to these values."""
-    return {"0/near/pair": math.expm1(one), "1/held/target": math.expm1(two)}
+    return dict(zip(KNOWN.inputs, map(math.expm1, values), strict=True))
+
+
+def odds(*values: float) -> float:
+    return KNOWN.log_odds(KNOWN.deviations(raw(*values)))
 
 
 def test_log_odds_by_hand():
-    """The largest deviation counts, whichever score it is of."""
-    found = KNOWN.deviations(raw(2.0, 1.0))
-    assert found == pytest.approx({"0/near/pair": 2.0, "1/held/target": -1.0})
-    assert KNOWN.log_odds(found) == pytest.approx(-5 + 2 * 2)
-    assert KNOWN.log_odds(KNOWN.deviations(raw(2.0, 6.0))) == pytest.approx(-5 + 2 * 4)
+    """Of each search the largest deviation, less what clean models' largest are, added up."""
+    found = KNOWN.deviations(raw(2.0, 2.5, 1.0))
+    assert list(found.values()) == pytest.approx([2.0, 1.5, -1.0])
+    assert KNOWN.told(found) == pytest.approx({"near": (2 - 1) / 0.5, "scan": 0.0})
+    assert odds(2.0, 2.5, 1.0) == pytest.approx(-5 + 2 * 2)
+    assert odds(2.0, 4.0, 4.0) == pytest.approx(-5 + 2 * ((3 - 1) / 0.5 + (2 - 0.5) / 1))
 
 
 def test_no_suspect_is_surer_than_the_surest_that_was_calibrated_on():
-    far = [KNOWN.log_odds(KNOWN.deviations(raw(value, 0.0))) for value in (4.0, 9.0)]
-    assert far == pytest.approx([-5 + 2 * 6, -5 + 2 * 6])
+    assert odds(9.0, 9.0, 9.0) == odds(99.0, 9.0, 9.0) == pytest.approx(-5 + 2 * 6)
 
 
 def test_how_far_from_the_zoo():
-    assert KNOWN.beyond(KNOWN.deviations(raw(1.5, 1.0))) == pytest.approx((1 + 1) / 2 - 1.5)
-    assert KNOWN.beyond(KNOWN.deviations(raw(99.0, 2.0))) == pytest.approx(6 / 2 - 1.5)
+    assert KNOWN.beyond(KNOWN.deviations(raw(1.5, 2.0, 1.0))) == pytest.approx(1 - 1.5)
+    assert KNOWN.beyond(KNOWN.deviations(raw(99.0, 1.0, 2.0))) == pytest.approx(6 / 3 - 1.5)
+
+
+def test_who_recognises_too_few_gets_no_verdict():
+    assert weak(KNOWN, torch.eye(4)) == []
+    assert weak(KNOWN, torch.full((4, 4), 0.25)) == [
+        "25% of the images recognised, where 80% were had"
+    ]
 
 
 def test_no_probability_is_surer_than_the_zoo_is_large():
@@ -67,13 +80,11 @@ def test_p_value_is_the_rank():
     assert KNOWN.p_value(9.0) == pytest.approx(1 / 5)
 
 
-@given(st.lists(st.floats(0, 50), min_size=2, max_size=2), st.floats(0, 5), st.integers(0, 1))
-def test_no_score_makes_a_model_less_suspect(scores, more, which):
-    names = list(KNOWN.inputs)
-    lower, higher = dict(zip(names, scores, strict=True)), dict(zip(names, scores, strict=True))
-    higher[names[which]] += more
-    odds = [KNOWN.log_odds(KNOWN.deviations(one)) for one in (lower, higher)]
-    assert odds[1] >= odds[0] - 1e-9
+@given(st.lists(st.floats(0, 9), min_size=3, max_size=3), st.floats(0, 5), st.integers(0, 2))
+def test_no_score_makes_a_model_less_suspect(values, more, which):
+    higher = list(values)
+    higher[which] += more
+    assert odds(*higher) >= odds(*values) - 1e-9
 
 
 def test_words_count_what_was_measured():
@@ -88,6 +99,7 @@ def test_shipped_calibration_is_sound():
     assert all(spread > 0 for _, spread in known.inputs.values())
     assert known.slope > 0
     assert known.farthest < 6
+    assert set(known.searches) == {name.split("/")[0] for name in known.inputs}
     assert list(known.clean) == sorted(known.clean)
     assert 0.5 <= known.threshold < 1
     alarms = sum(1 / (1 + math.exp(-odds)) >= known.threshold for odds in known.clean)

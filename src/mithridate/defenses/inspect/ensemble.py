@@ -11,6 +11,7 @@ from importlib import resources
 from typing import Any, ClassVar, final
 
 import torch
+from torch import Tensor
 
 from mithridate import component
 from mithridate.classifier import Classifier
@@ -25,10 +26,11 @@ from mithridate.defenses.inspect.base import (
     Look,
     Progress,
     ranked,
+    table_scores,
     tell,
 )
 from mithridate.doubts import Doubt
-from mithridate.metrics.outliers import pointed_at
+from mithridate.metrics.outliers import filled, pointed_at
 
 FILE = "calibration.json"
 MEMBERS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -40,8 +42,6 @@ MEMBERS: tuple[tuple[str, dict[str, Any]], ...] = (
 """Names and settings of those that are asked."""
 FAR = 6.0
 """Deviations of one score at most, where it is asked how unlike the zoo a suspect is."""
-SHOWN = 5
-"""Scores that the evidence holds: the most unusual ones."""
 WIDE = (0.1, 0.9)
 """Bounds of the probability for a suspect unlike those that were calibrated on."""
 
@@ -53,18 +53,21 @@ class Calibration:
     Attributes:
         version: of the file.
         inputs: (centre, spread) of each `squashed` score over the zoo's clean models, by
-            "PLACE/SCORE": the member's place, and the name among its `scores`.
-        slope, bias: of the logistic regression on the largest deviation.
-        most: the largest deviation that it was fitted on.
+            "SEARCH/TABLE/FORM".
+        searches: the same of the largest deviation of each search.
+        slope, bias: of the logistic regression on the searches' sum.
+        most: the largest sum that it was fitted on.
         farthest: the largest mean deviation of all scores, either way, in the zoo.
         clean: log-odds of the clean models that were calibrated on, ascending.
         threshold: probability from which on there is an alarm.
         measured: how it did on models that were not calibrated on, for pages.
         shapes: image shapes calibrated on; classes, images: and the fewest images of each class.
+        accuracy: the least of the models that were calibrated on.
     """
 
     version: int
     inputs: Mapping[str, tuple[float, float]]
+    searches: Mapping[str, tuple[float, float]]
     slope: float
     bias: float
     most: float
@@ -75,6 +78,7 @@ class Calibration:
     shapes: tuple[tuple[int, ...], ...]
     classes: int
     images: int
+    accuracy: float
 
     @staticmethod
     def of(values: Mapping[str, Any]) -> Calibration:
@@ -92,12 +96,20 @@ class Calibration:
             for name, (centre, spread) in self.inputs.items()
         }
 
-    def log_odds(self, deviations: Mapping[str, float]) -> float:
-        """Of being poisoned, at even odds before: by the largest deviation alone.
+    def told(self, deviations: Mapping[str, float]) -> dict[str, float]:
+        """How much each search tells: its largest deviation, in deviations of clean models' own.
 
-        One kind of trigger shows in one search. A sum of all would be mostly what the others say.
+        The largest, since a backdoor has one form; and no less than 0, since what one search
+        does not see is nothing against what another does.
         """
-        return self.bias + self.slope * min(max(deviations.values()), self.most)
+        return {
+            search: max(0.0, (max(largest_of(deviations, search).values()) - centre) / spread)
+            for search, (centre, spread) in self.searches.items()
+        }
+
+    def log_odds(self, deviations: Mapping[str, float]) -> float:
+        """Of being poisoned, at even odds before, by what all searches tell together."""
+        return self.bias + self.slope * min(sum(self.told(deviations).values()), self.most)
 
     def probability(self, log_odds: float) -> float:
         """At even odds; never nearer to 0 or 1 than one more model could have moved it."""
@@ -108,8 +120,7 @@ class Calibration:
     def p_value(self, log_odds: float) -> float:
         """The conformal one: the share of clean models, the suspect among them, at least so high.
 
-        Theirs are of fits that left them out; the inputs were chosen with them, so that it is a
-        little too small.
+        Theirs are of deviations from the others alone.
         """
         above = sum(value >= log_odds for value in self.clean)
         return (1 + above) / (1 + len(self.clean))
@@ -136,10 +147,16 @@ class Calibration:
 def distance(deviations: Mapping[str, float]) -> float:
     """The mean deviation of all scores, either way.
 
-    >>> distance({"0/near/pair": 3.0, "0/near/target": -1.0})
+    >>> distance({"together/pairs/pair": 3.0, "together/pairs/target": -1.0})
     2.0
     """
     return sum(min(abs(value), FAR) for value in deviations.values()) / len(deviations)
+
+
+def largest_of(deviations: Mapping[str, float], search: str) -> dict[str, float]:
+    """Those of one search, the largest first."""
+    own = {name: value for name, value in deviations.items() if name.startswith(f"{search}/")}
+    return dict(sorted(own.items(), key=lambda item: -item[1]))
 
 
 def squashed(score: float) -> float:
@@ -164,15 +181,18 @@ class Ensemble(Inspector):
     """Several inspectors at once, and one probability, without any reference model.
 
     Each member looks at the suspect alone, and its scores are put beside those of a zoo of clean
-    networks (`docs/results/zoo.txt`), in their deviations. The largest one counts, whichever
-    search it is of, and a logistic regression on it over the zoo's clean and poisoned networks
-    turns it into a probability at even odds. Beside it stands the conformal p-value: the share of
-    the zoo's clean models that look as suspicious.
+    networks (`docs/results/zoo.txt`), in their deviations. Of three searches the largest one
+    counts, whichever form of a backdoor it is of: the smallest common changes; these and both
+    patch scans together, the means of their tables of pairs; and the changes of whole images. What
+    they tell is added up, and a logistic regression over the zoo's clean and poisoned networks
+    turns the sum into a probability at even odds. Beside it stands the conformal p-value: the
+    share of the zoo's clean models that look as suspicious.
 
-    Where images or classes are not like the zoo's (another size, another number of classes, fewer
-    images), there is a doubt, a probability of 0.1 to 0.9, and no verdict: on colour images clean
-    networks scored as poisoned ones do. So it is where all scores together are farther from the
-    zoo's clean models than those of any network in it.
+    Where images, classes or the suspect are not like the zoo's (another size, another number of
+    classes, fewer images, an accuracy below the zoo's), there is a doubt, a probability of 0.1 to
+    0.9, and no verdict: on colour images clean networks scored as poisoned ones do. So there is a
+    doubt where all scores together are farther from the zoo's clean models than those of any
+    network in it.
 
     Args:
         controls, control_epochs: unused: the zoo is the clean side.
@@ -246,40 +266,45 @@ class Ensemble(Inspector):
 
         Where that search has no change for the pair, it is of the next one that has.
         """
-        calibration, names = shipped(), [name for name, _ in MEMBERS]
+        calibration, members = shipped(), self.members()
         found = self.parts(model, data, clean.own, rng=rng, progress=progress)
-        scores = all_scores(found)
-        deviations = calibration.deviations(scores)
-        order = sorted(deviations, key=lambda name: -deviations[name])
-        lead, table, form = order[0].split("/")
-        shown = found[int(lead)].tables[table]
+        tables = by_search(found)
+        deviations = calibration.deviations(all_scores(tables))
+        tells = calibration.told(deviations)
+        search = max(tells, key=tells.__getitem__)
+        first, deviation = next(iter(largest_of(deviations, search).items()))
+        _, table, form = first.split("/")
+        shown = tables[search][table]
         source, target = pointed_at(shown, form)
-        members = self.members()
+        names = [name for name, _ in MEMBERS]
+        order = sorted(range(len(names)), key=lambda place: names[place] != search)
         proposals = (
             members[place].proposed(part(clean.own, place), source, target, data.image_shape)
-            for place in dict.fromkeys(int(name.split("/")[0]) for name in order)
+            for place in order
         )
         odds = calibration.log_odds(deviations)
         probability = calibration.probability(odds)
         unlike = differences(calibration, data)
+        unlike += weak(calibration, part(clean.own, len(names) - 1)["before"])
         doubts = self._doubts(unlike, calibration.beyond(deviations))
         if doubts:
             probability = min(max(probability, WIDE[0]), WIDE[1])
         return Evidence(
             statistic=odds,
-            scores={f"{names[int(n.split('/')[0])]}/{n}": deviations[n] for n in order[:SHOWN]},
+            scores=tells,
+            tables={search: shown},
             probability=probability,
             p_value=calibration.p_value(odds),
             threshold=None if unlike else calibration.threshold,
-            null=f"{told(order[0], deviations[order[0]])} {calibration.in_words()}",
+            null=f"{in_words(first, deviation)} {calibration.in_words()}",
             null_values=calibration.clean,
             source=source,
             target=target,
             **next((one for one in proposals if one), {}),
             ranking=ranked(shown),
-            pictures=found[int(lead)].pictures,
+            pictures={"pair_scores": shown},
             parts=tuple(zip(names, found, strict=True)),
-            doubts=(*doubts, *found[int(lead)].doubts),
+            doubts=tuple(doubts),
         )
 
     def parts(
@@ -319,27 +344,51 @@ def part(looks: Look, place: int) -> Look:
     return {name[len(start) :]: one for name, one in looks.items() if name.startswith(start)}
 
 
-def told(name: str, deviation: float) -> str:
-    """What the most unusual score is of, in words.
+def by_search(found: Sequence[Evidence]) -> dict[str, Mapping[str, Tensor]]:
+    """Tables of pairs (K, K): of the first member, of all that search pairs, of the last."""
+    *pairs, changes = found
+    means = torch.stack([filled(next(iter(one.tables.values()))) for one in pairs]).mean(0)
+    return {
+        MEMBERS[0][0]: pairs[0].tables,
+        "together": {"pairs": means},
+        MEMBERS[-1][0]: changes.tables,
+    }
 
-    >>> told("3/times 0.3/target", 4.21)[:55]
-    'What tells most: change-scan (times 0.3), one target: 4'
+
+def all_scores(tables: Mapping[str, Mapping[str, Tensor]]) -> dict[str, float]:
+    """Of all searches, by "SEARCH/TABLE/FORM"."""
+    return {
+        f"{search}/{name}": value
+        for search, own in tables.items()
+        for name, value in table_scores(own).items()
+    }
+
+
+def in_words(name: str, deviation: float) -> str:
+    """What the most unusual score is of.
+
+    >>> in_words("change-scan/times 0.3/target", 4.21)[:57]
+    'What tells most: change-scan (times 0.3), of one target: '
     """
-    place, table, form = name.split("/")
-    of = {"pair": "one pair of classes", "target": "one target", "all": "each class to another"}
+    search, table, form = name.split("/")
+    of = {"pair": "of one pair of classes", "target": "of one target", "all": "of all classes"}
     return (
-        f"What tells most: {MEMBERS[int(place)][0]} ({table}), {of[form]}: {deviation:.1f} "
-        "deviations above the zoo's clean networks."
+        f"What tells most: {search} ({table}), {of[form]}: {deviation:.1f} deviations above the "
+        "zoo's clean networks."
     )
 
 
-def all_scores(found: Sequence[Evidence]) -> dict[str, float]:
-    """Of all members, by "PLACE/SCORE"."""
-    return {
-        f"{place}/{name}": value
-        for place, one in enumerate(found)
-        for name, value in one.scores.items()
-    }
+def recognised(before: Tensor) -> float:
+    """The mean over classes of the share of images that are recognised, of labels given (K, K)."""
+    return float(before.diagonal().mean())
+
+
+def weak(calibration: Calibration, before: Tensor) -> list[str]:
+    """Whether the suspect recognises fewer of the images than those that were calibrated on."""
+    right = recognised(before)
+    if right >= calibration.accuracy:
+        return []
+    return [f"{right:.0%} of the images recognised, where {calibration.accuracy:.0%} were had"]
 
 
 def differences(calibration: Calibration, data: ImageSet) -> list[str]:

@@ -515,7 +515,7 @@ def _headline(
     if other:
         return "No verdict: the clean models are not like the suspect"
     if suspicious is None and best.probability is not None:
-        return "No verdict: such images and classes were not calibrated on"
+        return "No verdict: nothing like it was calibrated on"
     if suspicious is None:
         return "No verdict: too few clean models to calibrate"
     if not suspicious:

@@ -27,9 +27,7 @@ from mithridate.defenses.inspect.base import (
     apart,
     check_gradients,
     evidence_of_pairs,
-    logit_scale,
     margins,
-    mean_margins,
     pair_table,
 )
 from mithridate.errors import check_number
@@ -49,11 +47,10 @@ class UniversalPerturbation(Inspector):
     while it works and rising while it does not, as DDN's (Rony et al. 2019).
 
     What counts is by how much a pair is nearer than the distance between the classes' own images
-    would have it, within this model alone, in deviations of all pairs (`near`). `margin` is the
-    same of the margins that the changes reach when half as large again, on held-out images. Of
-    either table there are three scores, for the three forms of a backdoor
-    (`metrics.outliers.forms`). The statistic is by how many median absolute deviations the
-    nearest pair, or the nearest target, is too near.
+    would have it, within this model alone, in deviations of all pairs (`near`). Of this table
+    there are three scores, for the three forms of a backdoor (`metrics.outliers.forms`). The
+    statistic is by how many median absolute deviations the nearest pair, or the nearest target,
+    is too near.
 
     Universal perturbations are Moosavi-Dezfooli et al.'s (2017), the search by pairs is that of
     K-Arm (Shen et al. 2021); the scores are the project's.
@@ -61,7 +58,7 @@ class UniversalPerturbation(Inspector):
     Args:
         size: of the change at which the search begins: root mean square of all its values.
         steps: of the search.
-        images: of each class that a change is grown on, and twice as many that it is tested on.
+        images: of each class that a change is grown on.
         pairs: that are searched at most; where there are more, those with the steepest slope.
         success: share of the images that a common change is to send to the target.
         controls, control_epochs, alpha: as of every `Inspector`.
@@ -100,7 +97,7 @@ class UniversalPerturbation(Inspector):
         number = min(self.pairs, sizes.classes * (sizes.classes - 1))
         each = min(self.images, max(1, sizes.test // (2 * sizes.classes)))
         passes = number * each * (self.steps + 1)
-        return Work(forwards=passes + 4 * number * each, gradients=passes)
+        return Work(forwards=passes, gradients=passes)
 
     def look_cost(self, sizes: Sizes) -> Work:
         """All of it."""
@@ -109,30 +106,22 @@ class UniversalPerturbation(Inspector):
     def look(self, model: Classifier, data: ImageSet, *, rng: torch.Generator) -> Look:
         """What was reached for each pair, (pairs,), and the smallest common change.
 
-        `pair` (pairs, 2) are source and target; `common` the norm of the common change, infinite
-        where none was found; `more` the mean margin of held-out images with the change half as
-        large again; `apart` how far images of a class lie from the nearest of another; `scale`
-        how far the right logit of a clean image lies above the mean of the others.
+        `pair` (pairs, 2) are source and target; `common` the norm of the common `change`, infinite
+        where none was found; `apart` how far images of a class lie from the nearest of another.
         """
         check_gradients(self, model)
         halves = Halves.split(data, rng)
         found = [data.batch(rows[: self.images])[0] for rows in halves.search]
-        held = [data.batch(rows[: 2 * self.images])[0] for rows in halves.confirm]
         pair = _pairs(model, found, self.pairs, rng)
         source, target = pair.unbind(1)
         fewest = min(len(x) for x in found)
         x = torch.stack([found[int(k)][:fewest] for k in source])
         begin = self.size * math.sqrt(math.prod(data.image_shape))
         change, common = _search(model, x, target, begin, self.steps, self.success)
-        shown = [
-            (held[int(k)] + 1.5 * own).clamp(0, 1) for k, own in zip(source, change, strict=True)
-        ]
         return {
             "pair": pair,
             "common": common,
-            "more": mean_margins(model, shown, target),
             "apart": apart(found),
-            "scale": logit_scale(model, held)[None],
             "change": change[:, 0],
         }
 
@@ -147,11 +136,8 @@ class UniversalPerturbation(Inspector):
     ) -> Evidence:
         """The most suspect pair, and its change."""
         look = clean.own
-        margin = look["more"] / look["scale"].clamp(min=1e-6)
-        found = {
-            name: pair_table(look["pair"], values, data.classes)
-            for name, values in (("near", -_finite(look["common"]).log()), ("margin", margin))
-        }
+        near = pair_table(look["pair"], -_finite(look["common"]).log(), data.classes)
+        found = {"near": near}
         return evidence_of_pairs(self, look, found, data.image_shape)
 
     def proposed(
