@@ -36,6 +36,7 @@ from mithridate.defenses.inspect.ensemble import (
 )
 from mithridate.metrics import wilson
 from mithridate.metrics.outliers import pointed_at
+from mithridate.rng import child
 
 PARTS = ("calibration",)
 """Parts whose truth the calibration reads."""
@@ -50,12 +51,17 @@ FALSE_ALARMS = 0.05
 Row = dict[str, Any]
 
 
-def images_of(data: str, count: int) -> mi.ImageSet:
-    """The auditor's images: so many, alike of each class."""
+def images_of(data: str, count: int, number: int) -> mi.ImageSet:
+    """The auditor's images: so many, alike of each class, and others for each model.
+
+    With the same images for all, what these make of any model would be no surprise in the zoo, and
+    one to whoever brings his own.
+    """
     own, _ = build.auditors(data)
-    each = max(2, count // CLASSES)
-    rows = torch.cat([own.of_class(label)[:each] for label in range(own.classes)])
-    return own.subset(rows)
+    each, draw = max(2, count // CLASSES), child(0, "zoo", data, "images", number)
+    shuffled = [own.of_class(label) for label in range(own.classes)]
+    rows = [of[torch.randperm(len(of), generator=draw)[:each]] for of in shuffled]
+    return own.subset(torch.cat(rows))
 
 
 def look(job: tuple[Path, str, int, int]) -> str:
@@ -65,7 +71,7 @@ def look(job: tuple[Path, str, int, int]) -> str:
     if file.exists():
         return ""
     torch.set_num_threads(1)
-    model, images = build.opened(folder, data, number)[0], images_of(data, count)
+    model, images = build.opened(folder, data, number)[0], images_of(data, count, number)
     began = time.perf_counter()
     looks = {k: v.contiguous() for k, v in Ensemble().look(model, images, rng=mi.rng(0)).items()}
     looks["seconds"] = torch.tensor([time.perf_counter() - began])
@@ -102,7 +108,7 @@ def rows(folder: Path, data: str, count: int, parts: Sequence[str]) -> list[Row]
         if poisoned and truth["asr"] < build.TOOK:
             continue
         looks = load_file(file)
-        model, images = build.opened(folder, data, number)[0], images_of(data, count)
+        model, images = build.opened(folder, data, number)[0], images_of(data, count, number)
         tables = by_search(Ensemble().parts(model, images, looks, rng=mi.rng(0)))
         found.append(
             {
