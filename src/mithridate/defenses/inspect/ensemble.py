@@ -264,7 +264,8 @@ class Ensemble(Inspector):
     ) -> Evidence:
         """The log-odds and the probability; what the most unusual score points to, and its change.
 
-        Where that search has no change for the pair, it is of the next one that has.
+        Where that search has no change for the pair, it is of the next one that has. A target
+        that most sources lead to has no source; the change is then that of its nearest pair.
         """
         calibration, members = shipped(), self.members()
         found = self.parts(model, data, clean.own, rng=rng, progress=progress)
@@ -298,7 +299,7 @@ class Ensemble(Inspector):
             threshold=None if unlike else calibration.threshold,
             null=f"{in_words(first, deviation)} {calibration.in_words()}",
             null_values=calibration.clean,
-            source=source,
+            source=None if form == "target" else source,
             target=target,
             **next((one for one in proposals if one), {}),
             ranking=ranked(shown),
