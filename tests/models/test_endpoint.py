@@ -460,6 +460,6 @@ def test_an_audit_says_what_can_be_done_without_gradients(
     server.answer = lambda asked: {"scores": truth(torch.tensor(asked["images"])).tolist()}
     audit = ["audit", server.url, "--data", "digits", "--quiet"]
     assert main(audit) == 2
-    assert "take --inspector white-noise" in capsys.readouterr().err
+    assert "take --inspector change-scan or white-noise" in capsys.readouterr().err
     assert main([*audit, "--inspector", "white-noise"]) == 2
     assert "give 8 clean ones by --reference" in capsys.readouterr().err
