@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -29,6 +30,7 @@ from mithridate.defenses.inspect.ensemble import (
     Calibration,
     all_scores,
     by_search,
+    cells,
     largest_of,
     part,
     recognised,
@@ -42,6 +44,8 @@ PARTS = ("calibration",)
 """Parts whose truth the calibration reads."""
 FLOOR = 0.1
 """Of deviations over clean models, of squashed scores and of searches."""
+DARK = 0.05
+"""Of the deviation of a cell over images: some are always black."""
 LEAST = 0.8
 """Accuracy on the auditor's images below which a model is given no verdict."""
 RESAMPLES = 2000
@@ -152,7 +156,7 @@ def calibrate(models: Sequence[Row]) -> Row:
         "slope": round(slope, 5), "bias": round(bias, 5), "most": round(float(told.max()), 3),
         "farthest": round(float(np.minimum(np.abs(new), FAR).mean(1).max()), 3),
         "clean": rounded(own), "threshold": round(threshold, 4),
-        "shapes": sorted(map(list, {tuple(shape_of(row["data"])) for row in models})),
+        "pictures": [pictures(name) for name in sorted({row["data"] for row in models})],
         "classes": CLASSES, "images": 10, "accuracy": LEAST, "measured": {},
     }  # fmt: skip
 
@@ -186,8 +190,21 @@ def rounded(values: np.ndarray) -> list[float]:
     return [round(float(value), 5) for value in values]
 
 
-def shape_of(data: str) -> list[int]:
-    return {"digits": [1, 8, 8], "mnist": [1, 28, 28], "cifar10": [3, 32, 32]}[data]  # type: ignore
+def pictures(data: str) -> Row:
+    """What the auditor's images look like."""
+    own, _ = build.auditors(data)
+    mean, spread = cells(own)
+    return {
+        "shape": list(own.image_shape),
+        "mean": rounded(mean.numpy()),
+        "spread": rounded(spread.clamp(min=DARK).numpy()),
+    }
+
+
+def written(calibration: Row, file: Path) -> None:
+    """As JSON, lists of numbers on one line."""
+    text = json.dumps(calibration, indent=1)
+    file.write_text(re.sub(r"\[[^\[\]{}]*\]", lambda m: " ".join(m[0].split()), text) + "\n")
 
 
 def auroc(bad: np.ndarray, good: np.ndarray) -> float:
@@ -281,7 +298,7 @@ def ship(folder: Path, data: Sequence[str], count: int, file: Path) -> Row:
     final = calibrate(models)
     clean = sum(not row["poisoned"] for row in models)
     final["measured"] = {"calibrated on": {"clean": clean, "poisoned": len(models) - clean}}
-    file.write_text(json.dumps(final, indent=1) + "\n")
+    written(final, file)
     return final
 
 
@@ -333,7 +350,7 @@ def report(folder: Path, data: Sequence[str], counts: Sequence[int], file: Path)
         "poisoned": int(truth.sum()),
         "missed": int((truth & ~alarm).sum()),
     }
-    file.write_text(json.dumps(calibration, indent=1) + "\n")
+    written(calibration, file)
     return lines
 
 

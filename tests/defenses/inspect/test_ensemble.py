@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 
 import pytest
 import torch
@@ -12,7 +13,17 @@ from torch import nn
 
 import mithridate as mi
 from mithridate.defenses.inspect import Ensemble
-from mithridate.defenses.inspect.ensemble import MEMBERS, WIDE, Calibration, shipped, squashed, weak
+from mithridate.defenses.inspect.ensemble import (
+    MEMBERS,
+    WIDE,
+    Calibration,
+    differences,
+    distance,
+    odd,
+    shipped,
+    squashed,
+    weak,
+)
 
 KNOWN = Calibration(
     version=3,
@@ -25,7 +36,7 @@ KNOWN = Calibration(
     clean=(-3.0, -1.0, 0.0, 2.0),
     threshold=0.5,
     measured={"test": {"clean": 20, "false alarms": 1, "poisoned": 10, "missed": 3}},
-    shapes=((1, 28, 28),),
+    pictures=({"shape": [1, 28, 28], "mean": [0.1] * 49, "spread": [0.2] * 49},),
     classes=10,
     images=10,
     accuracy=0.8,
@@ -55,8 +66,39 @@ def test_no_suspect_is_surer_than_the_surest_that_was_calibrated_on():
 
 
 def test_how_far_from_the_zoo():
-    assert KNOWN.beyond(KNOWN.deviations(raw(1.5, 2.0, 1.0))) == pytest.approx(1 - 1.5)
-    assert KNOWN.beyond(KNOWN.deviations(raw(99.0, 1.0, 2.0))) == pytest.approx(6 / 3 - 1.5)
+    assert distance(KNOWN.deviations(raw(1.5, 2.0, 1.0))) == pytest.approx(1)
+    assert odd(KNOWN, KNOWN.deviations(raw(1.5, 2.0, 1.0))) == []
+    assert "0.5 deviations farther" in odd(KNOWN, KNOWN.deviations(raw(99.0, 1.0, 2.0)))[0]
+
+
+@pytest.mark.parametrize(
+    ("level", "like"), [(0.1, True), (0.14, True), (0.16, False), (0.9, False)]
+)
+def test_images_that_look_otherwise_get_no_verdict(level, like):
+    """Mean images 0.04 and 0.06 off, a fifth and three tenths of a deviation."""
+    x = torch.full((100, 1, 28, 28), level)
+    data = mi.ImageSet.from_float(x, torch.arange(100) % 10, [str(k) for k in range(10)])
+    found = differences(KNOWN, data)
+    assert found == [] if like else "images whose mean lies" in found[0]
+
+
+@pytest.mark.data
+@pytest.mark.skipif("MITHRIDATE_DATA" not in os.environ, reason="MITHRIDATE_DATA is not set")
+def test_digits_are_known_by_their_looks():
+    """Of any hundred, in any share of classes; not inverted or on another ground, nor of CIFAR."""
+    train, test = mi.load_data("mnist")
+    some = [train.subset(train.of_class(k)[: 10 if k else 400]) for k in range(10)]
+    images = [test.batch(range(at, at + 300)) for at in range(0, 3000, 300)]
+    for x, y in [*images, (torch.cat([one.batch(range(len(one)))[0] for one in some]),
+                           torch.cat([one.labels for one in some]))]:  # fmt: skip
+        assert differences(shipped(), mi.ImageSet.from_float(x, y, test.class_names)) == []
+    x, y = images[0]
+    ground = torch.rand(1, 1, 28, 28, generator=mi.rng(0))
+    for other in (1 - x, 0.6 * ground + 0.4 * x, x.roll(7, 3), (3 * x).clamp(0, 1).flip(2) + 0.3):
+        found = differences(
+            shipped(), mi.ImageSet.from_float(other.clamp(0, 1), y, list("abcdefghij"))
+        )
+        assert any("mean lies" in one for one in found)
 
 
 def test_who_recognises_too_few_gets_no_verdict():

@@ -42,6 +42,10 @@ MEMBERS: tuple[tuple[str, dict[str, Any]], ...] = (
 """Names and settings of those that are asked."""
 FAR = 6.0
 """Deviations of one score at most, where it is asked how unlike the zoo a suspect is."""
+GRID, EACH = 7, 50
+"""Cells along a side that images are compared by, and images of each class."""
+LIKE = 0.25
+"""How far mean images may lie from the zoo's, in deviations of single images."""
 WIDE = (0.1, 0.9)
 """Bounds of the probability for a suspect unlike those that were calibrated on."""
 
@@ -61,7 +65,9 @@ class Calibration:
         clean: log-odds of the clean models that were calibrated on, ascending.
         threshold: probability from which on there is an alarm.
         measured: how it did on models that were not calibrated on, for pages.
-        shapes: image shapes calibrated on; classes, images: and the fewest images of each class.
+        pictures: of each kind of image calibrated on the `shape`, and `mean` and `spread` of its
+            cells (`cells`).
+        classes, images: calibrated on, and the fewest images of each class.
         accuracy: the least of the models that were calibrated on.
     """
 
@@ -75,7 +81,7 @@ class Calibration:
     clean: tuple[float, ...]
     threshold: float
     measured: Mapping[str, Any]
-    shapes: tuple[tuple[int, ...], ...]
+    pictures: tuple[Mapping[str, Any], ...]
     classes: int
     images: int
     accuracy: float
@@ -86,7 +92,6 @@ class Calibration:
         listed: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
         }
-        listed["shapes"] = tuple(map(tuple, values["shapes"]))
         return Calibration(**listed)
 
     def deviations(self, scores: Mapping[str, float]) -> dict[str, float]:
@@ -139,10 +144,6 @@ class Calibration:
             "(small networks of ten classes, MNIST)."
         )
 
-    def beyond(self, deviations: Mapping[str, float]) -> float:
-        """How much farther from the zoo's clean models all scores are than those of any in it."""
-        return distance(deviations) - self.farthest
-
 
 def distance(deviations: Mapping[str, float]) -> float:
     """The mean deviation of all scores, either way.
@@ -188,11 +189,11 @@ class Ensemble(Inspector):
     turns the sum into a probability at even odds. Beside it stands the conformal p-value: the
     share of the zoo's clean models that look as suspicious.
 
-    Where images, classes or the suspect are not like the zoo's (another size, another number of
-    classes, fewer images, an accuracy below the zoo's), there is a doubt, a probability of 0.1 to
-    0.9, and no verdict: on colour images clean networks scored as poisoned ones do. So there is a
-    doubt where all scores together are farther from the zoo's clean models than those of any
-    network in it.
+    Where images, classes or the suspect are not like the zoo's, there is a doubt, a probability of
+    0.1 to 0.9, and no verdict: another size, another number of classes, fewer images, mean images
+    that lie apart, an accuracy below the zoo's, or scores that all together are farther from clean
+    models' than those of any network in it. On other images clean networks look poisoned: of nine
+    that read digits inverted or on another ground nine did.
 
     Args:
         controls, control_epochs: unused: the zoo is the clean side.
@@ -285,10 +286,12 @@ class Ensemble(Inspector):
         )
         odds = calibration.log_odds(deviations)
         probability = calibration.probability(odds)
-        unlike = differences(calibration, data)
-        unlike += weak(calibration, part(clean.own, len(names) - 1)["before"])
-        doubts = self._doubts(unlike, calibration.beyond(deviations))
-        if doubts:
+        unlike = [
+            *differences(calibration, data),
+            *weak(calibration, part(clean.own, len(names) - 1)["before"]),
+            *odd(calibration, deviations),
+        ]
+        if unlike:
             probability = min(max(probability, WIDE[0]), WIDE[1])
         return Evidence(
             statistic=odds,
@@ -305,7 +308,7 @@ class Ensemble(Inspector):
             ranking=ranked(shown),
             pictures={"pair_scores": shown},
             parts=tuple(zip(names, found, strict=True)),
-            doubts=tuple(doubts),
+            doubts=tuple(outside(unlike)),
         )
 
     def parts(
@@ -324,19 +327,6 @@ class Ensemble(Inspector):
             alone = Comparison(models=(), looks=(), own=part(looks, place))
             found.append(one.score(model, data, clean=alone, rng=rng))
         return found
-
-    def _doubts(self, unlike: Sequence[str], far: float) -> list[Doubt]:
-        """Where the suspect is unlike the zoo's models."""
-        if far > 0:
-            more = f"its scores lie {far:.1f} deviations farther from clean ones than any model's"
-            unlike = [*unlike, more]
-        if not unlike:
-            return []
-        text = (
-            f"the suspect is unlike the models that this was calibrated on ({'; '.join(unlike)}): "
-            f"the probability is held within {WIDE[0]:g} to {WIDE[1]:g}"
-        )
-        return [Doubt("outside-calibration", text)]
 
 
 def part(looks: Look, place: int) -> Look:
@@ -392,18 +382,49 @@ def weak(calibration: Calibration, before: Tensor) -> list[str]:
     return [f"{right:.0%} of the images recognised, where {calibration.accuracy:.0%} were had"]
 
 
+def odd(calibration: Calibration, deviations: Mapping[str, float]) -> list[str]:
+    """Whether all scores together lie farther from clean models' than any model's of the zoo."""
+    far = distance(deviations) - calibration.farthest
+    text = f"its scores lie {far:.1f} deviations farther from clean ones than any model's"
+    return [text] if far > 0 else []
+
+
+def cells(data: ImageSet) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of single images in a grid of cells, each class counting alike."""
+    x, _ = data.batch(torch.cat([data.of_class(k)[:EACH] for k in range(data.classes)]))
+    small = torch.nn.functional.adaptive_avg_pool2d(x, GRID).flatten(1)
+    return small.mean(0), small.std(0)
+
+
 def differences(calibration: Calibration, data: ImageSet) -> list[str]:
     """In what the images and classes are not those that were calibrated on; empty: in nothing."""
     unlike = []
     if data.classes != calibration.classes:
         unlike.append(f"{data.classes} classes, not {calibration.classes}")
-    shape = tuple(data.image_shape)
-    if shape not in calibration.shapes:
-        unlike.append(f"images of {' x '.join(map(str, shape))}")
     fewest = int(torch.bincount(data.labels, minlength=data.classes).min())
     if fewest < calibration.images:
         unlike.append(f"{fewest} images of a class, where {calibration.images} were had")
+    shape = tuple(data.image_shape)
+    known = [one for one in calibration.pictures if tuple(one["shape"]) == shape]
+    if not known:
+        unlike.append(f"images of {' x '.join(map(str, shape))}")
+    elif fewest:
+        mean, _ = cells(data)
+        far = [(mean - torch.tensor(one["mean"])) / torch.tensor(one["spread"]) for one in known]
+        least = min(float(one.square().mean().sqrt()) for one in far)
+        if least > LIKE:
+            text = f"images whose mean lies {least:.2f} deviations from theirs"
+            unlike.append(f"{text}, where {LIKE} is the most")
     return unlike
+
+
+def outside(unlike: Sequence[str]) -> list[Doubt]:
+    """The doubt of a suspect that is unlike the zoo's models."""
+    text = (
+        f"the suspect is unlike the models that this was calibrated on ({'; '.join(unlike)}): "
+        f"the probability is held within {WIDE[0]:g} to {WIDE[1]:g}"
+    )
+    return [Doubt("outside-calibration", text)] if unlike else []
 
 
 def calibrated_for(data: ImageSet) -> bool:
