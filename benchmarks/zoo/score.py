@@ -22,8 +22,9 @@ from scipy.optimize import minimize
 
 import mithridate as mi
 from benchmarks.zoo import build
-from benchmarks.zoo.recipes import CLASSES, part_of
+from benchmarks.zoo.recipes import CLASSES, part_of, trigger_of
 from mithridate.defenses.inspect import Ensemble
+from mithridate.defenses.inspect.base import Comparison
 from mithridate.defenses.inspect.ensemble import (
     FAR,
     MEMBERS,
@@ -32,9 +33,11 @@ from mithridate.defenses.inspect.ensemble import (
     by_search,
     cells,
     largest_of,
+    likest,
     part,
     recognised,
     squashed,
+    together,
 )
 from mithridate.metrics import wilson
 from mithridate.metrics.outliers import pointed_at
@@ -48,6 +51,8 @@ DARK = 0.05
 """Of the deviation of a cell over images: some are always black."""
 LEAST = 0.8
 """Accuracy on the auditor's images below which a model is given no verdict."""
+LOCAL = ("pixel", "patch", "inserted")
+"""Triggers that have a place."""
 RESAMPLES = 2000
 FALSE_ALARMS = 0.05
 """Share of clean models of the calibration part that may be called poisoned."""
@@ -105,21 +110,19 @@ def rows(folder: Path, data: str, count: int, parts: Sequence[str]) -> list[Row]
     found = []
     for number in build.numbers(folder, data):
         file = folder / data / f"looks-{count}" / f"{number:04}.safetensors"
-        truth = json.loads((folder / data / "truth" / f"{number:04}.json").read_text())
-        poisoned = truth["recipe"]["kind"] == "poisoned"
         if part_of(number) not in parts or not file.exists():
             continue
-        if poisoned and truth["asr"] < build.TOOK:
+        model, built = build.opened(folder, data, number)
+        if not built.counts:
             continue
-        looks = load_file(file)
-        model, images = build.opened(folder, data, number)[0], images_of(data, count, number)
-        tables = by_search(Ensemble().parts(model, images, looks, rng=mi.rng(0)))
+        looks, images = load_file(file), images_of(data, count, number)
         found.append(
             {
-                "poisoned": poisoned, "truth": truth, "recipe": truth["recipe"], "data": data,
-                "scores": all_scores(tables), "tables": tables,
-                "seconds": float(looks["seconds"]),
+                "poisoned": built.recipe.poisoned, "recipe": built.recipe, "data": data,
+                "model": model, "images": images, "looks": looks,
+                "parts": Ensemble().parts(model, images, looks, rng=mi.rng(0)),
                 "right": recognised(part(looks, len(MEMBERS) - 1)["before"]),
+                "seconds": float(looks["seconds"]),
             }
         )  # fmt: skip
     return found
@@ -136,8 +139,9 @@ def calibrate(models: Sequence[Row]) -> Row:
     Each model is put beside the clean ones but itself when its own deviations are taken, so that
     it is as new to them as a suspect is.
     """
-    names = sorted(models[0]["scores"])
-    values = np.array([[squashed(row["scores"][name]) for name in names] for row in models])
+    scores = [all_scores(by_search(row["parts"], usual(models, row))) for row in models]
+    names = sorted(scores[0])
+    values = np.array([[squashed(own[name]) for name in names] for own in scores])
     bad = np.array([row["poisoned"] for row in models])
     new = beside_others(values, bad)
     searches = sorted({name.split("/")[0] for name in names})
@@ -150,13 +154,13 @@ def calibrate(models: Sequence[Row]) -> Row:
     threshold = max(0.5, float(1 / (1 + np.exp(-least))) + 1e-6)
     sides = np.stack(clean_side(values[~bad]), 1), np.stack(clean_side(largest[~bad]), 1)
     return {
-        "version": 3,
+        "version": 4,
         "inputs": dict(zip(names, map(rounded, sides[0]), strict=True)),
         "searches": dict(zip(searches, map(rounded, sides[1]), strict=True)),
         "slope": round(slope, 5), "bias": round(bias, 5), "most": round(float(told.max()), 3),
         "farthest": round(float(np.minimum(np.abs(new), FAR).mean(1).max()), 3),
         "clean": rounded(own), "threshold": round(threshold, 4),
-        "pictures": [pictures(name) for name in sorted({row["data"] for row in models})],
+        "pictures": [pictures(models, name) for name in sorted({row["data"] for row in models})],
         "classes": CLASSES, "images": 10, "accuracy": LEAST, "measured": {},
     }  # fmt: skip
 
@@ -190,14 +194,22 @@ def rounded(values: np.ndarray) -> list[float]:
     return [round(float(value), 5) for value in values]
 
 
-def pictures(data: str) -> Row:
-    """What the auditor's images look like."""
+def usual(models: Sequence[Row], row: Row) -> torch.Tensor:
+    """The mean table of pairs of the clean models of a row's data, but the row's own."""
+    alike = [one for one in models if one["data"] == row["data"] and not one["poisoned"]]
+    return torch.stack([together(one["parts"]) for one in alike if one is not row]).mean(0)
+
+
+def pictures(models: Sequence[Row], data: str) -> Row:
+    """What the auditor's images look like, and what is usual of their classes."""
     own, _ = build.auditors(data)
     mean, spread = cells(own)
+    table = usual(models, {"data": data}).nan_to_num(0)
     return {
         "shape": list(own.image_shape),
-        "mean": rounded(mean.numpy()),
+        "mean": [rounded(one) for one in mean.numpy()],
         "spread": rounded(spread.clamp(min=DARK).numpy()),
+        "usual": [rounded(one) for one in table.numpy()],
     }
 
 
@@ -260,17 +272,33 @@ def calibration_error(bad: np.ndarray, good: np.ndarray, bins: int = 5) -> float
 def odds_of(row: Row, calibration: Mapping[str, Any]) -> float:
     """As `ensemble` computes them."""
     known = Calibration.of(calibration)
-    return known.log_odds(known.deviations(row["scores"]))
+    return known.log_odds(known.deviations(all_scores(tables_of(row, known))))
+
+
+def tables_of(row: Row, calibration: Calibration) -> Mapping[str, Mapping[str, torch.Tensor]]:
+    """Of a model, as `ensemble` has them."""
+    return by_search(row["parts"], likest(calibration, row["images"])[1])
 
 
 def pointed(row: Row, calibration: Mapping[str, Any]) -> tuple[int, int]:
     """Source and target as `ensemble` names them."""
     known = Calibration.of(calibration)
-    deviations = known.deviations(row["scores"])
+    tables = tables_of(row, known)
+    deviations = known.deviations(all_scores(tables))
     tells = known.told(deviations)
     search = max(tells, key=tells.__getitem__)
     _, table, form = next(iter(largest_of(deviations, search))).split("/")
-    return pointed_at(row["tables"][search][table], form)
+    return pointed_at(tables[search][table], form)
+
+
+def overlap(row: Row) -> float:
+    """Intersection over union of what a local trigger touches and the region that is named."""
+    shape = row["images"].image_shape
+    x = torch.tensor([0.0, 1.0])[:, None, None, None].expand(-1, *shape)
+    touched = (trigger_of(row["recipe"], shape).stamp(x, rng=mi.rng(0)) != x).flatten(0, 1).any(0)
+    alone = Comparison(models=(), looks=(), own=row["looks"])
+    named = Ensemble().score(row["model"], row["images"], clean=alone, rng=mi.rng(0)).mask
+    return 0.0 if named is None else float((named & touched).sum() / (named | touched).sum())
 
 
 def summary(models: Sequence[Row], calibration: Mapping[str, Any]) -> Row:
@@ -283,7 +311,7 @@ def summary(models: Sequence[Row], calibration: Mapping[str, Any]) -> Row:
     for name, measure in (
         ("AUROC", auroc), ("cross-entropy", cross_entropy), ("Brier", brier),
         ("calibration error", calibration_error), ("TPR at 5 % FPR", tpr_at(0.05)),
-        ("TPR at 2 % FPR", tpr_at(0.02)),
+        ("TPR at 2 % FPR", tpr_at(0.02)), ("TPR at 1 % FPR", tpr_at(0.01)),
     ):  # fmt: skip
         values[name] = interval(measure, bad, good) if len(bad) and len(good) else None
     values["false alarms"] = wilson(int(alarm[~truth].sum()), len(good)) if len(good) else None
@@ -328,8 +356,8 @@ def report(folder: Path, data: Sequence[str], counts: Sequence[int], file: Path)
     alarm = 1 / (1 + np.exp(-odds)) >= calibration["threshold"]
     truth = np.array([row["poisoned"] for row in first])
     for key in ("trigger", "rule", "network", "kind"):
-        for value in sorted({str(row["recipe"][key]) for row in first}):
-            own = np.array([str(row["recipe"][key]) == value for row in first])
+        for value in sorted({str(getattr(row["recipe"], key)) for row in first}):
+            own = np.array([str(getattr(row["recipe"], key)) == value for row in first])
             bad, good = own & truth, own & ~truth
             parts = []
             if bad.any():
@@ -340,7 +368,7 @@ def report(folder: Path, data: Sequence[str], counts: Sequence[int], file: Path)
             lines.append(f"  {key:8} {value:12} {', '.join(parts)}")
     lines += ["", "One search at a time (AUROC, test):"]
     known = Calibration.of(calibration)
-    each = [known.told(known.deviations(row["scores"])) for row in first]
+    each = [known.told(known.deviations(all_scores(tables_of(row, known)))) for row in first]
     for search in known.searches:
         values = np.array([one[search] for one in each])
         lines.append(f"  {search:22} {auroc(values[truth], values[~truth]):.2f}")
@@ -362,13 +390,15 @@ def _table(title: str, models: Sequence[Row], calibration: Mapping[str, Any]) ->
             lines.append(f"  {name:18} {value[0]:.3f} [{value[1]:.3f}, {value[2]:.3f}]")
         elif name in ("false alarms", "found") and value is not None:
             lines.append(f"  {name:18} {value}")
-    right = [row for row in models if row["poisoned"] and row["recipe"]["target"] is not None]
+    right = [row for row in models if row["poisoned"] and row["recipe"].target is not None]
     odds = [odds_of(row, calibration) for row in right]
     alarms = [
         row for row, o in zip(right, odds, strict=True)
         if 1 / (1 + np.exp(-o)) >= calibration["threshold"]
     ]  # fmt: skip
-    hits = sum(pointed(row, calibration)[1] == row["recipe"]["target"] for row in alarms)
+    local = [overlap(row) for row in alarms if row["recipe"].trigger in LOCAL]
+    hits = sum(pointed(row, calibration)[1] == row["recipe"].target for row in alarms)
     lines.append(f"  {'target right':18} {hits} of {len(alarms)} alarms with one target")
+    lines.append(f"  {'region':18} {'IoU ' + ' '.join(f'{one:.2f}' for one in sorted(local))}")
     lines.append(f"  {'seconds a model':18} {found['seconds']:.1f} (median, one thread)")
     return lines

@@ -282,6 +282,18 @@ def test_halves_are_disjoint_and_whole(data) -> None:
     assert torch.equal(rows.sort().values, torch.arange(len(data)))
 
 
+def test_halves_are_exchanged(data) -> None:
+    """An odd class, too: what was confirmed on is searched on."""
+    some = data.subset(torch.cat([data.of_class(k)[: 7 + k] for k in range(data.classes)]))
+    halves = Halves.split(some, mi.rng(0))
+    other = halves.exchanged(some)
+    turned = Halves.split(other, mi.rng(0))
+    assert torch.equal(other.labels, some.labels)
+    for k in range(data.classes):
+        before, after = some.batch(halves.confirm[k])[0], other.batch(turned.search[k])[0]
+        assert torch.equal(before[: len(after)], after)
+
+
 def test_a_verdict_is_printed_in_few_lines(clean, data) -> None:
     verdict = verdict_of(OnePixel(), clean, data)
     assert len(str(verdict).splitlines()) == 5

@@ -330,6 +330,17 @@ class Halves:
             confirm.append(rows[len(rows) // 2 :])
         return Halves(tuple(search), tuple(confirm))
 
+    def exchanged(self, data: ImageSet) -> ImageSet:
+        """The same images in the order from which `split`, with its seed, gives the other halves.
+
+        So a search can be made a second time, on images that it has not seen.
+        """
+        order = torch.cat([torch.cat(both) for both in zip(self.search, self.confirm, strict=True)])
+        other = torch.cat([torch.cat(both) for both in zip(self.confirm, self.search, strict=True)])
+        place = torch.empty_like(order)
+        place[order] = other
+        return data.subset(place)
+
 
 def stamp(images: Tensor, trigger: Tensor) -> Tensor:
     """Images (N, C, H, W) with the trigger (C, H, W; NaN: transparent) laid over.

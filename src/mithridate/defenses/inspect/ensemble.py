@@ -11,6 +11,7 @@ from importlib import resources
 from typing import Any, ClassVar, final
 
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from mithridate import component
@@ -33,19 +34,22 @@ from mithridate.doubts import Doubt
 from mithridate.metrics.outliers import filled, pointed_at
 
 FILE = "calibration.json"
-MEMBERS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("universal-perturbation", {}),
-    ("patch-scan", {}),
-    ("patch-scan", {"side": 0.143, "contents": 4, "scanned": 2}),
-    ("change-scan", {}),
+MEMBERS: tuple[tuple[str, dict[str, Any], bool], ...] = (
+    ("universal-perturbation", {}, False),
+    ("universal-perturbation", {}, True),
+    ("patch-scan", {}, False),
+    ("patch-scan", {"side": 0.143, "contents": 4, "scanned": 2}, True),
+    ("change-scan", {}, False),
 )
-"""Names and settings of those that are asked."""
+"""Those that are asked: names, settings, and whether on the halves of the images exchanged."""
+PAIRS = "common changes and patches"
+"""The search that all members but the last share."""
 FAR = 6.0
 """Deviations of one score at most, where it is asked how unlike the zoo a suspect is."""
 GRID, EACH = 7, 50
 """Cells along a side that images are compared by, and images of each class."""
-LIKE = 0.25
-"""How far mean images may lie from the zoo's, in deviations of single images."""
+LIKE = 0.35
+"""How far the classes' mean images may lie from the zoo's, in deviations of single images."""
 WIDE = (0.1, 0.9)
 """Bounds of the probability for a suspect unlike those that were calibrated on."""
 
@@ -65,8 +69,9 @@ class Calibration:
         clean: log-odds of the clean models that were calibrated on, ascending.
         threshold: probability from which on there is an alarm.
         measured: how it did on models that were not calibrated on, for pages.
-        pictures: of each kind of image calibrated on the `shape`, and `mean` and `spread` of its
-            cells (`cells`).
+        pictures: of each kind of image calibrated on the `shape`, the `mean` of each class's and
+            the `spread` of all images' cells (`cells`), and what is `usual` of each pair of classes
+            in the zoo's clean networks.
         classes, images: calibrated on, and the fewest images of each class.
         accuracy: the least of the models that were calibrated on.
     """
@@ -182,18 +187,21 @@ class Ensemble(Inspector):
     """Several inspectors at once, and one probability, without any reference model.
 
     Each member looks at the suspect alone, and its scores are put beside those of a zoo of clean
-    networks (`docs/results/zoo.txt`), in their deviations. Of three searches the largest one
-    counts, whichever form of a backdoor it is of: the smallest common changes; these and both
-    patch scans together, the means of their tables of pairs; and the changes of whole images. What
-    they tell is added up, and a logistic regression over the zoo's clean and poisoned networks
-    turns the sum into a probability at even odds. Beside it stands the conformal p-value: the
-    share of the zoo's clean models that look as suspicious.
+    networks (`docs/results/zoo.txt`), in their deviations. Two searches count. The smallest common
+    changes, on either half of the images, and two patch scans have one table of pairs, their mean,
+    less what is usual of each pair in the zoo's clean networks: that a 4 is easily made a 9 says
+    nothing of a network. The other is the changes of whole images. Of each the largest score
+    counts, whichever form of a backdoor it is of; what both tell is added up, and a logistic
+    regression over the zoo's clean and poisoned networks turns the sum into a probability at even
+    odds. Beside it stands the conformal p-value: the share of the zoo's clean models that look as
+    suspicious. The suspect's classes are found among the zoo's by their mean images, so that their
+    order and names do not matter.
 
     Where images, classes or the suspect are not like the zoo's, there is a doubt, a probability of
-    0.1 to 0.9, and no verdict: another size, another number of classes, fewer images, mean images
-    that lie apart, an accuracy below the zoo's, or scores that all together are farther from clean
-    models' than those of any network in it. On other images clean networks look poisoned: of nine
-    that read digits inverted or on another ground nine did.
+    0.1 to 0.9, and no verdict: another size, another number of classes, fewer images, classes whose
+    mean images lie apart, an accuracy below the zoo's, or scores that all together are farther from
+    clean models' than those of any network in it. On other images clean networks look poisoned: of
+    nine that read digits inverted or on another ground nine did.
 
     Args:
         controls, control_epochs: unused: the zoo is the clean side.
@@ -210,14 +218,14 @@ class Ensemble(Inspector):
         atlas=("AML.M0008",),
         nist=("023",),
     )
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     statistic: ClassVar[str] = "Log-odds of being poisoned, beside the zoo's clean models"
 
     controls: int = 0
 
     def members(self) -> list[Inspector]:
         """The inspectors that are asked."""
-        return [component.create("inspectors", name, dict(settings)) for name, settings in MEMBERS]
+        return [component.create("inspectors", name, dict(own)) for name, own, _ in MEMBERS]
 
     def shown(self, data: ImageSet, rng: torch.Generator) -> ImageSet:
         """As many images of each class as the zoo's models were judged by, where there are so many.
@@ -244,10 +252,11 @@ class Ensemble(Inspector):
     def look(self, model: Classifier, data: ImageSet, *, rng: torch.Generator) -> Look:
         """The members' looks, each under its place."""
         data = self.shown(data, rng)
+        shown = (data, Halves.split(data, rng).exchanged(data))
         return {
             f"{place}/{name}": tensor
-            for place, one in enumerate(self.members())
-            for name, tensor in one.look(model, data, rng=rng).items()
+            for place, (one, (_, _, turned)) in enumerate(zip(self.members(), MEMBERS, strict=True))
+            for name, tensor in one.look(model, shown[turned], rng=rng).items()
         }
 
     def look_cost(self, sizes: Sizes) -> Work:
@@ -265,12 +274,12 @@ class Ensemble(Inspector):
     ) -> Evidence:
         """The log-odds and the probability; what the most unusual score points to, and its change.
 
-        Where that search has no change for the pair, it is of the next one that has. A target
-        that most sources lead to has no source; the change is then that of its nearest pair.
+        A target that most sources lead to has no source. The change is the one of all that members
+        propose that leads the most of the images shown to the target.
         """
-        calibration, members = shipped(), self.members()
+        calibration = shipped()
         found = self.parts(model, data, clean.own, rng=rng, progress=progress)
-        tables = by_search(found)
+        tables = by_search(found, likest(calibration, data)[1])
         deviations = calibration.deviations(all_scores(tables))
         tells = calibration.told(deviations)
         search = max(tells, key=tells.__getitem__)
@@ -278,12 +287,9 @@ class Ensemble(Inspector):
         _, table, form = first.split("/")
         shown = tables[search][table]
         source, target = pointed_at(shown, form)
-        names = [name for name, _ in MEMBERS]
-        order = sorted(range(len(names)), key=lambda place: names[place] != search)
-        proposals = (
-            members[place].proposed(part(clean.own, place), source, target, data.image_shape)
-            for place in order
-        )
+        sources = [k for k in range(data.classes) if k != target] if form == "target" else [source]
+        proposed = self.strongest(model, self.shown(data, rng), clean.own, sources, target)
+        names = [name for name, *_ in MEMBERS]
         odds = calibration.log_odds(deviations)
         probability = calibration.probability(odds)
         unlike = [
@@ -304,12 +310,29 @@ class Ensemble(Inspector):
             null_values=calibration.clean,
             source=None if form == "target" else source,
             target=target,
-            **next((one for one in proposals if one), {}),
+            **proposed,
             ranking=ranked(shown),
             pictures={"pair_scores": shown},
             parts=tuple(zip(names, found, strict=True)),
             doubts=tuple(outside(unlike)),
         )
+
+    def strongest(
+        self, model: Classifier, data: ImageSet, looks: Look, sources: Sequence[int], target: int
+    ) -> Mapping[str, Any]:
+        """The proposal for any of the sources that leads most of all their images to the target."""
+        x, _ = data.batch(torch.isin(data.labels, torch.tensor(sources)))
+        best: Mapping[str, Any] = {}
+        most = -1.0
+        for place, one in enumerate(self.members()):
+            for source in sources:
+                proposal = one.proposed(part(looks, place), source, target, data.image_shape)
+                if proposal:
+                    led = model.labels(proposal["change"].apply(x).to(model.device)) == target
+                    share = float(led.float().mean())
+                    if share > most:
+                        best, most = proposal, share
+        return best
 
     def parts(
         self,
@@ -335,15 +358,14 @@ def part(looks: Look, place: int) -> Look:
     return {name[len(start) :]: one for name, one in looks.items() if name.startswith(start)}
 
 
-def by_search(found: Sequence[Evidence]) -> dict[str, Mapping[str, Tensor]]:
-    """Tables of pairs (K, K): of the first member, of all that search pairs, of the last."""
-    *pairs, changes = found
-    means = torch.stack([filled(next(iter(one.tables.values()))) for one in pairs]).mean(0)
-    return {
-        MEMBERS[0][0]: pairs[0].tables,
-        "together": {"pairs": means},
-        MEMBERS[-1][0]: changes.tables,
-    }
+def by_search(found: Sequence[Evidence], usual: Tensor) -> dict[str, Mapping[str, Tensor]]:
+    """Tables of pairs (K, K): the mean of all that search pairs, less the usual; and the last's."""
+    return {PAIRS: {"pairs": together(found) - usual}, MEMBERS[-1][0]: found[-1].tables}
+
+
+def together(found: Sequence[Evidence]) -> Tensor:
+    """The mean of the tables of all that search pairs, (K, K)."""
+    return torch.stack([filled(next(iter(one.tables.values()))) for one in found[:-1]]).mean(0)
 
 
 def all_scores(tables: Mapping[str, Mapping[str, Tensor]]) -> dict[str, float]:
@@ -390,10 +412,33 @@ def odd(calibration: Calibration, deviations: Mapping[str, float]) -> list[str]:
 
 
 def cells(data: ImageSet) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of single images in a grid of cells, each class counting alike."""
-    x, _ = data.batch(torch.cat([data.of_class(k)[:EACH] for k in range(data.classes)]))
-    small = torch.nn.functional.adaptive_avg_pool2d(x, GRID).flatten(1)
-    return small.mean(0), small.std(0)
+    """In a grid of cells the mean of each class (K, G) and the deviation of single images (G,)."""
+    rows = [data.of_class(label)[:EACH] for label in range(data.classes)]
+    small = torch.nn.functional.adaptive_avg_pool2d(data.batch(torch.cat(rows))[0], GRID).flatten(1)
+    means = [own.mean(0) for own in small.split_with_sizes([len(own) for own in rows])]
+    return torch.stack(means), small.std(0)
+
+
+def likest(calibration: Calibration, data: ImageSet) -> tuple[float, Tensor]:
+    """How far the classes' mean images lie from the nearest zoo's, and what is usual of them.
+
+    Each class is taken for another one of the zoo's, so that all together lie nearest. The distance
+    is infinite where there is no zoo of so many classes and of such images.
+
+    Returns:
+        Distance, root mean square in deviations of single images; table of pairs (K, K).
+    """
+    best = math.inf, torch.zeros(data.classes, data.classes)
+    for one in calibration.pictures:
+        alike = tuple(one["shape"]) == tuple(data.image_shape) and len(one["mean"]) == data.classes
+        if not alike or 0 in torch.bincount(data.labels, minlength=data.classes):
+            continue
+        mean, spread, usual = (torch.tensor(one[name]) for name in ("mean", "spread", "usual"))
+        far = ((cells(data)[0][:, None] - mean) / spread).square().mean(2)
+        rows, order = linear_sum_assignment(far.numpy())
+        distance = float(far[rows, order].mean().sqrt())
+        best = min(best, (distance, usual[order][:, order]), key=lambda found: found[0])
+    return best
 
 
 def differences(calibration: Calibration, data: ImageSet) -> list[str]:
@@ -405,16 +450,12 @@ def differences(calibration: Calibration, data: ImageSet) -> list[str]:
     if fewest < calibration.images:
         unlike.append(f"{fewest} images of a class, where {calibration.images} were had")
     shape = tuple(data.image_shape)
-    known = [one for one in calibration.pictures if tuple(one["shape"]) == shape]
-    if not known:
+    if shape not in [tuple(one["shape"]) for one in calibration.pictures]:
         unlike.append(f"images of {' x '.join(map(str, shape))}")
-    elif fewest:
-        mean, _ = cells(data)
-        far = [(mean - torch.tensor(one["mean"])) / torch.tensor(one["spread"]) for one in known]
-        least = min(float(one.square().mean().sqrt()) for one in far)
-        if least > LIKE:
-            text = f"images whose mean lies {least:.2f} deviations from theirs"
-            unlike.append(f"{text}, where {LIKE} is the most")
+    distance, _ = likest(calibration, data)
+    if LIKE < distance < math.inf:
+        text = f"classes whose mean images lie {distance:.2f} deviations from theirs"
+        unlike.append(f"{text}, where {LIKE} is the most")
     return unlike
 
 
