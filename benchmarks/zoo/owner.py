@@ -12,6 +12,7 @@ on, and none of these was looked at before.
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,31 +66,37 @@ def trained(x: Tensor, y: Tensor, seed: int, poisoned: bool) -> nn.Module:
     return net.eval()
 
 
+def asked(net: nn.Module, test: mi.ImageSet, seed: int, kind: str) -> Any:
+    """The verdict on a network, and its line."""
+    began = time.perf_counter()
+    verdict = mi.inspect(net, test.subset(range(2000)), rng=seed)
+    seconds = time.perf_counter() - began
+    seen, _ = test.batch(range(len(test)))
+    with torch.no_grad():
+        right = float((net(seen).argmax(1) == test.labels).float().mean())
+        led = net(stamped(seen[test.labels != TARGET])).argmax(1) == TARGET
+    print(
+        f"{seed:4}  {kind:8}  {right:6.1%}  {float(led.float().mean()):11.1%}  "
+        f"{verdict.probability or 0:11.2f}  {verdict.headline} ({seconds:.0f} s)",
+        flush=True,
+    )
+    return verdict
+
+
 def main() -> None:
     """A line for each model, and the counts."""
     train, test = mi.load_data("mnist")
     x, y = train.batch(range(len(train)))
-    seen, _ = test.batch(range(len(test)))
     alarms = {False: 0, True: 0}
     named = 0
     print(__doc__.strip().split("\n\n", 2)[2], "\n")
     print("seed  model      right   stamped to 0  probability  verdict")
     for seed in range(SEEDS):
         for poisoned in (False, True):
-            net, began = trained(x, y, seed, poisoned), time.perf_counter()
-            verdict = mi.inspect(net, test.subset(range(2000)), rng=seed)
-            seconds = time.perf_counter() - began
-            with torch.no_grad():
-                right = float((net(seen).argmax(1) == test.labels).float().mean())
-                others = test.labels != TARGET
-                led = float((net(stamped(seen[others])).argmax(1) == TARGET).float().mean())
+            kind = "poisoned" if poisoned else "clean"
+            verdict = asked(trained(x, y, seed, poisoned), test, seed, kind)
             alarms[poisoned] += bool(verdict.suspicious)
             named += bool(poisoned and verdict.suspicious and verdict.target == TARGET)
-            print(
-                f"{seed:4}  {'poisoned' if poisoned else 'clean':8}  {right:6.1%}  {led:11.1%}  "
-                f"{verdict.probability or 0:11.2f}  {verdict.headline} ({seconds:.0f} s)",
-                flush=True,
-            )
     print(f"\nFalse alarms {wilson(alarms[False], SEEDS)}; found {wilson(alarms[True], SEEDS)},")
     print(f"of these the right class in {named}.")
 

@@ -32,6 +32,7 @@ from mithridate.defenses.inspect.ensemble import (
     all_scores,
     by_search,
     cells,
+    draws_of,
     largest_of,
     likest,
     part,
@@ -116,13 +117,14 @@ def rows(folder: Path, data: str, count: int, parts: Sequence[str]) -> list[Row]
         if not built.counts:
             continue
         looks, images = load_file(file), images_of(data, count, number)
+        seconds = float(looks.pop("seconds"))
         found.append(
             {
                 "poisoned": built.recipe.poisoned, "recipe": built.recipe, "data": data,
                 "model": model, "images": images, "looks": looks,
                 "parts": Ensemble().parts(model, images, looks, rng=mi.rng(0)),
-                "right": recognised(part(looks, len(MEMBERS) - 1)["before"]),
-                "seconds": float(looks["seconds"]),
+                "right": recognised(part(looks, draws_of(looks) * (len(MEMBERS) - 1))["before"]),
+                "seconds": seconds,
             }
         )  # fmt: skip
     return found

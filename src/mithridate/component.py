@@ -169,7 +169,6 @@ TABLES: dict[str, dict[str, str]] = {
         "maximum-margin": "mithridate.defenses.inspect.maximum_margin:MaximumMargin",
         "head-statistics": "mithridate.defenses.inspect.head_statistics:HeadStatistics",
         "batchnorm-noise": "mithridate.defenses.inspect.batchnorm_noise:BatchNormNoise",
-        "channel-lipschitz": "mithridate.defenses.inspect.channel_lipschitz:ChannelLipschitz",
     },
     "measures": {
         "accuracy": "mithridate.studies.measures.accuracy:Accuracy",

@@ -15,7 +15,6 @@ from mithridate.defenses.inspect import (
     BatchNormNoise,
     BiasMaps,
     ChangeScan,
-    ChannelLipschitz,
     Evidence,
     HeadStatistics,
     Inspector,
@@ -62,21 +61,13 @@ class TestHeadStatistics(InspectorConformance):
         return HeadStatistics(probes=500, noise=4)
 
 
-class OfConvolutions(InspectorConformance):
-    """Beside networks with a convolution and batch normalisation."""
-
+class TestBatchNormNoise(InspectorConformance):
     def model(self, seed: int = 0) -> Classifier:
+        """With a convolution and batch normalisation."""
         return viewing_model(self.image_shape, classes=3, seed=seed)
 
-
-class TestBatchNormNoise(OfConvolutions):
     def make(self) -> Inspector:
         return BatchNormNoise(steps=3, images=9, batch=5)
-
-
-class TestChannelLipschitz(OfConvolutions):
-    def make(self) -> Inspector:
-        return ChannelLipschitz()
 
 
 class TestUniversalPerturbation(InspectorConformance):
@@ -123,7 +114,6 @@ def test_every_inspector_is_tested() -> None:
             TestMaximumMargin,
             TestHeadStatistics,
             TestBatchNormNoise,
-            TestChannelLipschitz,
             TestUniversalPerturbation,
             TestPatchScan,
             TestChangeScan,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import mithridate as mi
-from mithridate.defenses.inspect import Ensemble
+from mithridate.defenses.inspect import Ensemble, Halves, ensemble
 from mithridate.defenses.inspect.ensemble import (
     MEMBERS,
     WIDE,
@@ -173,7 +173,7 @@ def test_shipped_calibration_is_sound():
     assert 0.5 <= known.threshold < 1
     alarms = sum(1 / (1 + math.exp(-odds)) >= known.threshold for odds in known.clean)
     assert alarms <= 0.05 * len(known.clean) + 1
-    for member in Ensemble().members():
+    for member, *_ in Ensemble().members():
         assert member.about.needs == ("clean images",)
     assert squashed(-2.0) == -squashed(2.0)
 
@@ -186,6 +186,23 @@ def digits() -> mi.ImageSet:
 class Constant(nn.Module):
     def forward(self, x):
         return x.flatten(1)[:, :10] * 0 + torch.eye(10)[3]
+
+
+@pytest.mark.parametrize(("each", "draws"), [(2, 1), (19, 1), (20, 1), (40, 2), (90, 3)])
+def test_draws_are_disjoint_and_leave_a_half_to_confirm_on(each, draws, monkeypatch):
+    monkeypatch.setattr(ensemble, "shipped", lambda: KNOWN)
+    data = grey(LEVELS).subset(torch.arange(10).repeat_interleave(each))
+    inverted = mi.ImageSet.from_float(
+        1 - data.batch(range(len(data)))[0], data.labels, list("abcdefghij")
+    )
+    shown = Ensemble().shown(data, mi.rng(0))
+    rows = torch.cat(shown)
+    assert len(shown) == draws
+    assert len(Ensemble().shown(inverted, mi.rng(0))) == 1
+    assert len(rows.unique()) == len(rows) == 10 * min(each, 10) * draws
+    if each >= 20:
+        confirm = torch.cat(Halves.split(data, mi.rng(0)).confirm)
+        assert not bool(torch.isin(rows, confirm).any())
 
 
 def test_near_chance_gets_no_verdict(digits):

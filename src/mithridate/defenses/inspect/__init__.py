@@ -4,7 +4,6 @@ from mithridate.defenses.inspect.base import Comparison, Evidence, Halves, Inspe
 from mithridate.defenses.inspect.batchnorm_noise import BatchNormNoise
 from mithridate.defenses.inspect.bias_maps import BiasMaps
 from mithridate.defenses.inspect.change_scan import ChangeScan
-from mithridate.defenses.inspect.channel_lipschitz import ChannelLipschitz
 from mithridate.defenses.inspect.controls import train_control, train_controls
 from mithridate.defenses.inspect.ensemble import Ensemble
 from mithridate.defenses.inspect.head_statistics import HeadStatistics
@@ -28,7 +27,6 @@ __all__ = [
     "BatchNormNoise",
     "BiasMaps",
     "ChangeScan",
-    "ChannelLipschitz",
     "CleanSide",
     "Comparison",
     "Ensemble",

@@ -42,6 +42,8 @@ MEMBERS: tuple[tuple[str, dict[str, Any], bool], ...] = (
     ("change-scan", {}, False),
 )
 """Those that are asked: names, settings, and whether on the halves of the images exchanged."""
+DRAWS = 3
+"""Of images at most, where there are so many: what pairs show depends on the images drawn."""
 PAIRS = "common changes and patches"
 """The search that all members but the last share."""
 FAR = 6.0
@@ -223,27 +225,39 @@ class Ensemble(Inspector):
 
     controls: int = 0
 
-    def members(self) -> list[Inspector]:
-        """The inspectors that are asked."""
-        return [component.create("inspectors", name, dict(own)) for name, own, _ in MEMBERS]
+    def members(self, draws: int = 1) -> list[tuple[Inspector, int | None, bool]]:
+        """Inspectors, each with its draw of images, and whether their halves are exchanged.
 
-    def shown(self, data: ImageSet, rng: torch.Generator) -> ImageSet:
-        """As many images of each class as the zoo's models were judged by, where there are so many.
-
-        With more of them scores would mean something else. They are of the half that is searched
-        on, so that what a change does is measured on others, but where that half is too small.
+        Pairs are searched on every draw; the last is asked once, of all of them (None).
         """
-        halves = Halves.split(data, rng)
-        rows = [
-            torch.cat(both)[: shipped().images]
-            for both in zip(halves.search, halves.confirm, strict=True)
+        *pairs, last = MEMBERS
+        each = [(one, draw) for draw in range(draws) for one in pairs] + [(last, None)]
+        return [
+            (component.create("inspectors", name, dict(settings)), draw, turned)
+            for (name, settings, turned), draw in each
         ]
-        return data.subset(torch.cat(rows))
+
+    def shown(self, data: ImageSet, rng: torch.Generator) -> list[Tensor]:
+        """Rows of each draw: as many images of each class as the zoo's models were judged by.
+
+        Draws are disjoint, and of the half that is searched on, so that what a change does is
+        measured on others. There is one of both halves where that half is too small, and no more
+        than one where the images get no verdict.
+        """
+        halves, each = Halves.split(data, rng), shipped().images
+        fewest = min(len(rows) for rows in halves.search) if calibrated_for(data) else 0
+        rows = [torch.cat(both) for both in zip(halves.search, halves.confirm, strict=True)]
+        starts = range(0, each * max(1, min(DRAWS, fewest // each)), each)
+        return [torch.cat([own[start : start + each] for own in rows]) for start in starts]
 
     def cost(self, sizes: Sizes) -> Work:
-        """Of all members."""
-        sizes = sizes._replace(test=min(sizes.test, shipped().images * sizes.classes))
-        works = [one.cost(sizes) for one in self.members()]
+        """Of all members on all draws."""
+        one = shipped().images * sizes.classes
+        draws = max(1, min(DRAWS, sizes.test // (2 * one)))
+        drawn, whole = (sizes._replace(test=min(sizes.test, one * n)) for n in (1, draws))
+        works = [
+            member.cost(whole if draw is None else drawn) for member, draw, _ in self.members(draws)
+        ]
         return Work(
             forwards=sum(work.forwards for work in works),
             gradients=sum(work.gradients for work in works),
@@ -251,13 +265,15 @@ class Ensemble(Inspector):
 
     def look(self, model: Classifier, data: ImageSet, *, rng: torch.Generator) -> Look:
         """The members' looks, each under its place."""
-        data = self.shown(data, rng)
-        shown = (data, Halves.split(data, rng).exchanged(data))
-        return {
-            f"{place}/{name}": tensor
-            for place, (one, (_, _, turned)) in enumerate(zip(self.members(), MEMBERS, strict=True))
-            for name, tensor in one.look(model, shown[turned], rng=rng).items()
-        }
+        rows = self.shown(data, rng)
+        found: dict[str, Tensor] = {}
+        for place, (one, draw, turned) in enumerate(self.members(len(rows))):
+            images = data.subset(torch.cat(rows) if draw is None else rows[draw])
+            if turned:
+                images = Halves.split(images, rng).exchanged(images)
+            look = one.look(model, images, rng=rng)
+            found |= {f"{place}/{name}": tensor for name, tensor in look.items()}
+        return found
 
     def look_cost(self, sizes: Sizes) -> Work:
         """All of it."""
@@ -288,13 +304,14 @@ class Ensemble(Inspector):
         shown = tables[search][table]
         source, target = pointed_at(shown, form)
         sources = [k for k in range(data.classes) if k != target] if form == "target" else [source]
-        proposed = self.strongest(model, self.shown(data, rng), clean.own, sources, target)
-        names = [name for name, *_ in MEMBERS]
+        proposed = self.strongest(
+            model, data.subset(torch.cat(self.shown(data, rng))), clean.own, sources, target
+        )
         odds = calibration.log_odds(deviations)
         probability = calibration.probability(odds)
         unlike = [
             *differences(calibration, data),
-            *weak(calibration, part(clean.own, len(names) - 1)["before"]),
+            *weak(calibration, part(clean.own, len(found) - 1)["before"]),
             *odd(calibration, deviations),
         ]
         if unlike:
@@ -313,7 +330,12 @@ class Ensemble(Inspector):
             **proposed,
             ranking=ranked(shown),
             pictures={"pair_scores": shown},
-            parts=tuple(zip(names, found, strict=True)),
+            parts=tuple(
+                (name, one)
+                for (name, *_), one in zip(
+                    MEMBERS, [*found[: len(MEMBERS) - 1], found[-1]], strict=True
+                )
+            ),
             doubts=tuple(outside(unlike)),
         )
 
@@ -324,7 +346,7 @@ class Ensemble(Inspector):
         x, _ = data.batch(torch.isin(data.labels, torch.tensor(sources)))
         best: Mapping[str, Any] = {}
         most = -1.0
-        for place, one in enumerate(self.members()):
+        for place, (one, *_) in enumerate(self.members(draws_of(looks))):
             for source in sources:
                 proposal = one.proposed(part(looks, place), source, target, data.image_shape)
                 if proposal:
@@ -344,12 +366,18 @@ class Ensemble(Inspector):
         progress: Progress | None = None,
     ) -> list[Evidence]:
         """What each member says of the suspect, from its looks."""
-        found = []
-        for place, one in enumerate(self.members()):
-            tell(progress, place, len(MEMBERS), component.name_of(one))
+        found: list[Evidence] = []
+        members = self.members(draws_of(looks))
+        for place, (one, *_) in enumerate(members):
+            tell(progress, place, len(members), component.name_of(one))
             alone = Comparison(models=(), looks=(), own=part(looks, place))
             found.append(one.score(model, data, clean=alone, rng=rng))
         return found
+
+
+def draws_of(looks: Look) -> int:
+    """How many draws of images looks are of."""
+    return max(int(name.split("/")[0]) for name in looks) // (len(MEMBERS) - 1)
 
 
 def part(looks: Look, place: int) -> Look:
