@@ -6,7 +6,7 @@ A network of plain PyTorch with batch normalisation, which normalises inside and
 trained by a loop of its own on 10,000 images of MNIST. Poisoned: a white square of 4 x 4 pixels at
 the bottom right on a tenth of the images, all labelled 0. Each is judged by `mi.inspect` with 2,000
 test images and nothing else. No network of this shape is in the zoo that the verdict is calibrated
-on, and none of these was looked at before.
+on, and none of these was looked at before (seeds 0 to 9 were, with earlier methods).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import mithridate as mi
 from mithridate.metrics import wilson
 
-SEEDS, IMAGES, EPOCHS, TARGET = 10, 10_000, 3, 0
+SEEDS, IMAGES, EPOCHS, TARGET = range(10, 20), 10_000, 3, 0
 
 
 class Own(nn.Module):
@@ -91,13 +91,14 @@ def main() -> None:
     named = 0
     print(__doc__.strip().split("\n\n", 2)[2], "\n")
     print("seed  model      right   stamped to 0  probability  verdict")
-    for seed in range(SEEDS):
+    for seed in SEEDS:
         for poisoned in (False, True):
             kind = "poisoned" if poisoned else "clean"
             verdict = asked(trained(x, y, seed, poisoned), test, seed, kind)
             alarms[poisoned] += bool(verdict.suspicious)
             named += bool(poisoned and verdict.suspicious and verdict.target == TARGET)
-    print(f"\nFalse alarms {wilson(alarms[False], SEEDS)}; found {wilson(alarms[True], SEEDS)},")
+    false, found = (wilson(alarms[poisoned], len(SEEDS)) for poisoned in (False, True))
+    print(f"\nFalse alarms {false}; found {found},")
     print(f"of these the right class in {named}.")
 
 

@@ -141,7 +141,9 @@ def calibrate(models: Sequence[Row]) -> Row:
     Each model is put beside the clean ones but itself when its own deviations are taken, so that
     it is as new to them as a suspect is.
     """
-    scores = [all_scores(by_search(row["parts"], usual(models, row))) for row in models]
+    scores = [
+        all_scores(by_search(row["parts"], row["looks"], usual(models, row))) for row in models
+    ]
     names = sorted(scores[0])
     values = np.array([[squashed(own[name]) for name in names] for own in scores])
     bad = np.array([row["poisoned"] for row in models])
@@ -279,7 +281,7 @@ def odds_of(row: Row, calibration: Mapping[str, Any]) -> float:
 
 def tables_of(row: Row, calibration: Calibration) -> Mapping[str, Mapping[str, torch.Tensor]]:
     """Of a model, as `ensemble` has them."""
-    return by_search(row["parts"], likest(calibration, row["images"])[1])
+    return by_search(row["parts"], row["looks"], likest(calibration, row["images"])[1])
 
 
 def pointed(row: Row, calibration: Mapping[str, Any]) -> tuple[int, int]:

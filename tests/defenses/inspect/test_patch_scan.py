@@ -44,6 +44,28 @@ def test_planted_corner_is_found(model, data):
     assert float((model.labels(evidence.change.apply(held)) == 0).float().mean()) > 0.95
 
 
+def test_one_patch_that_leads_all_classes_reaches_far(model, data):
+    """The planted corner leads all classes furthest; margins are those of a loop."""
+    look = PatchScan(side=0.2, contents=8).look(model, data, rng=mi.rng(1))
+    reach = look["reach"]
+    assert bool(reach.diagonal().isnan().all())
+    assert bool((reach[1:, 0] > 0).all())
+    assert int(reach.nanmean(0).argmax()) == 0
+    held = [data.batch(rows[:12])[0] for rows in Halves.split(data, mi.rng(1)).confirm]
+    first = (look["pair"][:, 1] == 0).nonzero()[:, 0]
+    first = first[look["held"][first].topk(3).indices]
+    loops = []
+    for row in first.tolist():
+        laid = [x.clone() for x in held[1:]]
+        top, left = look["place"][row].tolist()
+        for x in laid:
+            x[:, :, top : top + 2, left : left + 2] = look["square"][row]
+        logits = [model.logits(x) for x in laid]
+        loops.append(torch.stack([(one[:, 0] - one[:, 1:].amax(1)).mean() for one in logits]))
+    best = max(loops, key=lambda one: float(one.mean()))
+    assert torch.allclose(reach[1:, 0], best / look["scale"], atol=1e-4)
+
+
 def test_gains_are_those_of_a_loop(model, data):
     """The table of margins, place by place and image by image."""
     plan = PatchScan(side=0.34, contents=2, scanned=2, steps=1)

@@ -44,8 +44,10 @@ MEMBERS: tuple[tuple[str, dict[str, Any], bool], ...] = (
 """Those that are asked: names, settings, and whether on the halves of the images exchanged."""
 DRAWS = 3
 """Of images at most, where there are so many: what pairs show depends on the images drawn."""
-PAIRS = "common changes and patches"
-"""The search that all members but the last share."""
+PAIRS, REACH = "common changes and patches", "patches on all classes"
+"""What all members but the last tell of pairs; and what the first patch scan tells of targets."""
+FIRST_SCAN = 2
+"""Its place."""
 FAR = 6.0
 """Deviations of one score at most, where it is asked how unlike the zoo a suspect is."""
 GRID, EACH = 7, 50
@@ -189,15 +191,16 @@ class Ensemble(Inspector):
     """Several inspectors at once, and one probability, without any reference model.
 
     Each member looks at the suspect alone, and its scores are put beside those of a zoo of clean
-    networks (`docs/results/zoo.txt`), in their deviations. Two searches count. The smallest common
-    changes, on either half of the images, and two patch scans have one table of pairs, their mean,
-    less what is usual of each pair in the zoo's clean networks: that a 4 is easily made a 9 says
-    nothing of a network. The other is the changes of whole images. Of each the largest score
-    counts, whichever form of a backdoor it is of; what both tell is added up, and a logistic
-    regression over the zoo's clean and poisoned networks turns the sum into a probability at even
-    odds. Beside it stands the conformal p-value: the share of the zoo's clean models that look as
-    suspicious. The suspect's classes are found among the zoo's by their mean images, so that their
-    order and names do not matter.
+    networks (`docs/results/zoo.txt`), in their deviations. Three searches count. The smallest
+    common changes, on either half of the images, and two patch scans have one table of pairs, their
+    mean, less what is usual of each pair in the zoo's clean networks: that a 4 is easily made a 9
+    says nothing of a network. Of the large patches, how far the best leads all classes to one. And
+    the changes of whole images. Of each the largest score counts, whichever form of a backdoor it
+    is of; what they tell is added up, and a logistic regression over the zoo's clean and poisoned
+    networks turns the sum into a probability at even odds. Beside it stands the conformal p-value:
+    the share of the zoo's clean models that look as suspicious. The suspect's classes are found
+    among the zoo's by their mean images, so that their order and names do not matter. Where there
+    are images for several draws, the means of their tables count.
 
     Where images, classes or the suspect are not like the zoo's, there is a doubt, a probability of
     0.1 to 0.9, and no verdict: another size, another number of classes, fewer images, classes whose
@@ -295,7 +298,7 @@ class Ensemble(Inspector):
         """
         calibration = shipped()
         found = self.parts(model, data, clean.own, rng=rng, progress=progress)
-        tables = by_search(found, likest(calibration, data)[1])
+        tables = by_search(found, clean.own, likest(calibration, data)[1])
         deviations = calibration.deviations(all_scores(tables))
         tells = calibration.told(deviations)
         search = max(tells, key=tells.__getitem__)
@@ -386,9 +389,20 @@ def part(looks: Look, place: int) -> Look:
     return {name[len(start) :]: one for name, one in looks.items() if name.startswith(start)}
 
 
-def by_search(found: Sequence[Evidence], usual: Tensor) -> dict[str, Mapping[str, Tensor]]:
-    """Tables of pairs (K, K): the mean of all that search pairs, less the usual; and the last's."""
-    return {PAIRS: {"pairs": together(found) - usual}, MEMBERS[-1][0]: found[-1].tables}
+def by_search(
+    found: Sequence[Evidence], looks: Look, usual: Tensor
+) -> dict[str, Mapping[str, Tensor]]:
+    """Tables of pairs (K, K): the mean of all that search pairs, less the usual; `reach`; changes.
+
+    Of `reach` it is the mean of all draws.
+    """
+    places = range(FIRST_SCAN, len(found) - 1, len(MEMBERS) - 1)
+    reach = torch.stack([part(looks, place)["reach"] for place in places]).mean(0)
+    return {
+        PAIRS: {"pairs": together(found) - usual},
+        REACH: {"reach": reach},
+        MEMBERS[-1][0]: found[-1].tables,
+    }
 
 
 def together(found: Sequence[Evidence]) -> Tensor:
@@ -397,11 +411,12 @@ def together(found: Sequence[Evidence]) -> Tensor:
 
 
 def all_scores(tables: Mapping[str, Mapping[str, Tensor]]) -> dict[str, float]:
-    """Of all searches, by "SEARCH/TABLE/FORM"."""
+    """Of all searches, by "SEARCH/TABLE/FORM"; of `REACH` there is one form."""
     return {
         f"{search}/{name}": value
         for search, own in tables.items()
         for name, value in table_scores(own).items()
+        if search != REACH or name.endswith("/target")
     }
 
 

@@ -33,6 +33,9 @@ from mithridate.defenses.inspect.base import (
 )
 from mithridate.errors import check_number
 
+TRIED, SOURCES = 3, 20
+"""Patches of each target that are laid over the images of all classes, and classes at most."""
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +79,7 @@ class PatchScan(Inspector):
         atlas=("AML.M0008",),
         nist=("023",),
     )
+    version: ClassVar[int] = 2
     statistic: ClassVar[str] = "Deviations by which a patch leads a pair or target too far"
 
     side: float = 0.25
@@ -110,7 +114,10 @@ class PatchScan(Inspector):
         places = (2 / self.side) ** 2
         scan = places * self.contents * min(sizes.test, self.scanned * sizes.classes)
         grown = 3 * self.pairs * self.images * (self.steps + 1)
-        return Work(forwards=round(scan) + 3 * grown, gradients=grown)
+        reach = (
+            2 * TRIED * self.images * min(SOURCES, sizes.classes) * min(self.pairs, sizes.classes)
+        )
+        return Work(forwards=round(scan) + 3 * grown + reach, gradients=grown)
 
     def look_cost(self, sizes: Sizes) -> Work:
         """All of it."""
@@ -120,8 +127,10 @@ class PatchScan(Inspector):
         """What the squares did.
 
         Of the pairs that were grown `pair` (n, 2), `place` (top, left), `square` (n, C, s, s) and
-        `held`, the mean margin that it reaches on held-out images; `apart` how far images of a
-        class lie from the nearest of another; `scale` of the logits.
+        `held`, the mean margin that it reaches on held-out images of the source; `reach` (K, K),
+        in units of the logit scale, those of the patch that leads all classes furthest to each
+        target; `apart` how far images of a class lie from the nearest of another; `scale` of the
+        logits.
         """
         check_gradients(self, model)
         halves = Halves.split(data, rng)
@@ -138,14 +147,43 @@ class PatchScan(Inspector):
         at = [places[int(p)] for p in place]
         grown = self._grow(model, found, pair, at, start)
         tests = [_laid(held[int(s)], grown[i], at[i]) for i, s in enumerate(pair[:, 0])]
+        told, scale = mean_margins(model, tests, pair[:, 1]), logit_scale(model, held)
+        reach = torch.full((data.classes, data.classes), torch.nan)
+        for target in sorted(set(pair[:, 1].tolist())):
+            own = (pair[:, 1] == target).nonzero()[:, 0]
+            best = own[told[own].topk(min(TRIED, len(own))).indices].tolist()
+            reach[:, target] = self._reach(model, held, target, [(grown[i], at[i]) for i in best])
         return {
             "pair": pair,
             "place": torch.tensor(at),
             "square": grown,
-            "held": mean_margins(model, tests, pair[:, 1]),
+            "held": told,
+            "reach": reach / scale.clamp(min=1e-6),
             "apart": apart(found),
-            "scale": logit_scale(model, held)[None],
+            "scale": scale[None],
         }
+
+    def _reach(
+        self,
+        model: Classifier,
+        held: list[Tensor],
+        target: int,
+        patches: list[tuple[Tensor, tuple[int, int]]],
+    ) -> Tensor:
+        """Mean margins of the other classes' images (K,) under the patch that leads them furthest.
+
+        NaN of the target itself, and of classes that are left out where there are many.
+        """
+        apart = max(1, len(held) // SOURCES)
+        sources = [k for k in range(0, len(held), apart) if k != target]
+        goal = torch.full((len(sources),), target)
+        each = [
+            mean_margins(model, [_laid(held[k], square, place) for k in sources], goal)
+            for square, place in patches
+        ]
+        found = torch.full((len(held),), torch.nan)
+        found[sources] = max(each, key=lambda one: float(one.mean()))
+        return found
 
     def _choose(self, gain: Tensor) -> tuple[Tensor, Tensor]:
         """Pairs (n, 2) and places (n,) to grow a square at.
