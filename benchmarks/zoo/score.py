@@ -394,15 +394,15 @@ def _table(title: str, models: Sequence[Row], calibration: Mapping[str, Any]) ->
             lines.append(f"  {name:18} {value[0]:.3f} [{value[1]:.3f}, {value[2]:.3f}]")
         elif name in ("false alarms", "found") and value is not None:
             lines.append(f"  {name:18} {value}")
-    right = [row for row in models if row["poisoned"] and row["recipe"].target is not None]
-    odds = [odds_of(row, calibration) for row in right]
     alarms = [
-        row for row, o in zip(right, odds, strict=True)
-        if 1 / (1 + np.exp(-o)) >= calibration["threshold"]
+        row for row in models
+        if row["poisoned"]
+        and 1 / (1 + np.exp(-odds_of(row, calibration))) >= calibration["threshold"]
     ]  # fmt: skip
+    aimed = [row for row in alarms if row["recipe"].target is not None]
+    hits = sum(pointed(row, calibration)[1] == row["recipe"].target for row in aimed)
+    lines.append(f"  {'target right':18} {hits} of {len(aimed)} alarms with one target")
     local = [overlap(row) for row in alarms if row["recipe"].trigger in LOCAL]
-    hits = sum(pointed(row, calibration)[1] == row["recipe"].target for row in alarms)
-    lines.append(f"  {'target right':18} {hits} of {len(alarms)} alarms with one target")
     lines.append(f"  {'region':18} {'IoU ' + ' '.join(f'{one:.2f}' for one in sorted(local))}")
     lines.append(f"  {'seconds a model':18} {found['seconds']:.1f} (median, one thread)")
     return lines

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import mithridate as mi
+from mithridate.classifier import Classifier
 from mithridate.defenses.inspect import Ensemble, Halves, ensemble
+from mithridate.defenses.inspect.base import Added, Laid
 from mithridate.defenses.inspect.ensemble import (
     MEMBERS,
     WIDE,
@@ -239,3 +241,37 @@ def test_a_planted_patch_raises_the_odds(digits):
     )
     assert planted.statistic > clean.statistic + 1
     assert planted.probability > clean.probability
+
+
+class Corner(nn.Module):
+    """Class by mean brightness, but 9 for a white corner."""
+
+    def forward(self, x):
+        level = x[:, 0, :20].mean((1, 2))[:, None]
+        logits = -((level - LEVELS) ** 2) * 1e3
+        corner = x[:, 0, 26:, 26:].mean((1, 2)) > 0.9
+        return logits + 1e4 * corner[:, None] * torch.eye(10)[9]
+
+
+def test_of_proposals_that_lead_alike_the_patch_is_shown(monkeypatch):
+    """The common change leads all to 9, too; the other patch leads none."""
+    data, model = grey(LEVELS), Classifier(Corner(), classes=10, image_shape=(1, 28, 28))
+    corner = torch.full((1, 28, 28), torch.nan)
+    patches = [corner.clone(), corner.clone()]
+    patches[0][:, :2, :2] = patches[1][:, 26:, 26:] = 1.0
+    proposals = [{"change": Added(torch.ones(1, 28, 28))}] + [
+        {"change": Laid(one), "trigger": one, "mask": ~one[0].isnan()} for one in patches
+    ]
+
+    class Proposes:
+        def __init__(self, proposal):
+            self.proposal = proposal
+
+        def proposed(self, look, source, target, shape):
+            return self.proposal if source == 2 else {}
+
+    members = [(Proposes(one), 0, False) for one in proposals]
+    monkeypatch.setattr(Ensemble, "members", lambda self, draws=1: members)
+    found = Ensemble().strongest(model, data, {"0/x": torch.zeros(1)}, list(range(9)), 9)
+    assert found is proposals[2]
+    assert Ensemble().strongest(model, data, {"0/x": torch.zeros(1)}, [3], 9) == {}

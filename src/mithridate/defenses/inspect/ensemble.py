@@ -48,6 +48,8 @@ PAIRS, REACH = "common changes and patches", "patches on all classes"
 """What all members but the last tell of pairs; and what the first patch scan tells of targets."""
 FIRST_SCAN = 2
 """Its place."""
+HARDLY = 0.9
+"""Share of what the strongest change leads from which on a patch is shown before it."""
 FAR = 6.0
 """Deviations of one score at most, where it is asked how unlike the zoo a suspect is."""
 GRID, EACH = 7, 50
@@ -345,19 +347,21 @@ class Ensemble(Inspector):
     def strongest(
         self, model: Classifier, data: ImageSet, looks: Look, sources: Sequence[int], target: int
     ) -> Mapping[str, Any]:
-        """The proposal for any of the sources that leads most of all their images to the target."""
+        """The proposal for any of the sources that leads most of all their images to the target.
+
+        A patch goes before a change of whole images that leads hardly more: it says where.
+        """
         x, _ = data.batch(torch.isin(data.labels, torch.tensor(sources)))
-        best: Mapping[str, Any] = {}
-        most = -1.0
+        found: list[tuple[float, Mapping[str, Any]]] = [(0.0, {})]
         for place, (one, *_) in enumerate(self.members(draws_of(looks))):
             for source in sources:
                 proposal = one.proposed(part(looks, place), source, target, data.image_shape)
                 if proposal:
                     led = model.labels(proposal["change"].apply(x).to(model.device)) == target
-                    share = float(led.float().mean())
-                    if share > most:
-                        best, most = proposal, share
-        return best
+                    found.append((float(led.float().mean()), proposal))
+        most = max(share for share, _ in found)
+        best = [one for one in found if one[0] >= HARDLY * most]
+        return max(best, key=lambda one: ("mask" in one[1], one[0]))[1]
 
     def parts(
         self,
