@@ -225,7 +225,7 @@ class Ensemble(Inspector):
         atlas=("AML.M0008",),
         nist=("023",),
     )
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     statistic: ClassVar[str] = "Log-odds of being poisoned, beside the zoo's clean models"
 
     controls: int = 0
