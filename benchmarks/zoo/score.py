@@ -35,6 +35,7 @@ from mithridate.defenses.inspect.ensemble import (
     draws_of,
     largest_of,
     likest,
+    odd,
     part,
     recognised,
     squashed,
@@ -130,9 +131,14 @@ def rows(folder: Path, data: str, count: int, parts: Sequence[str]) -> list[Row]
     return found
 
 
-def judged(models: Sequence[Row]) -> list[Row]:
-    """Those that are given a verdict."""
-    return [row for row in models if row["right"] >= LEAST]
+def judged(models: Sequence[Row], known: Calibration | None = None) -> list[Row]:
+    """Those that are given a verdict; without a calibration those that may be in it."""
+    able = [row for row in models if row["right"] >= LEAST]
+    if known is None:
+        return able
+    return [
+        row for row in able if not odd(known, known.deviations(all_scores(tables_of(row, known))))
+    ]
 
 
 def calibrate(models: Sequence[Row]) -> Row:
@@ -340,21 +346,22 @@ def report(folder: Path, data: Sequence[str], counts: Sequence[int], file: Path)
     The counts of the test part are written back into the shipped file, for the pages.
     """
     calibration = json.loads(file.read_text())
-    lines = []
+    known, lines = Calibration.of(calibration), []
     for name in data:
         for count in counts:
             for which in ("test", "held-network", "held-trigger"):
                 models = rows(folder, name, count, (which,))
-                weak = [row["poisoned"] for row in models if row["right"] < LEAST]
+                able = judged(models, known)
+                none = [row["poisoned"] for row in models if all(row is not one for one in able)]
                 if which == "held-trigger":  # beside all clean models of the regular networks
                     models += [r for r in rows(folder, name, count, ("test",)) if not r["poisoned"]]
-                models = judged(models)
+                models = judged(models, known)
                 if models:
                     title = f"{name}, {count} images, {which}"
                     lines += _table(title, models, calibration)
-                    clean, sick = len(weak) - sum(weak), sum(weak)
+                    clean, sick = len(none) - sum(none), sum(none)
                     lines.append(f"  no verdict         {clean} clean, {sick} poisoned")
-    first = judged(rows(folder, data[0], counts[0], ("test",)))
+    first = judged(rows(folder, data[0], counts[0], ("test",)), known)
     lines += ["", f"By kind, {data[0]}, {counts[0]} images, test:"]
     odds = np.array([odds_of(row, calibration) for row in first])
     alarm = 1 / (1 + np.exp(-odds)) >= calibration["threshold"]
@@ -371,7 +378,6 @@ def report(folder: Path, data: Sequence[str], counts: Sequence[int], file: Path)
                 parts.append(f"false alarms {alarm[good].sum()} of {good.sum()}")
             lines.append(f"  {key:8} {value:12} {', '.join(parts)}")
     lines += ["", "One search at a time (AUROC, test):"]
-    known = Calibration.of(calibration)
     each = [known.told(known.deviations(all_scores(tables_of(row, known)))) for row in first]
     for search in known.searches:
         values = np.array([one[search] for one in each])

@@ -17,7 +17,6 @@ from mithridate.defenses.inspect import Ensemble, Halves, ensemble
 from mithridate.defenses.inspect.base import Added, Laid
 from mithridate.defenses.inspect.ensemble import (
     MEMBERS,
-    WIDE,
     Calibration,
     differences,
     distance,
@@ -224,8 +223,9 @@ def test_unlike_the_zoo_is_never_sure(digits):
     assert one.suspicious is None
     assert "nothing like it was calibrated on" in one.headline
     assert "outside-calibration" in [doubt.id for doubt in one.doubts]
-    assert WIDE[0] <= one.probability <= WIDE[1]
-    assert one.probability == two.probability
+    assert one.probability is one.p_value is None
+    assert one.statistic == two.statistic
+    assert one.null.startswith("not calibrated: images of 1 x 8 x 8")
     assert [name for name, _ in one.evidence] == ["ensemble", *(n for n, *_ in MEMBERS)]
 
 
@@ -240,7 +240,6 @@ def test_a_planted_patch_raises_the_odds(digits):
         for data in (train, attack.poison(train, rng=mi.rng(0)).images)
     )
     assert planted.statistic > clean.statistic + 1
-    assert planted.probability > clean.probability
 
 
 class Corner(nn.Module):

@@ -56,8 +56,6 @@ GRID, EACH = 7, 50
 """Cells along a side that images are compared by, and images of each class."""
 LIKE = 0.35
 """How far the classes' mean images may lie from the zoo's, in deviations of single images."""
-WIDE = (0.1, 0.9)
-"""Bounds of the probability for a suspect unlike those that were calibrated on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,8 +148,8 @@ class Calibration:
             known["test"][key] for key in ("clean", "false alarms", "poisoned", "missed")
         )
         return (
-            f"How often such a verdict is wrong: of {clean} clean networks that nothing was tuned "
-            f"on, {alarms} were called poisoned; of {poisoned} poisoned ones {missed} were missed "
+            f"How often such a verdict is wrong: of {clean} clean networks that nothing was fitted "
+            f"to, {alarms} were called poisoned; of {poisoned} poisoned ones {missed} were missed "
             "(small networks of ten classes, MNIST)."
         )
 
@@ -204,8 +202,8 @@ class Ensemble(Inspector):
     among the zoo's by their mean images, so that their order and names do not matter. Where there
     are images for several draws, the means of their tables count.
 
-    Where images, classes or the suspect are not like the zoo's, there is a doubt, a probability of
-    0.1 to 0.9, and no verdict: another size, another number of classes, fewer images, classes whose
+    Where images, classes or the suspect are not like the zoo's, there is a doubt, and neither a
+    probability nor a verdict: another size, another number of classes, fewer images, classes whose
     mean images lie apart, an accuracy below the zoo's, or scores that all together are farther from
     clean models' than those of any network in it. On other images clean networks look poisoned: of
     nine that read digits inverted or on another ground nine did.
@@ -313,22 +311,20 @@ class Ensemble(Inspector):
             model, data.subset(torch.cat(self.shown(data, rng))), clean.own, sources, target
         )
         odds = calibration.log_odds(deviations)
-        probability = calibration.probability(odds)
         unlike = [
             *differences(calibration, data),
             *weak(calibration, part(clean.own, len(found) - 1)["before"]),
             *odd(calibration, deviations),
         ]
-        if unlike:
-            probability = min(max(probability, WIDE[0]), WIDE[1])
+        words = f"{in_words(first, deviation)} {calibration.in_words()}"
         return Evidence(
             statistic=odds,
             scores=tells,
             tables={search: shown},
-            probability=probability,
+            probability=None if unlike else calibration.probability(odds),
             p_value=calibration.p_value(odds),
             threshold=None if unlike else calibration.threshold,
-            null=f"{in_words(first, deviation)} {calibration.in_words()}",
+            null=f"not calibrated: {'; '.join(unlike)}" if unlike else words,
             null_values=calibration.clean,
             source=None if form == "target" else source,
             target=target,
@@ -508,10 +504,7 @@ def differences(calibration: Calibration, data: ImageSet) -> list[str]:
 
 def outside(unlike: Sequence[str]) -> list[Doubt]:
     """The doubt of a suspect that is unlike the zoo's models."""
-    text = (
-        f"the suspect is unlike the models that this was calibrated on ({'; '.join(unlike)}): "
-        f"the probability is held within {WIDE[0]:g} to {WIDE[1]:g}"
-    )
+    text = f"the suspect is unlike the models that this was calibrated on: {'; '.join(unlike)}"
     return [Doubt("outside-calibration", text)] if unlike else []
 
 

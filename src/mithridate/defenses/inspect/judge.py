@@ -404,9 +404,10 @@ def _verdict(
     p_value = min(1.0, len(inspectors) * p_values[lead]) if p_values and not other else None
     suspicious = None if p_value is None else p_value <= alpha
     best, trigger = evidence[lead], None
-    if suspicious is not None and best.probability is not None:
-        limit = best.threshold
-        suspicious = None if limit is None else best.probability >= limit
+    if suspicious is not None and best.p_value is not None:  # calibrated already, or refuses
+        limit, likely = best.threshold, best.probability
+        suspicious = None if limit is None or likely is None else likely >= limit
+        p_value = None if suspicious is None else p_value
     region = asr = kind = None
     if suspicious:
         inspector = inspectors[lead]
@@ -514,7 +515,7 @@ def _headline(
         return "No verdict: the model is no better than chance on these images"
     if other:
         return "No verdict: the clean models are not like the suspect"
-    if suspicious is None and best.probability is not None:
+    if suspicious is None and best.p_value is not None:
         return "No verdict: nothing like it was calibrated on"
     if suspicious is None:
         return "No verdict: too few clean models to calibrate"
