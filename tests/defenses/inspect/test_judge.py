@@ -194,6 +194,47 @@ def test_several_inspectors_pay_for_their_number(clean, data) -> None:
     assert alarmed.recovered_asr.value == 1
 
 
+@dataclass(frozen=True, kw_only=True)
+class Silent(OnePixel):
+    """One that can do without clean models, and has no null then."""
+
+    about: ClassVar[About] = About(paper="none", access=("score",), needs=("clean images",))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrated(Silent):
+    """One that brings its own p-value and probability, or refuses to tell one."""
+
+    refuses: bool = False
+    p: float = 1e-9
+
+    def score(self, model, data, *, clean, rng, progress=None) -> Evidence:
+        sure = {} if self.refuses else {"probability": 0.9, "threshold": 0.5}
+        return Evidence(statistic=7.0, target=1, source=0, p_value=self.p, null="its own", **sure)
+
+
+def test_who_has_no_null_does_not_lead(data) -> None:
+    """Without clean models the first tells nothing; the second is calibrated."""
+    verdict = judge([Silent(), Calibrated()], linear(0), data, reference=[], rng=mi.rng(0))
+    assert (verdict.suspicious, verdict.probability, verdict.target) == (True, 0.9, 1)
+    assert verdict.p_value == pytest.approx(2e-9)
+    assert verdict.statistic == 7.0
+
+
+def test_who_refuses_leaves_the_verdict_to_another(clean, data) -> None:
+    """Its p-value is of a population that the suspect is not of."""
+    for order in (1, -1):
+        both = [Calibrated(refuses=True), OnePixel()][::order]
+        verdict = judge(both, linear(0, 9.0), data, reference=clean, rng=mi.rng(0))
+        assert (verdict.suspicious, verdict.target) == (True, TARGET)
+        one = predictive_p(verdict.statistic, verdict.null_values)
+        assert verdict.p_value == pytest.approx(2 * one)
+    alone = judge([Calibrated(refuses=True)], linear(0, 9.0), data, reference=clean, rng=mi.rng(0))
+    assert alone.suspicious is None
+    assert alone.p_value is None
+    assert "nothing like it was calibrated on" in alone.headline
+
+
 def test_one_clean_side_serves_many_and_can_be_kept(clean, data) -> None:
     side = OnePixel().calibrate(clean, data, rng=mi.rng(0))
     again = CleanSide.of(clean, side.values(), side.tensors())

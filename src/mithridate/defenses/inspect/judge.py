@@ -62,7 +62,7 @@ class Verdict:
     """Whether a model was poisoned, how sure that is, and on what it rests.
 
     Where several inspectors were asked, all but `p_value`, `doubts`, `evidence`, `cost` and
-    `seconds` is that of the one with the smallest p-value.
+    `seconds` is that of the one with the smallest p-value, of those that can tell.
 
     Attributes:
         suspicious: whether p_value is at most alpha; None where no null could be calibrated, or
@@ -383,7 +383,7 @@ def _verdict(
 
     There is none where `other` says that the suspect is of another population.
     """
-    evidence, besides, p_values = [], [], []
+    evidence, besides, ranks = [], [], []
     for done, (inspector, part) in enumerate(zip(inspectors, side.parts, strict=True)):
         name = part.name
         tell(progress, 2 * done, 2 * len(inspectors), f"{name}: looking at the suspect")
@@ -396,12 +396,15 @@ def _verdict(
         proposed = replace(proposed, cost=spent.cost, seconds=spent.seconds)
         evidence.append(_checked(proposed, inspector, data))
         besides.append(beside)
-        if proposed.p_value is not None:
-            p_values.append(proposed.p_value)
+        refuses, own_p = False, proposed.p_value
+        if own_p is not None:
+            refuses = proposed.threshold is None or proposed.probability is None
         elif part.null_values:
-            p_values.append(predictive_p(proposed.statistic, part.null_values, inspector.floor))
-    lead = p_values.index(min(p_values)) if p_values else 0
-    p_value = min(1.0, len(inspectors) * p_values[lead]) if p_values and not other else None
+            own_p = predictive_p(proposed.statistic, part.null_values, inspector.floor)
+        ranks.append((own_p is None, refuses, own_p or 0.0))  # who refuses leaves it to others
+    lead = ranks.index(min(ranks))
+    silent, _, own_p = ranks[lead]
+    p_value = None if silent or other else min(1.0, len(inspectors) * own_p)
     suspicious = None if p_value is None else p_value <= alpha
     best, trigger = evidence[lead], None
     if suspicious is not None and best.p_value is not None:  # calibrated already, or refuses
