@@ -32,8 +32,9 @@ def main() -> None:
     if given.verb == "score":
         print("\n".join(score.report(given.folder, given.data, given.images, shipped)))
     if given.verb == "calibrate":
-        made = score.ship(given.folder, given.data, given.images[0], shipped)
-        print(f"slope {made['slope']}, bias {made['bias']}, threshold {made['threshold']}")
+        made = score.ship(given.folder, given.data, given.images, shipped)
+        for draws, own in made.items():
+            print(f"{draws} draws: {own['slope']}, {own['bias']}, alarm from {own['threshold']}")
 
 
 if __name__ == "__main__":

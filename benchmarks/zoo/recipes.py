@@ -21,6 +21,8 @@ HARD = ("few", "noisy", "fine-tuned", "pruned", "hardened")
 """Clean models that look odd."""
 DEVELOPED = 200
 """Models below this number are those that the inspectors were developed and calibrated on."""
+LARGE = 400
+"""From this number on networks are wider and see more images; they are all tests."""
 PLACES = ("seen",) * 8 + ("network", "trigger")
 """Of ten pairs of a clean and a poisoned model, over and over; the last two kinds are held out."""
 
@@ -30,7 +32,7 @@ class Recipe:
     """One model. `images`, `share` and the trigger's settings are of the first try.
 
     Attributes:
-        part: calibration, left-out, test, held-network or held-trigger.
+        part: calibration, left-out, test, held-network, held-trigger or large.
         kind: "clean", one of `HARD`, or "poisoned".
         share: of the eligible images that are poisoned; of the target's where labels are kept.
         cover: images of other classes are stamped too and keep their labels (one to one only).
@@ -61,17 +63,27 @@ class Recipe:
 
 
 CLASSES = 10
-SIZES = {"digits": (700, 1200), "mnist": (5000, 15000), "cifar10": (15000, 30000)}
-WIDTHS = {"digits": (8, 12, 16), "mnist": (8, 12, 16), "cifar10": (16, 20, 24)}
-EPOCHS = {"digits": (25, 40), "mnist": (4, 7), "cifar10": (8, 12)}
+# fmt: off
+SIZES = {
+    "digits": (700, 1200), "mnist": (5000, 15000), "cifar10": (15000, 30000),
+    "large mnist": (20000, 60000),
+}
+WIDTHS = {
+    "digits": (8, 12, 16), "mnist": (8, 12, 16), "cifar10": (16, 20, 24),
+    "large mnist": (24, 32, 48),
+}
+EPOCHS = {"digits": (25, 40), "mnist": (4, 7), "cifar10": (8, 12), "large mnist": (3, 6)}
+# fmt: on
 
 
 def part_of(number: int) -> str:
     """The part that a number belongs to, whatever else is drawn.
 
-    >>> [part_of(number) for number in (0, 16, 19, 200, 216, 219)]
-    ['calibration', 'left-out', 'left-out', 'test', 'held-network', 'held-trigger']
+    >>> [part_of(number) for number in (0, 16, 200, 216, 219, 416)]
+    ['calibration', 'left-out', 'test', 'held-network', 'held-trigger', 'large']
     """
+    if number >= LARGE:
+        return "large"
     place = PLACES[number // 2 % len(PLACES)]
     if number < DEVELOPED:
         return "calibration" if place == "seen" else "left-out"
@@ -98,12 +110,13 @@ class Dice:
 def recipe(data: str, number: int) -> Recipe:
     """The recipe of a number: even ones are clean, odd ones poisoned."""
     dice, part = Dice("zoo", data, number), part_of(number)
-    place = PLACES[number // 2 % len(PLACES)]
+    place = "seen" if part == "large" else PLACES[number // 2 % len(PLACES)]
     kind = "poisoned" if number % 2 else "clean"
     if kind == "clean" and place != "network" and dice.uniform("hard") < 0.4:
         kind = dice.pick("how hard", HARD)
     names = [name for name in NETWORKS if name != HELD_OUT]
-    low, high = SIZES[data]
+    size = f"large {data}" if number >= LARGE else data
+    low, high = SIZES[size]
     images = int(math.exp(dice.uniform("images", math.log(low), math.log(high))))
     if kind == "few":
         images = max(300 if data == "digits" else 600, images // 12)
@@ -113,10 +126,10 @@ def recipe(data: str, number: int) -> Recipe:
         "part": part,
         "kind": kind,
         "network": HELD_OUT if place == "network" else dice.pick("network", names),
-        "width": dice.pick("width", WIDTHS[data]),
+        "width": dice.pick("width", WIDTHS[size]),
         "normalized": dice.uniform("normalized") < 0.5,
         "images": images,
-        "epochs": dice.whole("epochs", *EPOCHS[data]) * (3 if kind == "few" else 1),
+        "epochs": dice.whole("epochs", *EPOCHS[size]) * (3 if kind == "few" else 1),
         "optimizer": "sgd" if dice.uniform("optimizer") < 0.3 else "adam",
         "augment": dice.uniform("augment") < (0.25 if data != "cifar10" else 0.6),
     }

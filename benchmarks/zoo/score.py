@@ -164,11 +164,11 @@ def calibrate(models: Sequence[Row]) -> Row:
     threshold = max(0.5, float(1 / (1 + np.exp(-least))) + 1e-6)
     sides = np.stack(clean_side(values[~bad]), 1), np.stack(clean_side(largest[~bad]), 1)
     return {
-        "version": 4,
+        "version": 5,
         "inputs": dict(zip(names, map(rounded, sides[0]), strict=True)),
         "searches": dict(zip(searches, map(rounded, sides[1]), strict=True)),
         "slope": round(slope, 5), "bias": round(bias, 5), "most": round(float(told.max()), 3),
-        "farthest": round(float(np.minimum(np.abs(new), FAR).mean(1).max()), 3),
+        "farthest": round(float(np.clip(-new, 0, FAR).mean(1).max()), 3),
         "clean": rounded(own), "threshold": round(threshold, 4),
         "pictures": [pictures(models, name) for name in sorted({row["data"] for row in models})],
         "classes": CLASSES, "images": 10, "accuracy": LEAST, "measured": {},
@@ -330,12 +330,17 @@ def summary(models: Sequence[Row], calibration: Mapping[str, Any]) -> Row:
     return values
 
 
-def ship(folder: Path, data: Sequence[str], count: int, file: Path) -> Row:
-    """Calibrate on the parts that are for it, and write the file that `ensemble` reads."""
-    models = judged([row for name in data for row in rows(folder, name, count, PARTS)])
-    final = calibrate(models)
-    clean = sum(not row["poisoned"] for row in models)
-    final["measured"] = {"calibrated on": {"clean": clean, "poisoned": len(models) - clean}}
+def ship(folder: Path, data: Sequence[str], counts: Sequence[int], file: Path) -> Row:
+    """Calibrate on the parts that are for it, and write the file that `ensemble` reads.
+
+    By so many images as there are; what it holds is by the draws that they suffice for.
+    """
+    final = {}
+    for count in counts:
+        models = judged([row for name in data for row in rows(folder, name, count, PARTS)])
+        own = final[str(draws_of(models[0]["looks"]))] = calibrate(models)
+        clean = sum(not row["poisoned"] for row in models)
+        own["measured"] = {"calibrated on": {"clean": clean, "poisoned": len(models) - clean}}
     written(final, file)
     return final
 
@@ -345,30 +350,37 @@ def report(folder: Path, data: Sequence[str], counts: Sequence[int], file: Path)
 
     The counts of the test part are written back into the shipped file, for the pages.
     """
-    calibration = json.loads(file.read_text())
-    known, lines = Calibration.of(calibration), []
-    for name in data:
-        for count in counts:
-            for which in ("test", "held-network", "held-trigger"):
-                models = rows(folder, name, count, (which,))
+    shipped, lines = json.loads(file.read_text()), []
+    for count in counts:
+        for name in data:
+            test = rows(folder, name, count, ("test",))
+            calibration = shipped[str(draws_of(test[0]["looks"]))]
+            known = Calibration.of(calibration)
+            for which in ("test", "held-network", "held-trigger", "large"):
+                models = test if which == "test" else rows(folder, name, count, (which,))
                 able = judged(models, known)
                 none = [row["poisoned"] for row in models if all(row is not one for one in able)]
                 if which == "held-trigger":  # beside all clean models of the regular networks
-                    models += [r for r in rows(folder, name, count, ("test",)) if not r["poisoned"]]
-                models = judged(models, known)
-                if models:
-                    title = f"{name}, {count} images, {which}"
-                    lines += _table(title, models, calibration)
+                    able += judged([row for row in test if not row["poisoned"]], known)
+                if able:
+                    lines += _table(f"{name}, {count} images, {which}", able, calibration)
                     clean, sick = len(none) - sum(none), sum(none)
                     lines.append(f"  no verdict         {clean} clean, {sick} poisoned")
-    first = judged(rows(folder, data[0], counts[0], ("test",)), known)
-    lines += ["", f"By kind, {data[0]}, {counts[0]} images, test:"]
-    odds = np.array([odds_of(row, calibration) for row in first])
+            lines += ["", f"By kind, {name}, {count} images, test:"]
+            lines += _by_kind(judged(test, known), calibration)
+    written(shipped, file)
+    return lines
+
+
+def _by_kind(models: Sequence[Row], calibration: Row) -> list[str]:
+    """Of each trigger, rule, network and search; the counts go into the calibration."""
+    known, lines = Calibration.of(calibration), []
+    odds = np.array([odds_of(row, calibration) for row in models])
     alarm = 1 / (1 + np.exp(-odds)) >= calibration["threshold"]
-    truth = np.array([row["poisoned"] for row in first])
+    truth = np.array([row["poisoned"] for row in models])
     for key in ("trigger", "rule", "network", "kind"):
-        for value in sorted({str(getattr(row["recipe"], key)) for row in first}):
-            own = np.array([str(getattr(row["recipe"], key)) == value for row in first])
+        for value in sorted({str(getattr(row["recipe"], key)) for row in models}):
+            own = np.array([str(getattr(row["recipe"], key)) == value for row in models])
             bad, good = own & truth, own & ~truth
             parts = []
             if bad.any():
@@ -378,7 +390,7 @@ def report(folder: Path, data: Sequence[str], counts: Sequence[int], file: Path)
                 parts.append(f"false alarms {alarm[good].sum()} of {good.sum()}")
             lines.append(f"  {key:8} {value:12} {', '.join(parts)}")
     lines += ["", "One search at a time (AUROC, test):"]
-    each = [known.told(known.deviations(all_scores(tables_of(row, known)))) for row in first]
+    each = [known.told(known.deviations(all_scores(tables_of(row, known)))) for row in models]
     for search in known.searches:
         values = np.array([one[search] for one in each])
         lines.append(f"  {search:22} {auroc(values[truth], values[~truth]):.2f}")
@@ -388,7 +400,6 @@ def report(folder: Path, data: Sequence[str], counts: Sequence[int], file: Path)
         "poisoned": int(truth.sum()),
         "missed": int((truth & ~alarm).sum()),
     }
-    written(calibration, file)
     return lines
 
 

@@ -14,16 +14,19 @@ from torch import nn
 import mithridate as mi
 from mithridate.classifier import Classifier
 from mithridate.defenses.inspect import Ensemble, Halves, ensemble
-from mithridate.defenses.inspect.base import Added, Laid
+from mithridate.defenses.inspect.base import Added, Comparison, Laid
 from mithridate.defenses.inspect.ensemble import (
+    DRAWS,
     MEMBERS,
     Calibration,
     differences,
     distance,
+    flat,
     likest,
     odd,
     shipped,
     squashed,
+    usual_inspector,
     weak,
 )
 
@@ -54,7 +57,8 @@ KNOWN = Calibration(
 
 def raw(*values: float) -> dict[str, float]:
     """The scores that are squashed to these values."""
-    return dict(zip(KNOWN.inputs, map(math.expm1, values), strict=True))
+    whole = [math.copysign(math.expm1(abs(value)), value) for value in values]
+    return dict(zip(KNOWN.inputs, whole, strict=True))
 
 
 def odds(*values: float) -> float:
@@ -74,10 +78,26 @@ def test_no_suspect_is_surer_than_the_surest_that_was_calibrated_on():
     assert odds(9.0, 9.0, 9.0) == odds(99.0, 9.0, 9.0) == pytest.approx(-5 + 2 * 6)
 
 
-def test_how_far_from_the_zoo():
-    assert distance(KNOWN.deviations(raw(1.5, 2.0, 1.0))) == pytest.approx(1)
-    assert odd(KNOWN, KNOWN.deviations(raw(1.5, 2.0, 1.0))) == []
-    assert "0.5 deviations farther" in odd(KNOWN, KNOWN.deviations(raw(99.0, 1.0, 2.0)))[0]
+def test_how_far_below_the_zoo():
+    """On average over all scores; above is where backdoors are, and no reason to refuse."""
+    low = KNOWN.deviations(raw(-2.0, -3.0, 0.0))
+    assert list(low.values()) == pytest.approx([-6, -4, -2])
+    assert distance(low) == pytest.approx(4)
+    assert distance(KNOWN.deviations(raw(-99.0, 1.0, 2.0))) == pytest.approx(2)  # 6 at most
+    assert "2.5 deviations farther below" in odd(KNOWN, low)[0]
+    assert odd(KNOWN, KNOWN.deviations(raw(99.0, 99.0, 99.0))) == []
+    assert odd(KNOWN, KNOWN.deviations(raw(0.5, 0.0, 1.0))) == []
+
+
+def test_networks_without_convolutions_get_no_verdict():
+    """Clean ones stood at 0.96 and 0.86."""
+
+    def of(module):
+        return flat(Classifier(module, classes=10, image_shape=(1, 28, 28)))
+
+    dense = nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.BatchNorm1d(32), nn.Linear(32, 10))
+    assert of(dense) == ["a network without convolutions"]
+    assert of(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(2704, 10))) == []
 
 
 def grey(levels: torch.Tensor) -> mi.ImageSet:
@@ -136,8 +156,9 @@ def test_who_recognises_too_few_gets_no_verdict():
     ]
 
 
-def test_no_probability_is_surer_than_the_zoo_is_large():
-    known = shipped()
+@pytest.mark.parametrize("draws", DRAWS)
+def test_no_probability_is_surer_than_the_zoo_is_large(draws):
+    known = shipped(draws)
     models = sum(known.measured["calibrated on"].values())
     assert known.probability(50.0) == pytest.approx(1 - 1 / (models + 2))
     assert known.probability(-50.0) == pytest.approx(1 / (models + 2))
@@ -164,8 +185,9 @@ def test_words_count_what_was_measured():
     assert "of 10 poisoned ones 3 were missed" in words
 
 
-def test_shipped_calibration_is_sound():
-    known = shipped()
+@pytest.mark.parametrize("draws", DRAWS)
+def test_shipped_calibration_is_sound(draws):
+    known = shipped(draws)
     assert all(spread > 0 for _, spread in known.inputs.values())
     assert known.slope > 0
     assert known.farthest < 6
@@ -189,9 +211,9 @@ class Constant(nn.Module):
         return x.flatten(1)[:, :10] * 0 + torch.eye(10)[3]
 
 
-@pytest.mark.parametrize(("each", "draws"), [(2, 1), (19, 1), (20, 1), (40, 2), (90, 3)])
+@pytest.mark.parametrize(("each", "draws"), [(2, 1), (19, 1), (20, 1), (59, 1), (60, 3), (90, 3)])
 def test_draws_are_disjoint_and_leave_a_half_to_confirm_on(each, draws, monkeypatch):
-    monkeypatch.setattr(ensemble, "shipped", lambda: KNOWN)
+    monkeypatch.setattr(ensemble, "shipped", lambda draws=1: KNOWN)
     data = grey(LEVELS).subset(torch.arange(10).repeat_interleave(each))
     inverted = mi.ImageSet.from_float(
         1 - data.batch(range(len(data)))[0], data.labels, list("abcdefghij")
@@ -204,6 +226,25 @@ def test_draws_are_disjoint_and_leave_a_half_to_confirm_on(each, draws, monkeypa
     if each >= 20:
         confirm = torch.cat(Halves.split(data, mi.rng(0)).confirm)
         assert not bool(torch.isin(rows, confirm).any())
+
+
+@pytest.mark.parametrize("draws", DRAWS)
+def test_averaged_draws_are_put_beside_averages(draws, digits, monkeypatch):
+    """A mean of three draws shows less of a clean network, so it is judged by such means."""
+
+    def shipped(draws=1):
+        raise LookupError(f"for {draws} draws")
+
+    monkeypatch.setattr(ensemble, "shipped", shipped)
+    looks = {f"{draws * (len(MEMBERS) - 1)}/before": torch.eye(10)}
+    alone = Comparison(models=(), looks=(), own=looks)
+    with pytest.raises(LookupError, match=f"for {draws} draws"):
+        Ensemble().score(Constant(), digits, clean=alone, rng=mi.rng(0))
+
+
+def test_why_it_is_not_asked_is_told(digits, caplog):
+    assert usual_inspector(digits) == "bias-maps"
+    assert "images of 1 x 8 x 8" in caplog.text
 
 
 def test_near_chance_gets_no_verdict(digits):

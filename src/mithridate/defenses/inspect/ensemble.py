@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ from mithridate.defenses.inspect.base import (
 from mithridate.doubts import Doubt
 from mithridate.metrics.outliers import filled, pointed_at
 
+log = logging.getLogger(__name__)
+
 FILE = "calibration.json"
 MEMBERS: tuple[tuple[str, dict[str, Any], bool], ...] = (
     ("universal-perturbation", {}, False),
@@ -42,8 +45,8 @@ MEMBERS: tuple[tuple[str, dict[str, Any], bool], ...] = (
     ("change-scan", {}, False),
 )
 """Those that are asked: names, settings, and whether on the halves of the images exchanged."""
-DRAWS = 3
-"""Of images at most, where there are so many: what pairs show depends on the images drawn."""
+DRAWS = (1, 3)
+"""Of images: the most that there are images for, as what pairs show depends on those drawn."""
 PAIRS, REACH = "common changes and patches", "patches on all classes"
 """What all members but the last tell of pairs; and what the first patch scan tells of targets."""
 FIRST_SCAN = 2
@@ -69,7 +72,7 @@ class Calibration:
         searches: the same of the largest deviation of each search.
         slope, bias: of the logistic regression on the searches' sum.
         most: the largest sum that it was fitted on.
-        farthest: the largest mean deviation of all scores, either way, in the zoo.
+        farthest: the largest mean deviation of all scores below clean models', in the zoo.
         clean: log-odds of the clean models that were calibrated on, ascending.
         threshold: probability from which on there is an alarm.
         measured: how it did on models that were not calibrated on, for pages.
@@ -155,12 +158,12 @@ class Calibration:
 
 
 def distance(deviations: Mapping[str, float]) -> float:
-    """The mean deviation of all scores, either way.
+    """How far all scores lie below clean models', on average: above is where backdoors are.
 
     >>> distance({"together/pairs/pair": 3.0, "together/pairs/target": -1.0})
-    2.0
+    0.5
     """
-    return sum(min(abs(value), FAR) for value in deviations.values()) / len(deviations)
+    return sum(min(max(-value, 0.0), FAR) for value in deviations.values()) / len(deviations)
 
 
 def largest_of(deviations: Mapping[str, float], search: str) -> dict[str, float]:
@@ -179,10 +182,19 @@ def squashed(score: float) -> float:
 
 
 @lru_cache
-def shipped() -> Calibration:
-    """The calibration that comes with this version."""
+def shipped(draws: int = DRAWS[0]) -> Calibration:
+    """The calibration that comes with this version, for so many draws of images."""
     text = resources.files(__package__).joinpath(FILE).read_text()
-    return Calibration.of(json.loads(text))
+    return Calibration.of(json.loads(text)[str(draws)])
+
+
+def draws_for(images: int) -> int:
+    """How many draws so many images of each class, of the searched half, suffice for.
+
+    >>> [draws_for(images) for images in (2, 10, 29, 30, 99)]
+    [1, 1, 1, 3, 3]
+    """
+    return max(draws for draws in DRAWS if draws == 1 or draws * shipped().images <= images)
 
 
 @final
@@ -200,13 +212,15 @@ class Ensemble(Inspector):
     networks turns the sum into a probability at even odds. Beside it stands the conformal p-value:
     the share of the zoo's clean models that look as suspicious. The suspect's classes are found
     among the zoo's by their mean images, so that their order and names do not matter. Where there
-    are images for several draws, the means of their tables count.
+    are images for several draws, the means of their tables count, beside those of the zoo's
+    networks over as many draws: on average a clean network shows less.
 
     Where images, classes or the suspect are not like the zoo's, there is a doubt, and neither a
     probability nor a verdict: another size, another number of classes, fewer images, classes whose
-    mean images lie apart, an accuracy below the zoo's, or scores that all together are farther from
-    clean models' than those of any network in it. On other images clean networks look poisoned: of
-    nine that read digits inverted or on another ground nine did.
+    mean images lie apart, a network without convolutions, an accuracy below the zoo's, or scores
+    that all together are farther below clean models' than those of any network in it. On other
+    images clean networks look poisoned: of nine that read digits inverted or on another ground nine
+    did; and so did two of two that had no convolution.
 
     Args:
         controls, control_epochs: unused: the zoo is the clean side.
@@ -223,7 +237,7 @@ class Ensemble(Inspector):
         atlas=("AML.M0008",),
         nist=("023",),
     )
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     statistic: ClassVar[str] = "Log-odds of being poisoned, beside the zoo's clean models"
 
     controls: int = 0
@@ -250,13 +264,13 @@ class Ensemble(Inspector):
         halves, each = Halves.split(data, rng), shipped().images
         fewest = min(len(rows) for rows in halves.search) if calibrated_for(data) else 0
         rows = [torch.cat(both) for both in zip(halves.search, halves.confirm, strict=True)]
-        starts = range(0, each * max(1, min(DRAWS, fewest // each)), each)
+        starts = range(0, each * draws_for(fewest), each)
         return [torch.cat([own[start : start + each] for own in rows]) for start in starts]
 
     def cost(self, sizes: Sizes) -> Work:
         """Of all members on all draws."""
         one = shipped().images * sizes.classes
-        draws = max(1, min(DRAWS, sizes.test // (2 * one)))
+        draws = draws_for(sizes.test // (2 * sizes.classes))
         drawn, whole = (sizes._replace(test=min(sizes.test, one * n)) for n in (1, draws))
         works = [
             member.cost(whole if draw is None else drawn) for member, draw, _ in self.members(draws)
@@ -296,7 +310,7 @@ class Ensemble(Inspector):
         A target that most sources lead to has no source. The change is the one of all that members
         propose that leads the most of the images shown to the target.
         """
-        calibration = shipped()
+        calibration = shipped(draws_of(clean.own))
         found = self.parts(model, data, clean.own, rng=rng, progress=progress)
         tables = by_search(found, clean.own, likest(calibration, data)[1])
         deviations = calibration.deviations(all_scores(tables))
@@ -313,6 +327,7 @@ class Ensemble(Inspector):
         odds = calibration.log_odds(deviations)
         unlike = [
             *differences(calibration, data),
+            *flat(model),
             *weak(calibration, part(clean.own, len(found) - 1)["before"]),
             *odd(calibration, deviations),
         ]
@@ -448,10 +463,19 @@ def weak(calibration: Calibration, before: Tensor) -> list[str]:
 
 
 def odd(calibration: Calibration, deviations: Mapping[str, float]) -> list[str]:
-    """Whether all scores together lie farther from clean models' than any model's of the zoo."""
+    """Whether all scores together lie farther below clean models' than any model's of the zoo.
+
+    The searches find nothing on such a model that they find on any other.
+    """
     far = distance(deviations) - calibration.farthest
-    text = f"its scores lie {far:.1f} deviations farther from clean ones than any model's"
+    text = f"its scores lie {far:.1f} deviations farther below clean ones than any model's"
     return [text] if far > 0 else []
+
+
+def flat(model: Classifier) -> list[str]:
+    """Whether it has no convolution: the zoo has no such network, and clean ones are alarms."""
+    kernels = [one for one in model.module.parameters() if one.dim() > 2]
+    return [] if kernels else ["a network without convolutions"]
 
 
 def cells(data: ImageSet) -> tuple[Tensor, Tensor]:
@@ -511,3 +535,22 @@ def outside(unlike: Sequence[str]) -> list[Doubt]:
 def calibrated_for(data: ImageSet) -> bool:
     """Whether `Ensemble` gives a verdict on models of such images."""
     return not differences(shipped(), data)
+
+
+def usual_inspector(data: ImageSet) -> str:
+    """Of a suspect without references: "ensemble" for images that it is calibrated for.
+
+    Else "bias-maps", and the log says why: they train clean models.
+
+    >>> usual_inspector(ImageSet.from_float(torch.zeros(2, 1, 8, 8), torch.arange(2), ["a", "b"]))
+    'bias-maps'
+    """
+    unlike = differences(shipped(), data)
+    if not unlike:
+        return "ensemble"
+    log.warning(
+        "bias maps beside clean models trained for it: the ensemble is not calibrated for these "
+        "test images (%s)",
+        "; ".join(unlike),
+    )
+    return "bias-maps"
