@@ -21,7 +21,7 @@ from mithridate.data import ImageSet
 from mithridate.data.gather import image_sets
 from mithridate.defenses.inspect import Inspector, Verdict, judge, train_controls
 from mithridate.defenses.inspect.base import Halves
-from mithridate.defenses.inspect.ensemble import usual_inspector
+from mithridate.defenses.inspect.ensemble import inspector_for
 from mithridate.defenses.sanitize.base import usual_epochs
 from mithridate.errors import InputError, RunError, unknown
 from mithridate.models.open import in_order_of, open_model
@@ -298,7 +298,7 @@ def inspect(
     with _taken(model, data, None, held=False) as taken:
         if inspectors is None:
             beside = bool(_listed(reference))
-            inspectors = "bias-maps" if beside else usual_inspector(taken.test)
+            inspectors = "bias-maps" if beside else inspector_for(taken.test)
         chosen: list[Inspector] = [
             component.create("inspectors", str(table.pop("name")), table)
             for one in _listed(inspectors)

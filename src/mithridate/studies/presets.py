@@ -11,7 +11,7 @@ from mithridate.attacks.curve import ascending
 from mithridate.classifier import Classifier
 from mithridate.data import ImageSet
 from mithridate.defenses.inspect.base import same_architecture
-from mithridate.defenses.inspect.ensemble import usual_inspector as usual_inspector_for
+from mithridate.defenses.inspect.ensemble import inspector_for
 from mithridate.errors import InputError, unknown
 from mithridate.models.endpoint import is_endpoint
 from mithridate.studies.engine.cells import label_of
@@ -402,7 +402,7 @@ def usual_inspector(
     'bias-maps'
     """
     subject = Subject.model_validate(_subject(model, data, network, opening))
-    return usual_inspector_for(subject.data_unit.loaded.test)
+    return inspector_for(subject.data_unit.loaded.test)
 
 
 def demo(*, seed: int = 0, device: str = "auto") -> Spec:

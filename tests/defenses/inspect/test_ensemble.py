@@ -26,7 +26,7 @@ from mithridate.defenses.inspect.ensemble import (
     odd,
     shipped,
     squashed,
-    usual_inspector,
+    inspector_for,
     weak,
 )
 
@@ -243,7 +243,7 @@ def test_averaged_draws_are_put_beside_averages(draws, digits, monkeypatch):
 
 
 def test_why_it_is_not_asked_is_told(digits, caplog):
-    assert usual_inspector(digits) == "bias-maps"
+    assert inspector_for(digits) == "bias-maps"
     assert "images of 1 x 8 x 8" in caplog.text
 
 

@@ -537,12 +537,12 @@ def calibrated_for(data: ImageSet) -> bool:
     return not differences(shipped(), data)
 
 
-def usual_inspector(data: ImageSet) -> str:
+def inspector_for(data: ImageSet) -> str:
     """Of a suspect without references: "ensemble" for images that it is calibrated for.
 
     Else "bias-maps", and the log says why: they train clean models.
 
-    >>> usual_inspector(ImageSet.from_float(torch.zeros(2, 1, 8, 8), torch.arange(2), ["a", "b"]))
+    >>> inspector_for(ImageSet.from_float(torch.zeros(2, 1, 8, 8), torch.arange(2), ["a", "b"]))
     'bias-maps'
     """
     unlike = differences(shipped(), data)
