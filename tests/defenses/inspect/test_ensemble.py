@@ -22,11 +22,11 @@ from mithridate.defenses.inspect.ensemble import (
     differences,
     distance,
     flat,
+    inspector_for,
     likest,
     odd,
     shipped,
     squashed,
-    inspector_for,
     weak,
 )
 
