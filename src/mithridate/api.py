@@ -298,7 +298,7 @@ def inspect(
     with _taken(model, data, None, held=False) as taken:
         if inspectors is None:
             beside = bool(_listed(reference))
-            inspectors = "bias-maps" if beside else inspector_for(taken.test)
+            inspectors = "bias-maps" if beside else inspector_for(taken.test)[0]
         chosen: list[Inspector] = [
             component.create("inspectors", str(table.pop("name")), table)
             for one in _listed(inspectors)

@@ -87,6 +87,7 @@ def audit(
     from mithridate import component
     from mithridate.cli import gate, publish
 
+    why = ""
     condition = None if fail_on is None else gate.parse(fail_on)
     values = pairs(settings)
     probes = probes if samples is None else samples  # as --probes was called
@@ -98,7 +99,9 @@ def audit(
 
     if inspector is None:
         compares = reference or controls is not None or values.keys() & BIAS_MAPS
-        inspector = "bias-maps" if compares else presets.usual_inspector(model, data, **facts)
+        inspector = "bias-maps"
+        if not compares:
+            inspector, why = presets.usual_inspector(model, data, **facts)
     left_out = _shorten(values, inspector, controls is None) if quick else []
     if controls is None:
         controls = QUICK_CONTROLS if quick else 8
@@ -129,6 +132,8 @@ def audit(
     if left_out:
         text = f"--quick left out: {'; '.join(left_out)}"
         spec = spec.model_copy(update={"doubts": {"quick": text}})
+    if why:
+        screen.note(why)
     plan = publish.planned(spec, "audit")
     if plan_only:
         return publish.show_plan(plan, screen)

@@ -366,7 +366,7 @@ def audit(
     subject = _subject(model, data, network, opening)
     if inspector is None:
         compares = bool(references) or controls is not None
-        name = "bias-maps" if compares else usual_inspector(model, data, network, opening)
+        name = "bias-maps" if compares else usual_inspector(model, data, network, opening)[0]
         inspector = {"name": name}
     controls = 8 if controls is None else controls
     if not component.find("inspectors", str(inspector["name"])).controls and not references:
@@ -395,10 +395,10 @@ def audit(
 
 def usual_inspector(
     model: str, data: str | Table, network: str | Table | None = None, opening: Table | None = None
-) -> str:
-    """Of a suspect without references: "ensemble" for images that it is calibrated for.
+) -> tuple[str, str]:
+    """As `inspector_for` of its test images.
 
-    >>> usual_inspector("m.safetensors", "digits")
+    >>> usual_inspector("m.safetensors", "digits")[0]
     'bias-maps'
     """
     subject = Subject.model_validate(_subject(model, data, network, opening))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,8 +32,6 @@ from mithridate.defenses.inspect.base import (
 )
 from mithridate.doubts import Doubt
 from mithridate.metrics.outliers import filled, pointed_at
-
-log = logging.getLogger(__name__)
 
 FILE = "calibration.json"
 MEMBERS: tuple[tuple[str, dict[str, Any], bool], ...] = (
@@ -537,20 +534,18 @@ def calibrated_for(data: ImageSet) -> bool:
     return not differences(shipped(), data)
 
 
-def inspector_for(data: ImageSet) -> str:
+def inspector_for(data: ImageSet) -> tuple[str, str]:
     """Of a suspect without references: "ensemble" for images that it is calibrated for.
 
-    Else "bias-maps", and the log says why: they train clean models.
+    Else "bias-maps", which train clean models; and why.
 
-    >>> inspector_for(ImageSet.from_float(torch.zeros(2, 1, 8, 8), torch.arange(2), ["a", "b"]))
+    >>> inspector_for(ImageSet.from_float(torch.zeros(2, 1, 8, 8), torch.arange(2), ["a", "b"]))[0]
     'bias-maps'
     """
     unlike = differences(shipped(), data)
     if not unlike:
-        return "ensemble"
-    log.warning(
+        return "ensemble", ""
+    return "bias-maps", (
         "bias maps beside clean models trained for it: the ensemble is not calibrated for these "
-        "test images (%s)",
-        "; ".join(unlike),
+        f"test images ({'; '.join(unlike)})"
     )
-    return "bias-maps"
