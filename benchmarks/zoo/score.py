@@ -26,7 +26,6 @@ from benchmarks.zoo.recipes import CLASSES, part_of, trigger_of
 from mithridate.defenses.inspect import Ensemble
 from mithridate.defenses.inspect.base import Comparison
 from mithridate.defenses.inspect.ensemble import (
-    FAR,
     MEMBERS,
     Calibration,
     all_scores,
@@ -35,7 +34,6 @@ from mithridate.defenses.inspect.ensemble import (
     draws_of,
     largest_of,
     likest,
-    odd,
     part,
     recognised,
     squashed,
@@ -131,14 +129,9 @@ def rows(folder: Path, data: str, count: int, parts: Sequence[str]) -> list[Row]
     return found
 
 
-def judged(models: Sequence[Row], known: Calibration | None = None) -> list[Row]:
-    """Those that are given a verdict; without a calibration those that may be in it."""
-    able = [row for row in models if row["right"] >= LEAST]
-    if known is None:
-        return able
-    return [
-        row for row in able if not odd(known, known.deviations(all_scores(tables_of(row, known))))
-    ]
+def judged(models: Sequence[Row]) -> list[Row]:
+    """Those that are given a verdict."""
+    return [row for row in models if row["right"] >= LEAST]
 
 
 def calibrate(models: Sequence[Row]) -> Row:
@@ -168,7 +161,6 @@ def calibrate(models: Sequence[Row]) -> Row:
         "inputs": dict(zip(names, map(rounded, sides[0]), strict=True)),
         "searches": dict(zip(searches, map(rounded, sides[1]), strict=True)),
         "slope": round(slope, 5), "bias": round(bias, 5), "most": round(float(told.max()), 3),
-        "farthest": round(float(np.clip(-new, 0, FAR).mean(1).max()), 3),
         "clean": rounded(own), "threshold": round(threshold, 4),
         "pictures": [pictures(models, name) for name in sorted({row["data"] for row in models})],
         "classes": CLASSES, "images": 10, "accuracy": LEAST, "measured": {},
@@ -355,19 +347,18 @@ def report(folder: Path, data: Sequence[str], counts: Sequence[int], file: Path)
         for name in data:
             test = rows(folder, name, count, ("test",))
             calibration = shipped[str(draws_of(test[0]["looks"]))]
-            known = Calibration.of(calibration)
             for which in ("test", "held-network", "held-trigger", "large"):
                 models = test if which == "test" else rows(folder, name, count, (which,))
-                able = judged(models, known)
+                able = judged(models)
                 none = [row["poisoned"] for row in models if all(row is not one for one in able)]
                 if which == "held-trigger":  # beside all clean models of the regular networks
-                    able += judged([row for row in test if not row["poisoned"]], known)
+                    able += judged([row for row in test if not row["poisoned"]])
                 if able:
                     lines += _table(f"{name}, {count} images, {which}", able, calibration)
                     clean, sick = len(none) - sum(none), sum(none)
                     lines.append(f"  no verdict         {clean} clean, {sick} poisoned")
             lines += ["", f"By kind, {name}, {count} images, test:"]
-            lines += _by_kind(judged(test, known), calibration)
+            lines += _by_kind(judged(test), calibration)
     written(shipped, file)
     return lines
 

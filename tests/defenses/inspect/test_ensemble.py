@@ -20,11 +20,10 @@ from mithridate.defenses.inspect.ensemble import (
     MEMBERS,
     Calibration,
     differences,
-    distance,
     flat,
     inspector_for,
     likest,
-    odd,
+    masked,
     shipped,
     squashed,
     weak,
@@ -37,7 +36,6 @@ KNOWN = Calibration(
     slope=2.0,
     bias=-5.0,
     most=6.0,
-    farthest=1.5,
     clean=(-3.0, -1.0, 0.0, 2.0),
     threshold=0.5,
     measured={"test": {"clean": 20, "false alarms": 1, "poisoned": 10, "missed": 3}},
@@ -57,8 +55,7 @@ KNOWN = Calibration(
 
 def raw(*values: float) -> dict[str, float]:
     """The scores that are squashed to these values."""
-    whole = [math.copysign(math.expm1(abs(value)), value) for value in values]
-    return dict(zip(KNOWN.inputs, whole, strict=True))
+    return dict(zip(KNOWN.inputs, map(math.expm1, values), strict=True))
 
 
 def odds(*values: float) -> float:
@@ -78,15 +75,13 @@ def test_no_suspect_is_surer_than_the_surest_that_was_calibrated_on():
     assert odds(9.0, 9.0, 9.0) == odds(99.0, 9.0, 9.0) == pytest.approx(-5 + 2 * 6)
 
 
-def test_how_far_below_the_zoo():
-    """On average over all scores; above is where backdoors are, and no reason to refuse."""
-    low = KNOWN.deviations(raw(-2.0, -3.0, 0.0))
-    assert list(low.values()) == pytest.approx([-6, -4, -2])
-    assert distance(low) == pytest.approx(4)
-    assert distance(KNOWN.deviations(raw(-99.0, 1.0, 2.0))) == pytest.approx(2)  # 6 at most
-    assert "2.5 deviations farther below" in odd(KNOWN, low)[0]
-    assert odd(KNOWN, KNOWN.deviations(raw(99.0, 99.0, 99.0))) == []
-    assert odd(KNOWN, KNOWN.deviations(raw(0.5, 0.0, 1.0))) == []
+def test_gradients_that_lead_nowhere_get_no_verdict():
+    """As of a network that rounds its images first: nothing is grown for any pair."""
+    changes = torch.zeros(4, 1, 2, 2)
+    changes[0, 0, 0, 0] = 0.5
+    assert masked(changes) == ["gradients of zero for 75% of the pairs of classes"]
+    changes[1, 0, 1, 0] = -0.5
+    assert masked(changes) == []
 
 
 def test_networks_without_convolutions_get_no_verdict():
@@ -190,7 +185,6 @@ def test_shipped_calibration_is_sound(draws):
     known = shipped(draws)
     assert all(spread > 0 for _, spread in known.inputs.values())
     assert known.slope > 0
-    assert known.farthest < 6
     assert set(known.searches) == {name.split("/")[0] for name in known.inputs}
     assert list(known.clean) == sorted(known.clean)
     assert 0.5 <= known.threshold < 1

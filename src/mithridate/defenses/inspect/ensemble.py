@@ -50,8 +50,6 @@ FIRST_SCAN = 2
 """Its place."""
 HARDLY = 0.9
 """Share of what the strongest change leads from which on a patch is shown before it."""
-FAR = 6.0
-"""Deviations of one score at most, where it is asked how unlike the zoo a suspect is."""
 GRID, EACH = 7, 50
 """Cells along a side that images are compared by, and images of each class."""
 LIKE = 0.35
@@ -69,7 +67,6 @@ class Calibration:
         searches: the same of the largest deviation of each search.
         slope, bias: of the logistic regression on the searches' sum.
         most: the largest sum that it was fitted on.
-        farthest: the largest mean deviation of all scores below clean models', in the zoo.
         clean: log-odds of the clean models that were calibrated on, ascending.
         threshold: probability from which on there is an alarm.
         measured: how it did on models that were not calibrated on, for pages.
@@ -86,7 +83,6 @@ class Calibration:
     slope: float
     bias: float
     most: float
-    farthest: float
     clean: tuple[float, ...]
     threshold: float
     measured: Mapping[str, Any]
@@ -154,15 +150,6 @@ class Calibration:
         )
 
 
-def distance(deviations: Mapping[str, float]) -> float:
-    """How far all scores lie below clean models', on average: above is where backdoors are.
-
-    >>> distance({"together/pairs/pair": 3.0, "together/pairs/target": -1.0})
-    0.5
-    """
-    return sum(min(max(-value, 0.0), FAR) for value in deviations.values()) / len(deviations)
-
-
 def largest_of(deviations: Mapping[str, float], search: str) -> dict[str, float]:
     """Those of one search, the largest first."""
     own = {name: value for name, value in deviations.items() if name.startswith(f"{search}/")}
@@ -214,10 +201,9 @@ class Ensemble(Inspector):
 
     Where images, classes or the suspect are not like the zoo's, there is a doubt, and neither a
     probability nor a verdict: another size, another number of classes, fewer images, classes whose
-    mean images lie apart, a network without convolutions, an accuracy below the zoo's, or scores
-    that all together are farther below clean models' than those of any network in it. On other
-    images clean networks look poisoned: of nine that read digits inverted or on another ground nine
-    did; and so did two of two that had no convolution.
+    mean images lie apart, a network without convolutions or with gradients of zero, or an accuracy
+    below the zoo's. There clean networks look poisoned: of nine that read digits inverted or on
+    another ground nine did, of two without convolutions two, and one that rounds its images.
 
     Args:
         controls, control_epochs: unused: the zoo is the clean side.
@@ -326,7 +312,7 @@ class Ensemble(Inspector):
             *differences(calibration, data),
             *flat(model),
             *weak(calibration, part(clean.own, len(found) - 1)["before"]),
-            *odd(calibration, deviations),
+            *masked(part(clean.own, 0)["change"]),
         ]
         words = f"{in_words(first, deviation)} {calibration.in_words()}"
         return Evidence(
@@ -459,14 +445,13 @@ def weak(calibration: Calibration, before: Tensor) -> list[str]:
     return [f"{right:.0%} of the images recognised, where {calibration.accuracy:.0%} were had"]
 
 
-def odd(calibration: Calibration, deviations: Mapping[str, float]) -> list[str]:
-    """Whether all scores together lie farther below clean models' than any model's of the zoo.
+def masked(changes: Tensor) -> list[str]:
+    """Whether gradients led nowhere: no change (pairs, C, H, W) was grown for most pairs.
 
-    The searches find nothing on such a model that they find on any other.
+    A clean network that rounds its images first stood at 0.71.
     """
-    far = distance(deviations) - calibration.farthest
-    text = f"its scores lie {far:.1f} deviations farther below clean ones than any model's"
-    return [text] if far > 0 else []
+    still = float((changes.flatten(1) == 0).all(1).float().mean())
+    return [f"gradients of zero for {still:.0%} of the pairs of classes"] if still > 0.5 else []
 
 
 def flat(model: Classifier) -> list[str]:
