@@ -133,7 +133,7 @@ def audit(
         text = f"--quick left out: {'; '.join(left_out)}"
         spec = spec.model_copy(update={"doubts": {"quick": text}})
     if why:
-        screen.note(why)
+        screen.note(f"doubt: {why}")
     plan = publish.planned(spec, "audit")
     if plan_only:
         return publish.show_plan(plan, screen)

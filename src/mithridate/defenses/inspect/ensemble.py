@@ -531,6 +531,6 @@ def inspector_for(data: ImageSet) -> tuple[str, str]:
     if not unlike:
         return "ensemble", ""
     return "bias-maps", (
-        "bias maps beside clean models trained for it: the ensemble is not calibrated for these "
-        f"test images ({'; '.join(unlike)})"
+        f"The ensemble is not calibrated for these test images: {'; '.join(unlike)}. Bias maps are "
+        "taken, beside clean models trained for it. (outside-calibration)"
     )
