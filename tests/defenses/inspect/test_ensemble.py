@@ -90,8 +90,11 @@ def test_networks_without_convolutions_get_no_verdict():
     def of(module):
         return flat(Classifier(module, classes=10, image_shape=(1, 28, 28)))
 
-    dense = nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.BatchNorm1d(32), nn.Linear(32, 10))
+    dense = nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, 10))
     assert of(dense) == ["a network without convolutions"]
+    assert of(nn.Sequential(nn.Conv2d(1, 4, 28), nn.Flatten(), nn.BatchNorm1d(4))) == [
+        "a linear layer with batch normalisation"
+    ]
     assert of(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(2704, 10))) == []
 
 

@@ -455,9 +455,14 @@ def masked(changes: Tensor) -> list[str]:
 
 
 def flat(model: Classifier) -> list[str]:
-    """Whether it has no convolution: the zoo has no such network, and clean ones are alarms."""
+    """Of what the zoo has no networks, and clean ones are alarms: layers of no convolution.
+
+    Three clean networks with a normalised linear layer stood at 0.50 to 0.99, without it at 0.02.
+    """
     kernels = [one for one in model.module.parameters() if one.dim() > 2]
-    return [] if kernels else ["a network without convolutions"]
+    layers = [one for one in model.module.modules() if isinstance(one, torch.nn.BatchNorm1d)]
+    unlike = ["a linear layer with batch normalisation"] if layers else []
+    return unlike if kernels else [*unlike, "a network without convolutions"]
 
 
 def cells(data: ImageSet) -> tuple[Tensor, Tensor]:
