@@ -145,8 +145,71 @@ HELD_OUT = "depthwise"
 """The network of which no model is calibrated on."""
 
 
+STYLES: dict[str, tuple[str, ...]] = {
+    "stages": ("0", "1", "2", "2", "3", "3"),
+    "kernel": ("3", "5"),
+    "norm": ("none", "none", "batch", "batch", "batch", "group", "layer"),
+    "act": ("ReLU", "ReLU", "ReLU", "LeakyReLU", "GELU", "SiLU", "Tanh"),
+    "pool": ("max", "max", "average", "stride"),
+    "head": ("linear", "hidden", "hidden", "normed", "normed", "dropout", "pooled"),
+}
+"""What strangers' networks are drawn from; the more often named, the commoner."""
+
+
+def drawn(style: str, shape: Shape, classes: int, width: int) -> nn.Module:
+    """A network in a style, "stages=2 kernel=3 norm=batch act=ReLU pool=max head=normed".
+
+    Each stage is a convolution, its norm, the activation and a pooling that halves; none at all
+    leaves a perceptron, whose hidden layers are normalised in its place. A "normed" head has batch
+    normalisation on its hidden linear layer; "pooled" is a global average.
+
+    >>> style = "stages=0 kernel=3 norm=batch act=Tanh pool=max head=hidden"
+    >>> [type(layer).__name__ for layer in drawn(style, (1, 8, 8), 10, 4)]
+    ['Flatten', 'Linear', 'BatchNorm1d', 'Tanh', 'Linear', 'Tanh', 'Linear']
+    """
+    of = dict(part.split("=") for part in style.split())
+    layers: list[nn.Module] = []
+    inner, side = shape[0], shape[1]
+    act: type[nn.Module] = getattr(nn, of["act"])
+    for stage in range(int(of["stages"])):
+        outer, kernel = width * 2**stage, int(of["kernel"])
+        stride = 2 if of["pool"] == "stride" else 1
+        layers.append(nn.Conv2d(inner, outer, kernel, stride, padding=kernel // 2))
+        if of["norm"] != "none":
+            layers.append(
+                nn.BatchNorm2d(outer) if of["norm"] == "batch"
+                else nn.GroupNorm(4 if of["norm"] == "group" else 1, outer)
+            )  # fmt: skip
+        layers.append(act())
+        if stride == 1:
+            layers.append(nn.MaxPool2d(2) if of["pool"] == "max" else nn.AvgPool2d(2))
+        inner, side = outer, (side + stride - 1) // stride // (2 if stride == 1 else 1)
+    if of["head"] == "pooled" and of["stages"] != "0":
+        layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inner, classes)]
+        return nn.Sequential(*layers)
+    flat, hidden = inner * side * side, 8 * width
+    layers.append(nn.Flatten())
+    if of["stages"] == "0":
+        normed = [nn.BatchNorm1d(2 * hidden)] if of["norm"] == "batch" else []
+        layers += [nn.Linear(flat, 2 * hidden), *normed, act()]
+        flat = 2 * hidden
+    if of["head"] != "linear":
+        layers.append(nn.Linear(flat, hidden))
+        layers += [nn.BatchNorm1d(hidden)] if of["head"] == "normed" else []
+        layers += [act(), *([nn.Dropout(0.5)] if of["head"] == "dropout" else [])]
+        flat = hidden
+    return nn.Sequential(*layers, nn.Linear(flat, classes))
+
+
 def create(name: str, shape: Shape, classes: int, width: int, normalized: bool) -> nn.Module:
-    """A network of the zoo; `normalized` puts mean and deviation of the data inside."""
-    network = NETWORKS[name](shape, classes, width)
+    """A network of the zoo; `normalized` puts mean and deviation of the data inside.
+
+    Named, or in a style of `drawn`.
+    """
+    network = (
+        NETWORKS[name](shape, classes, width)
+        if name in NETWORKS
+        else drawn(name, shape, classes, width)
+    )
     mean, std = (0.1307, 0.3081) if shape[0] == 1 else (0.473, 0.251)
     return nn.Sequential(Normalize(mean, std), network) if normalized else network

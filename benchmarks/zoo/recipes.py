@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import mithridate as mi
-from benchmarks.zoo.networks import HELD_OUT, NETWORKS
+from benchmarks.zoo.networks import HELD_OUT, NETWORKS, STYLES
 from mithridate.rng import child
 
 TRIGGERS = (
@@ -23,6 +23,10 @@ DEVELOPED = 200
 """Models below this number are those that the inspectors were developed and calibrated on."""
 LARGE = 400
 """From this number on networks are wider and see more images; they are all tests."""
+DRAWN, DRAWN_TESTS, LINEAR = 500, 600, 700
+"""From these numbers on networks are drawn in parts, as strangers put them together; such that are
+tests; and such for calibration that have no convolution or a normalised linear layer.
+"""
 PLACES = ("seen",) * 8 + ("network", "trigger")
 """Of ten pairs of a clean and a poisoned model, over and over; the last two kinds are held out."""
 
@@ -32,7 +36,7 @@ class Recipe:
     """One model. `images`, `share` and the trigger's settings are of the first try.
 
     Attributes:
-        part: calibration, left-out, test, held-network, held-trigger or large.
+        part: calibration, left-out, test, held-network, held-trigger, large or drawn.
         kind: "clean", one of `HARD`, or "poisoned".
         share: of the eligible images that are poisoned; of the target's where labels are kept.
         cover: images of other classes are stamped too and keep their labels (one to one only).
@@ -79,9 +83,13 @@ EPOCHS = {"digits": (25, 40), "mnist": (4, 7), "cifar10": (8, 12), "large mnist"
 def part_of(number: int) -> str:
     """The part that a number belongs to, whatever else is drawn.
 
-    >>> [part_of(number) for number in (0, 16, 200, 216, 219, 416)]
-    ['calibration', 'left-out', 'test', 'held-network', 'held-trigger', 'large']
+    >>> [part_of(number) for number in (0, 16, 200, 216, 219)]
+    ['calibration', 'left-out', 'test', 'held-network', 'held-trigger']
+    >>> [part_of(number) for number in (416, 516, 600)]
+    ['large', 'calibration', 'drawn']
     """
+    if number >= DRAWN:
+        return "drawn" if DRAWN_TESTS <= number < LINEAR else "calibration"
     if number >= LARGE:
         return "large"
     place = PLACES[number // 2 % len(PLACES)]
@@ -110,22 +118,28 @@ class Dice:
 def recipe(data: str, number: int) -> Recipe:
     """The recipe of a number: even ones are clean, odd ones poisoned."""
     dice, part = Dice("zoo", data, number), part_of(number)
-    place = "seen" if part == "large" else PLACES[number // 2 % len(PLACES)]
+    place = "seen" if number >= LARGE else PLACES[number // 2 % len(PLACES)]
     kind = "poisoned" if number % 2 else "clean"
     if kind == "clean" and place != "network" and dice.uniform("hard") < 0.4:
         kind = dice.pick("how hard", HARD)
     names = [name for name in NETWORKS if name != HELD_OUT]
-    size = f"large {data}" if number >= LARGE else data
+    size = f"large {data}" if part == "large" else data
     low, high = SIZES[size]
     images = int(math.exp(dice.uniform("images", math.log(low), math.log(high))))
     if kind == "few":
         images = max(300 if data == "digits" else 600, images // 12)
+    network = HELD_OUT if place == "network" else dice.pick("network", names)
+    if number >= DRAWN:
+        style = {part: dice.pick(part, ways) for part, ways in STYLES.items()}
+        if number >= LINEAR:
+            style |= {"stages": "0"} if dice.uniform("flat") < 0.4 else {"head": "normed"}
+        network = " ".join(f"{part}={way}" for part, way in style.items())
     common: dict[str, Any] = {
         "data": data,
         "number": number,
         "part": part,
         "kind": kind,
-        "network": HELD_OUT if place == "network" else dice.pick("network", names),
+        "network": network,
         "width": dice.pick("width", WIDTHS[size]),
         "normalized": dice.uniform("normalized") < 0.5,
         "images": images,
@@ -135,7 +149,8 @@ def recipe(data: str, number: int) -> Recipe:
     }
     if kind != "poisoned":
         return Recipe(**common)
-    trigger = HELD_OUT_TRIGGER if place == "trigger" else dice.pick("trigger", TRIGGERS)
+    triggers = TRIGGERS if number < DRAWN else TRIGGERS[:-1]  # clean labels never took
+    trigger = HELD_OUT_TRIGGER if place == "trigger" else dice.pick("trigger", triggers)
     rule = "all-to-one" if trigger == "clean-label" else dice.pick("rule", RULES)
 
     target = dice.whole("target", 0, CLASSES)

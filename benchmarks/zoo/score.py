@@ -7,6 +7,7 @@ alone, and only the report that of the parts it is measured on.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import time
@@ -22,17 +23,21 @@ from scipy.optimize import minimize
 
 import mithridate as mi
 from benchmarks.zoo import build
-from benchmarks.zoo.recipes import CLASSES, part_of, trigger_of
+from benchmarks.zoo.networks import NETWORKS
+from benchmarks.zoo.recipes import CLASSES, Recipe, part_of, trigger_of
 from mithridate.defenses.inspect import Ensemble
 from mithridate.defenses.inspect.base import Comparison
 from mithridate.defenses.inspect.ensemble import (
+    FAMILIES,
     MEMBERS,
-    Calibration,
     all_scores,
     by_search,
     cells,
+    chosen,
     draws_of,
+    family_of,
     largest_of,
+    layers,
     likest,
     part,
     recognised,
@@ -45,6 +50,8 @@ from mithridate.rng import child
 
 PARTS = ("calibration",)
 """Parts whose truth the calibration reads."""
+TESTS = ("test", "drawn")
+"""Parts that pages name the counts of."""
 FLOOR = 0.1
 """Of deviations over clean models, of squashed scores and of searches."""
 DARK = 0.05
@@ -120,6 +127,7 @@ def rows(folder: Path, data: str, count: int, parts: Sequence[str]) -> list[Row]
         found.append(
             {
                 "poisoned": built.recipe.poisoned, "recipe": built.recipe, "data": data,
+                "family": family_of(layers(model, images.image_shape)),
                 "model": model, "images": images, "looks": looks,
                 "parts": Ensemble().parts(model, images, looks, rng=mi.rng(0)),
                 "right": recognised(part(looks, draws_of(looks) * (len(MEMBERS) - 1))["before"]),
@@ -129,13 +137,17 @@ def rows(folder: Path, data: str, count: int, parts: Sequence[str]) -> list[Row]
     return found
 
 
-def judged(models: Sequence[Row]) -> list[Row]:
-    """Those that are given a verdict."""
-    return [row for row in models if row["right"] >= LEAST]
+def judged(models: Sequence[Row], family: str = "") -> list[Row]:
+    """Those that are given a verdict; of one family where it is named."""
+    return [
+        row
+        for row in models
+        if row["right"] >= LEAST and not row["family"][1] and family in ("", row["family"][0])
+    ]
 
 
 def calibrate(models: Sequence[Row]) -> Row:
-    """The calibration that `ensemble` ships, as JSON holds it.
+    """One of the calibrations that `ensemble` ships, as JSON holds it.
 
     Each model is put beside the clean ones but itself when its own deviations are taken, so that
     it is as new to them as a suspect is.
@@ -157,13 +169,14 @@ def calibrate(models: Sequence[Row]) -> Row:
     threshold = max(0.5, float(1 / (1 + np.exp(-least))) + 1e-6)
     sides = np.stack(clean_side(values[~bad]), 1), np.stack(clean_side(largest[~bad]), 1)
     return {
-        "version": 5,
         "inputs": dict(zip(names, map(rounded, sides[0]), strict=True)),
         "searches": dict(zip(searches, map(rounded, sides[1]), strict=True)),
         "slope": round(slope, 5), "bias": round(bias, 5), "most": round(float(told.max()), 3),
         "clean": rounded(own), "threshold": round(threshold, 4),
-        "pictures": [pictures(models, name) for name in sorted({row["data"] for row in models})],
-        "classes": CLASSES, "images": 10, "accuracy": LEAST, "measured": {},
+        "usual": [
+            list(map(rounded, usual(models, {"data": name}).nan_to_num(0).numpy()))
+            for name in sorted({row["data"] for row in models})
+        ],
     }  # fmt: skip
 
 
@@ -202,16 +215,14 @@ def usual(models: Sequence[Row], row: Row) -> torch.Tensor:
     return torch.stack([together(one["parts"]) for one in alike if one is not row]).mean(0)
 
 
-def pictures(models: Sequence[Row], data: str) -> Row:
-    """What the auditor's images look like, and what is usual of their classes."""
+def pictures(data: str) -> Row:
+    """What the auditor's images look like."""
     own, _ = build.auditors(data)
     mean, spread = cells(own)
-    table = usual(models, {"data": data}).nan_to_num(0)
     return {
         "shape": list(own.image_shape),
         "mean": [rounded(one) for one in mean.numpy()],
         "spread": rounded(spread.clamp(min=DARK).numpy()),
-        "usual": [rounded(one) for one in table.numpy()],
     }
 
 
@@ -271,26 +282,24 @@ def calibration_error(bad: np.ndarray, good: np.ndarray, bins: int = 5) -> float
     return float(sum(len(q) * abs(p[q].mean() - truth[q].mean()) for q in parts) / len(p))
 
 
-def odds_of(row: Row, calibration: Mapping[str, Any]) -> float:
-    """As `ensemble` computes them."""
-    known = Calibration.of(calibration)
-    return known.log_odds(known.deviations(all_scores(tables_of(row, known))))
-
-
-def tables_of(row: Row, calibration: Calibration) -> Mapping[str, Mapping[str, torch.Tensor]]:
-    """Of a model, as `ensemble` has them."""
-    return by_search(row["parts"], row["looks"], likest(calibration, row["images"])[1])
-
-
-def pointed(row: Row, calibration: Mapping[str, Any]) -> tuple[int, int]:
-    """Source and target as `ensemble` names them."""
-    known = Calibration.of(calibration)
-    tables = tables_of(row, known)
+def looked_up(row: Row, shipped: Mapping[str, Any]) -> Row:
+    """A row with what `ensemble` makes of it: its calibration, tables, deviations and log-odds."""
+    known = chosen(shipped, draws_of(row["looks"]), row["family"][0])
+    tables = by_search(row["parts"], row["looks"], likest(known, row["images"])[1])
     deviations = known.deviations(all_scores(tables))
-    tells = known.told(deviations)
-    search = max(tells, key=tells.__getitem__)
-    _, table, form = next(iter(largest_of(deviations, search))).split("/")
-    return pointed_at(tables[search][table], form)
+    odds = known.log_odds(deviations)
+    return row | {
+        "tables": tables, "deviations": deviations, "told": known.told(deviations), "odds": odds,
+        "belief": math.log(known.probability(odds) / (1 - known.probability(odds))),
+        "alarm": known.probability(odds) >= known.threshold,
+    }  # fmt: skip
+
+
+def pointed(row: Row) -> tuple[int, int]:
+    """Source and target as `ensemble` names them."""
+    search = max(row["told"], key=row["told"].__getitem__)
+    _, table, form = next(iter(largest_of(row["deviations"], search))).split("/")
+    return pointed_at(row["tables"][search][table], form)
 
 
 def overlap(row: Row) -> float:
@@ -303,19 +312,21 @@ def overlap(row: Row) -> float:
     return 0.0 if named is None else float((named & touched).sum() / (named | touched).sum())
 
 
-def summary(models: Sequence[Row], calibration: Mapping[str, Any]) -> Row:
+def summary(models: Sequence[Row]) -> Row:
     """The figures of some models."""
-    odds = np.array([odds_of(row, calibration) for row in models])
-    truth = np.array([row["poisoned"] for row in models])
+    odds, beliefs, truth, alarm = (
+        np.array([row[name] for row in models]) for name in ("odds", "belief", "poisoned", "alarm")
+    )
     bad, good = odds[truth], odds[~truth]
-    alarm = 1 / (1 + np.exp(-odds)) >= calibration["threshold"]
     values: Row = {"clean": len(good), "poisoned": len(bad)}
-    for name, measure in (
-        ("AUROC", auroc), ("cross-entropy", cross_entropy), ("Brier", brier),
-        ("calibration error", calibration_error), ("TPR at 5 % FPR", tpr_at(0.05)),
-        ("TPR at 2 % FPR", tpr_at(0.02)), ("TPR at 1 % FPR", tpr_at(0.01)),
+    for name, measure, of in (
+        ("AUROC", auroc, odds), ("cross-entropy", cross_entropy, beliefs),
+        ("Brier", brier, beliefs), ("calibration error", calibration_error, beliefs),
+        ("TPR at 5 % FPR", tpr_at(0.05), odds), ("TPR at 2 % FPR", tpr_at(0.02), odds),
+        ("TPR at 1 % FPR", tpr_at(0.01), odds),
     ):  # fmt: skip
-        values[name] = interval(measure, bad, good) if len(bad) and len(good) else None
+        both = len(bad) and len(good)
+        values[name] = interval(measure, of[truth], of[~truth]) if both else None
     values["false alarms"] = wilson(int(alarm[~truth].sum()), len(good)) if len(good) else None
     values["found"] = wilson(int(alarm[truth].sum()), len(bad)) if len(bad) else None
     values["seconds"] = float(np.median([row["seconds"] for row in models]))
@@ -327,51 +338,99 @@ def ship(folder: Path, data: Sequence[str], counts: Sequence[int], file: Path) -
 
     By so many images as there are; what it holds is by the draws that they suffice for.
     """
-    final = {}
+    each = {}
     for count in counts:
-        models = judged([row for name in data for row in rows(folder, name, count, PARTS)])
-        own = final[str(draws_of(models[0]["looks"]))] = calibrate(models)
-        clean = sum(not row["poisoned"] for row in models)
-        own["measured"] = {"calibrated on": {"clean": clean, "poisoned": len(models) - clean}}
-    written(final, file)
-    return final
+        found = [row for name in data for row in rows(folder, name, count, PARTS)]
+        for family in FAMILIES:
+            models = judged(found, family)
+            own = each[f"{family}, {draws_of(models[0]['looks'])}"] = calibrate(models)
+            clean = sum(not row["poisoned"] for row in models)
+            counted = {"clean": clean, "poisoned": len(models) - clean}
+            own["measured"] = {"family": family, "calibrated on": counted}
+    common = {
+        "version": 6, "classes": CLASSES, "images": 10, "accuracy": LEAST,
+        "pictures": list(map(pictures, sorted(data))),
+    }  # fmt: skip
+    written({"all": common, "each": each}, file)
+    return each
 
 
 def report(folder: Path, data: Sequence[str], counts: Sequence[int], file: Path) -> list[str]:
     """What the shipped calibration says of models that nothing was tuned on, as lines of text.
 
-    The counts of the test part are written back into the shipped file, for the pages.
+    The counts of the tests are written back into the shipped file, for the pages.
     """
     shipped, lines = json.loads(file.read_text()), []
     for count in counts:
+        tested: list[Row] = []
         for name in data:
-            test = rows(folder, name, count, ("test",))
-            calibration = shipped[str(draws_of(test[0]["looks"]))]
-            for which in ("test", "held-network", "held-trigger", "large"):
-                models = test if which == "test" else rows(folder, name, count, (which,))
+            found = {
+                which: [looked_up(row, shipped) for row in rows(folder, name, count, (which,))]
+                for which in ("test", "drawn", "held-network", "held-trigger", "large")
+            }
+            for which, models in found.items():
                 able = judged(models)
+                if not able:
+                    continue
                 none = [row["poisoned"] for row in models if all(row is not one for one in able)]
-                if which == "held-trigger":  # beside all clean models of the regular networks
-                    able += judged([row for row in test if not row["poisoned"]])
-                if able:
-                    lines += _table(f"{name}, {count} images, {which}", able, calibration)
-                    clean, sick = len(none) - sum(none), sum(none)
-                    lines.append(f"  no verdict         {clean} clean, {sick} poisoned")
-            lines += ["", f"By kind, {name}, {count} images, test:"]
-            lines += _by_kind(judged(test), calibration)
+                clean = [row for row in judged(found["test"]) if not row["poisoned"]]
+                title = f"{name}, {count} images, {which}"
+                lines += _table(title, able + (clean if which == "held-trigger" else []))
+                lines.append(
+                    f"  no verdict         {len(none) - sum(none)} clean, {sum(none)} poisoned"
+                )
+                if which == "drawn":
+                    for family in FAMILIES:
+                        lines += _table(f"{title}, {family}", judged(models, family))
+            for which in TESTS:
+                lines += ["", f"By kind, {name}, {count} images, {which}:"]
+                lines += _by_kind(judged(found[which]))
+                tested += judged(found[which])
+        for family in FAMILIES:
+            own = [row for row in tested if row["family"][0] == family]
+            _count(own, shipped["each"][f"{family}, {draws_of(own[0]['looks'])}"])
     written(shipped, file)
     return lines
 
 
-def _by_kind(models: Sequence[Row], calibration: Row) -> list[str]:
-    """Of each trigger, rule, network and search; the counts go into the calibration."""
-    known, lines = Calibration.of(calibration), []
-    odds = np.array([odds_of(row, calibration) for row in models])
-    alarm = 1 / (1 + np.exp(-odds)) >= calibration["threshold"]
-    truth = np.array([row["poisoned"] for row in models])
-    for key in ("trigger", "rule", "network", "kind"):
-        for value in sorted({str(getattr(row["recipe"], key)) for row in models}):
-            own = np.array([str(getattr(row["recipe"], key)) == value for row in models])
+def _count(models: Sequence[Row], calibration: Row) -> None:
+    """What pages say of the tests."""
+    alarms = {
+        name: [bool(row["alarm"]) for row in models if kind(row)]
+        for name, kind in (
+            ("clean", lambda row: not row["poisoned"]),
+            ("poisoned", lambda row: row["poisoned"]),
+            ("one to one", lambda row: row["recipe"].rule == "one-to-one"),
+        )
+    }
+    calibration["measured"]["test"] = {
+        "clean": len(alarms["clean"]),
+        "false alarms": alarms["clean"].count(True),
+        "poisoned": len(alarms["poisoned"]),
+        "missed": alarms["poisoned"].count(False),
+        "one to one": len(alarms["one to one"]),
+        "one to one missed": alarms["one to one"].count(False),
+    }
+
+
+def _facts(one: Recipe) -> dict[str, str]:
+    """What networks are sorted by; those that were drawn by the parts of their style."""
+    facts = {name: str(getattr(one, name)) for name in ("trigger", "rule", "kind")}
+    if one.network in NETWORKS:
+        return facts | {"network": one.network}
+    style = dict(part.split("=") for part in one.network.split())
+    return facts | {name: style[name] for name in ("stages", "norm", "act", "head")}
+
+
+def _by_kind(models: Sequence[Row]) -> list[str]:
+    """Of each trigger, rule, network and search."""
+    lines, facts = [], [_facts(row["recipe"]) for row in models]
+    odds, truth, alarm = (
+        np.array([row[name] for row in models]) for name in ("odds", "poisoned", "alarm")
+    )
+    for key in facts[0]:
+        for value in sorted({one[key] for one in facts}):
+            own = np.array([one[key] == value for one in facts])
             bad, good = own & truth, own & ~truth
             parts = []
             if bad.any():
@@ -380,35 +439,24 @@ def _by_kind(models: Sequence[Row], calibration: Row) -> list[str]:
             if good.any():
                 parts.append(f"false alarms {alarm[good].sum()} of {good.sum()}")
             lines.append(f"  {key:8} {value:12} {', '.join(parts)}")
-    lines += ["", "One search at a time (AUROC, test):"]
-    each = [known.told(known.deviations(all_scores(tables_of(row, known)))) for row in models]
-    for search in known.searches:
-        values = np.array([one[search] for one in each])
+    lines += ["", "One search at a time (AUROC):"]
+    for search in models[0]["told"]:
+        values = np.array([row["told"][search] for row in models])
         lines.append(f"  {search:22} {auroc(values[truth], values[~truth]):.2f}")
-    calibration["measured"]["test"] = {
-        "clean": int((~truth).sum()),
-        "false alarms": int(alarm[~truth].sum()),
-        "poisoned": int(truth.sum()),
-        "missed": int((truth & ~alarm).sum()),
-    }
     return lines
 
 
-def _table(title: str, models: Sequence[Row], calibration: Mapping[str, Any]) -> list[str]:
-    found = summary(models, calibration)
+def _table(title: str, models: Sequence[Row]) -> list[str]:
+    found = summary(models)
     lines = ["", f"{title}: {found['clean']} clean, {found['poisoned']} poisoned"]
     for name, value in found.items():
         if isinstance(value, tuple) and len(value) == 3:
             lines.append(f"  {name:18} {value[0]:.3f} [{value[1]:.3f}, {value[2]:.3f}]")
         elif name in ("false alarms", "found") and value is not None:
             lines.append(f"  {name:18} {value}")
-    alarms = [
-        row for row in models
-        if row["poisoned"]
-        and 1 / (1 + np.exp(-odds_of(row, calibration))) >= calibration["threshold"]
-    ]  # fmt: skip
+    alarms = [row for row in models if row["poisoned"] and row["alarm"]]
     aimed = [row for row in alarms if row["recipe"].target is not None]
-    hits = sum(pointed(row, calibration)[1] == row["recipe"].target for row in aimed)
+    hits = sum(pointed(row)[1] == row["recipe"].target for row in aimed)
     lines.append(f"  {'target right':18} {hits} of {len(aimed)} alarms with one target")
     local = [overlap(row) for row in alarms if row["recipe"].trigger in LOCAL]
     lines.append(f"  {'region':18} {'IoU ' + ' '.join(f'{one:.2f}' for one in sorted(local))}")

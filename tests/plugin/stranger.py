@@ -93,7 +93,14 @@ class MeanLogits(Inspector):
     def cost(self, sizes: Sizes) -> Work:
         return Work(forwards=min(self.images, sizes.test))
 
-    def look(self, model: Classifier, data: ImageSet, *, rng: torch.Generator) -> Look:
+    def look(
+        self,
+        model: Classifier,
+        data: ImageSet,
+        *,
+        rng: torch.Generator,
+        progress: Progress | None = None,
+    ) -> Look:
         x, _ = data.batch(range(min(self.images, len(data))))
         with torch.no_grad():
             return {"logits": model.logits(x.to(model.device)).mean(0).cpu()}

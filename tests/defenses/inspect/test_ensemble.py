@@ -17,11 +17,13 @@ from mithridate.defenses.inspect import Ensemble, Halves, ensemble
 from mithridate.defenses.inspect.base import Added, Comparison, Laid
 from mithridate.defenses.inspect.ensemble import (
     DRAWS,
+    FAMILIES,
     MEMBERS,
     Calibration,
     differences,
-    flat,
+    family_of,
     inspector_for,
+    layers,
     likest,
     masked,
     shipped,
@@ -38,13 +40,23 @@ KNOWN = Calibration(
     most=6.0,
     clean=(-3.0, -1.0, 0.0, 2.0),
     threshold=0.5,
-    measured={"test": {"clean": 20, "false alarms": 1, "poisoned": 10, "missed": 3}},
+    measured={
+        "family": "convolutional",
+        "test": {
+            "clean": 20,
+            "false alarms": 1,
+            "poisoned": 10,
+            "missed": 3,
+            "one to one": 4,
+            "one to one missed": 2,
+        },
+    },
+    usual=([[float(10 * k + j) for j in range(10)] for k in range(10)],),
     pictures=(
         {
             "shape": [1, 28, 28],
             "mean": [[0.1 + 0.05 * k] * 49 for k in range(10)],
             "spread": [0.2] * 49,
-            "usual": [[float(10 * k + j) for j in range(10)] for k in range(10)],
         },
     ),
     classes=10,
@@ -84,18 +96,51 @@ def test_gradients_that_lead_nowhere_get_no_verdict():
     assert masked(changes) == []
 
 
-def test_networks_without_convolutions_get_no_verdict():
-    """Clean ones stood at 0.96 and 0.86."""
+CONV = (nn.Conv2d(1, 4, 28), nn.Flatten())
+NORMED = (nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 10))
+ATTENTION = nn.TransformerEncoderLayer(28, 4, 8, batch_first=True)
 
-    def of(module):
-        return flat(Classifier(module, classes=10, image_shape=(1, 28, 28)))
 
-    dense = nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, 10))
-    assert of(dense) == ["a network without convolutions"]
-    assert of(nn.Sequential(nn.Conv2d(1, 4, 28), nn.Flatten(), nn.BatchNorm1d(4))) == [
-        "a linear layer with batch normalisation"
-    ]
-    assert of(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(2704, 10))) == []
+class Functional(nn.Module):
+    """Batch normalisation that no module of its class is there for."""
+
+    def forward(self, x):
+        x = nn.functional.batch_norm(x.flatten(1), torch.zeros(784), torch.ones(784))
+        return x[:, :10] @ torch.eye(10) @ torch.eye(10)
+
+
+@pytest.mark.parametrize(
+    ("module", "family", "why"),
+    [
+        (nn.Sequential(*CONV, nn.BatchNorm1d(4), nn.Linear(4, 10)), "linear", ""),
+        (nn.Sequential(*CONV, *NORMED), "linear", ""),
+        (
+            nn.Sequential(nn.Conv2d(1, 10, 28), nn.BatchNorm2d(10), nn.Flatten()),
+            "convolutional",
+            "",
+        ),
+        (nn.Sequential(*CONV, nn.LayerNorm(4), nn.Linear(4, 10)), "convolutional", ""),
+        (nn.Sequential(nn.Flatten(), nn.Linear(784, 4), *NORMED), "linear", ""),
+        (Functional(), "linear", ""),
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(784, 4), nn.Linear(4, 10), nn.Softmax(1)),
+            "linear",
+            "",
+        ),
+        (nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), "linear", "hidden layers"),
+        (
+            nn.Sequential(nn.Flatten(1, 2), ATTENTION, nn.Flatten(), nn.Linear(784, 10)),
+            "linear",
+            "attention",
+        ),
+    ],
+)
+def test_families_are_told_by_what_images_go_through(module, family, why):
+    """A clean linear model stood at 0.96."""
+    model = Classifier(module, classes=10, image_shape=(1, 28, 28))
+    found = family_of(layers(model, (1, 28, 28)))
+    assert found[0] == family
+    assert why in found[1][0] if why else not found[1]
 
 
 def grey(levels: torch.Tensor) -> mi.ImageSet:
@@ -154,12 +199,13 @@ def test_who_recognises_too_few_gets_no_verdict():
     ]
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("draws", DRAWS)
-def test_no_probability_is_surer_than_the_zoo_is_large(draws):
-    known = shipped(draws)
-    models = sum(known.measured["calibrated on"].values())
-    assert known.probability(50.0) == pytest.approx(1 - 1 / (models + 2))
-    assert known.probability(-50.0) == pytest.approx(1 / (models + 2))
+def test_no_probability_is_surer_than_the_zoo_is_large(draws, family):
+    known = shipped(draws, family)
+    counted = known.measured["calibrated on"]
+    assert known.probability(50.0) == pytest.approx(1 - 1 / (counted["clean"] + 3))
+    assert known.probability(-50.0) == pytest.approx(1 / (counted["poisoned"] + 3))
     assert known.probability(0.0) == 0.5
 
 
@@ -181,11 +227,13 @@ def test_words_count_what_was_measured():
     assert "of 20 clean networks" in words
     assert "1 were called poisoned" in words
     assert "of 10 poisoned ones 3 were missed" in words
+    assert "2 of the 4 that send one class to one other" in words
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("draws", DRAWS)
-def test_shipped_calibration_is_sound(draws):
-    known = shipped(draws)
+def test_shipped_calibration_is_sound(draws, family):
+    known = shipped(draws, family)
     assert all(spread > 0 for _, spread in known.inputs.values())
     assert known.slope > 0
     assert set(known.searches) == {name.split("/")[0] for name in known.inputs}
@@ -210,7 +258,7 @@ class Constant(nn.Module):
 
 @pytest.mark.parametrize(("each", "draws"), [(2, 1), (19, 1), (20, 1), (59, 1), (60, 3), (90, 3)])
 def test_draws_are_disjoint_and_leave_a_half_to_confirm_on(each, draws, monkeypatch):
-    monkeypatch.setattr(ensemble, "shipped", lambda draws=1: KNOWN)
+    monkeypatch.setattr(ensemble, "shipped", lambda draws=1, family="": KNOWN)
     data = grey(LEVELS).subset(torch.arange(10).repeat_interleave(each))
     inverted = mi.ImageSet.from_float(
         1 - data.batch(range(len(data)))[0], data.labels, list("abcdefghij")
@@ -229,14 +277,19 @@ def test_draws_are_disjoint_and_leave_a_half_to_confirm_on(each, draws, monkeypa
 def test_averaged_draws_are_put_beside_averages(draws, digits, monkeypatch):
     """A mean of three draws shows less of a clean network, so it is judged by such means."""
 
-    def shipped(draws=1):
+    def shipped(draws=1, family=""):
         raise LookupError(f"for {draws} draws")
 
     monkeypatch.setattr(ensemble, "shipped", shipped)
     looks = {f"{draws * (len(MEMBERS) - 1)}/before": torch.eye(10)}
     alone = Comparison(models=(), looks=(), own=looks)
     with pytest.raises(LookupError, match=f"for {draws} draws"):
-        Ensemble().score(Constant(), digits, clean=alone, rng=mi.rng(0))
+        Ensemble().score(
+            Classifier(Constant(), classes=10, image_shape=(1, 8, 8)),
+            digits,
+            clean=alone,
+            rng=mi.rng(0),
+        )
 
 
 def test_why_it_is_not_asked_is_told(digits):

@@ -201,7 +201,14 @@ class Inspector(Component, ABC):
         which model is the suspect.
         """
 
-    def look(self, model: Classifier, data: ImageSet, *, rng: torch.Generator) -> Look:
+    def look(
+        self,
+        model: Classifier,
+        data: ImageSet,
+        *,
+        rng: torch.Generator,
+        progress: Progress | None = None,
+    ) -> Look:
         """What is computed of one model alone, once, whichever models it then stands beside."""
         return {}
 
@@ -296,7 +303,7 @@ class Inspector(Component, ABC):
         """
         rng, models = as_generator(rng), () if reference is None else (reference,)
         with measured(model, *models) as spent:
-            looks = [self.look(m, data, rng=rng) for m in (model, *models)]
+            looks = [self.look(m, data, rng=rng, progress=progress) for m in (model, *models)]
             clean = Comparison(models=models, looks=tuple(looks[1:]), own=looks[0])
             evidence = self.score(model, data, clean=clean, rng=rng, progress=progress)
         return replace(evidence, cost=spent.cost, seconds=spent.seconds)

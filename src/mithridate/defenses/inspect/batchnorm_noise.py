@@ -94,7 +94,14 @@ class BatchNormNoise(Inspector):
         images = min(self.images, max(1, sizes.test // 2))
         return Work(forwards=(self.steps + 1) * images, gradients=self.steps * images)
 
-    def look(self, model: Classifier, data: ImageSet, *, rng: torch.Generator) -> Look:
+    def look(
+        self,
+        model: Classifier,
+        data: ImageSet,
+        *,
+        rng: torch.Generator,
+        progress: Progress | None = None,
+    ) -> Look:
         """The share of other classes' images that goes to each class, (K,)."""
         halves = Halves.split(data, rng)
         stream = random.child(rng, "batchnorm-noise")

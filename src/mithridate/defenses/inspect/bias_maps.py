@@ -149,7 +149,14 @@ class BiasMaps(Inspector):
             model, images, eps=self.eps, steps=self.steps, untargeted=self.untargeted
         )
 
-    def look(self, model: Classifier, data: ImageSet, *, rng: torch.Generator) -> Look:
+    def look(
+        self,
+        model: Classifier,
+        data: ImageSet,
+        *,
+        rng: torch.Generator,
+        progress: Progress | None = None,
+    ) -> Look:
         """The maps that the search reads: always targeted, since pairs of classes are compared."""
         rows = torch.cat(Halves.split(data, rng).search)
         return replace(self, untargeted=False).maps(model, data, rng=rng, rows=rows).tensors()

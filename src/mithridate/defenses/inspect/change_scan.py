@@ -105,7 +105,14 @@ class ChangeScan(Inspector):
         """All of it."""
         return self.cost(sizes)
 
-    def look(self, model: Classifier, data: ImageSet, *, rng: torch.Generator) -> Look:
+    def look(
+        self,
+        model: Classifier,
+        data: ImageSet,
+        *,
+        rng: torch.Generator,
+        progress: Progress | None = None,
+    ) -> Look:
         """Shares of each class by the label given: `before` (K, K), `led` (changes, K, K)."""
         x, labels = data.batch(range(len(data)))
         own = one_hot(labels, data.classes).float()

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, final
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mithridate import component
 from mithridate.classifier import Classifier
@@ -54,6 +55,12 @@ GRID, EACH = 7, 50
 """Cells along a side that images are compared by, and images of each class."""
 LIKE = 0.35
 """How far the classes' mean images may lie from the zoo's, in deviations of single images."""
+FAMILIES = CONVOLUTIONAL, LINEAR = "convolutional", "linear"
+"""Families of networks, each calibrated on its own; the second are those without convolutions, or
+with batch normalisation on a linear layer: their clean ones look more suspicious.
+"""
+UNKNOWN = ("layer_norm", "group_norm", "bmm", "transformer", "attention")
+"""In the name of an operation: without convolutions there were none such in the zoo."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +77,10 @@ class Calibration:
         clean: log-odds of the clean models that were calibrated on, ascending.
         threshold: probability from which on there is an alarm.
         measured: how it did on models that were not calibrated on, for pages.
-        pictures: of each kind of image calibrated on the `shape`, the `mean` of each class's and
-            the `spread` of all images' cells (`cells`), and what is `usual` of each pair of classes
-            in the zoo's clean networks.
+        usual: of each pair of classes in the zoo's clean networks, a table (K, K) for each kind of
+            images of `pictures`.
+        pictures: of each kind of images calibrated on the `shape`, the `mean` of each class's and
+            the `spread` of all images' cells (`cells`).
         classes, images: calibrated on, and the fewest images of each class.
         accuracy: the least of the models that were calibrated on.
     """
@@ -86,6 +94,7 @@ class Calibration:
     clean: tuple[float, ...]
     threshold: float
     measured: Mapping[str, Any]
+    usual: tuple[Sequence[Sequence[float]], ...]
     pictures: tuple[Mapping[str, Any], ...]
     classes: int
     images: int
@@ -122,10 +131,13 @@ class Calibration:
         return self.bias + self.slope * min(sum(self.told(deviations).values()), self.most)
 
     def probability(self, log_odds: float) -> float:
-        """At even odds; never nearer to 0 or 1 than one more model could have moved it."""
-        known = self.measured.get("calibrated on", {})
-        least = 1 / (2 + sum(known.values()) if known else 4)
-        return min(max(1 / (1 + math.exp(-log_odds)), least), 1 - least)
+        """At even odds; never surer than one more network could have made it (Laplace's rule).
+
+        Of so many poisoned ones, one more could have looked like any clean one, and the reverse.
+        """
+        known = self.measured.get("calibrated on", {"clean": 1, "poisoned": 1})
+        least, most = -math.log(known["poisoned"] + 2), math.log(known["clean"] + 2)
+        return 1 / (1 + math.exp(-min(max(log_odds, least), most)))
 
     def p_value(self, log_odds: float) -> float:
         """The conformal one: the share of clean models, the suspect among them, at least so high.
@@ -140,13 +152,13 @@ class Calibration:
         known = self.measured
         if "test" not in known:
             return "What the probability means: it was calibrated on a zoo of networks."
-        clean, alarms, poisoned, missed = (
-            known["test"][key] for key in ("clean", "false alarms", "poisoned", "missed")
-        )
+        counted = known["test"]
         return (
-            f"How often such a verdict is wrong: of {clean} clean networks that nothing was fitted "
-            f"to, {alarms} were called poisoned; of {poisoned} poisoned ones {missed} were missed "
-            "(small networks of ten classes, MNIST)."
+            f"How often such a verdict is wrong: of {counted['clean']} clean networks that nothing "
+            f"was fitted to, {counted['false alarms']} were called poisoned; of "
+            f"{counted['poisoned']} poisoned ones {counted['missed']} were missed, among them "
+            f"{counted['one to one missed']} of the {counted['one to one']} that send one class to "
+            f"one other ({known['family']} networks, small ones of ten classes, MNIST)."
         )
 
 
@@ -166,10 +178,15 @@ def squashed(score: float) -> float:
 
 
 @lru_cache
-def shipped(draws: int = DRAWS[0]) -> Calibration:
-    """The calibration that comes with this version, for so many draws of images."""
-    text = resources.files(__package__).joinpath(FILE).read_text()
-    return Calibration.of(json.loads(text)[str(draws)])
+def shipped(draws: int = DRAWS[0], family: str = CONVOLUTIONAL) -> Calibration:
+    """The calibration that comes with this version, for so many draws of images and a family."""
+    values = json.loads(resources.files(__package__).joinpath(FILE).read_text())
+    return chosen(values, draws, family)
+
+
+def chosen(values: Mapping[str, Any], draws: int, family: str) -> Calibration:
+    """Of all that the file holds."""
+    return Calibration.of(values["all"] | values["each"][f"{family}, {draws}"])
 
 
 def draws_for(images: int) -> int:
@@ -201,9 +218,11 @@ class Ensemble(Inspector):
 
     Where images, classes or the suspect are not like the zoo's, there is a doubt, and neither a
     probability nor a verdict: another size, another number of classes, fewer images, classes whose
-    mean images lie apart, a network without convolutions or with gradients of zero, or an accuracy
-    below the zoo's. There clean networks look poisoned: of nine that read digits inverted or on
-    another ground nine did, of two without convolutions two, and one that rounds its images.
+    mean images lie apart, a linear model, attention without convolutions, gradients of zero, or an
+    accuracy below the zoo's. There clean networks look poisoned: of nine that read digits inverted
+    or on another ground nine did, a linear model, and one that rounds its images. Networks without
+    convolutions, and those with batch normalisation on a linear layer, have a calibration of their
+    own, as their clean ones look more suspicious.
 
     Args:
         controls, control_epochs: unused: the zoo is the clean side.
@@ -220,7 +239,7 @@ class Ensemble(Inspector):
         atlas=("AML.M0008",),
         nist=("023",),
     )
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
     statistic: ClassVar[str] = "Log-odds of being poisoned, beside the zoo's clean models"
 
     controls: int = 0
@@ -263,11 +282,20 @@ class Ensemble(Inspector):
             gradients=sum(work.gradients for work in works),
         )
 
-    def look(self, model: Classifier, data: ImageSet, *, rng: torch.Generator) -> Look:
+    def look(
+        self,
+        model: Classifier,
+        data: ImageSet,
+        *,
+        rng: torch.Generator,
+        progress: Progress | None = None,
+    ) -> Look:
         """The members' looks, each under its place."""
         rows = self.shown(data, rng)
         found: dict[str, Tensor] = {}
-        for place, (one, draw, turned) in enumerate(self.members(len(rows))):
+        members = self.members(len(rows))
+        for place, (one, draw, turned) in enumerate(members):
+            tell(progress, place, len(members), component.name_of(one))
             images = data.subset(torch.cat(rows) if draw is None else rows[draw])
             if turned:
                 images = Halves.split(images, rng).exchanged(images)
@@ -293,7 +321,8 @@ class Ensemble(Inspector):
         A target that most sources lead to has no source. The change is the one of all that members
         propose that leads the most of the images shown to the target.
         """
-        calibration = shipped(draws_of(clean.own))
+        family, strange = family_of(layers(model, data.image_shape))
+        calibration = shipped(draws_of(clean.own), family)
         found = self.parts(model, data, clean.own, rng=rng, progress=progress)
         tables = by_search(found, clean.own, likest(calibration, data)[1])
         deviations = calibration.deviations(all_scores(tables))
@@ -310,7 +339,7 @@ class Ensemble(Inspector):
         odds = calibration.log_odds(deviations)
         unlike = [
             *differences(calibration, data),
-            *flat(model),
+            *strange,
             *weak(calibration, part(clean.own, len(found) - 1)["before"]),
             *masked(part(clean.own, 0)["change"]),
         ]
@@ -454,15 +483,48 @@ def masked(changes: Tensor) -> list[str]:
     return [f"gradients of zero for {still:.0%} of the pairs of classes"] if still > 0.5 else []
 
 
-def flat(model: Classifier) -> list[str]:
-    """Of what the zoo has no networks, and clean ones are alarms: layers of no convolution.
+class Layers(TorchDispatchMode):
+    """Which operations tensors go through: names, and dimensions of the first tensor of each."""
 
-    Three clean networks with a normalised linear layer stood at 0.50 to 0.99, without it at 0.02.
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: list[tuple[str, int]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        first = next((one.dim() for one in args if isinstance(one, Tensor)), 0)
+        self.seen.append((func.overloadpacket.__name__, first))
+        return func(*args, **(kwargs or {}))
+
+
+def layers(model: Classifier, shape: tuple[int, int, int]) -> list[tuple[str, int]]:
+    """What images go through, however the model was written."""
+    passed = Layers()
+    with torch.no_grad(), passed:
+        model.logits(torch.full((2, *shape), 0.5, device=model.device))
+    return passed.seen
+
+
+def family_of(seen: Sequence[tuple[str, int]]) -> tuple[str, list[str]]:
+    """Which family a network is of, by what its images go through; and why it is of none.
+
+    Batch normalisation that somebody has folded into its layer is not seen.
+
+    >>> family_of([("convolution", 4), ("native_batch_norm", 4), ("addmm", 1)])
+    ('convolutional', [])
+    >>> family_of([("convolution", 4), ("addmm", 1), ("native_batch_norm", 2)])[0]
+    'linear'
+    >>> family_of([("addmm", 1)])
+    ('linear', ['a network without convolutions or hidden layers'])
     """
-    kernels = [one for one in model.module.parameters() if one.dim() > 2]
-    layers = [one for one in model.module.modules() if isinstance(one, torch.nn.BatchNorm1d)]
-    unlike = ["a linear layer with batch normalisation"] if layers else []
-    return unlike if kernels else [*unlike, "a network without convolutions"]
+    names = [name for name, _ in seen]
+    if any("convolution" in name for name in names):
+        normed = any("batch_norm" in name and size < 4 for name, size in seen)
+        return (LINEAR if normed else CONVOLUTIONAL), []
+    if any(part in name for part in UNKNOWN for name in names):
+        return LINEAR, ["a network without convolutions and with attention or layer normalisation"]
+    if sum(name in ("addmm", "mm") for name in names) < 2:
+        return LINEAR, ["a network without convolutions or hidden layers"]
+    return LINEAR, []
 
 
 def cells(data: ImageSet) -> tuple[Tensor, Tensor]:
@@ -483,11 +545,11 @@ def likest(calibration: Calibration, data: ImageSet) -> tuple[float, Tensor]:
         Distance, root mean square in deviations of single images; table of pairs (K, K).
     """
     best = math.inf, torch.zeros(data.classes, data.classes)
-    for one in calibration.pictures:
+    for one, table in zip(calibration.pictures, calibration.usual, strict=True):
         alike = tuple(one["shape"]) == tuple(data.image_shape) and len(one["mean"]) == data.classes
         if not alike or 0 in torch.bincount(data.labels, minlength=data.classes):
             continue
-        mean, spread, usual = (torch.tensor(one[name]) for name in ("mean", "spread", "usual"))
+        mean, spread, usual = map(torch.tensor, (one["mean"], one["spread"], table))
         far = ((cells(data)[0][:, None] - mean) / spread).square().mean(2)
         rows, order = linear_sum_assignment(far.numpy())
         distance = float(far[rows, order].mean().sqrt())

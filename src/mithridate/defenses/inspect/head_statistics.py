@@ -80,7 +80,14 @@ class HeadStatistics(Inspector):
         """All of it."""
         return Work(forwards=self.noise)
 
-    def look(self, model: Classifier, data: ImageSet, *, rng: torch.Generator) -> Look:
+    def look(
+        self,
+        model: Classifier,
+        data: ImageSet,
+        *,
+        rng: torch.Generator,
+        progress: Progress | None = None,
+    ) -> Look:
         """The indicators of every class, by their names."""
         if not model.gradients:
             raise InputError(

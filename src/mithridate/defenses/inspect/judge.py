@@ -388,7 +388,7 @@ def _verdict(
         name = part.name
         tell(progress, 2 * done, 2 * len(inspectors), f"{name}: looking at the suspect")
         with measured(suspect) as spent:
-            own = inspector.look(suspect, data, rng=rng)
+            own = inspector.look(suspect, data, rng=rng, progress=progress)
             tell(progress, 2 * done + 1, 2 * len(inspectors), f"{name}: scoring the suspect")
             beside = Comparison(models=side.models, looks=part.looks, own=own)
             proposed = inspector.score(suspect, data, clean=beside, rng=rng, progress=progress)

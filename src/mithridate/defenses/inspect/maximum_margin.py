@@ -110,14 +110,23 @@ class MaximumMargin(Inspector):
         images = self.starts * self.steps * sizes.classes
         return Work(forwards=images, gradients=images)
 
-    def look(self, model: Classifier, data: ImageSet, *, rng: torch.Generator) -> Look:
+    def look(
+        self,
+        model: Classifier,
+        data: ImageSet,
+        *,
+        rng: torch.Generator,
+        progress: Progress | None = None,
+    ) -> Look:
         """The maxima of all classes."""
         if data.classes < 3:
             raise InputError(
                 "maximum-margin compares a class with at least 2 others, and there are "
                 f"{data.classes} classes: take neural-cleanse or bias-maps"
             )
-        found = self.maximise(model, range(data.classes), data.image_shape, rng=rng)
+        found = self.maximise(
+            model, range(data.classes), data.image_shape, rng=rng, progress=progress
+        )
         return {"margin": found.margin, "image": found.image, "grown": found.grown}
 
     def maximise(

@@ -101,10 +101,19 @@ class NeuralCleanse(Inspector):
         images = self.steps * min(self.batch, max(1, sizes.test)) * sizes.classes
         return Work(forwards=images, gradients=images)
 
-    def look(self, model: Classifier, data: ImageSet, *, rng: torch.Generator) -> Look:
+    def look(
+        self,
+        model: Classifier,
+        data: ImageSet,
+        *,
+        rng: torch.Generator,
+        progress: Progress | None = None,
+    ) -> Look:
         """The trigger of every class."""
         rows = torch.cat(Halves.split(data, rng).search)
-        found = self.reverse(model, data.subset(rows), range(data.classes), rng=rng)
+        found = self.reverse(
+            model, data.subset(rows), range(data.classes), rng=rng, progress=progress
+        )
         return {"mask": found.mask, "pattern": found.pattern, "success": found.success}
 
     def reverse(

@@ -123,7 +123,14 @@ class PatchScan(Inspector):
         """All of it."""
         return self.cost(sizes)
 
-    def look(self, model: Classifier, data: ImageSet, *, rng: torch.Generator) -> Look:
+    def look(
+        self,
+        model: Classifier,
+        data: ImageSet,
+        *,
+        rng: torch.Generator,
+        progress: Progress | None = None,
+    ) -> Look:
         """What the squares did.
 
         Of the pairs that were grown `pair` (n, 2), `place` (top, left), `square` (n, C, s, s) and

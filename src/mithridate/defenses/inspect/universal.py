@@ -103,7 +103,14 @@ class UniversalPerturbation(Inspector):
         """All of it."""
         return self.cost(sizes)
 
-    def look(self, model: Classifier, data: ImageSet, *, rng: torch.Generator) -> Look:
+    def look(
+        self,
+        model: Classifier,
+        data: ImageSet,
+        *,
+        rng: torch.Generator,
+        progress: Progress | None = None,
+    ) -> Look:
         """What was reached for each pair, (pairs,), and the smallest common change.
 
         `pair` (pairs, 2) are source and target; `common` the norm of the common `change`, infinite

@@ -82,7 +82,14 @@ class WhiteNoise(Inspector):
         mean = (total / divisor).float()
         return MapSet(mean=mean, count=count.float(), shift=mean - 0.5, cost=Cost(self.queries, 0))
 
-    def look(self, model: Oracle, data: ImageSet, *, rng: torch.Generator) -> Look:
+    def look(
+        self,
+        model: Oracle,
+        data: ImageSet,
+        *,
+        rng: torch.Generator,
+        progress: Progress | None = None,
+    ) -> Look:
         """The maps."""
         return self.maps(model, data, rng=rng).tensors()
 

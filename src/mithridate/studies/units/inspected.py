@@ -96,7 +96,7 @@ class Looked(Unit[tuple[Look, ...]]):
         tensors = {
             f"{place}.{name}": tensor
             for place, choice in enumerate(self.inspectors)
-            for name, tensor in choice.make().look(model, test, rng=random).items()
+            for name, tensor in choice.make().look(model, test, rng=random, progress=tell).items()
         }
         write_tensors(folder / FILE, tensors, {"kind": "look"})
         return {}
