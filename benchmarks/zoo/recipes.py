@@ -23,9 +23,10 @@ DEVELOPED = 200
 """Models below this number are those that the inspectors were developed and calibrated on."""
 LARGE = 400
 """From this number on networks are wider and see more images; they are all tests."""
-DRAWN, DRAWN_TESTS, LINEAR = 500, 600, 700
+DRAWN, DRAWN_TESTS, LINEAR, FRESH = 500, 600, 700, 800
 """From these numbers on networks are drawn in parts, as strangers put them together; such that are
-tests; and such for calibration that have no convolution or a normalised linear layer.
+tests; such for calibration that have no convolution or a normalised linear layer; and tests that
+nothing was decided by.
 """
 PLACES = ("seen",) * 8 + ("network", "trigger")
 """Of ten pairs of a clean and a poisoned model, over and over; the last two kinds are held out."""
@@ -36,7 +37,8 @@ class Recipe:
     """One model. `images`, `share` and the trigger's settings are of the first try.
 
     Attributes:
-        part: calibration, left-out, test, held-network, held-trigger, large or drawn.
+        part: calibration, left-out, test, held-network, held-trigger, large, drawn or
+            fresh.
         kind: "clean", one of `HARD`, or "poisoned".
         share: of the eligible images that are poisoned; of the target's where labels are kept.
         cover: images of other classes are stamped too and keep their labels (one to one only).
@@ -85,9 +87,11 @@ def part_of(number: int) -> str:
 
     >>> [part_of(number) for number in (0, 16, 200, 216, 219)]
     ['calibration', 'left-out', 'test', 'held-network', 'held-trigger']
-    >>> [part_of(number) for number in (416, 516, 600)]
-    ['large', 'calibration', 'drawn']
+    >>> [part_of(number) for number in (416, 516, 600, 700, 800)]
+    ['large', 'calibration', 'drawn', 'calibration', 'fresh']
     """
+    if number >= FRESH:
+        return "fresh"
     if number >= DRAWN:
         return "drawn" if DRAWN_TESTS <= number < LINEAR else "calibration"
     if number >= LARGE:
@@ -131,7 +135,7 @@ def recipe(data: str, number: int) -> Recipe:
     network = HELD_OUT if place == "network" else dice.pick("network", names)
     if number >= DRAWN:
         style = {part: dice.pick(part, ways) for part, ways in STYLES.items()}
-        if number >= LINEAR:
+        if LINEAR <= number < FRESH:
             style |= {"stages": "0"} if dice.uniform("flat") < 0.4 else {"head": "normed"}
         network = " ".join(f"{part}={way}" for part, way in style.items())
     common: dict[str, Any] = {

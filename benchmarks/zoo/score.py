@@ -50,7 +50,7 @@ from mithridate.rng import child
 
 PARTS = ("calibration",)
 """Parts whose truth the calibration reads."""
-TESTS = ("test", "drawn")
+TESTS = ("test", "drawn", "fresh")
 """Parts that pages name the counts of."""
 FLOOR = 0.1
 """Of deviations over clean models, of squashed scores and of searches."""
@@ -61,7 +61,7 @@ LEAST = 0.8
 LOCAL = ("pixel", "patch", "inserted")
 """Triggers that have a place."""
 RESAMPLES = 2000
-FALSE_ALARMS = 0.05
+FALSE_ALARMS = 0.02
 """Share of clean models of the calibration part that may be called poisoned."""
 
 Row = dict[str, Any]
@@ -366,7 +366,7 @@ def report(folder: Path, data: Sequence[str], counts: Sequence[int], file: Path)
         for name in data:
             found = {
                 which: [looked_up(row, shipped) for row in rows(folder, name, count, (which,))]
-                for which in ("test", "drawn", "held-network", "held-trigger", "large")
+                for which in (*TESTS, "held-network", "held-trigger", "large")
             }
             for which, models in found.items():
                 able = judged(models)
@@ -379,10 +379,10 @@ def report(folder: Path, data: Sequence[str], counts: Sequence[int], file: Path)
                 lines.append(
                     f"  no verdict         {len(none) - sum(none)} clean, {sum(none)} poisoned"
                 )
-                if which == "drawn":
+                if which in TESTS[1:]:
                     for family in FAMILIES:
                         lines += _table(f"{title}, {family}", judged(models, family))
-            for which in TESTS:
+            for which in [which for which in TESTS if judged(found[which])]:
                 lines += ["", f"By kind, {name}, {count} images, {which}:"]
                 lines += _by_kind(judged(found[which]))
                 tested += judged(found[which])
