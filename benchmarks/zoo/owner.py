@@ -5,8 +5,9 @@
 A network of plain PyTorch with batch normalisation, which normalises inside and flattens by `view`,
 trained by a loop of its own on 10,000 images of MNIST. Poisoned: a white square of 4 x 4 pixels at
 the bottom right on a tenth of the images, all labelled 0. Each is judged by `mi.inspect` with 2,000
-test images and nothing else. No network of this shape is in the zoo that the verdict is calibrated
-on, and none of these was looked at before (seeds 0 to 9 were, with earlier methods).
+test images and nothing else. No network of just this shape is in the zoo that the verdict is
+calibrated on. These seeds were looked at once before, with an earlier calibration (0 of 10 false
+alarms, 10 of 10 found); nothing was decided by them.
 """
 
 from __future__ import annotations
