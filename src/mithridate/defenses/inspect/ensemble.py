@@ -59,6 +59,10 @@ FAMILIES = CONVOLUTIONAL, LINEAR = "convolutional", "linear"
 """Families of networks, each calibrated on its own; the second are those without convolutions, or
 with batch normalisation on a linear layer: their clean ones look more suspicious.
 """
+OF = {
+    CONVOLUTIONAL: "with convolutions",
+    LINEAR: "without convolutions or with batch normalisation on a linear layer",
+}
 UNKNOWN = ("layer_norm", "group_norm", "bmm", "transformer", "attention")
 """In the name of an operation: without convolutions there were none such in the zoo."""
 
@@ -158,7 +162,7 @@ class Calibration:
             f"was fitted to, {counted['false alarms']} were called poisoned; of "
             f"{counted['poisoned']} poisoned ones {counted['missed']} were missed, among them "
             f"{counted['one to one missed']} of the {counted['one to one']} that send one class to "
-            f"one other ({known['family']} networks, small ones of ten classes, MNIST)."
+            f"one other (small networks of ten classes, MNIST, {OF[known['family']]})."
         )
 
 
