@@ -202,6 +202,14 @@ def test_a_function_is_no_module():
         Classifier(lambda x: x, classes=2)
 
 
+def test_an_exported_program_is_refused_in_one_line():
+    """It was NotImplementedError, and the classifier held itself for frozen ever after."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    program = torch.export.export(net, (torch.rand(2, 1, 2, 2),)).module()
+    with pytest.raises(InputError, match="load its weights"):
+        Classifier(program, classes=2)
+
+
 def test_settle_keeps_what_the_clock_says_is_fastest():
     ticks = iter([0, 5, 0, 4, 0, 1, 0, 3])
     model = Classifier(network(), classes=3)

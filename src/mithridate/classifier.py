@@ -86,7 +86,8 @@ class Classifier:
             is, and an image is always answered alike.
 
     Raises:
-        InputError: not a module, fewer than two classes, empty bounds, no such class to reject.
+        InputError: not a module, a program of torch.export, fewer than two classes, empty bounds,
+            no such class to reject.
 
     >>> model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), classes=3)
     >>> model.logits(torch.zeros(2, 1, 2, 2)).shape
@@ -116,6 +117,12 @@ class Classifier:
     ) -> None:
         if not isinstance(module, nn.Module):
             raise InputError(f"a classifier wraps a torch.nn.Module, got {type(module).__name__}")
+        if "eval" in vars(module):
+            raise InputError(
+                "a classifier needs a module that can be set to evaluation mode, and a program of "
+                "torch.export cannot: load its weights, torch.export.load(FILE).state_dict, into "
+                "the network they are of"
+            )
         names = class_names_of(classes)
         if len(names) < 2:
             raise InputError(f"a classifier has at least 2 classes, got {len(names)}")
