@@ -78,7 +78,7 @@ class Unlearning(Repairer):
     steps: int = 60
     batch: int = 8
     epochs: int = 5
-    lr: float = 1e-3
+    lr: float = 2e-3
     batch_size: int = 32
 
     def __post_init__(self) -> None:
