@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -206,10 +207,6 @@ def create(name: str, shape: Shape, classes: int, width: int, normalized: bool) 
 
     Named, or in a style of `drawn`.
     """
-    network = (
-        NETWORKS[name](shape, classes, width)
-        if name in NETWORKS
-        else drawn(name, shape, classes, width)
-    )
+    network = NETWORKS.get(name, partial(drawn, name))(shape, classes, width)
     mean, std = (0.1307, 0.3081) if shape[0] == 1 else (0.473, 0.251)
     return nn.Sequential(Normalize(mean, std), network) if normalized else network

@@ -60,7 +60,7 @@ FAMILIES = CONVOLUTIONAL, LINEAR = "convolutional", "linear"
 with batch normalisation on a linear layer: their clean ones look more suspicious.
 """
 OF = {
-    CONVOLUTIONAL: "with convolutions",
+    CONVOLUTIONAL: "with convolutions and no normalised linear layer, nor one folded into it",
     LINEAR: "without convolutions or with batch normalisation on a linear layer",
 }
 UNKNOWN = ("layer_norm", "group_norm", "bmm", "transformer", "attention")
@@ -139,7 +139,7 @@ class Calibration:
 
         Of so many poisoned ones, one more could have looked like any clean one, and the reverse.
         """
-        known = self.measured.get("calibrated on", {"clean": 1, "poisoned": 1})
+        known = self.measured["calibrated on"]
         least, most = -math.log(known["poisoned"] + 2), math.log(known["clean"] + 2)
         return 1 / (1 + math.exp(-min(max(log_odds, least), most)))
 
