@@ -18,7 +18,7 @@ from mithridate import component
 from mithridate.classifier import Classifier
 from mithridate.errors import InputError
 
-NAMES = ("maximum-margin", "head-statistics", "batchnorm-noise")
+NAMES = ("maximum-margin", "batchnorm-noise")
 NETWORKS = {"digits-cnn": (10, {}), "resnet18": (5, {"width": 0.25})}
 """Name -> epochs, and settings."""
 

@@ -195,7 +195,7 @@ class Classifier:
 
     def shows(self, access: Collection[str]) -> bool:
         """Whether it gives what a component needs to see, as `About.access` has it."""
-        there = {"gradient": self.gradients, "weight": self.gradients, "score": self.scored}
+        there = {"gradient": self.gradients, "score": self.scored}
         return all(there.get(kind, True) for kind in access)
 
     def attacker(self) -> Classifier:

@@ -167,7 +167,6 @@ TABLES: dict[str, dict[str, str]] = {
         "universal-perturbation": "mithridate.defenses.inspect.universal:UniversalPerturbation",
         "white-noise": "mithridate.defenses.inspect.white_noise:WhiteNoise",
         "maximum-margin": "mithridate.defenses.inspect.maximum_margin:MaximumMargin",
-        "head-statistics": "mithridate.defenses.inspect.head_statistics:HeadStatistics",
         "batchnorm-noise": "mithridate.defenses.inspect.batchnorm_noise:BatchNormNoise",
     },
     "measures": {
@@ -199,8 +198,7 @@ class About:
         kind: of an attack, "bounded" (within eps), "minimal" (the smallest change) or
             "universal" (one change for all images).
         norms: in which an attack measures distance, its default first.
-        access: what it sees of the model: "gradient", "weight" (reads them, and takes no
-            gradient), "score", "label", or several.
+        access: what it sees of the model: "gradient", "score", "label", or several.
         needs: besides the model and the images: "surrogate", "generator", "training images",
             "clean images", "clean models".
         place: of a trigger: "fixed" (the same pixels of every image), "random" or "everywhere".

@@ -16,7 +16,6 @@ from mithridate.defenses.inspect import (
     BiasMaps,
     ChangeScan,
     Evidence,
-    HeadStatistics,
     Inspector,
     MaximumMargin,
     NeuralCleanse,
@@ -54,11 +53,6 @@ class TestWhiteNoise(InspectorConformance):
 class TestMaximumMargin(InspectorConformance):
     def make(self) -> Inspector:
         return MaximumMargin(starts=2, steps=12)
-
-
-class TestHeadStatistics(InspectorConformance):
-    def make(self) -> Inspector:
-        return HeadStatistics(probes=500, noise=4)
 
 
 class TestBatchNormNoise(InspectorConformance):
@@ -112,7 +106,6 @@ def test_every_inspector_is_tested() -> None:
             TestNeuralCleanse,
             TestWhiteNoise,
             TestMaximumMargin,
-            TestHeadStatistics,
             TestBatchNormNoise,
             TestUniversalPerturbation,
             TestPatchScan,

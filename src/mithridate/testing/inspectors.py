@@ -66,7 +66,7 @@ class InspectorConformance(ABC):
         inspector = self.make()
         assert inspector.about.paper
         assert inspector.statistic
-        assert set(inspector.about.access) <= {"gradient", "weight", "score", "label"}
+        assert set(inspector.about.access) <= {"gradient", "score", "label"}
         assert inspector.version >= 1
         work = inspector.cost(Sizes(train=100, test=100, classes=CLASSES))
         assert work.forwards + work.gradients + work.trained > 0

@@ -6,7 +6,6 @@ from mithridate.defenses.inspect.bias_maps import BiasMaps
 from mithridate.defenses.inspect.change_scan import ChangeScan
 from mithridate.defenses.inspect.controls import train_control, train_controls
 from mithridate.defenses.inspect.ensemble import Ensemble
-from mithridate.defenses.inspect.head_statistics import HeadStatistics
 from mithridate.defenses.inspect.judge import LOOKED_AT, CleanSide, Verdict, calibrate, judge
 from mithridate.defenses.inspect.maps import (
     MapSet,
@@ -32,7 +31,6 @@ __all__ = [
     "Ensemble",
     "Evidence",
     "Halves",
-    "HeadStatistics",
     "Inspector",
     "MapSet",
     "MaximumMargin",
