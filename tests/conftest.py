@@ -32,6 +32,12 @@ def chromium() -> Iterator[Any]:
 
 
 @pytest.fixture
+def bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training multiplies in it where asked, also on a processor that has to imitate it."""
+    monkeypatch.setattr("mithridate.training.multiplies_bfloat16", lambda device: True)
+
+
+@pytest.fixture
 def ctrl_c() -> Iterator[None]:
     """SIGINT interrupts this process and those that it starts, also under nohup or in a job."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -127,7 +127,7 @@ def test_bounds_and_probabilities_are_kept_when_tuning() -> None:
 # Autocast
 
 
-def test_autocast_rounds_while_training_and_leaves_no_trace() -> None:
+def test_autocast_rounds_while_training_and_leaves_no_trace(bfloat16: None) -> None:
     data, seen = noise(), set[torch.dtype]()
 
     def trained(**more: Any) -> Classifier:
@@ -148,7 +148,14 @@ def test_autocast_rounds_while_training_and_leaves_no_trace() -> None:
     assert "autocast" not in plain.info["training"]
 
 
-def test_autocast_of_a_classifier_is_its_own_unless_said() -> None:
+def test_a_processor_without_bfloat16_trains_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mithridate.training.multiplies_bfloat16", lambda device: False)
+    asked, plain = (fit(small(), noise(), epochs=1, rng=rng(0), autocast=a) for a in (True, False))
+    assert "autocast" not in asked.info["training"]
+    assert fingerprint(asked) == fingerprint(plain)
+
+
+def test_autocast_of_a_classifier_is_its_own_unless_said(bfloat16: None) -> None:
     old = Classifier(small(), classes=3, autocast=True)
     own, off = (fit(old, noise(), epochs=1, rng=rng(0), autocast=a) for a in (None, False))
     assert own.autocast is off.autocast is old.autocast is True
@@ -387,7 +394,7 @@ def test_ctrl_c_leaves_the_last_epoch_and_the_global_state(tmp_path: Path) -> No
     assert len(json.loads(header["__metadata__"]["mithridate"])["state"]["losses"]) == 1
 
 
-def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, bfloat16: None) -> None:
     path = tmp_path / "run.safetensors"
     fit(small(), noise(), epochs=1, rng=rng(0), checkpoint=path)
     for words, how in {

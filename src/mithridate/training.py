@@ -194,8 +194,10 @@ def fit(
             normalisation cannot use it.
         augment: "crop-flip" (random crop after zero padding of 4, random mirroring) or "none";
             without, "crop-flip" for three channels and "none" for others.
-        autocast: True multiplies in bfloat16 while training, on CPUs and GPUs that can about
-            twice as fast, and the weights stay float32; the network's own setting by default.
+        autocast: True multiplies in bfloat16 while training, about twice as fast, and the weights
+            stay float32; the network's own setting by default. A processor that has no
+            instructions for it would be six times slower, and trains without, which the record
+            shows: it names `autocast` only where it was used.
         hardening: what to minimise in place of cross-entropy, as adversarial training does.
         device: where to train; the network's own by default.
         checkpoint: a file written after every epoch. Where it exists, training resumes from
@@ -250,7 +252,8 @@ def fit(
         rng=rng,
         progress=progress,
         validation=validation,
-        autocast=model.autocast if autocast is None else autocast,
+        autocast=(model.autocast if autocast is None else autocast)
+        and multiplies_bfloat16(model.device),
         hardening=Hardening() if hardening is None else hardening,
         canary=canary,
     )
@@ -528,6 +531,13 @@ def _own_copy(
     )
     check_fits(model, data, expected)
     return model
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether it has instructions for bfloat16; another one copies their rounding, slowly."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def takes_channels_last(model: Classifier) -> bool:

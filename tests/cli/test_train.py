@@ -18,7 +18,7 @@ HARDEN = ("--harden", "adversarial-training", "--set", "eps=0.15", "--set", "ste
 BADNETS = ("--poison", "badnets", "--set", "trigger=c-top-right", "--json")
 
 
-def test_a_hardened_training_is_that_of_the_library(call) -> None:
+def test_a_hardened_training_is_that_of_the_library(call, bfloat16) -> None:
     more = ("--set", "lr=3e-3", "--set", "autocast=true", "--set", "width=0.5")
     done = call(*WORDS, *HARDEN, *more, "--epochs", 1, "--out", "m.safetensors")
     assert done.code == 0, done.err
