@@ -4,8 +4,10 @@ from torch import nn
 
 from mithridate import rng as random
 from mithridate.classifier import Classifier, Guarded, check_images
+from mithridate.data import ImageSet
 from mithridate.errors import InputError
 from mithridate.goals import Targeted, Untargeted
+from mithridate.training import fit
 
 
 def network():
@@ -68,6 +70,20 @@ def test_channels_last_reaches_a_one_channel_first_layer():
     model.module[0].register_forward_hook(lambda m, args, out: seen.append(out))
     model.logits(images())
     assert seen[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_module_for_which_torch_writes_out_of_bounds_keeps_the_default_layout():
+    """A stride on a 1 x 1 convolution of few channels: training it channels-last killed Python."""
+    narrow = nn.Sequential(nn.Conv2d(3, 8, 1, stride=2), nn.Flatten(), nn.Linear(32, 3))
+    for model in (Classifier(narrow, classes=3, channels_last=c) for c in (None, True, False)):
+        assert not model.channels_last
+    ticks = iter(range(99))
+    model.settle(lambda: float(next(ticks)), (3, 4, 4), batches=(1, 2))
+    assert not model.channels_last
+    x = torch.rand((64, 3, 4, 4), generator=random.rng(0))
+    data = ImageSet.from_float(x, torch.arange(64) % 3, ["a", "b", "c"])
+    trained = fit(model, data, epochs=9, rng=random.rng(0))
+    assert trained.logits(x).isfinite().all()
 
 
 @pytest.mark.parametrize("channels_last", [True, False])

@@ -164,6 +164,18 @@ def test_autocast_of_a_classifier_is_its_own_unless_said(bfloat16: None) -> None
     assert fingerprint(own) != fingerprint(off)
 
 
+def test_it_trains_also_where_gradients_are_off() -> None:
+    with torch.no_grad():
+        one = fit(small(), noise(), epochs=1, rng=rng(0))
+    with torch.inference_mode():
+        two = fit(small(), noise(), epochs=1, rng=rng(0))
+    assert (
+        fingerprint(one)
+        == fingerprint(two)
+        == fingerprint(fit(small(), noise(), epochs=1, rng=rng(0)))
+    )
+
+
 # The same seed, the same bytes
 
 

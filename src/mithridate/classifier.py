@@ -71,7 +71,8 @@ class Classifier:
         compute_batch: images per forward pass; independent of the batch that is asked for.
         channels_last: memory layout of the passes. Both default to what measured fastest on
             the device's kind (docs/decisions/0003); `settle` measures this machine instead. A
-            module that fails in this layout, and not in the default one, gets the latter.
+            module that fails in this layout, and not in the default one, gets the latter, and
+            so does one for which torch is not safe in it (`overruns`).
         autocast: bfloat16 passes. Changes rounding, hence results; off by default.
         outputs: "probabilities" where the module ends in a softmax: its logarithm is taken;
             "sigmoid" where it gives one number an image, the logit of the second of two classes.
@@ -160,7 +161,9 @@ class Classifier:
         self.cost = Cost()
         on_cpu = self.device.type == "cpu"
         self.compute_batch = compute_batch or (128 if on_cpu else 2048)
-        self.channels_last = on_cpu if channels_last is None else channels_last
+        self._layouts = (False,) if on_cpu and overruns(module) else (True, False)
+        wanted = on_cpu if channels_last is None else channels_last
+        self.channels_last = wanted and True in self._layouts
         self._frozen = False
         self._plain: list[tuple[nn.Parameter, Tensor]] = []
         self._core = self.core()
@@ -467,7 +470,8 @@ class Classifier:
         Not called by default: a choice by noise would make the same seed give other bytes.
         """
         times: dict[tuple[bool, int], float] = {}
-        for self.channels_last in (True, False):
+        for last in self._layouts:
+            self.channels_last = last
             for self.compute_batch in batches:
                 x = torch.full((max(batches), *image_shape), 0.5, device=self.device)
                 zero = _Sum()
@@ -585,6 +589,25 @@ def _is_shape(shape: object) -> bool:
         isinstance(shape, tuple | list)
         and len(shape) == 3
         and all(isinstance(size, int) and size > 0 for size in shape)
+    )
+
+
+def overruns(module: nn.Module) -> bool:
+    """Whether torch may write out of bounds when the module runs channels-last on a CPU.
+
+    In torch 2.13 the weights' gradient of a 1 x 1 convolution with a stride does, where it has
+    fewer input channels than a register holds numbers: Python dies by a signal, or goes on.
+
+    >>> overruns(nn.Conv2d(3, 8, 1, stride=2)), overruns(nn.Conv2d(3, 8, 1))
+    (True, False)
+    """
+    return any(
+        isinstance(part, nn.Conv2d)
+        and part.kernel_size == (1, 1)
+        and part.stride != (1, 1)
+        and part.groups == 1
+        and part.in_channels < 16
+        for part in module.modules()
     )
 
 
@@ -756,7 +779,8 @@ def output_of(out: object, n: int, classes: int | None = None, outputs: str = "l
             "logit of the second of two classes"
         )
     raise InputError(
-        f"the module returns {shapes}, expected {wanted}: was the number of classes given right?"
+        f"the module returns {shapes}, expected {wanted}: was the number of classes given right? "
+        "Data without images of a class name it all the same, in classes.txt"
     )
 
 

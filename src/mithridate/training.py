@@ -145,6 +145,7 @@ class Recipe:
         return self.lr
 
 
+@torch.inference_mode(False)
 def fit(
     network: nn.Module | Classifier,
     data: ImageSet,
@@ -536,7 +537,7 @@ def _own_copy(
 def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether it has instructions for bfloat16; another one copies their rounding, slowly."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 

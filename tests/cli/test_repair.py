@@ -42,7 +42,9 @@ def test_it_says_both_in_a_table(call, models) -> None:
     assert done.code == 0, done.err
     lines = done.out.splitlines()
     assert [line.split()[0] for line in lines[1:3]] == ["before", "after"]
-    assert "clp with 72 clean images: the smallest trigger took" in lines[-2]
+    assert lines[3] == "Pruned: 0 of 48 channels."
+    assert lines[4].startswith("clp: the smallest trigger took")
+    assert lines[5] == "No weight was changed: a backdoor, if there was one, is still there."
     assert done.last == "Model: m.safetensors"
 
 
@@ -62,4 +64,43 @@ def test_bad_input_is_one_line(call, models, words, message) -> None:
     done = call("repair", *words)
     assert (done.code, len(done.err.splitlines())) == (2, 1), done.err
     assert message in done.err
+    assert not Path("m.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("out", "message"), [("m.pt", "name it m.safetensors"), (".", "is a folder")]
+)
+def test_a_name_that_misleads_is_refused(call, models, out, message) -> None:
+    done = call("repair", models / "bad.safetensors", "--data", "digits", "--out", out)
+    assert done.code == 2
+    assert message in done.err
+    assert not Path("m.pt").exists()
+
+
+def test_the_suspect_is_not_written_over(call, models, tmp_path) -> None:
+    suspect = tmp_path / "s.safetensors"
+    suspect.write_bytes((models / "bad.safetensors").read_bytes())
+    before = suspect.read_bytes()
+    done = call("repair", suspect, "--data", "digits", "--repair", "clp", "--out", suspect)
+    assert done.code == 2
+    assert "is the model that is read" in done.err
+    assert suspect.read_bytes() == before
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(call, models, tmp_path) -> None:
+    (tmp_path / "file").touch()
+    words = ("--data", "digits", "--repair", "clp", "--out", tmp_path / "file" / "m.safetensors")
+    done = call("repair", models / "bad.safetensors", *words)
+    assert (done.code, done.out) == (4, "")
+    assert "cannot write" in done.err
+
+
+def test_a_constant_model_cannot_be_mended(call, models) -> None:
+    model = mi.load(models / "bad.safetensors")
+    for weight in model.module.parameters():
+        weight.data.zero_()
+    mi.save(model, "flat.safetensors")
+    done = call("repair", "flat.safetensors", "--data", "digits", "--out", "m.safetensors")
+    assert done.code == 3
+    assert "a constant model cannot be judged" in done.err
     assert not Path("m.safetensors").exists()

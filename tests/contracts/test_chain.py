@@ -176,7 +176,7 @@ class TestOtherGuard(GuardConformance):
 class FineTuning(Repairer):
     about: ClassVar[About] = About(paper="none 2026")
 
-    def repair(self, model, data, verdict=None, *, rng):
+    def mend(self, model, data, verdict, *, rng):
         return fit(model, data, epochs=1, rng=rng)
 
 
@@ -202,7 +202,7 @@ def test_the_suites_see_what_is_wrong():
             return nn.Sequential(Distance(), Round())
 
     class Shares(FineTuning):
-        def repair(self, model, data, verdict=None, *, rng):
+        def mend(self, model, data, verdict, *, rng):
             return copy.copy(model)
 
     suite = TestStandIn()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import nn
@@ -11,8 +9,10 @@ from torch import nn
 import mithridate as mi
 from mithridate import component
 from mithridate.classifier import Classifier
+from mithridate.errors import NothingAssessedError
+from mithridate.networks.checkpoint import fingerprint
 from mithridate.testing import RepairerConformance
-from mithridate.testing.checks import refusal
+from mithridate.testing.checks import a_verdict, refusal
 
 QUICK = {
     "unlearning": {"rounds": 1, "steps": 3, "batch": 2, "epochs": 1},
@@ -85,12 +85,11 @@ def test_what_cannot_be_mended_is_refused_in_one_line(name):
     if name in ("clp", "anp", "fine-pruning"):
         flat = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
         dense = Classifier(flat, classes=4, image_shape=(1, 8, 8))
-        assert "no convolution: take ft-sam or unlearning" in said(dense)
+        assert "no hidden convolution: take ft-sam or unlearning" in said(dense)
 
 
 def verdict(**values):
-    defaults = {"suspicious": True, "target": 1, "trigger": torch.full((1, 8, 8), torch.nan)}
-    return SimpleNamespace(**defaults | values)
+    return a_verdict(**{"target": 1, "trigger": torch.full((1, 8, 8), torch.nan)} | values)
 
 
 @pytest.mark.parametrize(
@@ -106,3 +105,51 @@ def verdict(**values):
 def test_unlearning_wants_a_verdict_that_names_a_trigger(given, line):
     repairer = quick("unlearning", find="verdict")
     assert line in refusal(lambda: repairer.repair(network(), images(), given, rng=mi.rng(0)))
+
+
+def test_a_verdict_is_a_verdict():
+    line = refusal(lambda: quick("clp").repair(network(), images(), object(), rng=mi.rng(0)))
+    assert "a verdict is what mi.inspect returns, got object" in line
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_bare_module_is_mended_also_where_gradients_are_off(name):
+    model = network()
+    with torch.no_grad():
+        bare = quick(name).repair(model.module, images(), rng=0)
+    with torch.inference_mode():
+        again = quick(name).repair(model, images(), rng=0)
+    assert fingerprint(bare) == fingerprint(again)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_that_are_not_finite_are_named(name):
+    model = network()
+    model.module[0].weight.data[0, 0, 0, 0] = torch.nan
+    with pytest.raises(NothingAssessedError, match=r"^0.weight is NaN or infinite"):
+        quick(name).repair(model, images(), rng=0)
+
+
+def convolutional_head() -> Classifier:
+    """The head is a convolution, and class 3 has the least of all its channels."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        head = nn.Conv2d(12, 4, 1)
+    head.bias.data[3] = -9
+    hidden = network().module[:4]
+    module = nn.Sequential(*hidden, head, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return Classifier(module, classes=4, image_shape=(1, 8, 8))
+
+
+@pytest.mark.parametrize("name", ["clp", "anp", "fine-pruning"])
+def test_a_head_that_is_a_convolution_is_not_pruned(name):
+    settings = {"clp": {"u": 0}, "anp": {"threshold": 1, "loss": 1}, "fine-pruning": {"loss": 1}}
+    model = convolutional_head()
+    mended = quick(name, **settings[name]).repair(model, images(), rng=0)
+    assert mended.info["repair"]["pruned"] > 0
+    assert mended.info["repair"]["channels"] == 12
+    assert bool((mended.module[4].weight.flatten(1) != 0).any(1).all())
+    alone = nn.Sequential(nn.Conv2d(1, 4, 8), nn.Flatten())
+    only = Classifier(alone, classes=4, image_shape=(1, 8, 8))
+    line = refusal(lambda: quick(name).repair(only, images(), rng=0))
+    assert "no hidden convolution" in line

@@ -13,13 +13,13 @@ from mithridate.cli.options import (
     OutFile,
     Seed,
     blocks,
+    check_out,
     command_line,
     place,
     reads,
     sets,
     shows,
 )
-from mithridate.errors import InputError
 
 
 @blocks(data=reads, screen=shows)
@@ -44,8 +44,7 @@ def generator(
     screen: Any = None,
 ) -> int:
     """Train a generator of images (WGAN-GP), as clean-label-gan needs one."""
-    if out.is_dir():
-        raise InputError(f"--out {out} is a folder: name the file to write in it")
+    check_out(out)
 
     from mithridate.networks.gan_training import fit_wgan
     from mithridate.rng import rng

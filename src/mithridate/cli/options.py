@@ -42,6 +42,8 @@ Data = Annotated[
 OutFolder = Annotated[
     Path, typer.Option("--out", metavar="DIR", help="The folder to write, empty or new.")
 ]
+FOREIGN = (".pt", ".pth", ".pt2", ".bin", ".ckpt", ".pkl", ".onnx")
+"""Endings of files of other kinds."""
 OutFile = Annotated[Path, typer.Option("--out", metavar="FILE", help="The checkpoint to write.")]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Default: 20 below 10,000 images, else 5.")]
 Surrogate = Annotated[
@@ -293,6 +295,27 @@ def opened(
         device=device,
         **facts["opening"],
     )
+
+
+def check_out(out: Path, *sources: str | None) -> None:
+    """Refuse, before the work, a file that must not or cannot be written after it.
+
+    Args:
+        sources: models that are read.
+    """
+    from mithridate.networks.storage import check_writable
+
+    if out.is_dir():
+        raise InputError(f"--out {out} is a folder: name the file to write in it")
+    if out.suffix in FOREIGN:
+        raise InputError(
+            f"--out {out}: what is written is a safetensors file, which others would take for "
+            f"something else: name it {out.with_suffix('.safetensors')}"
+        )
+    for source in sources:
+        if source is not None and out.exists() and Path(source).exists() and out.samefile(source):
+            raise InputError(f"--out {out} is the model that is read: name another file")
+    check_writable(out)
 
 
 def deal(

@@ -13,6 +13,7 @@ from mithridate.cli.options import (
     Seed,
     Settings,
     blocks,
+    check_out,
     opened,
     opening,
     opens,
@@ -61,14 +62,17 @@ def repair(
     if not 0 < part <= 1:
         raise InputError(f"--share is above 0 and at most 1, got {part:g}")
     way = component.create("repairers", repairer, values)
+    check_out(out, model)
 
     from mithridate.defenses.repair import drawn
-    from mithridate.networks.checkpoint import save
+    from mithridate.networks.checkpoint import fingerprint, save
     from mithridate.rng import child, rng
+    from mithridate.studies.soundness import check_model
 
     where, random = place(device), child(rng(seed), "repair")
     train, test = sets(data)
     broken = opened(model, facts, where, train)
+    doubts = check_model(model, broken, test)
     images = drawn(train, part, random)
     with screen.stage("repair"):
         mended = way.repair(broken, images, rng=random)
@@ -81,6 +85,7 @@ def repair(
         "images": len(images),
         "before": before,
         "after": after,
+        "doubts": [{"id": doubt.id, "text": doubt.text} for doubt in doubts],
     }
     screen.data(result)
     screen.table(
@@ -96,10 +101,18 @@ def repair(
         ],
     )
     small, large = (row["trigger"]["pixels"] for row in (before, after))
+    record = mended.info["repair"]
+    if "pruned" in record:
+        screen.say(f"Pruned: {record['pruned']} of {record['channels']} channels.")
+    shown = f" with {len(images)} clean images" if "clean images" in way.about.needs else ""
     screen.say(
-        f"{repairer} with {len(images)} clean images: the smallest trigger took {small:.1f} pixels "
-        f"before, and takes {large:.1f} now."
+        f"{repairer}{shown}: the smallest trigger took {small:.1f} pixels before, and takes "
+        f"{large:.1f} now."
     )
+    if fingerprint(mended) == fingerprint(broken):
+        screen.say("No weight was changed: a backdoor, if there was one, is still there.")
+    for doubt in doubts:
+        screen.say(f"doubt: {doubt.text} ({doubt.id})")
     screen.say(f"Model: {out}")
     return 0
 

@@ -14,6 +14,7 @@ from mithridate.cli.options import (
     Surrogate,
     TrustCode,
     blocks,
+    check_out,
     command_line,
     deal,
     opened,
@@ -94,6 +95,7 @@ def train(
     way = None if harden is None else component.create("hardeners", harden, shares["harden"])
     attack = None if poison is None else component.create("poisons", poison, shares["poison"])
     check_surrogate(poison, attack, surrogate)
+    check_out(out, start, surrogate)
 
     from typing import get_type_hints
 

@@ -54,17 +54,25 @@ class Channels:
 def convolutions(model: Classifier, image_shape: tuple[int, int, int]) -> list[Channels]:
     """The convolutions in the order in which they run, each once; none where there is none.
 
-    They are found by running the module on two images of zeros.
+    They are found by running the module on two images of zeros. One whose outputs are the classes,
+    with nothing that has weights behind it, is the head and no channel of the network.
 
-    >>> module = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Flatten())
-    >>> [found] = convolutions(Classifier(module, classes=2), (1, 1, 1))
+    >>> module = nn.Sequential(
+    ...     nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Conv2d(2, 5, 1), nn.Flatten()
+    ... )
+    >>> [found] = convolutions(Classifier(module, classes=5), (1, 1, 1))
     >>> found.conv is module[0], found.norm is module[1]
     (True, True)
     """
     outputs: list[tuple[nn.Conv2d, Tensor]] = []
+    weighed: list[nn.Module] = []
     inputs: list[tuple[nn.BatchNorm2d, Tensor]] = []
     hooks = []
     for module in model.module.modules():
+        own, *inside = module.modules()
+        leaf = not inside and any(True for _ in own.parameters())
+        if leaf or isinstance(own, nn.Conv2d | nn.Linear):
+            hooks.append(module.register_forward_hook(lambda m, *_: weighed.append(m)))
         if isinstance(module, nn.Conv2d):
             hooks.append(module.register_forward_hook(lambda m, _, out: outputs.append((m, out))))
         elif isinstance(module, nn.BatchNorm2d):
@@ -78,7 +86,11 @@ def convolutions(model: Classifier, image_shape: tuple[int, int, int]) -> list[C
     for conv, out in outputs:
         norm = next((m for m, x in inputs if x is out), None)
         found.setdefault(id(conv), Channels(conv, norm))
-    return list(found.values())
+    listed = list(found.values())
+    behind = listed and weighed[-1] in (listed[-1].conv, listed[-1].norm)
+    if behind and listed[-1].conv.out_channels == model.classes:
+        listed.pop()
+    return listed
 
 
 def lipschitz(channels: Channels) -> Tensor:

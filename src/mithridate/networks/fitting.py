@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import nn
 
-from mithridate.classifier import Classifier
+from mithridate.classifier import Classifier, as_classifier
 from mithridate.data import ImageSet
 from mithridate.data.gather import image_sets
 from mithridate.errors import InputError, one_line
@@ -64,3 +65,12 @@ def check_fits(model: Classifier, data: ImageSet, expected: Sequence[int] | None
             f"the network gives (1, {model.classes}) for one image, {data.name} has "
             f"{data.classes} classes: create the network with classes={data.classes}"
         )
+
+
+def classifier_for(model: Classifier | nn.Module, data: ImageSet) -> Classifier:
+    """A classifier as it is; a bare module as one of logits, for such images and their classes.
+
+    Raises:
+        InputError: neither, or a module that does not take the images.
+    """
+    return as_classifier(model, data.batch(range(min(2, len(data))))[0], data.class_names)

@@ -61,6 +61,23 @@ def write(path: str | Path, data: bytes) -> None:
             part.unlink(missing_ok=True)
 
 
+def check_writable(goal: Path) -> None:
+    """Refuse before the work what `write` would refuse after it; missing folders are made.
+
+    Raises:
+        RunError: the folder cannot be written.
+    """
+    part = goal.with_name(f".{goal.name}.{os.getpid()}.part")
+    try:
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
+    except OSError as error:
+        raise refused(goal, error, 0) from None
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
 def refused(goal: Path, error: OSError, needed: int, *, least: bool = False) -> RunError:
     """Why `goal` was not written: where room is short, the bytes needed and those there are.
 

@@ -18,6 +18,7 @@ from mithridate.classifier import Classifier
 from mithridate.component import About, Component, settings
 from mithridate.cost import Sizes, Work
 from mithridate.data import ImageSet
+from mithridate.defenses.inspect import Verdict
 from mithridate.errors import InputError
 from mithridate.goals import Goal
 from mithridate.networks.storage import digest
@@ -130,3 +131,23 @@ def _literal(cls: type[Component]) -> bool:
             except ValueError:
                 return False
     return False
+
+
+def a_verdict(**values: Any) -> Verdict:
+    """An alarm without evidence, for tests of what comes after one; `values` are its fields.
+
+    >>> a_verdict(target=3).suspicious, a_verdict(suspicious=None).target
+    (True, None)
+    """
+    nothing = ("p_value", "target", "source", "region", "trigger", "recovered_asr")
+    empty = ("null_values", "ranking", "doubts", "evidence")
+    usual: dict[str, Any] = {
+        "suspicious": True,
+        "alpha": 0.05,
+        "headline": "",
+        "null": "",
+        "statistic": 0.0,
+        **dict.fromkeys(nothing),
+        **dict.fromkeys(empty, ()),
+    }
+    return Verdict(**usual | values)

@@ -71,6 +71,12 @@ class InspectorConformance(ABC):
         work = inspector.cost(Sizes(train=100, test=100, classes=CLASSES))
         assert work.forwards + work.gradients + work.trained > 0
 
+    def test_a_bare_module_will_do_also_where_gradients_are_off(self) -> None:
+        bare = self.model().module
+        with torch.inference_mode():
+            off = self.make().compare(bare, self.data(), reference=self.model(1), rng=1)
+        assert off.statistic == self.evidence(Classifier(bare, classes=CLASSES)).statistic
+
     def test_evidence_is_what_reports_can_show(self) -> None:
         evidence = self.evidence()
         assert isinstance(evidence.statistic, float)

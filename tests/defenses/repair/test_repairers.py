@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -20,6 +18,7 @@ from mithridate.defenses.repair.i_bau import hypergradient
 from mithridate.defenses.repair.unlearning import Triggers, given_trigger
 from mithridate.networks.channels import Channels, lipschitz
 from mithridate.poisons import poisoned_test
+from mithridate.testing.checks import a_verdict
 from mithridate.training import predict
 
 R = mi.repairers
@@ -71,7 +70,7 @@ def test_unlearning_takes_the_verdicts_trigger(bad, few, digits):
     trigger = torch.full((1, 8, 8), torch.nan)
     support = PATCH.support((1, 8, 8))
     trigger[:, support] = PATCH.stamp(torch.zeros(1, 1, 8, 8), rng=mi.rng(0))[0][:, support]
-    verdict = SimpleNamespace(suspicious=True, target=1, trigger=trigger)
+    verdict = a_verdict(target=1, trigger=trigger)
     x, _ = digits[1].batch(range(20))
     stamped = given_trigger(verdict).stamp(x, mi.rng(0))
     torch.testing.assert_close(stamped, PATCH.stamp(x, rng=mi.rng(0)))

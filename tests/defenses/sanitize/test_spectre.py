@@ -34,6 +34,14 @@ def test_the_direction_is_that_of_dense_algebra(hidden):
     assert float((direction @ axes[:, -1]).abs()) == pytest.approx(1, abs=1e-6)
 
 
+def test_fewer_rows_than_axes_leave_every_direction_as_large():
+    """All of whose largest eigenvalues are one: without a tolerance ARPACK gave up."""
+    white = torch.linalg.qr(torch.randn(25, 24, generator=mi.rng(0), dtype=torch.float64))[0]
+    size, direction = _most(white.T * 24**0.5, None)
+    assert size == pytest.approx(24, rel=1e-6)
+    assert float(direction.norm()) == pytest.approx(1)
+
+
 def test_scores_are_those_of_dense_algebra(hidden):
     x, bad = hidden
     score, entropy = _entropy(x, ~bad, 4.0)

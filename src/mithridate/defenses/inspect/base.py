@@ -29,6 +29,7 @@ from mithridate.metrics.outliers import (
     standing_out,
     unexplained,
 )
+from mithridate.networks.fitting import classifier_for
 from mithridate.rng import Random, as_generator
 
 if TYPE_CHECKING:  # `judge` knows inspectors; `inspect` and `calibrate` hand over to it
@@ -284,6 +285,7 @@ class Inspector(Component, ABC):
         return calibrate([self], clean, data, rng=rng, progress=progress)
 
     @final
+    @torch.inference_mode(False)
     def compare(
         self,
         model: Any,
@@ -296,15 +298,19 @@ class Inspector(Component, ABC):
         """The evidence alone, beside one model or none: no null, no p-value, nothing certified.
 
         Args:
-            model: a Classifier, or the narrower view that the inspector makes do with.
+            model, reference: a Classifier, a bare module, or the narrower view that the inspector
+                makes do with.
 
         Returns:
             Evidence whose cost and seconds are those of both models together.
         """
-        rng, models = as_generator(rng), () if reference is None else (reference,)
+        rng, given = as_generator(rng), [model] if reference is None else [model, reference]
+        model, *models = [
+            classifier_for(one, data) if isinstance(one, nn.Module) else one for one in given
+        ]
         with measured(model, *models) as spent:
             looks = [self.look(m, data, rng=rng, progress=progress) for m in (model, *models)]
-            clean = Comparison(models=models, looks=tuple(looks[1:]), own=looks[0])
+            clean = Comparison(models=tuple(models), looks=tuple(looks[1:]), own=looks[0])
             evidence = self.score(model, data, clean=clean, rng=rng, progress=progress)
         return replace(evidence, cost=spent.cost, seconds=spent.seconds)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mithridate import component
 from mithridate import rng as random
-from mithridate.classifier import Classifier, as_classifier
+from mithridate.classifier import Classifier
 from mithridate.cost import Cost
 from mithridate.data import ImageSet
 from mithridate.defenses.inspect.base import (
@@ -37,7 +37,7 @@ from mithridate.doubts import Doubt
 from mithridate.errors import InputError, NothingAssessedError, RunError
 from mithridate.metrics import Interval, wilson
 from mithridate.networks.checkpoint import fingerprint
-from mithridate.networks.fitting import check_set
+from mithridate.networks.fitting import check_set, classifier_for
 from mithridate.poisons import bounding_box
 from mithridate.rng import Random, as_generator
 from mithridate.training import predict
@@ -231,6 +231,7 @@ class CleanSide:
         )
 
 
+@torch.inference_mode(False)
 def calibrate(
     inspectors: Sequence[Inspector],
     clean: Sequence[Classifier],
@@ -253,7 +254,7 @@ def calibrate(
             classes than the data, or none where an inspector needs some.
         NothingAssessedError: a statistic is not finite.
     """
-    clean, rng = [as_classifier(m, *_shown_to(data)) for m in clean], as_generator(rng)
+    clean, rng = [classifier_for(m, data) for m in clean], as_generator(rng)
     began = time.perf_counter()
     _check(inspectors, clean, data)
     _check_distinct(clean)
@@ -296,6 +297,7 @@ def _right(model: Classifier, data: ImageSet) -> int:
     return int((predict(model, data, rows=rows.tolist()) == data.labels[rows]).sum())
 
 
+@torch.inference_mode(False)
 def judge(
     inspectors: Sequence[Inspector],
     suspect: Classifier | nn.Module,
@@ -335,7 +337,7 @@ def judge(
     """
     alone, began, rng = False, time.perf_counter(), as_generator(rng)
     data = check_set("inspection", data)
-    suspect = as_classifier(suspect, *_shown_to(data))
+    suspect = classifier_for(suspect, data)
     if isinstance(reference, CleanSide):
         side = reference
         _check(inspectors, [*side.models, suspect], data)
@@ -343,7 +345,7 @@ def judge(
     else:
         one = isinstance(reference, Classifier | nn.Module)
         several: Any = [reference] if one else list(reference or ())  # type: ignore[arg-type]
-        given = [as_classifier(model, *_shown_to(data)) for model in several]
+        given = [classifier_for(model, data) for model in several]
         _check(inspectors, [*given, suspect], data)
         alone = not given
         models, data = _complete(inspectors, suspect, given, data, rng, progress)
@@ -361,11 +363,6 @@ def judge(
     doubts = (*other, *_doubts(side, halves, alone and bool(side.models)), *verdict.doubts)
     seconds = earlier + time.perf_counter() - began
     return replace(verdict, doubts=doubts, cost=spent.cost, seconds=seconds)
-
-
-def _shown_to(data: ImageSet) -> tuple[Tensor, Sequence[str]]:
-    """What a bare module is made a classifier by."""
-    return data.batch(range(min(2, len(data))))[0], data.class_names
 
 
 def _verdict(

@@ -57,6 +57,7 @@ class ANP(Repairer):
     """
 
     about: ClassVar[About] = About(paper="Wu and Wang 2021", needs=("clean images",), nist=("023",))
+    version: ClassVar[int] = 2
 
     steps: int = 2000
     eps: float = 0.4
@@ -79,11 +80,11 @@ class ANP(Repairer):
         size = min(self.batch_size, sizes.train)
         return Work(trained=self.steps * size * (self.inner + 2))
 
-    def repair(
+    def mend(
         self,
         model: Classifier,
         data: ImageSet,
-        verdict: Verdict | None = None,
+        verdict: Verdict | None,
         *,
         rng: torch.Generator,
     ) -> Classifier:

@@ -4,44 +4,70 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from typing import Any, Protocol
+from typing import Any, Protocol, final
 
 import torch
+from torch import nn
 
 from mithridate import component
 from mithridate.classifier import Classifier
 from mithridate.component import Component
 from mithridate.data import ImageSet, some_rows
 from mithridate.defenses.inspect import Verdict
-from mithridate.errors import InputError, check_number
-from mithridate.networks.fitting import check_fits, check_set
+from mithridate.errors import InputError, NothingAssessedError, check_number
+from mithridate.networks.fitting import check_fits, check_set, classifier_for
+from mithridate.rng import Random, as_generator
 from mithridate.training import fit
 
 
 class Repairer(Component, ABC):
     """Mends a model that may have a backdoor. Fields are hyper-parameters."""
 
-    @abstractmethod
+    @final
+    @torch.inference_mode(False)
     def repair(
         self,
-        model: Classifier,
+        model: Classifier | nn.Module,
         data: ImageSet,
         verdict: Verdict | None = None,
         *,
-        rng: torch.Generator,
+        rng: Random,
     ) -> Classifier:
         """A mended classifier; the argument is not changed, and shares no weights with it.
 
         Args:
-            model: what is to be mended.
+            model: what is to be mended; a bare module is one of logits, for images in [0, 1].
             data: images with labels that can be trusted.
             verdict: what an inspection of the model came to, with target and trigger; None where
                 there was none. A repairer that needs one says so.
-            rng: its seed decides everything that is random.
+            rng: a seed, or a generator whose seed decides everything that is random.
 
         Raises:
             InputError: images of other classes or another shape, or a verdict that is missing.
+            NothingAssessedError: weights that are NaN or infinite.
         """
+        data = check_set("repair", data)
+        model = classifier_for(model, data)
+        if not isinstance(verdict, Verdict | None):
+            raise InputError(
+                f"a verdict is what mi.inspect returns, got {type(verdict).__name__}: leave it "
+                "out, or inspect the model first"
+            )
+        for name, weight in model.module.state_dict().items() if model.gradients else ():
+            if weight.is_floating_point() and not bool(weight.isfinite().all()):
+                raise NothingAssessedError(f"{name} is NaN or infinite: there is nothing to mend")
+        return self.mend(model, data, verdict, rng=as_generator(rng))
+
+    @abstractmethod
+    def mend(
+        self,
+        model: Classifier,
+        data: ImageSet,
+        verdict: Verdict | None,
+        *,
+        rng: torch.Generator,
+    ) -> Classifier:
+        """What `repair` does, of a model and a set that were looked at."""
 
 
 def drawn(train: ImageSet, share: float, rng: torch.Generator) -> ImageSet:
@@ -74,14 +100,13 @@ def own_copy(
         )
     if model.rejected is not None or model.attacker() is not model:
         raise InputError(f"{name} mends the model itself: repair it first, and wrap what comes out")
-    check_set("repair", data)
     check_fits(model, data)
     counts = torch.bincount(data.labels, minlength=data.classes)
     scarce = int(counts.argmin())
     if counts[scarce] < least:
         raise InputError(
             f"class {data.class_names[scarce]} has {int(counts[scarce])} image(s), and {name} "
-            f"needs at least {least} of each class: give it a larger share of the images"
+            f"needs at least {least} of each class: give it more of them"
         )
     own = Classifier(
         copy.deepcopy(model.module),

@@ -23,8 +23,8 @@ def channels_of(repairer: Repairer, own: Classifier, data: ImageSet) -> list[Cha
     found = convolutions(own, data.image_shape)
     if not found:
         raise InputError(
-            f"{component.name_of(repairer)} needs channels, and the network has no convolution: "
-            "take ft-sam or unlearning"
+            f"{component.name_of(repairer)} needs channels, and the network has no hidden "
+            "convolution: take ft-sam or unlearning"
         )
     return found
 

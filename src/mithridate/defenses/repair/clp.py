@@ -42,17 +42,18 @@ class CLP(Repairer):
     """
 
     about: ClassVar[About] = About(paper="Zheng et al. 2022", nist=("023",))
+    version: ClassVar[int] = 2
 
     u: float = 3.0
 
     def __post_init__(self) -> None:
         check_number("u", self.u, low=0)
 
-    def repair(
+    def mend(
         self,
         model: Classifier,
         data: ImageSet,
-        verdict: Verdict | None = None,
+        verdict: Verdict | None,
         *,
         rng: torch.Generator,
     ) -> Classifier:

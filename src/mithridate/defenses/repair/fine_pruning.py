@@ -45,6 +45,7 @@ class FinePruning(Repairer):
     """
 
     about: ClassVar[About] = About(paper="Liu et al. 2018", needs=("clean images",), nist=("023",))
+    version: ClassVar[int] = 2
 
     loss: float = 0.1
     epochs: int = 100
@@ -59,11 +60,11 @@ class FinePruning(Repairer):
         """At most 100 looks at the accuracy, and the training."""
         return Work(forwards=101 * sizes.train, trained=self.epochs * sizes.train)
 
-    def repair(
+    def mend(
         self,
         model: Classifier,
         data: ImageSet,
-        verdict: Verdict | None = None,
+        verdict: Verdict | None,
         *,
         rng: torch.Generator,
     ) -> Classifier:

@@ -46,11 +46,11 @@ class FineTuning(Repairer):
     def cost(self, sizes: Sizes) -> Work:
         return Work(trained=self.epochs * sizes.train)
 
-    def repair(
+    def mend(
         self,
         model: Classifier,
         data: ImageSet,
-        verdict: Verdict | None = None,
+        verdict: Verdict | None,
         *,
         rng: torch.Generator,
     ) -> Classifier:

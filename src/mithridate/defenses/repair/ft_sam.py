@@ -67,11 +67,11 @@ class FTSAM(Repairer):
     def cost(self, sizes: Sizes) -> Work:
         return Work(trained=2 * self.epochs * sizes.train)
 
-    def repair(
+    def mend(
         self,
         model: Classifier,
         data: ImageSet,
-        verdict: Verdict | None = None,
+        verdict: Verdict | None,
         *,
         rng: torch.Generator,
     ) -> Classifier:

@@ -83,11 +83,11 @@ class IBAU(Repairer):
         """A second derivative counts as two passes."""
         return Work(trained=self.rounds * sizes.train * (2 * self.terms + 5))
 
-    def repair(
+    def mend(
         self,
         model: Classifier,
         data: ImageSet,
-        verdict: Verdict | None = None,
+        verdict: Verdict | None,
         *,
         rng: torch.Generator,
     ) -> Classifier:

@@ -99,15 +99,15 @@ class Unlearning(Repairer):
             trained=self.rounds * self.epochs * sizes.train,
         )
 
-    def repair(
+    def mend(
         self,
         model: Classifier,
         data: ImageSet,
-        verdict: Verdict | None = None,
+        verdict: Verdict | None,
         *,
         rng: torch.Generator,
     ) -> Classifier:
-        """As `Repairer.repair`.
+        """As `Repairer.mend`.
 
         Raises:
             InputError: no verdict where one is needed, or one without an alarm or a trigger.

@@ -61,6 +61,7 @@ class Spectre(Sanitizer):
     """
 
     about: ClassVar[About] = About(paper="Hayase et al. 2021", atlas=("AML.M0007",))
+    version: ClassVar[int] = 2
 
     eps: float = 0.1
     classes: Literal["strangest", "all"] = "strangest"
@@ -183,7 +184,7 @@ def _most(y: Tensor, start: Tensor | None) -> tuple[float, Tensor]:
 
     first = np.ones(width * width) if start is None else start.numpy()
     operator = LinearOperator((width * width,) * 2, matvec=times, dtype=np.float64)
-    sizes, vectors = eigsh(operator, k=1, which="LA", v0=first)
+    sizes, vectors = eigsh(operator, k=1, which="LA", v0=first, tol=1e-9)
     return float(sizes[0]), torch.from_numpy(vectors[:, 0].copy())
 
 

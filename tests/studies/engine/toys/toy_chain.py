@@ -83,7 +83,7 @@ class Favour(Repairer):
 
     label: int = 3
 
-    def repair(self, model, data, verdict=None, *, rng):
+    def mend(self, model, data, verdict, *, rng):
         mended = copy.deepcopy(model)
         last = mended.last_linear()
         with torch.no_grad():
