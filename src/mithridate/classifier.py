@@ -161,7 +161,7 @@ class Classifier:
         self.cost = Cost()
         on_cpu = self.device.type == "cpu"
         self.compute_batch = compute_batch or (128 if on_cpu else 2048)
-        self._layouts = (False,) if on_cpu and overruns(module) else (True, False)
+        self._layouts = (False,) if overruns(module) else (True, False)
         wanted = on_cpu if channels_last is None else channels_last
         self.channels_last = wanted and True in self._layouts
         self._frozen = False

@@ -69,9 +69,8 @@ def convolutions(model: Classifier, image_shape: tuple[int, int, int]) -> list[C
     inputs: list[tuple[nn.BatchNorm2d, Tensor]] = []
     hooks = []
     for module in model.module.modules():
-        own, *inside = module.modules()
-        leaf = not inside and any(True for _ in own.parameters())
-        if leaf or isinstance(own, nn.Conv2d | nn.Linear):
+        leaf = not [*module.children()] and [*module.parameters()]
+        if leaf or isinstance(module, nn.Conv2d | nn.Linear):
             hooks.append(module.register_forward_hook(lambda m, *_: weighed.append(m)))
         if isinstance(module, nn.Conv2d):
             hooks.append(module.register_forward_hook(lambda m, _, out: outputs.append((m, out))))

@@ -46,6 +46,11 @@ def test_rates_are_those_of_stamping_and_predicting(lab, unit_of, sets):
         "k": hits,
         "n": len(eights),
     }
+    unstamped = predict(model, test)[eights]
+    assert (found["unstamped"]["k"], found["unstamped"]["n"]) == (
+        (unstamped == 9).sum(),
+        len(eights),
+    )
     assert found["stamped_accuracy"]["k"] == (said == 8).sum()
     assert found["poisoned"] == 100
 

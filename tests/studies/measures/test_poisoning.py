@@ -37,7 +37,7 @@ def test_badnets_beside_the_measure_backdoor(lab, unit_of, sets):
     unit = unit_of(Poisoning, poison=BADNETS, train={"epochs": 4})
     found = lab.values(unit)
     other = lab.values(unit_of(Backdoor, poison=BADNETS, train={"epochs": 4}))
-    for name in ("accuracy", "clean_model", "asr", "stamped_accuracy", "poisoned"):
+    for name in ("accuracy", "clean_model", "asr", "unstamped", "stamped_accuracy", "poisoned"):
         assert found[name] == other[name]
     assert found["labels_changed"] == 1
     assert found["surrogate"] is None
@@ -163,7 +163,7 @@ def test_a_trigger_of_the_test_s_own(lab, unit_of, sets):
 def test_without_a_trigger_only_the_accuracy_falls(lab, unit_of):
     poison = {"name": "adversarial-poisons", "eps": 0.3, "steps": 5}
     found = lab.values(unit_of(Poisoning, poison=poison, **NONE))
-    assert found["asr"] is None
+    assert found["asr"] is found["unstamped"] is None
     assert found["stamped_accuracy"] is None
     assert found["poisoned"] == 1437
     assert found["accuracy"]["value"] < found["clean_model"]["value"]

@@ -41,6 +41,12 @@ COLUMNS = {
         "better": "down",
         "note": "stamped test images of other classes, classified as the attacker wants",
     },
+    "unstamped": {
+        "title": "The same images unstamped",
+        "unit": "share",
+        "note": "classified as the attacker wants without the stamp: what attack success holds of "
+        "the model's own errors",
+    },
     "stamped_accuracy": {
         "title": "Accuracy on stamped images",
         "unit": "share",
@@ -101,6 +107,7 @@ class Backdoored(Unit[Mapping[str, Any]]):
     """The test images, stamped with the trigger of `poisoned`."""
 
     kind: ClassVar = "backdoor"
+    version: ClassVar = 2
     memory: ClassVar = 2 * 2**30
 
     model: Unit[Classifier]
@@ -128,7 +135,7 @@ class Stamped(NamedTuple):
     """What a poisoned model does with stamped test images.
 
     Attributes:
-        values: accuracy, asr, stamped_accuracy, and each by true class.
+        values: accuracy, asr, unstamped, stamped_accuracy, and rates by true class.
         arrays: confusion matrices, mean images, examples.
         table: per-image results of the stamped images.
     """
@@ -146,7 +153,8 @@ def stamped_test(
     rows = changed_rows(test, poisoned)
     clean, changed = predict(model, test), predict(model, stamped)
     labels = test.labels[rows]
-    hit = changed[rows] == wanted_class(poisoned, labels, test.classes)
+    wanted = wanted_class(poisoned, labels, test.classes)
+    hit = changed[rows] == wanted
     arrays = {
         "confusion_clean": confused(clean, test.labels, test.classes),
         "confusion_stamped": confused(changed, test.labels, test.classes),
@@ -158,6 +166,7 @@ def stamped_test(
     values = {
         "accuracy": proportion(accuracy(clean, test.labels)),
         "asr": proportion(wilson(int(hit.sum()), len(rows))),
+        "unstamped": proportion(wilson(int((clean[rows] == wanted).sum()), len(rows))),
         "stamped_accuracy": proportion(accuracy(changed[rows], labels)),
         "accuracy_by_class": by_class(clean == test.labels, test.labels, test.classes),
         "asr_by_class": by_class(hit, labels, test.classes),

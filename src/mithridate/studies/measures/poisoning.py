@@ -192,6 +192,7 @@ class PoisonMeasured(Unit[Mapping[str, Any]]):
     """Stamps the test images, compares the training images, and counts what filters dropped."""
 
     kind: ClassVar = "poisoning"
+    version: ClassVar = 2
     memory: ClassVar = 2 * 2**30
 
     model: Unit[Classifier]
@@ -212,7 +213,7 @@ class PoisonMeasured(Unit[Mapping[str, Any]]):
                 raise InputError(f"test_class {self.test_class} is the target: no image is stamped")
             test = test.subset(test.of_class(self.test_class))
         arrays: dict[str, Tensor | None] = {}
-        values: dict[str, Any] = {"asr": None, "stamped_accuracy": None}
+        values: dict[str, Any] = dict.fromkeys(("asr", "unstamped", "stamped_accuracy"))
         if poisoned.trigger is None:
             predicted = predict(model, test)
             values["accuracy"] = proportion(accuracy(predicted, test.labels))
