@@ -370,7 +370,8 @@ def some_of_each(data: ImageSet, counts: Sequence[int]) -> ImageSet:
             raise InputError(f"per_class asks for {count} images of class {name}: it has {most}")
     stream = child(as_generator(0), "per-class")
     order = torch.randperm(len(data), generator=stream)
-    rows = [order[data.labels[order] == k][:count] for k, count in enumerate(counts)]
+    labels = data.labels[order]
+    rows = [order[labels == k][:count] for k, count in enumerate(counts)]
     kept = torch.cat(rows).sort().values
     if len(kept) == 0:
         raise InputError("per_class keeps no image: raise a count")
