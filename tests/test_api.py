@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 
 import numpy as np
@@ -341,3 +342,49 @@ def test_maite_takes_classifiers_sets_and_attacks(model) -> None:
     assert attacked["accuracy"] == float(right[1].double().mean()) < clean["accuracy"]
     with pytest.raises(IndexError):
         data[len(data)]
+
+
+def test_all_defences_is_the_default_and_leaves_the_threads_as_they_were(
+    model, monkeypatch
+) -> None:
+    everything = {"bit-depth": "transforms", "jpeg": "transforms"}
+    monkeypatch.setattr("mithridate.studies.presets.defenses_of", lambda *_, **__: (everything, []))
+    threads, variable = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
+    torch.set_num_threads(2)
+    tables = [
+        mi.defend(model, TEST, *given, attacks="fgsm", samples=10).table()
+        for given in ((), (["jpeg", "all"],))
+    ]
+    assert torch.get_num_threads() == 2
+    assert os.environ.get("OMP_NUM_THREADS") == variable
+    torch.set_num_threads(threads)
+    for table in tables:
+        assert {row["protection"] for row in table} == {"none", *everything}
+
+
+def test_hardeners_train_as_long_as_is_said_and_attacks_of_one_name_stand_apart(
+    model,
+) -> None:
+    pgd = [mi.attacks.PGD(eps=eps, steps=2) for eps in (0.1, 0.2)]
+    result = mi.defend(model, (TRAIN, TEST), "n-fgsm", attacks=pgd, samples=10)
+    assert {row.get("attack") for row in result.table()} >= {"pgd eps=0.1", "pgd eps=0.2"}
+    chain = result.study.spec["options"]["protection"]["n-fgsm"]
+    assert chain["tune"]["epochs"] == 20
+    with pytest.raises(mi.errors.InputError, match="epochs"):
+        mi.defend(model, (TRAIN, TEST), "n-fgsm", attacks="fgsm", samples=10, epochs=0)
+
+
+def test_a_model_of_labels_alone_is_taken(model) -> None:
+    class Says(nn.Module):
+        def forward(self, x):
+            with torch.no_grad():
+                return nn.functional.one_hot(model.labels(x), 10).float()
+
+    says = mi.Classifier(Says(), classes=10, image_shape=(1, 8, 8), gradients=False, scored=False)
+    rows = mi.attack(says, TEST, "hopskipjump", samples=3, budget=50).table()
+    assert rows[-1]["accuracy_left_n"] == 3
+
+
+def test_a_component_where_its_name_is_due_is_said_in_one_line() -> None:
+    with pytest.raises(mi.errors.InputError, match="by its name here, got PGD"):
+        mi.detectors.InputDetector(attack=mi.attacks.PGD(eps=0.1))

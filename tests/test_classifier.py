@@ -226,6 +226,13 @@ def test_an_exported_program_is_refused_in_one_line():
         Classifier(program, classes=2)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_program_of_torchscript_is_refused_in_one_line():
+    traced = torch.jit.trace(nn.Linear(4, 2), torch.rand(1, 4))
+    with pytest.raises(InputError, match="TorchScript"):
+        Classifier(nn.Sequential(nn.Flatten(), traced), classes=2)
+
+
 def test_settle_keeps_what_the_clock_says_is_fastest():
     ticks = iter([0, 5, 0, 4, 0, 1, 0, 3])
     model = Classifier(network(), classes=3)

@@ -19,9 +19,13 @@ from torch import Tensor, nn
 
 from mithridate.classifier import Classifier
 from mithridate.data import ImageSet
+from mithridate.defenses.harden.reject_fooling import with_rejection
+from mithridate.defenses.inspect import train_controls
+from mithridate.defenses.transform import JPEG
 from mithridate.errors import CheckpointError, InputError, RunError
 from mithridate.networks.base import create, initialise
 from mithridate.networks.checkpoint import fingerprint, load, save
+from mithridate.poisons.targeted import retrain_last
 from mithridate.rng import child, rng
 from mithridate.training import Recipe, crop_flip, fit, lay_out, predict, takes_channels_last
 
@@ -261,6 +265,22 @@ def test_refusals(how: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         fit(**(arguments | how))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: fit(model, noise(), epochs=1, rng=rng(0)),
+        lambda model: train_controls(model, noise(), 1, epochs=1, rng=rng(0)),
+        lambda model: with_rejection(model, noise()),
+        lambda model: retrain_last(model, noise()),
+    ],
+)
+def test_no_copy_is_made_of_a_model_behind_a_defence(change: Any) -> None:
+    """It would show attackers who know of the defence gradients of zero."""
+    wrapped = JPEG().wrap(Classifier(small(), classes=3))
+    with pytest.raises(InputError, match="wrap what comes out"):
+        change(wrapped)
 
 
 def test_image_shape_of_our_own_networks_is_compared() -> None:

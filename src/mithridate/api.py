@@ -22,7 +22,6 @@ from mithridate.data.gather import image_sets
 from mithridate.defenses.inspect import Inspector, Verdict, judge, train_controls
 from mithridate.defenses.inspect.base import Halves
 from mithridate.defenses.inspect.ensemble import inspector_for
-from mithridate.defenses.sanitize.base import usual_epochs
 from mithridate.errors import InputError, RunError, unknown
 from mithridate.models.open import in_order_of, open_model
 from mithridate.reports.folder import parts
@@ -32,7 +31,9 @@ from mithridate.studies import presets
 from mithridate.studies.conduct import conduct, forget, the_store, why_nothing
 from mithridate.studies.engine.perform import maker_of
 from mithridate.studies.engine.plan import place, plan_of
+from mithridate.studies.engine.settle import threads_kept
 from mithridate.studies.engine.spec import Spec
+from mithridate.studies.parts import usual_epochs
 from mithridate.studies.subject import Opening
 from mithridate.studies.units.data import Data
 from mithridate.studies.units.held import hold_model, hold_sets, holding
@@ -184,14 +185,17 @@ def defend(
             taken.model, taken.data, varied=False, device=taken.device, **taken.facts
         )
         tables = _tables(defenses, "defenses")
+        names = [str(table.get("name")) for table in tables]
         kinds, _ = presets.defenses_of(
-            [str(table.get("name")) for table in tables],
+            names,
             suspect,
             test.image_shape,
             train=taken.train is not None,
         )
-        if defenses == presets.ALL:
-            tables = [{"name": name} for name in kinds]
+        every = presets.ALL in names
+        if every:
+            tables = [table for table in tables if table["name"] != presets.ALL]
+            tables += [{"name": name} for name in kinds if name not in names]
         against = _tables(attacks or [*presets.attacks_on(suspect)], "attacks")
         each = [(kinds[str(table["name"])], table) for table in tables]
         _deal([*each, *(("attacks", table) for table in against)], settings, eps)
@@ -204,14 +208,14 @@ def defend(
             attacks=against,
             samples=_plain(samples),
             slow_samples=_plain(slow_samples),
-            epochs=_plain(epochs) or usual_epochs(0 if taken.train is None else len(taken.train)),
+            epochs=usual_epochs(len(taken.train or ())) if epochs is None else _plain(epochs),
             seed=_seed(seed),
             device=taken.device,
             threads=torch.get_num_threads(),
         )
         call = f"mithridate.defend({taken.model!r}, {taken.data!r})"
         main = next(name for name in spec.matrix if name != "clean")
-        strict = _strict(errors, "failed" if defenses == presets.ALL else "refused")
+        strict = _strict(errors, "failed" if every else "refused")
         return _run(spec, main, call, strict=strict, keep=keep, progress=progress)
 
 
@@ -460,7 +464,8 @@ def _run(
 
         yield tell
 
-    result = conduct(plan, command=call, stage=stage, keep=keep, workers=1)
+    with threads_kept():
+        result = conduct(plan, command=call, stage=stage, keep=keep, workers=1)
     error = why_nothing(result, main)
     if error is not None:
         raise error
@@ -501,9 +506,10 @@ def _tables(chosen: Any, kind: str) -> list[dict[str, Any]]:
     tables: list[dict[str, Any]] = []
     for one in _listed(chosen):
         if isinstance(one, str):
-            every = component.in_order(kind) if kind == "attacks" else []
-            names = [part.strip() for part in one.split(",")] if kind == "attacks" else [one]
-            tables += [{"name": n} for name in names for n in (every if name == "all" else [name])]
+            names = [part.strip() for part in one.split(",")]
+            for name in names:
+                every = kind == "attacks" and name == "all"
+                tables += [{"name": n} for n in (component.in_order(kind) if every else [name])]
         elif isinstance(one, Mapping):
             tables.append({key: _plain(value) for key, value in one.items()})
         elif isinstance(one, Component) or (isinstance(one, type) and issubclass(one, Component)):

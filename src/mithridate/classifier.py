@@ -116,14 +116,7 @@ class Classifier:
         scored: bool = True,
         draws: int = 0,
     ) -> None:
-        if not isinstance(module, nn.Module):
-            raise InputError(f"a classifier wraps a torch.nn.Module, got {type(module).__name__}")
-        if "eval" in vars(module):
-            raise InputError(
-                "a classifier needs a module that can be set to evaluation mode, and a program of "
-                "torch.export cannot: load its weights, torch.export.load(FILE).state_dict, into "
-                "the network they are of"
-            )
+        _check_module(module)
         names = class_names_of(classes)
         if len(names) < 2:
             raise InputError(f"a classifier has at least 2 classes, got {len(names)}")
@@ -835,6 +828,27 @@ class Core(nn.Module):
         return _as_logits(output_of(out, len(x), self.classes, self.outputs), self.outputs)
 
 
+def _check_module(module: object) -> None:
+    """Refuse what has no evaluation mode, no gradients that can be switched, or no hooks.
+
+    Raises:
+        InputError: no module, a program of torch.export, or one of TorchScript.
+    """
+    if not isinstance(module, nn.Module):
+        raise InputError(f"a classifier wraps a torch.nn.Module, got {type(module).__name__}")
+    if "eval" in vars(module):
+        raise InputError(
+            "a classifier needs a module that can be set to evaluation mode, and a program of "
+            "torch.export cannot: load its weights, torch.export.load(FILE).state_dict, into "
+            "the network they are of"
+        )
+    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+        raise InputError(
+            "a classifier needs a module that can be looked into, and one of TorchScript cannot: "
+            "load its state_dict() into the network that it was made of"
+        )
+
+
 def laid_out(x: Tensor, layout: torch.memory_format) -> Tensor:
     """A batch in a layout, strides included: a single channel leaves those open to `contiguous`.
 
@@ -925,6 +939,24 @@ def check_white(name: str, model: object) -> None:
         raise InputError(
             f"{name} goes around a classifier, got {type(model).__name__}: put it in front of the "
             "model, and any guard after it"
+        )
+
+
+def check_undefended(model: Classifier) -> None:
+    """Refuse to change the weights of a model behind a defence.
+
+    A copy of its module is one with the defence inside, but without the view of those who know
+    of it: their gradients would be those of the defence, zero often, and it would look good.
+
+    Raises:
+        InputError: it has such a view.
+
+    >>> check_undefended(Classifier(nn.Flatten(), classes=2))
+    """
+    if model.attacker() is not model:
+        raise InputError(
+            "a model behind a defence is neither trained nor mended: do that to the model itself, "
+            "and wrap what comes out"
         )
 
 

@@ -319,6 +319,8 @@ def path_of(kind: str, name: str) -> str:
     'mithridate.attacks.pgd:PGD'
     """
     table = _table(kind)
+    if not isinstance(name, str):
+        raise InputError(f"one of the {kind} is given by its name here, got {type(name).__name__}")
     if name not in table:
         raise unknown(kind.removesuffix("s"), name, table)
     return table[name]

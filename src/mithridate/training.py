@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mithridate.classifier import Classifier, as_classifier
+from mithridate.classifier import Classifier, as_classifier, check_undefended
 from mithridate.data import ImageSet
 from mithridate.doubts import Doubt
 from mithridate.errors import InputError, RunError, check_number, unknown
@@ -505,6 +505,8 @@ def _own_copy(
 ) -> Classifier:
     """A classifier of our own to train, checked against the data; `init` draws new weights."""
     old = network if isinstance(network, Classifier) else None
+    if old is not None:
+        check_undefended(old)
     source = network.module if isinstance(network, Classifier) else network
     if not isinstance(source, nn.Module):
         raise InputError(f"fit trains a torch.nn.Module, got {type(source).__name__}")
@@ -524,6 +526,7 @@ def _own_copy(
         channels_last=old.channels_last if old and device is None else None,
         autocast=old.autocast if old else False,
         outputs=old.outputs if old else "logits",
+        draws=old.draws if old else 0,
     )
     if old is not None and old.info:
         model.info["parent"] = old.info

@@ -75,7 +75,7 @@ def test_what_cannot_be_mended_is_refused_in_one_line(name):
 
     blind = Classifier(model.module, classes=4, image_shape=(1, 8, 8), gradients=False)
     assert "labels and scores only" in said(blind)
-    assert "repair it first" in said(mi.transforms.SpatialSmoothing().wrap(model))
+    assert "wrap what comes out" in said(mi.transforms.SpatialSmoothing().wrap(model))
     digits = mi.load_data("digits")[1]
     assert "classes=10" in said(data=digits)
     if name == "clp":

@@ -71,8 +71,8 @@ def defend(
     goes on.
     """
     from mithridate.cli import publish
-    from mithridate.defenses.sanitize.base import usual_epochs
     from mithridate.studies import presets
+    from mithridate.studies.parts import usual_epochs
 
     values = pairs(settings)
     facts = opening(how, values)

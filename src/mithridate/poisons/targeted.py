@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mithridate.classifier import Classifier
+from mithridate.classifier import Classifier, check_undefended
 from mithridate.data.image_set import ImageSet
 from mithridate.errors import InputError, check_number
 from mithridate.metrics.intervals import Interval, wilson
@@ -100,6 +100,7 @@ def retrain_last(
     """
     check_number("decay", decay, low=0)
     check_number("steps", steps, low=1)
+    check_undefended(victim)
     check_fits(victim, data)
     model = Classifier(
         copy.deepcopy(victim.module),

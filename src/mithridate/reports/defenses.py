@@ -21,7 +21,7 @@ KEYS = ("name", "harden")
 """What a table of the chain holds beside settings."""
 SHARE = Column(title="", unit="share")
 NOTHING = "Nothing can be said"
-UNPROVEN = MASKED | {"near-chance", "below-chance"}
+UNPROVEN = MASKED | {"near-chance", "below-chance", "not-hardened"}
 """Doubts beside which it is not said that a defence helps."""
 ONE_STEP, MANY = "fgsm", 5
 """The attack of one step, which may be of many draws; passes an image that others make at least."""

@@ -162,6 +162,7 @@ def defend(
             continue
         chains[label] = {"defense": [one]}
         guards += [label] if kind == "guards" else []
+    labels = _told_apart(attacks)
     white = [
         "gradient" in component.find("attacks", str(one["name"])).about.access for one in attacks
     ]
@@ -177,7 +178,7 @@ def defend(
         ("attacks", "Attacks by gradients", True),
         ("asked", "Attacks by labels and scores", False),
     ):
-        names = [str(a["name"]) for a, w in zip(attacks, white, strict=True) if w == gradient]
+        names = [label for label, w in zip(labels, white, strict=True) if w == gradient]
         shown = [label for label in chains if not (gradient and label in guards)]
         # Nothing can be ignored of no defence; and who does not ask the guard meets the bare model.
         blind = [label for label in (NONE, *guards) if label in shown]
@@ -207,7 +208,7 @@ def defend(
         defaults=_subject(model, data, network, opening) | {"seed": seed},
         options={
             "protection": chains,
-            "attack": {str(one["name"]): {"attack": dict(one)} for one in attacks},
+            "attack": {n: {"attack": dict(one)} for n, one in zip(labels, attacks, strict=True)},
             "attacker": {IGNORES: {"through": "undefended"}, KNOWS: {}},
         },
         matrix=matrix,

@@ -70,7 +70,8 @@ def check_model(
         raise NothingAssessedError(
             f"{name} gives NaN or infinite logits on clean images: nothing can be said about it"
         )
-    if model.outputs == "logits" and kind_of_outputs(logits) == "probabilities":
+    raw = model.outputs == "logits" and model.scored  # labels alone look like probabilities
+    if raw and kind_of_outputs(logits) == "probabilities":
         raise InputError(
             f"{name} returns probabilities where logits are expected: add --outputs probabilities "
             '(in Python outputs="probabilities"), or take its softmax off'

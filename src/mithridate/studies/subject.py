@@ -346,8 +346,12 @@ def defense_choice(
     if name not in known:
         elsewhere = [k for k in ("sanitizers", "hardeners", "repairers") if name in TABLES[k]]
         if elsewhere:
-            key = {"sanitizers": "sanitize", "hardeners": "train.harden", "repairers": "repair"}
-            raise InputError(f"{name} is one of the {elsewhere[0]}: set {key[elsewhere[0]]}")
+            ways = {
+                "sanitizers": "mithridate sanitize (sanitize in a study)",
+                "hardeners": "mithridate train --harden, or defend (train.harden in a study)",
+                "repairers": "mithridate repair (repair in a study)",
+            }
+            raise InputError(f"{name} is one of the {elsewhere[0]}: {ways[elsewhere[0]]}")
         raise unknown("defence", name, known)
     usual = {} if image_shape is None else find(known[name], name).usual(image_shape)
     return Choice.of(known[name], usual | table)

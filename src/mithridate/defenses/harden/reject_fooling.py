@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mithridate import component
-from mithridate.classifier import Classifier
+from mithridate.classifier import Classifier, check_undefended
 from mithridate.component import About
 from mithridate.cost import Sizes, Work
 from mithridate.data import ImageSet
@@ -155,6 +155,7 @@ def with_rejection(network: nn.Module | Classifier, data: ImageSet) -> nn.Module
         raise InputError(f"fit trains a torch.nn.Module, got {type(module).__name__}")
     shape = data.image_shape
     bare = old or Classifier(module, classes=data.classes, image_shape=shape)
+    check_undefended(bare)
     check_fits(bare, data)
     model = Classifier(module, classes=data.classes, image_shape=shape)
     head = model.last_linear()

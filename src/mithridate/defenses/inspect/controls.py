@@ -7,7 +7,7 @@ import math
 import torch
 
 from mithridate import rng as random
-from mithridate.classifier import Classifier
+from mithridate.classifier import Classifier, check_undefended
 from mithridate.data import ImageSet
 from mithridate.defenses.inspect.base import Progress, tell
 from mithridate.errors import InputError
@@ -74,6 +74,7 @@ def train_control(
     Raises:
         InputError: parameters that would keep the values of `like`, poison and all.
     """
+    check_undefended(like)
     same = kept(like.module)
     if same:
         raise InputError(

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mithridate import component
-from mithridate.classifier import Classifier
+from mithridate.classifier import Classifier, check_undefended
 from mithridate.component import Component
 from mithridate.data import ImageSet, some_rows
 from mithridate.defenses.inspect import Verdict
@@ -98,8 +98,9 @@ def own_copy(
             f"{name} changes weights, and this model gives labels and scores only: open it from "
             "its weights"
         )
-    if model.rejected is not None or model.attacker() is not model:
-        raise InputError(f"{name} mends the model itself: repair it first, and wrap what comes out")
+    check_undefended(model)
+    if model.rejected is not None:
+        raise InputError(f"{name} mends no model that rejects: mend it before it learns that")
     check_fits(model, data)
     counts = torch.bincount(data.labels, minlength=data.classes)
     scarce = int(counts.argmin())

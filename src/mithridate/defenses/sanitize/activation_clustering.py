@@ -21,9 +21,9 @@ from mithridate.defenses.sanitize.base import (
     Sanitizer,
     check_fit,
     conclude,
+    judge_epochs,
     note,
     present,
-    usual_epochs,
 )
 from mithridate.defenses.sanitize.features import (
     GAP,
@@ -135,7 +135,7 @@ class ActivationClustering(Sanitizer):
         """Features of every image; "exclusion" trains on most of them and asks about the others."""
         if self.analysis != "exclusion":
             return Work(forwards=sizes.train)
-        epochs = self.epochs or usual_epochs(sizes.train)
+        epochs = self.epochs or judge_epochs(sizes.train)
         return Work(forwards=2 * sizes.train, trained=epochs * sizes.train)
 
     def filter(self, classifier: Classifier, data: ImageSet, *, rng: torch.Generator) -> Filtered:
@@ -202,7 +202,7 @@ class ActivationClustering(Sanitizer):
         """The statistic of each class; images that the new model was trained on, and asked."""
         rest = torch.ones(len(data), dtype=torch.bool)
         rest[torch.cat(list(suspects.values()))] = False
-        epochs = self.epochs or usual_epochs(int(rest.sum()))
+        epochs = self.epochs or judge_epochs(int(rest.sum()))
         random = child(rng, "exclusion")
         fresh = fit(classifier, data.subset(rest), epochs=epochs, rng=random, fresh=True)
         values = {}

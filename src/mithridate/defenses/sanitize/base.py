@@ -237,10 +237,10 @@ def conclude(
     )
 
 
-def usual_epochs(images: int) -> int:
+def judge_epochs(images: int) -> int:
     """Epochs for a judge of a filter's own: 30,000 images' worth, but 3 to 30.
 
-    >>> usual_epochs(1024), usual_epochs(30_000)
+    >>> judge_epochs(1024), judge_epochs(30_000)
     (29, 3)
     """
     return min(30, max(3, round(30_000 / max(1, images))))

@@ -20,9 +20,9 @@ from mithridate.defenses.sanitize.base import (
     Sanitizer,
     check_fit,
     conclude,
+    judge_epochs,
     note,
     present,
-    usual_epochs,
 )
 from mithridate.defenses.sanitize.features import BATCH
 from mithridate.doubts import Doubt
@@ -101,7 +101,7 @@ class Outliers(Sanitizer):
         judges, images = self.folds, sizes.train * (self.folds - 1) // self.folds
         if self.trusted is not None:
             judges, images = 1, len(self.trusted)
-        epochs = self.epochs or usual_epochs(images)
+        epochs = self.epochs or judge_epochs(images)
         return Work(forwards=sizes.train, trained=judges * epochs * images)
 
     def filter(self, classifier: Classifier, data: ImageSet, *, rng: torch.Generator) -> Filtered:
@@ -157,7 +157,7 @@ class Outliers(Sanitizer):
             )
         score, trained = torch.zeros(len(data), dtype=torch.float64), 0
         for judged, others, random in parts:
-            epochs = self.epochs or usual_epochs(len(others))
+            epochs = self.epochs or judge_epochs(len(others))
             judge = fit(classifier, others, epochs=epochs, rng=random, fresh=True)
             trained += epochs * len(others)
             for part in torch.split(judged, BATCH):

@@ -38,6 +38,34 @@ def set_threads(count: int) -> None:
 
 
 @contextmanager
+def threads_kept() -> Iterator[None]:
+    """What this process computes with, threads and OMP_NUM_THREADS, is as before afterwards.
+
+    >>> import torch
+    >>> before = torch.get_num_threads()
+    >>> with threads_kept():
+    ...     set_threads(1)
+    >>> torch.get_num_threads() == before
+    True
+    """
+    global _threads_now
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    variable, threads = os.environ.get("OMP_NUM_THREADS"), torch.get_num_threads()
+    try:
+        with threadpool_limits():
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        if variable is None:
+            os.environ.pop("OMP_NUM_THREADS", None)
+        else:
+            os.environ["OMP_NUM_THREADS"] = variable
+        _threads_now = None
+
+
+@contextmanager
 def settled(unit: Unit[Any]) -> Iterator[None]:
     """The unit's threads; global generators that follow its key, and are restored after.
 
