@@ -29,16 +29,8 @@ def main() -> None:
 
 
 def lines(found: StudyFolder) -> list[str]:
-    """The table of one study."""
-    study = found.study
-    out = [
-        f"## {study.title}",
-        "",
-        f"{study.finding} ([records]({found.path.name}/cells.jsonl), `{study.command}`)",
-        "",
-        "| figure | published | ours | source, and the reason for a difference |",
-        "|---|---|---|---|",
-    ]
+    """The table of one study; nothing where none of its published figures was measured."""
+    study, rows = found.study, []
     for one in study.published:
         cells = [
             cell
@@ -46,12 +38,30 @@ def lines(found: StudyFolder) -> list[str]:
             if cell.matrix == one.matrix and cell.status == "done" and fits(cell.axes, one.where)
         ]
         column = study.columns.get(one.value)
-        where = ", ".join(f"{axis} {label}" for axis, label in one.where.items())
+        where = ", ".join(
+            f"{axis} {' or '.join(label) if isinstance(label, list) else label}"
+            for axis, label in one.where.items()
+        )
         matrix = next(m for m in study.matrices if m.name == one.matrix)
         what = f"{column.title if column else one.value}, {where or matrix.title or matrix.name}"
         told = f"{one.source}. {one.reason}".strip()
-        out.append(f"| {what} | {published(one)} | {ours(cells, one)} | {told} |")
-    return [*out, ""]
+        measured = ours(cells, one)
+        if measured is not None:
+            rows.append(f"| {what} | {published(one)} | {measured} | {told} |")
+    if not rows:
+        return []
+    missing = len(study.published) - len(rows)
+    return [
+        f"## {study.title} ({found.path.name})",
+        "",
+        f"{study.finding} ([records]({found.path.name}/cells.jsonl), `{study.command}`)".lstrip(),
+        "",
+        "| figure | published | ours | source, and the reason for a difference |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+        *([f"Not run here, of {len(study.published)} figures: {missing}.", ""] if missing else []),
+    ]
 
 
 def published(one: Published) -> str:
@@ -61,11 +71,11 @@ def published(one: Published) -> str:
     return f"{100 * one.published:.4g} %" if one.published <= 1 else f"{one.published:.4g}"
 
 
-def ours(cells: list[Cell], one: Published) -> str:
-    """What was measured here: pooled, counted or averaged."""
+def ours(cells: list[Cell], one: Published) -> str | None:
+    """What was measured here: pooled, counted or averaged; None where nothing was."""
     values = [v for v in (cell.values.get(one.value) for cell in cells) if v is not None]
     if not values:
-        return "not run"
+        return None
     shares = [v for v in values if isinstance(v, Proportion)]
     if len(shares) == len(values):
         share = pooled(shares)
