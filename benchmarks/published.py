@@ -39,7 +39,7 @@ def lines(found: StudyFolder) -> list[str]:
         ]
         column = study.columns.get(one.value)
         where = ", ".join(
-            f"{axis} {' or '.join(label) if isinstance(label, list) else label}"
+            f"{axis} {' or '.join(map(str, label)) if isinstance(label, list) else label}"
             for axis, label in one.where.items()
         )
         matrix = next(m for m in study.matrices if m.name == one.matrix)

@@ -71,25 +71,39 @@ def test_unlearning_takes_the_verdicts_trigger(bad, few, digits):
     support = PATCH.support((1, 8, 8))
     trigger[:, support] = PATCH.stamp(torch.zeros(1, 1, 8, 8), rng=mi.rng(0))[0][:, support]
     verdict = a_verdict(target=1, trigger=trigger)
-    x, _ = digits[1].batch(range(20))
-    stamped = given_trigger(verdict).stamp(x, mi.rng(0))
+    x, y = digits[1].batch(range(20))
+    stamped = given_trigger(verdict).stamp(x, y, mi.rng(0))
     torch.testing.assert_close(stamped, PATCH.stamp(x, rng=mi.rng(0)))
     mended = R.Unlearning(find="verdict", epochs=20).repair(bad, few, verdict, rng=mi.rng(0))
     before, _ = rates(bad, digits[1])
     after, left = rates(mended, digits[1])
-    assert left <= 0.05
+    others = digits[1].subset(digits[1].labels != 1)
+    assert left <= float((predict(mended, others) == 1).float().mean()) + 0.03
     assert after >= before - 0.02
 
 
 def test_an_image_bears_two_triggers_at_their_strength_or_more():
     """Of two whole ones the last is seen; half a mask of 1 on 0 gives 1/2 to 1, twice."""
-    one = Triggers(torch.ones(2, 1, 1, 1), torch.tensor([0.25, 0.75]).view(2, 1, 1, 1))
-    seen = one.stamp(torch.zeros(300, 1, 1, 1), mi.rng(0)).flatten()
+    x, y, source = torch.zeros(300, 1, 1, 1), torch.arange(300) % 2, torch.tensor([-1, -1])
+    one = Triggers(torch.ones(2, 1, 1, 1), torch.tensor([0.25, 0.75]).view(2, 1, 1, 1), source)
+    seen = one.stamp(x, y, mi.rng(0)).flatten()
     assert set(seen.tolist()) == {0.25, 0.75}
-    half = Triggers(torch.full((1, 1, 1, 1), 0.5), torch.ones(1, 1, 1, 1))
-    seen = half.stamp(torch.zeros(300, 1, 1, 1), mi.rng(0))
+    half = Triggers(torch.full((1, 1, 1, 1), 0.5), torch.ones(1, 1, 1, 1), source[:1])
+    seen = half.stamp(x, y, mi.rng(0))
     assert 0.75 <= float(seen.min()) < 0.85
     assert 0.95 < float(seen.max()) <= 1
+
+
+def test_an_image_bears_a_trigger_of_its_own_class():
+    """Of class 0 one trigger: the upper pixel of its images is always lit, of others often."""
+    mask = torch.eye(2)[:, None, :, None]
+    two = Triggers(mask, torch.ones(2, 1, 2, 1), torch.tensor([0, 1]))
+    y = torch.arange(300) % 3
+    seen = two.stamp(torch.zeros(300, 1, 2, 1), y, mi.rng(0)).flatten(1)
+    share = torch.stack([(seen[y == k] > 0).float().mean(0) for k in range(3)])
+    assert share[0, 0] == share[1, 1] == 1
+    assert 0.3 < share[0, 1] < 0.7
+    assert bool(((share[2] > 0.6) & (share[2] < 0.9)).all())
 
 
 def test_a_fresh_trigger_of_a_backdoor_is_small_and_works(bad, few, digits):
