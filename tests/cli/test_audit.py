@@ -99,6 +99,13 @@ def test_gates(audit) -> None:
     assert alone.code == 3
 
 
+def test_a_rank_is_no_gate_at_one_in_a_hundred(audit) -> None:
+    """It could never be breached: an alarm passed."""
+    done = audit("--inspector", "ensemble", "--fail-on", "suspicious or p_value<=0.01")
+    assert done.code == 2
+    assert "ask for suspicious, or probability>=0.75" in done.err
+
+
 def test_cut_short_it_keeps_what_it_has_passes_no_gate_and_goes_on(audit, monkeypatch) -> None:
     def stop(*args, **kwargs):
         raise KeyboardInterrupt

@@ -23,6 +23,7 @@ from mithridate.cli.options import (
     shows,
 )
 from mithridate.cli.screen import Screen
+from mithridate.errors import InputError
 
 if TYPE_CHECKING:
     from mithridate.cli.gate import Gate
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
 
 QUICK_CONTROLS = 6
 """Clean models with --quick: fewer are a doubt of their own."""
-BIAS_MAPS = {"samples", "control_epochs", "probe", "eps", "steps", "noise_queries"}
+BIAS_MAPS = {"samples", "control_epochs", "probe", "eps", "steps"}
 """Settings that ask for bias maps where no inspector is named."""
+RANK = 0.011
+"""The ensemble's least p_value: one in as many as the clean networks of its zoo, and one more."""
 OWN = ("attack_images", "noise_queries", "control_epochs")
 """Settings of the audit itself, beside the inspector's."""
 
@@ -102,6 +105,11 @@ def audit(
         inspector = "bias-maps"
         if not compares:
             inspector, why = presets.usual_inspector(model, data, **facts)
+    if inspector == "ensemble" and condition and condition.asks_below("p_value", RANK):
+        raise InputError(
+            f"--fail-on {condition.text!r}: the ensemble's p_value is a rank among the zoo's clean "
+            "networks and never as low: ask for suspicious, or probability>=0.75"
+        )
     left_out = _shorten(values, inspector, controls is None) if quick else []
     if controls is None:
         controls = QUICK_CONTROLS if quick else 8

@@ -54,6 +54,14 @@ class Gate:
     text: str
     groups: tuple[tuple[Test, ...], ...]
 
+    def asks_below(self, name: str, floor: float) -> bool:
+        """Whether a test of that value has a limit under what it can be.
+
+        >>> parse("p_value<=0.01").asks_below("p_value", 0.02)
+        True
+        """
+        return any(t.name == name and t.limit < floor for group in self.groups for t in group)
+
     def breached(self, values: Values) -> bool | None:
         """Whether the condition holds; None where what is not known could decide it.
 

@@ -448,6 +448,8 @@ class Multiply(Trigger):
 
     def __post_init__(self) -> None:
         check_number("factor", self.factor, low=0, high=LARGE, open_low=True)
+        if self.factor == 1:
+            raise InputError("factor 1 changes no image: give more, or less for darker ones")
 
     def stamp(self, images: Tensor, *, rng: torch.Generator) -> Tensor:
         return (check_batch(images) * self.factor).clamp(0, 1)

@@ -115,6 +115,14 @@ def test_a_clean_set_is_left_alone_and_that_is_said(sanitizer) -> None:
     assert ids(filtered) == ["found-nothing"]
 
 
+@pytest.mark.parametrize("classes", ["strangest", "all"])
+def test_what_always_drops_calls_nothing_suspicious_and_says_so(classes) -> None:
+    filtered = filtered_by(Spectre(eps=0.2, classes=classes), 0.0, seed=3)
+    assert len(filtered.dropped) > 0
+    assert filtered.suspicious == ()
+    assert "no-threshold" in ids(filtered)
+
+
 def test_by_size_the_clean_images_go_once_they_are_fewer() -> None:
     data, _, poison = clouds(0.65)
     filtered = filtered_by(SpectralSignatures(side="smaller"), 0.65)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import isnan
 from typing import final
 
 import torch
@@ -223,6 +224,9 @@ def conclude(
         )
     elif emptied:
         doubts.append(Doubt("drops-everything", f"no image of {', '.join(emptied)} would be left"))
+    elif all(isnan(each.threshold) for each in notes):
+        text = "it drops its share of any set, also of a clean one: that images go is no finding"
+        doubts.append(Doubt("no-threshold", text))
     if MUCH * n < gone < n:
         share = f"{100 * gone / n:.0f} %"
         doubts.append(Doubt("drops-much", f"{gone} of {n} images would go ({share})"))

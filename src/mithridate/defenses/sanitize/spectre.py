@@ -61,7 +61,7 @@ class Spectre(Sanitizer):
     """
 
     about: ClassVar[About] = About(paper="Hayase et al. 2021", atlas=("AML.M0007",))
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     eps: float = 0.1
     classes: Literal["strangest", "all"] = "strangest"
@@ -92,12 +92,9 @@ class Spectre(Sanitizer):
             if self.classes == "all" or c == strangest:
                 keep[rows[found[c].gone]] = False
         notes = [
-            note(
-                data, keep, c, "quantum entropy", one.entropy, float("nan"),
-                c == strangest if self.classes == "strangest" else None, f"{one.width} axes",
-            )
+            note(data, keep, c, "quantum entropy", one.entropy, float("nan"), None)
             for c, one in found.items()
-        ]  # fmt: skip
+        ]
         cost = Cost(queries=classifier.cost.queries - before)
         return conclude(self, data, keep, score, notes, cost)
 
