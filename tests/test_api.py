@@ -388,3 +388,10 @@ def test_a_model_of_labels_alone_is_taken(model) -> None:
 def test_a_component_where_its_name_is_due_is_said_in_one_line() -> None:
     with pytest.raises(mi.errors.InputError, match="by its name here, got PGD"):
         mi.detectors.InputDetector(attack=mi.attacks.PGD(eps=0.1))
+
+
+def test_an_audit_has_one_inspector(model) -> None:
+    """The second was dropped without a word."""
+    for two in ("bias-maps,white-noise", ["bias-maps", "white-noise"]):
+        with pytest.raises(mi.errors.InputError, match="one inspector"):
+            mi.audit(model, (TRAIN, TEST), inspector=two)

@@ -254,6 +254,8 @@ def audit(
         InputError, NothingAssessedError, RunError: as `attack`.
     """
     listed = [] if inspector is None else _tables(inspector, "inspectors")
+    if len(listed) > 1:
+        raise InputError("an audit has one inspector: mi.inspect takes several")
     table = listed[0] if listed else None
     with _taken(model, data, opening, halve=True) as taken:
         references = [taken.another(one) for one in _listed(reference)]
@@ -506,10 +508,9 @@ def _tables(chosen: Any, kind: str) -> list[dict[str, Any]]:
     tables: list[dict[str, Any]] = []
     for one in _listed(chosen):
         if isinstance(one, str):
+            every = component.in_order(kind) if kind == "attacks" else ["all"]
             names = [part.strip() for part in one.split(",")]
-            for name in names:
-                every = kind == "attacks" and name == "all"
-                tables += [{"name": n} for n in (component.in_order(kind) if every else [name])]
+            tables += [{"name": n} for name in names for n in (every if name == "all" else [name])]
         elif isinstance(one, Mapping):
             tables.append({key: _plain(value) for key, value in one.items()})
         elif isinstance(one, Component) or (isinstance(one, type) and issubclass(one, Component)):

@@ -526,7 +526,6 @@ def _own_copy(
         channels_last=old.channels_last if old and device is None else None,
         autocast=old.autocast if old else False,
         outputs=old.outputs if old else "logits",
-        draws=old.draws if old else 0,
     )
     if old is not None and old.info:
         model.info["parent"] = old.info

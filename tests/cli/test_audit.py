@@ -10,6 +10,7 @@ import pytest
 import mithridate as mi
 from mithridate import reports
 from mithridate.attacks import FGSM
+from mithridate.errors import InputError
 from mithridate.reports.audit import audit as audit_of
 from mithridate.studies import presets
 from mithridate.studies.engine.spec import Spec, put
@@ -99,11 +100,14 @@ def test_gates(audit) -> None:
     assert alone.code == 3
 
 
-def test_a_rank_is_no_gate_at_one_in_a_hundred(audit) -> None:
-    """It could never be breached: an alarm passed."""
-    done = audit("--inspector", "ensemble", "--fail-on", "suspicious or p_value<=0.01")
-    assert done.code == 2
-    assert "ask for suspicious, or probability>=0.75" in done.err
+@pytest.mark.parametrize(("queries", "asked"), [(0, True), (300, False)])
+def test_no_white_noise_is_no_wish_for_bias_maps(audit, monkeypatch, queries, asked) -> None:
+    def usual(*args, **kwargs):
+        raise InputError("this data set's own inspector")
+
+    monkeypatch.setattr("mithridate.studies.presets.usual_inspector", usual)
+    done = audit("--set", f"noise_queries={queries}", "--plan")
+    assert ("own inspector" in done.err) == asked
 
 
 def test_cut_short_it_keeps_what_it_has_passes_no_gate_and_goes_on(audit, monkeypatch) -> None:

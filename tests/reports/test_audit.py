@@ -17,6 +17,7 @@ def test_the_summary_has_the_verdict_and_what_was_measured(presets, tmp_path):
         "suspicious": True,
         "probability": None,  # beside clean models there is a p-value
         "p_value": 1 / 43,
+        "least_p_value": None,
         "backdoor": None,
         "source": 8,
         "target": 9,

@@ -23,7 +23,6 @@ from mithridate.cli.options import (
     shows,
 )
 from mithridate.cli.screen import Screen
-from mithridate.errors import InputError
 
 if TYPE_CHECKING:
     from mithridate.cli.gate import Gate
@@ -33,8 +32,6 @@ QUICK_CONTROLS = 6
 """Clean models with --quick: fewer are a doubt of their own."""
 BIAS_MAPS = {"samples", "control_epochs", "probe", "eps", "steps"}
 """Settings that ask for bias maps where no inspector is named."""
-RANK = 0.011
-"""The ensemble's least p_value: one in as many as the clean networks of its zoo, and one more."""
 OWN = ("attack_images", "noise_queries", "control_epochs")
 """Settings of the audit itself, beside the inspector's."""
 
@@ -101,15 +98,11 @@ def audit(
     from mithridate.studies import presets
 
     if inspector is None:
-        compares = reference or controls is not None or values.keys() & BIAS_MAPS
+        noise = values.get("noise_queries", "0") != "0"  # it is put beside clean models alone
+        compares = reference or controls is not None or noise or values.keys() & BIAS_MAPS
         inspector = "bias-maps"
         if not compares:
             inspector, why = presets.usual_inspector(model, data, **facts)
-    if inspector == "ensemble" and condition and condition.asks_below("p_value", RANK):
-        raise InputError(
-            f"--fail-on {condition.text!r}: the ensemble's p_value is a rank among the zoo's clean "
-            "networks and never as low: ask for suspicious, or probability>=0.75"
-        )
     left_out = _shorten(values, inspector, controls is None) if quick else []
     if controls is None:
         controls = QUICK_CONTROLS if quick else 8

@@ -40,9 +40,14 @@ class Test:
     limit: float
 
     def breached(self, values: Values) -> bool | None:
-        """None where the value is not known."""
-        value = values.get(self.name)
-        if value is None:
+        """None where the value is not known, or is the least that it can be and above the limit.
+
+        >>> rank = {"p_value": 0.02, "least_p_value": 0.02}
+        >>> [Test("p_value", "<=", limit).breached(rank) for limit in (0.01, 0.05)]
+        [None, True]
+        """
+        value, least = values.get(self.name), values.get(f"least_{self.name}")
+        if value is None or (value == least and self.limit < value and self.sign in ("<", "<=")):
             return None
         return bool(value) if self.sign is None else COMPARE[self.sign](float(value), self.limit)
 
@@ -53,14 +58,6 @@ class Gate:
 
     text: str
     groups: tuple[tuple[Test, ...], ...]
-
-    def asks_below(self, name: str, floor: float) -> bool:
-        """Whether a test of that value has a limit under what it can be.
-
-        >>> parse("p_value<=0.01").asks_below("p_value", 0.02)
-        True
-        """
-        return any(t.name == name and t.limit < floor for group in self.groups for t in group)
 
     def breached(self, values: Values) -> bool | None:
         """Whether the condition holds; None where what is not known could decide it.

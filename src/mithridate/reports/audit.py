@@ -164,10 +164,13 @@ def summary(whole: Audit) -> dict[str, Any]:
         f"{role}_name": verdict.names[index] if verdict and index is not None else None
         for role, index in classes.items()
     }
+    ranked = number_of(cell, "probability") is not None
+    others = select.list_of(cell, "null_values") if cell and ranked else []
     return {
         "suspicious": verdict.suspicious if verdict else None,
         "probability": number_of(cell, "probability"),
         "p_value": number_of(cell, "p_value"),
+        "least_p_value": 1 / (1 + len(others)) if others else None,  # of a rank among these
         "backdoor": text_of(cell, "backdoor") or None if cell else None,
         **classes,
         **names,

@@ -92,7 +92,7 @@ class Spectre(Sanitizer):
             if self.classes == "all" or c == strangest:
                 keep[rows[found[c].gone]] = False
         notes = [
-            note(data, keep, c, "quantum entropy", one.entropy, float("nan"), None)
+            note(data, keep, c, "quantum entropy", one.entropy, float("nan"))
             for c, one in found.items()
         ]
         cost = Cost(queries=classifier.cost.queries - before)
@@ -100,12 +100,11 @@ class Spectre(Sanitizer):
 
 
 class Judged(NamedTuple):
-    """Of a class: scores (n,), bool (n,) which go, how strange it is, and on how many axes."""
+    """Of a class: scores (n,), bool (n,) which go, and how strange it is."""
 
     score: Tensor
     gone: Tensor
     entropy: float
-    width: int
 
 
 def judged(x: Tensor, eps: float, alpha: float) -> Judged:
@@ -121,7 +120,7 @@ def judged(x: Tensor, eps: float, alpha: float) -> Judged:
         gone[order[: round(REMOVED * eps * len(x))]] = True
         entropy = _entropy(every, ~gone, alpha)[1]
         if best is None or entropy > best.entropy:
-            best = Judged(score, gone, entropy, width)
+            best = Judged(score, gone, entropy)
     assert best is not None, "there is at least one axis"
     return best
 
