@@ -42,7 +42,7 @@ class Unlearning(Repairer):
 
     Plain unlearning costs accuracy (96.62 to 50.81 % was seen): few images and hard labels move
     a model that knew better. So here nothing is learned from labels: the logits of stamped images
-    are to be those that the suspect has without the stamp, and as many images, moved a little and
+    are to be those that the suspect has without the stamp, and all images, moved a little and
     mixed with each other, are to keep theirs (distillation, Hinton et al. 2015, temperature 2).
 
     Deviations, all for the sake of accuracy and of what one round leaves of the true trigger:
