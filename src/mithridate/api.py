@@ -228,7 +228,7 @@ def audit(
     controls: int | None = None,
     control_epochs: int | None = None,
     attack_images: int = 500,
-    noise_queries: int = 100_000,
+    noise_queries: int | None = None,
     seed: int = 0,
     errors: Literal["raise", "record"] = "raise",
     keep: bool = False,
@@ -247,7 +247,8 @@ def audit(
             here. The ensemble needs none.
         control_epochs: of these; as many as the suspect had, by default.
         attack_images: test images that each evasion attack gets; 0 leaves evasion out.
-        noise_queries: noise images of the black-box comparison, per model; 0 leaves it out.
+        noise_queries: noise images of the black-box comparison, per model; 0 leaves it out. By
+            default 100,000 where there are clean models to compare with.
         seed, errors, keep, progress, opening: as of `attack`.
 
     Raises:

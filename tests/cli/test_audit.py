@@ -155,6 +155,9 @@ def test_a_crashed_attack_leaves_the_audit_incomplete(audit, monkeypatch) -> Non
         (("--inspector", "white"), "did you mean 'white-noise'"),
         (("--inspector", "white-noise", "--set", "pairs=1"), "no setting of white-noise"),
         (("--set", "attack_images=some"), "audit attack_images is a whole number"),
+        (("--set", "attack_images=-1"), "attack_images must be at least 0, got -1"),
+        (("--set", "noise_queries=-1"), "noise_queries must be at least 0, got -1"),
+        (("--inspector", "ensemble", "--set", "noise_queries=9"), "leave noise_queries out"),
         (("--controls", -1), "--controls"),
         (("--controls", 0), "at least one clean model is needed to compare with: raise controls"),
         (("--reference", "none.safetensors"), "none.safetensors"),
@@ -166,6 +169,20 @@ def test_mistakes_are_one_line(audit, words, message) -> None:
     assert (done.code, len(done.err.splitlines()), done.out) == (2, 1, "")
     assert message in done.err
     assert not Path("run/study.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["clean"], "clean model 1 is the suspect itself: it is no reference"),
+        (["bad", "bad"], "clean models 1 and 2 are the same: give each reference once"),
+    ],
+)
+def test_a_plan_refuses_the_references_that_the_run_would(audit, models, names, message) -> None:
+    words = [word for name in names for word in ("--reference", models / f"{name}.safetensors")]
+    done = audit(*words, "--plan")
+    assert (done.code, done.out) == (2, "")
+    assert message in done.err
 
 
 def test_a_plan_trains_nothing(audit) -> None:

@@ -29,6 +29,8 @@ from mithridate.cli.options import (
 from mithridate.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from mithridate.data import ImageSet
     from mithridate.poisons import Poison, Poisoned
 
@@ -55,6 +57,8 @@ def poison(
     known, values = component.settings(component.find("poisons", poison)), pairs(settings)
     facts = opening(opens(network, trust_code), values)
     given = deal(values, {"poison": known})["poison"]
+    train, test = sets(data)
+    given = numbered(given, train.class_names)
     attack: Poison = component.create("poisons", poison, given)
     check_surrogate(poison, attack, surrogate)
     check_free(out)
@@ -62,7 +66,6 @@ def poison(
     from mithridate.rng import child, rng
 
     where = place(device)
-    train, test = sets(data)
     model = None if surrogate is None else opened(surrogate, facts, where, train)
     with screen.stage("poisoning"):
         aimed = attack.aim(test).to(where)
@@ -83,6 +86,18 @@ def poison(
     )
     screen.say(f"Set: {out}, truth: {out / MANIFEST}")
     return 0
+
+
+def numbered(values: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
+    """The settings of a poison, its source and target as numbers where they are names.
+
+    >>> numbered({"target": "cat", "fraction": "0.1"}, ["dog", "cat"])
+    {'target': '1', 'fraction': '0.1'}
+    """
+    from mithridate.studies.presets import class_of
+
+    aims = [key for key in ("source", "target") if values.get(key, "").lower() not in ("", "none")]
+    return {**values, **{key: str(class_of(values[key], names, key)) for key in aims}}
 
 
 def check_surrogate(name: str | None, attack: Poison | None, surrogate: str | None) -> None:

@@ -27,7 +27,7 @@ from mithridate.cli.options import (
     sets,
     shows,
 )
-from mithridate.cli.poison import check_surrogate
+from mithridate.cli.poison import check_surrogate, numbered
 from mithridate.cli.screen import share
 from mithridate.errors import InputError
 
@@ -93,7 +93,12 @@ def train(
     known = network if ours else None
     shares = _shares(values, network=known, poison=poison, harden=harden)
     way = None if harden is None else component.create("hardeners", harden, shares["harden"])
-    attack = None if poison is None else component.create("poisons", poison, shares["poison"])
+    clean, test = sets(data)
+    if poison is None:
+        attack = None
+    else:
+        shares["poison"] = numbered(shares["poison"], clean.class_names)
+        attack = component.create("poisons", poison, shares["poison"])
     check_surrogate(poison, attack, surrogate)
     check_out(out, start, surrogate)
 
@@ -105,7 +110,6 @@ def train(
     from mithridate.training import fit
 
     where, random = place(device), rng(seed)
-    clean, test = sets(data)
     model = _start(network, start, clean, facts or shares["network"], where)
     own = None
     if surrogate is not None:

@@ -12,7 +12,8 @@ from mithridate.classifier import Classifier
 from mithridate.data import ImageSet
 from mithridate.defenses.inspect.base import same_architecture
 from mithridate.defenses.inspect.ensemble import inspector_for
-from mithridate.errors import InputError, unknown
+from mithridate.defenses.inspect.judge import check_distinct
+from mithridate.errors import InputError, check_whole, unknown
 from mithridate.models.endpoint import is_endpoint
 from mithridate.studies.engine.cells import label_of
 from mithridate.studies.engine.spec import MatrixSpec, Spec
@@ -345,7 +346,7 @@ def audit(
     controls: int | None = None,
     control_epochs: int | None = None,
     attack_images: int = 500,
-    noise_queries: int = 100_000,
+    noise_queries: int | None = None,
     seed: int = 0,
     device: str = "auto",
     threads: int = 1,
@@ -359,11 +360,18 @@ def audit(
             here. The ensemble needs none.
         control_epochs: of these; as many as the suspect had, by default.
         attack_images: test images that each evasion attack gets; 0 leaves evasion out.
-        noise_queries: noise images of the black-box comparison, per model; 0 leaves it out.
+        noise_queries: noise images of the black-box comparison, per model; 0 leaves it out. By
+            default 100,000 where there are clean models to compare with.
+
+    Raises:
+        InputError: a number below 0, or noise without a clean model.
 
     >>> list(audit("m.safetensors", "digits").matrix)
     ['clean', 'verdict', 'evasion', 'white-noise']
     """
+    check_whole("attack_images", attack_images, low=0)
+    if noise_queries is not None:
+        check_whole("noise_queries", noise_queries, low=0)
     subject = _subject(model, data, network, opening)
     if inspector is None:
         compares = bool(references) or controls is not None
@@ -371,7 +379,12 @@ def audit(
         inspector = {"name": name}
     controls = 8 if controls is None else controls
     if not component.find("inspectors", str(inspector["name"])).controls and not references:
-        controls = noise_queries = 0  # no clean model is at hand to compare with
+        if noise_queries:
+            raise InputError(
+                f"{inspector['name']} has no clean model that noise could be compared with: give "
+                "references, or leave noise_queries out"
+            )
+        controls = noise_queries = 0
     clean: Table = {
         "references": list(references),
         "controls": controls,
@@ -387,7 +400,7 @@ def audit(
         | ({"reference": {"called": references[0], "model": references[0]}} if references else {}),
         inspector=inspector,
         attack_images=attack_images,
-        noise_queries=noise_queries,
+        noise_queries=100_000 if noise_queries is None else noise_queries,
         seed=seed,
         device=device,
         threads=threads,
@@ -534,6 +547,7 @@ def checked(
     for doubt in doubted:
         if tell is not None:
             tell(f"doubt: {doubt.text} ({doubt.id})")
+    clean = []
     for path in references:
         reference = subject.opened(path).loaded
         if check_model(path, reference, test, varied=varied) and not doubted:
@@ -546,11 +560,16 @@ def checked(
                 f"{path} is of another architecture than {model}: compare like with like; leave "
                 "--reference out and clean models are trained here"
             )
+        clean.append(reference)
+    check_distinct(clean, suspect)
     return suspect, test
 
 
-def class_of(text: str, names: Sequence[str]) -> int:
+def class_of(text: str, names: Sequence[str], what: str = "target") -> int:
     """The class that a text names: its name, or else its number.
+
+    Args:
+        what: it is, for the error.
 
     Raises:
         InputError: no such class.
@@ -563,5 +582,5 @@ def class_of(text: str, names: Sequence[str]) -> int:
     if text.isdecimal() and int(text) < len(names):
         return int(text)
     if text.lstrip("-").isdecimal():
-        raise InputError(f"target {text} is not a class: they are 0 to {len(names) - 1}")
+        raise InputError(f"{what} {text} is not a class: they are 0 to {len(names) - 1}")
     raise unknown("class", text, names)

@@ -115,6 +115,15 @@ def test_a_clean_set_is_left_alone_and_that_is_said(sanitizer) -> None:
     assert ids(filtered) == ["found-nothing"]
 
 
+@pytest.mark.parametrize("sanitizer", AUTO[:2], ids=NAMES[:2])
+@pytest.mark.parametrize(("per_class", "few"), [(99, True), (100, False)])
+def test_a_judged_class_of_few_images_is_doubted(sanitizer, per_class, few) -> None:
+    data, model, _ = clouds(0.0, seed=3)
+    rows = torch.cat([(data.labels == c).nonzero()[:per_class, 0] for c in range(data.classes)])
+    filtered = sanitizer.filter(model, data.subset(rows, "few"), rng=mi.rng(0))
+    assert ("few-images" in ids(filtered)) == few
+
+
 @pytest.mark.parametrize("classes", ["strangest", "all"])
 def test_what_always_drops_calls_nothing_suspicious_and_says_so(classes) -> None:
     filtered = filtered_by(Spectre(eps=0.2, classes=classes), 0.0, seed=3)

@@ -257,7 +257,7 @@ def calibrate(
     clean, rng = [classifier_for(m, data) for m in clean], as_generator(rng)
     began = time.perf_counter()
     _check(inspectors, clean, data)
-    _check_distinct(clean)
+    check_distinct(clean)
     total, done, parts = 2 * len(clean) * len(inspectors), 0, []
     for place, inspector in enumerate(inspectors):
         own: list[Look] = [] if looks is None else list(looks[place])
@@ -351,7 +351,7 @@ def judge(
         models, data = _complete(inspectors, suspect, given, data, rng, progress)
         side = calibrate(inspectors, models, data, rng=rng, progress=progress)
     earlier = side.seconds if isinstance(reference, CleanSide) else 0.0
-    _check_distinct(side.models, suspect)
+    check_distinct(side.models, suspect)
     other = _other_population(suspect, side, data)
     if not side.models:
         other += _near_chance(suspect, data)
@@ -642,7 +642,7 @@ def _check(inspectors: Sequence[Inspector], models: Sequence[Classifier], data: 
             )
 
 
-def _check_distinct(clean: Sequence[Classifier], suspect: Classifier | None = None) -> None:
+def check_distinct(clean: Sequence[Classifier], suspect: Classifier | None = None) -> None:
     """Refuse a model that stands twice among the clean ones, and the suspect among them.
 
     Copies would make the clean models look more alike than they are.
