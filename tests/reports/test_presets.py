@@ -37,6 +37,18 @@ def test_the_verdict_comes_first_with_its_doubts(page, presets, tmp_path):
         at = got.index(text, at)
 
 
+@pytest.mark.parametrize("planted", [True, False])
+def test_of_a_strangers_model_no_planted_trigger_is_asked_for(page, presets, tmp_path, planted):
+    cells, pictures = presets.audit_parts()
+    if not planted:
+        for cell in cells:
+            cell["values"] = {k: v for k, v in cell["values"].items() if not k.startswith("truth_")}
+        cells = [cell for cell in cells if cell["matrix"] != "backdoor"]
+    got = page(render(presets.store(tmp_path, presets.head("audit", "mnist"), cells, pictures)))
+    assert "recovered trigger stamped" in got.text
+    assert ("planted trigger stamped" in got.text) == planted
+
+
 def test_nothing_that_was_not_measured_reads_as_zero(page, presets, tmp_path):
     cells, _ = presets.audit_parts(suspicious=False)
     idle = [cell | {"status": "not run", "values": {}, "doubts": []} for cell in cells]

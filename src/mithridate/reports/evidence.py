@@ -194,6 +194,9 @@ def trigger(one: Inspected) -> Block:
         planted = places[1] if verdict.true_region else "no fixed place"
         overlap = f"IoU {words.number(number_of(cell, 'iou'), 2)}"
         truth.append(("region", places[0], planted, overlap))
+    rates = [("recovered trigger stamped", share_of(cell, "recovered_asr"))]
+    if planted_here or asr is not None:
+        rates.append(("planted trigger stamped (ASR)", asr))
     return {
         "tiles": tiles,
         "bar": bar,
@@ -201,11 +204,7 @@ def trigger(one: Inspected) -> Block:
         "true_region": boxes[1],
         "where": places[0],
         "absent": "none was located" if verdict.suspicious is False else "not run",
-        "rates": [
-            ("recovered trigger stamped", share_of(cell, "recovered_asr")),
-            ("planted trigger stamped (ASR)", asr),
-            ("clean accuracy", accuracy),
-        ],
+        "rates": [*rates, ("clean accuracy", accuracy)],
         "truth": truth,
     }
 
