@@ -38,6 +38,7 @@ MODELS = {
     "random-answers": lambda x, z: z + 0.1 * torch.randn_like(z),
     "batch-dependent": lambda x, z: z - 0.1 * z.mean(0),
     "saturated-softmax": lambda x, z: 1e5 * z,
+    "bounded-outputs": lambda x, z: z.sigmoid(),
     "zero-gradients": lambda x, z: z.detach() + 0 * x.sum(),
     "larger-eps-no-help": lambda x, z: substituted(z, -z),
     "unbounded-fails": lambda x, z: substituted(z, -z),

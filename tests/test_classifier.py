@@ -134,6 +134,13 @@ def test_probabilities_become_logits():
     assert torch.equal(soft.labels(x), plain.labels(x))
 
 
+@pytest.mark.parametrize("last", [nn.Identity(), nn.LogSoftmax(1)])
+def test_logits_stated_as_probabilities_are_refused(last):
+    wrong = Classifier(nn.Sequential(network().eval(), last), classes=3, outputs="probabilities")
+    with pytest.raises(InputError, match=r"--outputs probabilities\) is stated: leave it out"):
+        wrong.logits(images())
+
+
 def test_features_are_the_input_of_the_last_layer():
     module, x = network().eval(), images()
     found = Classifier(module, classes=3, compute_batch=4).features(x)

@@ -158,7 +158,9 @@ def examined(
     doubts = _threshold(judge, x, trained) + ([] if result.random else answered(judge, x))
     with torch.no_grad(), seen.frozen(), uncounted(seen):
         if {"gradient", "score"} & set(attack.about.access):
-            doubts += _saturated(seen.logits(x[_spread(len(x))].to(seen.device)))
+            logits = seen.logits(x[_spread(len(x))].to(seen.device))
+            doubts += _saturated(logits)
+            doubts += _bounded(logits) if seen.scored and seen.outputs == "logits" else []
         if isinstance(attack, BoundedAttack) and "gradient" in attack.about.access and attack.eps:
             blind = result.no_gradient
             left = ~result.success if blind is None else ~(result.success | blind)
@@ -230,6 +232,14 @@ def _saturated(logits: Tensor) -> list[Doubt]:
     text = f"On {count} of {len(logits)} images softmax leaves nothing to any other class: there "
     text += "cross-entropy has no gradient. Attacks here follow log-odds, which have one; figures "
     return [Doubt("saturated-softmax", f"{text}of tools that do not may be of no attack at all.")]
+
+
+def _bounded(logits: Tensor) -> list[Doubt]:
+    if not bool(((logits >= 0) & (logits <= 1)).all()):
+        return []
+    text = f"All outputs on {len(logits)} images lie between 0 and 1, as of a sigmoid for each "
+    text += "class: taken for logits, they leave little to what follows the loss, and more images "
+    return [Doubt("bounded-outputs", f"{text}seem to withstand it. Give what goes into it.")]
 
 
 def _further(

@@ -18,6 +18,8 @@ from mithridate.cost import Cost as Cost
 from mithridate.errors import InputError, QueriesRefused, check_whole, one_line
 
 OUTPUTS = ("logits", "probabilities", "sigmoid")
+SLACK = 1e-2
+"""By which a rounded probability may lie outside [0, 1]."""
 """What a module may return."""
 
 SMALLEST = torch.finfo(torch.float32).tiny
@@ -734,6 +736,12 @@ def _as_logits(out: Tensor, outputs: str) -> Tensor:
         return torch.cat([torch.zeros_like(out), out], 1)
     if outputs == "logits":
         return out
+    if bool(((out < -SLACK) | (out > 1 + SLACK)).any()):
+        raise InputError(
+            "the module returns numbers below 0 or above 1 where outputs='probabilities' "
+            "(--outputs probabilities) is stated: leave it out, logits and log-probabilities need "
+            "no word"
+        )
     both = torch.cat([1 - out, out], 1) if out.shape[1] == 1 else out
     return both.clamp(min=SMALLEST).log()
 
@@ -768,8 +776,8 @@ def output_of(out: object, n: int, classes: int | None = None, outputs: str = "l
         )
     if len(tensors) == 1 and tensors[0].numel() == n:
         raise InputError(
-            f'the module returns {shapes}, one number an image: give outputs="sigmoid" for the '
-            "logit of the second of two classes"
+            f'the module returns {shapes}, one number an image: give outputs="sigmoid" '
+            "(--outputs sigmoid) for the logit of the second of two classes"
         )
     raise InputError(
         f"the module returns {shapes}, expected {wanted}: was the number of classes given right? "

@@ -93,7 +93,7 @@ FGSM = ("attack", "{m}", "--data", "digits", "--attack", "fgsm")
         ((*STAMP, "target=9"), ("count", "fraction")),
         ((*STAMP, "target=9", "--set", "source=9", "--set", "count=5"), ("both class 9",)),
         ((*STAMP, "target=12", "--set", "count=5"), ("0 to 9",)),
-        ((*STAMP, "target=nine", "--set", "count=5"), ("whole number",)),
+        ((*STAMP, "target=nine", "--set", "count=5"), ("no class named 'nine'",)),
         ((*STAMP, "target=9", "--set", "source=8", "--set", "count=5000"), ("lower count",)),
         ((*FGSM, "--set", "eps=-1"), ("eps", "-1")),
         ((*FGSM, "--set", "eps=much"), ("a number",)),

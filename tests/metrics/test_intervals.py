@@ -15,6 +15,7 @@ from mithridate.metrics import (
     mcnemar,
     paired_difference,
     pairs,
+    pooled,
     unpaired_difference,
     wilson,
 )
@@ -194,3 +195,21 @@ def test_the_order_of_the_tests_does_not_matter(pair: tuple[list[float], list[in
 def test_refuses_what_is_no_probability(p: float) -> None:
     with pytest.raises(InputError, match="position 1"):
         holm([0.5, p])
+
+
+@pytest.mark.parametrize(("k", "n", "seeds"), [(3, 10, 4), (0, 7, 2), (50, 50, 3), (1, 10_000, 5)])
+def test_the_same_images_under_more_seeds_are_no_more_images(k, n, seeds) -> None:
+    one, many = wilson(k, n), pooled([(k, n)] * seeds)
+    assert (many.value, many.low, many.high) == (one.value, one.low, one.high)
+    assert (many.k, many.n) == (k * seeds, n * seeds)
+
+
+@given(st.lists(st.integers(1, 40).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))))
+def test_pooling_is_never_surer_than_the_largest_cell(counts) -> None:
+    found = pooled(counts)
+    if not counts:
+        assert (found.low, found.high, found.n) == (0.0, 1.0, 0)
+        return
+    assert 0 <= found.low <= found.value <= found.high <= 1
+    least = wilson(0, max(n for _, n in counts))  # no interval of as many images is narrower
+    assert found.high - found.low >= least.high - least.low - 1e-12

@@ -109,13 +109,17 @@ def test_a_convention_is_found_or_one_that_is_as_good(
 def test_what_the_outputs_are(known: dict[str, Any]) -> None:
     _, test = mi.load_data("digits")
     for last, kind in ((None, "logits"), (nn.Softmax(1), "probabilities"),
-                       (nn.LogSoftmax(1), "log-probabilities")):  # fmt: skip
+                       (nn.LogSoftmax(1), "log-probabilities"),
+                       (nn.Sigmoid(), "sigmoids")):  # fmt: skip
         model = mi.Classifier(Expects(last=last), classes=10, **known)
         result = diagnose(lambda shape, m=model: m, test, given=AS_GIVEN)
         assert result.outputs == kind
         wrong = (kind == "probabilities") != (model.outputs == "probabilities")
         expected = "probabilities" if kind == "probabilities" else "logits"
         assert result.options.get("outputs") == (expected if wrong else None)
+        # what is advised was measured as it says
+        advised = mi.Classifier(model.module, classes=10, outputs=expected)
+        assert result.best.value == pytest.approx(right(advised, test), abs=0.005)
 
 
 def test_an_order_of_classes_is_evidence_and_no_advice() -> None:

@@ -83,6 +83,7 @@ def test_a_hugging_face_folder_prepares_its_images_inside(
         {"size": {"shortest_edge": 20}, "do_center_crop": True,
          "crop_size": {"height": 16, "width": 16}},
         {"resample": 3},
+        {"resample": 0},
         {"do_rescale": True, "rescale_factor": 1 / 127.5, "do_normalize": False},
         {"do_normalize": False},
     ],
@@ -107,6 +108,15 @@ def test_images_of_another_size_get_the_processors_own_labels(
     assert model.image_shape == (3, 24, 30)
     torch.testing.assert_close(model.logits(x), expected, rtol=0.05, atol=0.05)
     assert torch.equal(model.labels(x), expected.argmax(1))
+
+
+def test_a_filter_that_torch_has_not_is_refused_where_it_would_resize(
+    transformers: Any, tmp_path: Path
+) -> None:
+    vit(transformers, tmp_path, {**USUAL, "resample": 1})
+    assert mi.load(tmp_path).logits(images(2, (3, 16, 16))).shape == (2, 3)
+    with pytest.raises(InputError, match="24 x 30 to 16 x 16 with Pillow's filter 1"):
+        mi.load(tmp_path, image_shape=(3, 24, 30)).logits(images(2, (3, 24, 30)))
 
 
 def test_what_a_folder_may_not_be(transformers: Any, tmp_path: Path) -> None:

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import nullcontext
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from mithridate.errors import InputError, RunError
-from mithridate.reports.folder import parts, read, replace, write
+from mithridate.reports.folder import check_own, parts, read, replace, write
 
 
 def contents(folder):
@@ -167,3 +168,25 @@ def test_a_share_agrees_with_itself(studies, share, message):
     cell["values"] = {"success": studies.share(100, 200) | share}
     with pytest.raises(InputError, match=message):
         parts(studies.study(), [cell])
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({}, ""),
+        ({"cells.jsonl": "", "images.parquet": ""}, ""),  # cut off before study.json
+        ({".study.json.1.part": ""}, ""),
+        ({"study.json": '{"name": "attack", "spec_sha256": "0"}', "note.txt": ""}, ""),
+        ({"record.json": "", "report.html": ""}, ""),  # of version 0.1.0
+        ({"study.json": '{"name": "audit", "spec_sha256": "0"}'}, "holds the report of 'audit'"),
+        ({"study.json": "precious", "cells.jsonl": ""}, "holds cells.jsonl, which is no report's"),
+        ({"images.parquet": ""}, "holds images.parquet"),
+        ({"cat.png": "", "dog.png": ""}, "holds cat.png"),
+    ],
+)
+def test_a_report_goes_into_a_folder_of_its_own(tmp_path, files, says):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    refused = pytest.raises(InputError, match=says) if says else nullcontext()
+    with refused:
+        check_own(tmp_path, "attack")

@@ -100,7 +100,7 @@ def test_untrusted_text_is_escaped(page, studies, tmp_path):
 def test_an_incomplete_study_says_so(page, studies, tmp_path):
     got = page(render(studies.make(tmp_path, status="incomplete", doubts=[], finding=""))).text
     assert "Incomplete study" in got
-    assert "stopped before it was finished" in got
+    assert "Not all of this" in got
     assert "Main finding" not in got
     assert "Attacks and backdoors on MNIST" in got
 

@@ -5,6 +5,7 @@ import io
 
 import pytest
 
+from mithridate import metrics
 from mithridate.metrics import mean_over_seeds, wilson
 from mithridate.reports import bars, export, figures, tables, values
 from mithridate.reports.folder import read
@@ -46,7 +47,7 @@ def test_means_over_seeds_are_those_of_metrics(points):
 @pytest.mark.parametrize("counts", [[(1, 2), (3, 4)], [(0, 10)], [(10, 10), (10, 10)]])
 def test_pooled_proportions_are_wilsons(counts):
     ours = pooled([share(k, n) for k, n in counts])
-    theirs = wilson(sum(k for k, _ in counts), sum(n for _, n in counts))
+    theirs = metrics.pooled(counts)
     assert (ours.k, ours.n) == (theirs.k, theirs.n)
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
 
@@ -70,6 +71,38 @@ def test_not_run_is_a_dash_and_failure_says_why(record):
     ]
     fgsm = shown.rows[0].entries
     assert (fgsm[2].text, fgsm[3].text) == ("–", "200")
+
+
+def test_what_was_run_is_never_called_not_run(record):
+    named = record.study.views[0].model_copy(update={"kind": "table", "values": ["acuracy"]})
+    cells = [cell for cell in record.cells if cell.status == "done"]
+    for over in ("", "seed"):
+        one = named.model_copy(update={"over": over, "matrix": cells[0].matrix})
+        shown = tables.of_view(record.study, cells, one, 1)
+        assert {entry.small for row in shown.rows for entry in row.entries} == {("no such value",)}
+        assert "not run" not in export.to_csv(shown)
+
+
+def test_a_matrix_whose_cells_all_failed_is_a_table_of_reasons(record):
+    matrix = record.cells[0].matrix
+    cells = [
+        cell.model_copy(update={"status": "failed: why", "values": {}})
+        for cell in record.cells
+        if cell.matrix == matrix
+    ]
+    one = record.study.views[0].model_copy(
+        update={"kind": "table", "values": [], "matrix": matrix, "where": {}, "over": ""}
+    )
+    shown = tables.of_view(record.study, cells, one, 1)
+    assert {entry.text for row in shown.rows for entry in row.entries} == {"failed: why"}
+    assert shown.widths == [0]
+    assert export.to_csv(shown).count("failed: why") == len(cells)
+
+
+def test_what_all_seeds_agree_on_in_words_is_told_once():
+    column = Column(title="Network", unit="text")
+    assert values.summed(["cnn", "cnn"], column, 2).text == "cnn"
+    assert values.summed(["cnn", "vit"], column, 2).text == "n/a"
 
 
 def test_zero_is_not_a_dash():

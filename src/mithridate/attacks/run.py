@@ -321,12 +321,13 @@ def _check_view(attack: Attack, judge: Classifier, asked: Classifier | Guarded) 
         lacking = next(kind for kind in attack.about.access if not seen.shows((kind,)))
         raise InputError(
             f"{type(attack).__name__} needs {lacking}s, and this model gives {seen.gives}: take "
-            f"one of {', '.join(others)}, or give through= a model with {lacking}s"
+            f"one of {', '.join(others)}, or give through= (--through) a model with {lacking}s"
         )
     if isinstance(asked, Guarded) and "gradient" in attack.about.access:
         raise InputError(
             f"{type(attack).__name__} needs gradients, and a guard gives labels and scores: take "
-            "an attack by labels (hopskipjump) or scores (square), or give through= a model"
+            "an attack by labels (hopskipjump) or scores (square), or give through= (--through) a "
+            "model"
         )
 
 

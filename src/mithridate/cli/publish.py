@@ -124,13 +124,15 @@ def conducted(
         keep: leave all that was made in the cache, not models alone.
 
     Raises:
-        InputError, NothingAssessedError, RunError: why nothing of the main matrix was measured.
+        InputError, NothingAssessedError, RunError: why nothing of the main matrix was measured;
+            a folder that holds something else.
     """
-    from mithridate.reports.folder import parts
+    from mithridate.reports.folder import check_own, parts
     from mithridate.studies.conduct import conduct, forget, the_store, why_nothing
     from mithridate.studies.engine.plan import estimate
 
     began = time.monotonic()
+    check_own(out, plan.spec.name)
     prepare(out)
     expected: Estimate | None = None
     if not screen.quiet or workers is None:

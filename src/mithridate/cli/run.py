@@ -18,7 +18,9 @@ def run(
     ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="DIR", help="Folder for the report. Default: the name."),
+        typer.Option(
+            "--out", metavar="DIR", help="Folder for the report. Default: mithridate-NAME."
+        ),
     ] = None,
     settings: Settings = None,
     plan_only: Plan = False,

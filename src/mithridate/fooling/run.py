@@ -121,7 +121,10 @@ def _checked(model: Classifier, shape: Shape | None) -> Shape:
     if shape is None:
         shape = known
     if shape is None:
-        raise InputError("the model does not say what images it takes: give shape=(C, H, W)")
+        raise InputError(
+            "the model does not say what images it takes: give shape=(C, H, W), on the command "
+            "line --data"
+        )
     if len(shape) != 3 or min(shape) < 1:
         raise InputError(f"shape is (C, H, W), each at least 1, got {tuple(shape)}")
     if known is not None and tuple(shape) != tuple(known):

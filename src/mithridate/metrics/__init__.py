@@ -10,6 +10,7 @@ from mithridate.metrics.intervals import (
     mcnemar,
     paired_difference,
     pairs,
+    pooled,
     unpaired_difference,
     wilson,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "mean_over_seeds",
     "paired_difference",
     "pairs",
+    "pooled",
     "scores",
     "unpaired_difference",
     "wilson",

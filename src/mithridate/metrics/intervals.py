@@ -68,6 +68,32 @@ def wilson(k: int, n: int, level: float = 0.95) -> Interval:
     return Interval(p, low, high, int(n), int(k))
 
 
+def pooled(counts: Sequence[tuple[int, int]], level: float = 0.95) -> Interval:
+    """k of n over several cells, with an interval that holds where they share their images.
+
+    The same images under another seed are no new ones: the interval is Wilson's for as many images
+    as the largest cell has. Where the cells' images differ it is wider than it had to be.
+
+    Args:
+        counts: (k, n) of each cell. With no image the value is NaN and the interval [0, 1].
+
+    Raises:
+        InputError: as `wilson`.
+
+    >>> two_seeds = pooled([(9, 10), (10, 10)])
+    >>> round(two_seeds.value, 4), round(two_seeds.low, 4), two_seeds.k, two_seeds.n
+    (0.95, 0.7225, 19, 20)
+    """
+    for k, n in counts:
+        wilson(k, n, level)
+    k, n = sum(k for k, _ in counts), sum(n for _, n in counts)
+    if n == 0:
+        return wilson(0, 0, level)
+    images = max(n for _, n in counts)
+    one = wilson(round(k / n * images), images, level)
+    return Interval(k / n, min(one.low, k / n), max(one.high, k / n), n, k)
+
+
 def unpaired_difference(first: float, second: float, n_first: int, n_second: int) -> Interval:
     """Wald interval of first - second for proportions of two *independent* groups, z = 1.96.
 

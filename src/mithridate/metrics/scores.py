@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -41,7 +42,8 @@ def scores(logits: Tensor, labels: Tensor) -> Scores:
     `SURE`, which at most one class of an image exceeds, so that both are shares of images.
     Deviations: the area is exact, where Keras adds up 200 thresholds, and the loss is
     not cut off at 16.1. The area's interval takes images as what is drawn, of each its one
-    true pair and its K - 1 false ones together (clustered data, Obuchowski 1997).
+    true pair and its K - 1 false ones together (clustered data, Obuchowski 1997), and is cut off
+    at 0 and 1, which no area exceeds.
 
     Args:
         logits: finite, (N, K) with at least one image and two classes; *rejected* is one more.
@@ -67,10 +69,13 @@ def scores(logits: Tensor, labels: Tensor) -> Scores:
     own = logs.gather(1, true[:, None])[:, 0]
     sure = logs.exp() > SURE
     hits = int((own.exp() > SURE).sum())
+    auc = bootstrap_mean(_placements(logs.exp().numpy(), true.numpy()))
+    assert auc.low is not None
+    assert auc.high is not None
     return Scores(
         precision=wilson(hits, int(sure.sum())),
         recall=wilson(hits, len(true)),
-        auc=bootstrap_mean(_placements(logs.exp().numpy(), true.numpy())),
+        auc=replace(auc, low=max(0.0, auc.low), high=min(1.0, auc.high)),
         loss=bootstrap_mean(-own),
     )
 

@@ -26,6 +26,8 @@ from mithridate.models.open import SHAPES, in_order_of, normalised
 
 LOOK = 128
 """Images on which every hypothesis is tried; the best few are measured on all asked for."""
+FEW = 4
+"""Images whose outputs tell what the outputs are."""
 BEST = 4
 SURE = 0.01
 """A hypothesis is better than what was given where McNemar's exact test says so at this level."""
@@ -69,12 +71,14 @@ class Hypothesis:
         pixels: keywords of `normalised`; of the file where there are none.
         fit: what the images are brought to.
         classes: "data" where the model's order of classes is the data's whatever their names.
+        outputs: what the module's outputs are, where it is not what was stated.
     """
 
     name: str
     pixels: Mapping[str, Any] = field(default_factory=dict)
     fit: Fit = field(default_factory=Fit)
     classes: str | None = None
+    outputs: str | None = None
 
     def options(self) -> dict[str, str]:
         """Option, without its dashes -> the words that state it.
@@ -88,7 +92,8 @@ class Hypothesis:
             else ",".join(f"{number:.6g}" for number in value)
             for key, value in self.pixels.items()
         }
-        return words | self.fit.words() | ({"classes": self.classes} if self.classes else {})
+        rest = {"classes": self.classes, "outputs": self.outputs}
+        return words | self.fit.words() | {key: word for key, word in rest.items() if word}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +133,8 @@ class Diagnosis:
         given: the conventions that the user stated, or the file.
         trials: all others, the best first; those on fewer images say so by their n.
         best: `given`, unless another is better beyond chance (`SURE`).
-        outputs: "logits", "probabilities", "log-probabilities" or "sigmoid": what the outputs are.
+        outputs: "logits", "probabilities", "log-probabilities", "sigmoids" of each class, or
+            "sigmoid" of two classes: what the outputs are.
         options: what states `best`, and the outputs where they were not given rightly.
         order: names of the classes in the order in which far more images would be right, and that
             accuracy. Evidence only: an order that was fitted to the labels is no answer.
@@ -145,14 +151,14 @@ class Diagnosis:
 
 
 def kind_of_outputs(raw: Tensor) -> str:
-    """What outputs (N, K) are: rows of probabilities, of their logarithms, or logits.
+    """What outputs (N, K) are: rows of probabilities, of their logarithms, sigmoids, or logits.
 
     >>> x = torch.tensor([[1.0, 2.0], [0.0, 3.0]])
-    >>> [kind_of_outputs(out) for out in (x, x.softmax(1), x.log_softmax(1))]
-    ['logits', 'probabilities', 'log-probabilities']
+    >>> [kind_of_outputs(out) for out in (x, x.softmax(1), x.log_softmax(1), x.sigmoid())]
+    ['logits', 'probabilities', 'log-probabilities', 'sigmoids']
     """
-    if bool(((raw >= 0) & (raw <= 1)).all()) and bool(((raw.sum(1) - 1).abs() < 1e-4).all()):
-        return "probabilities"
+    if bool(((raw >= 0) & (raw <= 1)).all()):
+        return "probabilities" if bool(((raw.sum(1) - 1).abs() < 1e-4).all()) else "sigmoids"
     if bool((raw <= 0).all()) and bool((raw.logsumexp(1).abs() < 1e-4).all()):
         return "log-probabilities"
     return "logits"
@@ -183,7 +189,7 @@ def diagnose(
     if not places:
         raise InputError(problem)
     trials = [
-        look.trial(model, _at(one, fit), LOOK)
+        look.trial(model, replace(one, fit=fit, outputs=look.outputs), LOOK)
         for fit, model in places
         for one in hypotheses(model, fit, look)
     ]
@@ -259,6 +265,8 @@ class _Look:
         self.progress = progress
         self.tried = 0
         self.unmatched = ""
+        self.outputs: str | None = None
+        """What the outputs are, where that is not what was stated: all trials go by it."""
 
     def x(self, fit: Fit) -> Tensor:
         """The images, uint8 (n, C, H, W)."""
@@ -305,8 +313,9 @@ class _Look:
                 break
         return there, problem
 
-    def _opened(self, fit: Fit) -> tuple[Classifier | None, str]:
-        """The model for images so brought, and why it does not take them."""
+    def _opened(self, fit: Fit, *, as_stated: bool = False) -> tuple[Classifier | None, str]:
+        """The model for images so brought, its outputs read as what they are or as was stated;
+        and why it does not take them."""
         shape = self.shape_of(fit)
         try:
             model = self.opener(shape)
@@ -316,7 +325,25 @@ class _Look:
             return model, f"it has {model.classes} classes, the data {self.data.classes}"
         if model.image_shape not in (None, shape):
             return model, f"it takes images {model.image_shape}, these are {shape}"
+        model = model if as_stated else self._read(model, fit)
         return model, self._refusal(model, fit)
+
+    def _read(self, model: Classifier, fit: Fit) -> Classifier:
+        """The model, its outputs taken for what they are."""
+        kind = self._kind(model, fit, FEW)
+        wanted = kind if kind in ("probabilities", "sigmoid") else "logits"
+        if wanted == model.outputs or not model.scored:
+            return model
+        self.outputs = wanted
+        return Classifier(
+            model.module,
+            bounds=model.input_range,
+            classes=model.class_names,
+            image_shape=model.image_shape,
+            outputs=wanted,
+            info=model.info,
+            gradients=model.gradients,
+        )
 
     def _refusal(self, model: Classifier, fit: Fit) -> str:
         try:
@@ -339,9 +366,9 @@ class _Look:
     def given(self, places: Sequence[tuple[Fit, Classifier]]) -> Trial:
         """What the user states, on all images asked for."""
         fit = self.asked.fit
-        model = dict(places).get(fit)
+        model = None if self.outputs else dict(places).get(fit)
         if model is None:
-            model, problem = self._opened(fit)
+            model, problem = self._opened(fit, as_stated=True)
             if model is None or problem:
                 return Trial(hypothesis=self.asked, problem=problem)
         return self.trial(model, self.asked, len(self.rows))
@@ -404,9 +431,15 @@ class _Look:
             raise NothingAssessedError(f"nothing can be measured: {first.problem}")
         notes = [f"as given, it cannot be measured: {first.problem}"] if first.problem else []
         options, kind = best.hypothesis.options(), self._kind(model, best.hypothesis.fit)
-        if (kind == "probabilities") != (model.outputs == "probabilities"):
-            options["outputs"] = "probabilities" if kind == "probabilities" else "logits"
-            notes.append(f"the outputs are {kind}, and taken for {model.outputs}")
+        if self.outputs is not None:
+            options["outputs"] = self.outputs
+            other = "logits" if self.outputs == "probabilities" else "probabilities"
+            notes.append(f"the outputs are {kind}, and were taken for {other}")
+        if kind == "sigmoids":
+            notes.append(
+                "all outputs lie between 0 and 1, as of a sigmoid for each class: attacks "
+                "need what goes into it"
+            )
         if kind == "log-probabilities":
             notes.append("the outputs are log-probabilities, which serve as logits")
         if self.unmatched:
@@ -427,13 +460,13 @@ class _Look:
             notes=tuple(notes),
         )
 
-    def _kind(self, model: Classifier, fit: Fit) -> str:
+    def _kind(self, model: Classifier, fit: Fit, count: int = LOOK) -> str:
         """What the module returns, whatever it is taken for."""
         if model.outputs == "sigmoid":
             return model.outputs
         try:
             bare = Classifier(model.module, bounds=model.input_range, classes=model.classes)
-            x = self.x(fit)[:LOOK].to(model.device).float() / 255
+            x = self.x(fit)[:count].to(model.device).float() / 255
             with torch.no_grad():
                 return kind_of_outputs(bare.logits(x).cpu())
         except Exception:  # one number an image; or as in `_refusal`

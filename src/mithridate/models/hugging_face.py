@@ -18,8 +18,9 @@ Shape = tuple[int, int, int]
 FILES = ["config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json"]
 """All that is fetched: no code, no pickles."""
 
-MODES = {0: "nearest", 2: "bilinear", 3: "bicubic"}
-"""Pillow's numbers for ways to resize."""
+MODES = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}
+"""Pillow's numbers for ways to resize, and torch's names of the same. It has not Lanczos (1), box
+(4) and Hamming (5)."""
 
 _ID = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 
@@ -161,7 +162,7 @@ class Preprocessed(nn.Module):
             small = edge < 384
             self.resize = {"shortest_edge": int(edge / share)} if small else _sizes(edge)
             self.crop = _sizes(edge) if small else None
-        self.mode = MODES.get(int(processor.get("resample", 2)), "bilinear")
+        self.resample = int(processor.get("resample", 2))
         factor = float(processor.get("rescale_factor", 1 / 255))
         rescales = processor.get("do_rescale", True)
         self.scale = (255 * factor if rescales else 255.0) if processor else 1.0
@@ -198,11 +199,17 @@ class Preprocessed(nn.Module):
             goal = (self.resize["height"], self.resize["width"])
         if goal == (height, width):
             return x
-        smooth = self.mode != "nearest"
+        if self.resample not in MODES:
+            raise InputError(
+                f"the model's preprocessor resizes {height} x {width} to {goal[0]} x {goal[1]} "
+                f"with Pillow's filter {self.resample}, which torch has not ({sorted(MODES)} it "
+                "has): give images of that size"
+            )
+        smooth = self.resample != 0
         x = nn.functional.interpolate(
             x,
             goal,
-            mode=self.mode,
+            mode=MODES[self.resample],
             antialias=smooth,
             align_corners=False if smooth else None,
         )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mithridate.classifier import Bounds, Classifier, Core
-from mithridate.errors import CheckpointError, InputError
+from mithridate.errors import CheckpointError, InputError, one_line
 
 Shape = tuple[int, int, int]
 
@@ -145,7 +145,12 @@ def _session(place: Path) -> Any:
     try:
         return onnxruntime.InferenceSession(str(place), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        reason = " ".join(str(error).split())[:160]
+        if "External data" in str(error):
+            raise CheckpointError(
+                f"{place} keeps its weights in a file of their own (often {place.name}.data), "
+                "which is not beside it or does not fit: copy both"
+            ) from None
+        reason = one_line(error)
         raise CheckpointError(f"{place} is refused by onnxruntime: {reason}") from None
 
 

@@ -138,7 +138,7 @@ def _shape(group: Group, value: Value, axis: Axis, column: Column) -> dict[str, 
     """Where a bar and its whisker lie, and what is written beside it."""
     at, zero = point(value), axis.percent(0.0)
     if at is None:
-        why = select.state(group.cells) or select.NOT_RUN
+        why = select.state(group.cells) or "no value"
         nothing = {"width": None, "whisker": None}
         return nothing | {"start": zero, "text": words.NONE, "small": why, "title": why}
     end, low, high = axis.percent(at), getattr(value, "low", None), getattr(value, "high", None)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mithridate.errors import RunError
 from mithridate.reports.folder import replace
+from mithridate.reports.select import NOT_RUN
 from mithridate.reports.tables import Head, Row, Table
 from mithridate.reports.values import Entry, Raw
 
@@ -143,7 +144,7 @@ def _status(row: Row) -> str:
     for entry in row.entries:
         if entry.kind == "fail":
             return entry.text
-    return "not run" if row.entries and all(e.kind == "none" for e in row.entries) else ""
+    return "not run" if row.entries and all(e.title == NOT_RUN for e in row.entries) else ""
 
 
 def _spread(row: Row, width: int) -> list[Entry]:

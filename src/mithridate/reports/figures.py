@@ -131,7 +131,7 @@ def comparisons(study: Study, number: int) -> Table | None:
             Entry(signed(gap, column.unit), (f"n = {n:,}",), gap, raw={"": gap, "n": n}),
             range_entry(one.unpaired, column),
             range_entry(one.paired, column),
-            p_entry(one.mcnemar, "not measured on the same images"),
+            p_entry(one.mcnemar, "not on record image by image, for the same images"),
             p_entry(one.holm, "no p-value to correct"),
             values.text(_reads(one)),
         ]
@@ -142,7 +142,8 @@ def comparisons(study: Study, number: int) -> Table | None:
     note = (
         "Difference: first less second. Unpaired: the 95 % interval of the documents, which takes "
         "the two as independent. Paired and McNemar (exact): on the same images, – where they "
-        f"were not. Holm: corrected for the {len(rows)} comparisons of this study."
+        "were not, or where the measure keeps no record image by image. Holm: corrected for the "
+        f"{len(rows)} comparisons of this study."
     )
     slug, lead = f"{number:02d}-comparisons", {"comparison": "comparison"}
     level = f"at the level {ALPHA}"

@@ -26,6 +26,7 @@ from mithridate.reports.schema import VERSION, Cell, Study, Timing
 STUDY, CELLS, IMAGES = "study.json", "cells.jsonl", "images.parquet"
 PICTURES, TIMINGS = "pictures.safetensors", "timings.jsonl"
 REPORT, TABLES = "report.html", "tables"
+WRITTEN = (STUDY, CELLS, IMAGES, PICTURES, TIMINGS, REPORT, TABLES)
 RECORD, ARRAYS = "record.json", "arrays.npz"
 """Of audits and attacks of version 0.1.0, which `old` reads."""
 COLUMNS = {
@@ -186,6 +187,35 @@ def parts(
     lines = [_checked(Cell, cell, CELLS) for cell in cells]
     _agree(whole, lines, CELLS)
     return whole, lines, [_checked(Timing, timing, TIMINGS) for timing in timings]
+
+
+def check_own(folder: Path, study: str) -> None:
+    """Refuse a folder that holds something else than the record of such a study.
+
+    A report lies in a folder of its own: what lay there would be overwritten, and a data set with
+    an `images.parquet` beside its pictures is no longer read as one of pictures.
+
+    Raises:
+        InputError: what is there.
+
+    >>> check_own(Path("nowhere/yet"), "attack")
+    """
+    new = "give a new or an empty folder"
+    try:
+        names = {path.name for path in folder.iterdir() if path.suffix != ".part"}
+    except OSError:
+        return  # none yet, or no folder, which whoever makes it says
+    if {RECORD, REPORT} <= names or (CELLS in names and names <= {*WRITTEN} - {STUDY}):
+        return  # of version 0.1.0, or cut off before its last file
+    record: Any = None
+    if STUDY in names:
+        with suppress(OSError, ValueError):
+            record = json.loads((folder / STUDY).read_bytes())
+    if isinstance(record, Mapping) and {"name", "spec_sha256"} <= record.keys():
+        if record["name"] != study:
+            raise InputError(f"{folder} holds the report of {record['name']!r}: {new}")
+    elif names:
+        raise InputError(f"{folder} holds {min(names)}, which is no report's: {new}")
 
 
 def write(

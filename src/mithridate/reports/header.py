@@ -126,7 +126,7 @@ def opening(record: StudyFolder, whole: Audit | None) -> tuple[Header, list[Figu
     if study.status != "complete":  # which it says first
         what = "run" if study.preset else "study"
         gate = "; it passes no gate" if study.preset else ""
-        text = f"This {what} stopped before it was finished. What follows is what it had{gate}."
+        text = f"Not all of this {what} was measured. What follows is what it had{gate}."
         header = replace(header, warning=text, state=("open", f"Incomplete {what}"))
     return header, figures
 

@@ -352,7 +352,11 @@ def _confusions(arrays: Arrays, names: Sequence[str]) -> Panel:
     parts, caption = [], []
     for state, title, key in (
         ("clean", "Clean test images", "mean_images"),
-        ("stamped", "Stamped test images", "mean_stamped"),
+        (
+            "stamped",
+            "Test images, stamped where the attack aims, else as they were",
+            "mean_stamped",
+        ),
     ):
         counts, means = arrays.get(f"confusion_{state}"), arrays.get(key)
         grid, tile, columns = None, None, []

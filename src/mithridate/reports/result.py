@@ -129,8 +129,10 @@ class Result:
             The page.
 
         Raises:
-            RunError: the folder cannot be written.
+            InputError: it holds something else than such a report.
+            RunError: it cannot be written.
         """
+        folder.check_own(Path(out), self.study.name)
         parts = {"images": self.images, "pictures": self.pictures, "timings": self.timings}
         folder.write(Path(out), self.study, self.cells, **parts)
         return page.render(Path(out))

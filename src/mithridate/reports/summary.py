@@ -62,17 +62,19 @@ def over(values: Sequence[Value]) -> Mean | None:
 
 
 def pooled(shares: Sequence[Proportion]) -> Proportion:
-    """All images together, with Wilson's interval.
+    """All answers together, as `metrics.pooled`: the interval is of one cell's images.
 
-    >>> half = Proportion(value=0.5, low=0.0, high=1.0, k=1, n=2)
+    >>> half = Proportion(value=0.5, low=0.0, high=1.0, k=2, n=4)
     >>> share = pooled([half, half])
     >>> share.k, share.n, round(share.low, 4), round(share.high, 4)
-    (2, 4, 0.15, 0.85)
+    (4, 8, 0.15, 0.85)
     """
     k, n = sum(share.k for share in shares), sum(share.n for share in shares)
-    p = k / n
-    middle = (p + Z * Z / (2 * n)) / (1 + Z * Z / n)
-    half = Z / (1 + Z * Z / n) * math.sqrt(p * (1 - p) / n + Z * Z / (4 * n * n))
-    low = 0.0 if k == 0 else min(p, middle - half)
-    high = 1.0 if k == n else max(p, middle + half)
-    return Proportion(value=p, low=low, high=high, k=k, n=n)
+    images = max(share.n for share in shares)
+    seen = round(k / n * images)
+    p = seen / images
+    middle = (p + Z * Z / (2 * images)) / (1 + Z * Z / images)
+    half = Z / (1 + Z * Z / images) * math.sqrt(p * (1 - p) / images + Z * Z / (4 * images**2))
+    low = 0.0 if seen == 0 else min(p, middle - half)
+    high = 1.0 if seen == images else max(p, middle + half)
+    return Proportion(value=k / n, low=min(low, k / n), high=max(high, k / n), k=k, n=n)

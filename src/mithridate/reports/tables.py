@@ -128,7 +128,7 @@ def of_view(study: Study, cells: Sequence[Cell], view: View, number: int) -> Tab
     title = view.title or matrix_of(study, view.matrix).title or view.matrix
     gathered = groups(mine, view.over)
     moving = [axis for axis in varying(mine) if axis != view.over]
-    names = list(view.values) or _measured(study, mine)
+    names = list(view.values) or _measured(study, mine) or ["result"]
     counts = {name: _common_n(gathered, name) if not view.over else None for name in names}
     columns = {name: study.column(name) for name in names}
     tops = {name: _top(mine, name) for name in names}
@@ -145,7 +145,8 @@ def of_view(study: Study, cells: Sequence[Cell], view: View, number: int) -> Tab
     if view.over:
         note.append(
             f"Each number is the mean over {view.over} with its 95 % t-interval; "
-            "pooled: all images together, Wilson's interval."
+            "pooled: all answers together, with Wilson's interval of the images of one cell, as "
+            "the same images under another seed are no new ones."
         )
     heads = [_head(name, columns[name], counts[name], gathered) for name in names]
     return Table(
@@ -174,11 +175,12 @@ def _entries(
     for name, column in columns.items():
         if over:
             there = [cell.values[name] for cell in group.done if name in cell.values]
-            entries.append(values.summed(there, column, len(group.cells), tops[name]))
-            continue
+            if there:
+                entries.append(values.summed(there, column, len(group.cells), tops[name]))
+                continue
         cell = group.cells[0]
         if why or name not in cell.values:
-            entries.append(values.MISSING)
+            entries.append(values.MISSING if why else values.ABSENT)
             continue
         value, with_n = cell.values[name], counts[name] is None
         shown = values.entry(value, column, with_n=with_n, top=tops[name])
@@ -198,11 +200,15 @@ def _beside(shown: Entry, cell: Cell, column: Column, known: Sequence[Published]
 
 
 def _measured(study: Study, cells: Sequence[Cell]) -> list[str]:
-    """Every value that is one number or word, in the order of the study's columns."""
+    """The study's columns that hold one number or word, in order, and every other number."""
     single = {
-        name for cell in cells for name, value in cell.values.items() if not isinstance(value, list)
+        name: isinstance(value, str)
+        for cell in cells
+        for name, value in cell.values.items()
+        if not isinstance(value, list)
     }
-    return [*(n for n in study.columns if n in single), *sorted(single - set(study.columns))]
+    others = sorted(name for name, text in single.items() if not text and name not in study.columns)
+    return [*(n for n in study.columns if n in single), *others]
 
 
 def _common_n(gathered: Sequence[Group], name: str) -> int | None:

@@ -36,6 +36,7 @@ class Entry:
 
 
 MISSING = Entry(words.NONE, (NOT_RUN,), kind="none", title=NOT_RUN)
+ABSENT = Entry(words.NONE, ("no such value",), kind="none", title="run, but not told here")
 UNDEFINED = Entry("n/a", ("undefined",), kind="none", title="measured, but undefined here")
 
 
@@ -99,6 +100,8 @@ def summed(
         members: how many there should be; fewer is said.
         top: as in `entry`.
     """
+    if values and isinstance(values[0], str | bool) and all(value == values[0] for value in values):
+        return entry(values[0], column)
     mean = over(values)
     if mean is None:
         return MISSING if not values else UNDEFINED

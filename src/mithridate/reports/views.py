@@ -108,6 +108,7 @@ class Part:
     pictures: list[tuple[str, list[Panel]]] = field(default_factory=list)
     blocks: list[tuple[str, Any]] = field(default_factory=list)
     left_out: int = 0
+    absent: str = "not run"
 
 
 class Views:
@@ -159,6 +160,8 @@ class Views:
 
     def _fill(self, part: Part, view: View, cells: list[Cell]) -> None:
         """Make what the part shows; it stays empty where there is nothing."""
+        if any(cell.status == DONE for cell in cells):
+            part.absent = "its cells tell nothing of the kind"
         if view.kind in ("attacks", "gallery", "confusion", "shown", "noise"):
             getattr(self, f"_{view.kind}")(part, view, cells)
         elif not cells:

@@ -109,6 +109,14 @@ def test_excluded_and_included():
     [
         ({"axes": {"seed": []}}, {}, "matrix.m.axes.seed has no values"),
         ({"axes": {"seed": [1, 2, 1]}}, {}, "has a value twice: 1, 2, 1"),
+        ({"axes": {"seed": ["1", 1]}}, {}, "has a value twice: 1, 1"),
+        ({"axes": {"seed": [1, 1.0]}}, {}, "has a value twice: 1, 1.0"),
+        ({"include": [{"samples": 9}] * 2}, {}, "matrix.m has a cell twice (samples 9)"),
+        (
+            {"axes": {"seed": [0, 1]}, "include": [{"seed": 1}]},
+            {},
+            "matrix.m has a cell twice (seed 1): take it out of include",
+        ),
         ({"axes": {"seed": [0]}, "exclude": [{"sed": 0}]}, {}, "did you mean 'seed'"),
         ({"axes": {"form": ["on"]}}, {"options": OPTIONS}, "did you mean 'one'"),
         ({"axes": {"seed": [0]}}, {"defaults": {"sampels": 1}}, "did you mean 'samples'"),
@@ -179,7 +187,13 @@ def some_of(axes):
 def test_as_many_cells_as_the_product_less_the_excluded_and_the_included(axes, data):
     rules = data.draw(st.lists(some_of(axes), max_size=3 if axes else 0))
     included = data.draw(st.integers(0, 2))
-    made = found({"axes": axes, "exclude": rules, "include": [{"samples": 99}] * included})
+    made = found(
+        {
+            "axes": axes,
+            "exclude": rules,
+            "include": [{"samples": 98 + at} for at in range(included)],
+        }
+    )
     size = math.prod(len(values) for values in axes.values())
     gone = sum(any(matches(c.labels, rule) for rule in rules) for c in found({"axes": axes}))
     assert len(found({"axes": axes})) == size

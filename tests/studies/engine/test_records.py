@@ -107,7 +107,7 @@ def test_the_study(plan, ran, lab):
     assert study["finding"] == f"{100 * left['value']:.4g} % are left."
     assert set(map(tuple, study["class_names"].values())) == {tuple("0123456789")}
     assert study["doubts"] == [{"id": "small", "text": "Two epochs."}]
-    assert study["columns"]["asr"] == {"title": "Ours"}
+    assert (study["columns"]["asr"]["title"], study["columns"]["asr"]["unit"]) == ("Ours", "share")
     assert study["columns"]["accuracy_left"]["title"] == "Accuracy left"
     assert {view["matrix"] for view in study["views"]} == {"evasion", "backdoor", "clean"}
     (compared,) = study["comparisons"]

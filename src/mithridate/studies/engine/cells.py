@@ -70,7 +70,15 @@ def _of_matrix(spec: Spec, name: str, matrix: MatrixSpec, known: set[str]) -> It
         for chosen in every
         if not any(matches(_labels(chosen), rule) for rule in matrix.exclude)
     ]
-    for number, chosen in enumerate([*kept, *matrix.include]):
+    cells = [*kept, *matrix.include]
+    seen: set[frozenset[tuple[str, Label]]] = set()
+    for chosen in cells:
+        labels = _labels(chosen)
+        if frozenset(labels.items()) in seen:
+            words = ", ".join(f"{axis} {label}" for axis, label in labels.items())
+            raise InputError(f"matrix.{name} has a cell twice ({words}): take it out of include")
+        seen.add(frozenset(labels.items()))
+    for number, chosen in enumerate(cells):
         settings: dict[str, Any] = dict(common)
         for axis, value in chosen.items():
             settings = _laid(settings, _stands_for(spec, axis, value))
@@ -107,7 +115,7 @@ def _check(name: str, matrix: MatrixSpec) -> None:
         if not values:
             raise InputError(f"matrix.{name}.axes.{axis} has no values: leave the axis out")
         labels = [str(label_of(value)) for value in values]
-        if len(set(labels)) < len(labels):
+        if min(len(set(labels)), len({label_of(value) for value in values})) < len(labels):
             raise InputError(f"matrix.{name}.axes.{axis} has a value twice: {', '.join(labels)}")
     if total > MANY:
         raise InputError(f"matrix.{name} has {total:,} cells: leave out values")
@@ -119,11 +127,11 @@ def _check(name: str, matrix: MatrixSpec) -> None:
 
 def _stands_for(spec: Spec, axis: str, value: Any) -> dict[str, Any]:
     """The settings behind one value of an axis: its option's, or the setting of that name."""
-    options = spec.options.get(axis)
-    if options is not None and isinstance(value, str):
-        if value not in options:
-            raise unknown(f"option of the axis {axis}", value, options)
-        return options[value]
+    options, label = spec.options.get(axis, {}), str(label_of(value))
+    if label in options:
+        return options[label]
+    if options and isinstance(value, str):
+        raise unknown(f"option of the axis {axis}", value, options)
     tree: dict[str, Any] = {}
     put(tree, axis, value)
     return tree

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple
+from string import Formatter
 from typing import Any
 
 import numpy as np
@@ -12,18 +14,22 @@ from numpy.typing import NDArray
 from mithridate import component
 from mithridate.errors import InputError, unknown
 from mithridate.metrics import (
+    Interval,
+    Pairs,
     holm,
     mcnemar,
     paired_difference,
     pairs,
+    pooled,
     unpaired_difference,
     wilson,
 )
 from mithridate.studies.engine.cells import label_of, matches
-from mithridate.studies.engine.spec import CompareSpec, FindingSpec, Spec
+from mithridate.studies.engine.spec import CompareSpec, FindingSpec, MatrixSpec, Spec, merge
 
 Row = Mapping[str, Any]
 Bits = NDArray[np.bool_]
+Rows = NDArray[np.int32]
 
 PER_IMAGE = {
     "accuracy_left": lambda t: t.get("left", t["predicted"] == t["label"]),
@@ -33,7 +39,8 @@ PER_IMAGE = {
 }
 """Shares that can be compared image by image, and what they count there."""
 TOLD = ("k", "n", "low", "high", "mean", "least", "most")
-"""What a sentence of the finding may name."""
+"""What a sentence of the finding may name; `OF_SHARES` where the value is a share or a flag."""
+OF_SHARES = ("k", "low", "high")
 
 
 def comparisons(
@@ -44,6 +51,8 @@ def comparisons(
     Shares of both groups are pooled over the axes that neither side names (seeds, say). Where
     both were measured on the same images, the paired interval and McNemar's exact test stand
     beside the unpaired interval of Zhong et al. 2020; the p-values are corrected together (Holm).
+    An image that was asked about under several seeds is one image: each interval is that of as
+    many images, and the test counts for each image which side leads over all seeds.
     """
     comparisons = [
         c for c in (_compared(one, rows, tables) for one in spec.compare) if c is not None
@@ -56,17 +65,16 @@ def _compared(
     one: CompareSpec, rows: Sequence[Row], tables: Mapping[str, pa.Table]
 ) -> dict[str, Any] | None:
     first, second = (_group(rows, one.matrix, side) for side in (one.first, one.second))
-    shares = [_pooled(group, one.value) for group in (first, second)]
-    if not all(n for _, n in shares):
+    shares = [_shares(group, one.value) for group in (first, second)]
+    if not all(shares):
         return None
-    (k1, n1), (k2, n2) = shares
-    unpaired = unpaired_difference(k1 / n1, k2 / n2, n1, n2)
+    a, b = map(pooled, shares)
+    images = [max(n for _, n in share) for share in shares]
+    unpaired = unpaired_difference(a.value, b.value, *images)
     paired, p = None, None
     bits = _bits(one, first, second, tables)
     if bits is not None:
-        table = pairs(*bits)
-        interval = paired_difference(table)
-        paired, p = (interval.low, interval.high), mcnemar(table)
+        paired, p = _by_image(*bits)
     return {
         "title": one.title,
         "matrix": one.matrix,
@@ -77,8 +85,18 @@ def _compared(
         "unpaired": (unpaired.low, unpaired.high),
         "paired": paired,
         "mcnemar": p,
-        "n": min(n1, n2),
+        "n": min(images),
     }
+
+
+def _by_image(first: Bits, second: Bits, image: Rows) -> tuple[tuple[float, float], float]:
+    """The paired interval and McNemar's p, where the same image may stand in several rows."""
+    _, which = np.unique(image, return_inverse=True)
+    lead = np.bincount(which, first.astype(float) - second)
+    table, share = pairs(first, second), len(lead) / len(first)
+    interval = paired_difference(Pairs(*(round(share * count) for count in astuple(table))))
+    ahead, behind = int((lead > 0).sum()), int((lead < 0).sum())
+    return (interval.low, interval.high), mcnemar(Pairs(0, ahead, behind, 0))
 
 
 def _group(rows: Sequence[Row], matrix: str, where: Mapping[str, Any]) -> list[Row]:
@@ -89,11 +107,11 @@ def _group(rows: Sequence[Row], matrix: str, where: Mapping[str, Any]) -> list[R
     ]
 
 
-def _pooled(group: Sequence[Row], value: str) -> tuple[int, int]:
-    """k of n over all cells of a group."""
+def _shares(group: Sequence[Row], value: str) -> list[tuple[int, int]]:
+    """k and n of each cell of a group that has images."""
     values = [row["values"].get(value) for row in group]
     shares = [share for share in values if isinstance(share, Mapping) and "k" in share]
-    return sum(s["k"] for s in shares), sum(s["n"] for s in shares)
+    return [(share["k"], share["n"]) for share in shares if share["n"]]
 
 
 def _bits(
@@ -101,12 +119,13 @@ def _bits(
     first: Sequence[Row],
     second: Sequence[Row],
     tables: Mapping[str, pa.Table],
-) -> tuple[Bits, Bits] | None:
-    """Image by image whether each side counted; None where the images are not the same."""
+) -> tuple[Bits, Bits, Rows] | None:
+    """Image by image whether each side counted, and its row; None where the images differ."""
     if one.value not in PER_IMAGE:
         return None
     partner = {_rest(row, one.second): row for row in second}
     sides: tuple[list[Bits], list[Bits]] = ([], [])
+    images: list[Rows] = []
     for row in first:
         other = partner.get(_rest(row, one.first))
         if other is None or row["id"] not in tables or other["id"] not in tables:
@@ -123,9 +142,10 @@ def _bits(
             a, b = ({k: v[right] for k, v in side.items()} for side in (a, b))
         for side, table in zip(sides, (a, b), strict=True):
             side.append(np.asarray(PER_IMAGE[one.value](table), dtype=bool))
+        images.append(a["image"])
     if not sides[0] or len(first) != len(second):
         return None
-    return np.concatenate(sides[0]), np.concatenate(sides[1])
+    return np.concatenate(sides[0]), np.concatenate(sides[1]), np.concatenate(images)
 
 
 def _rest(row: Row, named: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
@@ -152,42 +172,45 @@ def finding(spec: Spec, rows: Sequence[Row]) -> str:
 
 
 def _sentence(one: FindingSpec, group: Sequence[Row]) -> str:
-    """A sentence filled in; empty where nothing was measured.
+    """A sentence filled in; empty where nothing was measured, or is no number.
 
     Flags are counted, shares pooled; of numbers the mean and the extremes are told. The
     extremes of shares are those of the cells, in percent.
     """
     values = [row["values"].get(one.value) for row in group]
     known = [v for v in values if v is not None]
+    if group and not any(one.value in row["values"] for row in group):
+        return f"({one.value} was measured in no cell.)"
     if not known:
         return ""
-    percent = True
-    if all(isinstance(v, bool) for v in known):
-        k, n, numbers = sum(known), len(known), [100.0 * v for v in known]
-        mean = 100 * k / n
+    share: Interval | None = None
+    if all(isinstance(v, bool) for v in known):  # of models, each of which is one
+        share, numbers = wilson(sum(known), len(known)), [100.0 * v for v in known]
     elif all(isinstance(v, Mapping) and "k" in v for v in known):
-        k, n = sum(v["k"] for v in known), sum(v["n"] for v in known)
+        share = pooled([(v["k"], v["n"]) for v in known])
         numbers = [100.0 * float(v["value"]) for v in known]
-        mean = 100 * k / n
     else:
-        try:
-            numbers = [float(v["value"] if isinstance(v, Mapping) else v) for v in known]
-        except (TypeError, ValueError):
-            raise InputError(f"finding {one.text!r}: {one.value} is no number or share") from None
-        k, n, mean, percent = 0, len(numbers), sum(numbers) / len(numbers), False
-    interval = wilson(k, n)
-    if percent:
-        mean, *numbers = (round(number, 2) for number in (mean, *numbers))  # hundredths do
-    words = {
-        "k": str(k),
-        "n": str(n),
-        "low": f"{100 * interval.low:.1f}",
-        "high": f"{100 * interval.high:.1f}",
+        numbers = [float(v) for v in map(_number, known) if v is not None]
+        if not numbers:
+            return ""  # text, which `check` refuses where the measure says so
+    mean, words = sum(numbers) / len(numbers), dict.fromkeys(OF_SHARES, "–")
+    if share is not None:
+        mean, *numbers = (round(number, 2) for number in (100 * share.value, *numbers))
+        low, high = f"{100 * share.low:.1f}", f"{100 * share.high:.1f}"
+        words = {"k": str(share.k), "low": low, "high": high}
+    words |= {
+        "n": str(len(numbers) if share is None else share.n),
         "mean": _short(mean),
         "least": _short(min(numbers)),
         "most": _short(max(numbers)),
     }
-    return _filled(one.text, words)
+    return one.text.format(**words)
+
+
+def _number(value: Any) -> float | None:
+    """A number, or a mean's; None of text and lists."""
+    value = value["value"] if isinstance(value, Mapping) else value
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _short(value: float) -> str:
@@ -199,40 +222,80 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def _filled(text: str, words: Mapping[str, str]) -> str:
+def _named(text: str) -> set[str]:
+    """What a sentence names.
+
+    Raises:
+        InputError: something else than `TOLD`.
+
+    >>> sorted(_named("{k} of {n}"))
+    ['k', 'n']
+    """
+    may = f"it may name {', '.join(TOLD)}"
     try:
-        return text.format(**words)
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        names = ", ".join(TOLD)
-        raise InputError(f"finding {text!r}: {error} is not known; it may name {names}") from None
+        parts = [(name, spec or kind) for _, name, spec, kind in Formatter().parse(text)]
+    except ValueError as error:
+        raise InputError(f"finding {text!r}: {error}; {may}") from None
+    for name, more in parts:
+        if more or name not in (None, *TOLD):
+            raise InputError(f"finding {text!r}: {{{name}}} is not known as it stands; {may}")
+    return {name for name, _ in parts if name is not None}
 
 
 def check(spec: Spec) -> None:
-    """See that findings, comparisons and views can be told, before any work.
+    """See that findings, comparisons, views and published figures can be told, before any work.
 
     Raises:
-        InputError: a sentence that names something else than `TOLD`; a matrix or an axis that
-            the study does not have; a number that the matrix's measure does not give.
+        InputError: a sentence that names something else than `TOLD`, or of a number what is said
+            of shares alone; a matrix, an axis or a label that the study does not have; a number
+            that the matrix's measure does not give.
     """
-    for one in spec.finding:
-        _filled(one.text, dict.fromkeys(TOLD, ""))
-    rules = [(one.matrix, one.where) for one in spec.finding]
-    rules += [(one.matrix, side) for one in spec.compare for side in (one.first, one.second)]
-    numbers = [(one.matrix, one.value) for one in spec.compare]
-    for view in spec.view:
-        name = view.get("matrix", "")
-        named = [view[key] for key in ("by", "series", "x", "over") if view.get(key)]
-        rules.append((name, {**dict.fromkeys(named), **view.get("where", {})}))
-        if view.get("kind") in ("bars", "curve"):
-            numbers.append((name, view.get("value", "")))
-    for name, where in rules:
+    for name, where in _places(spec):
         if name not in spec.matrix:
             raise unknown("matrix", name, spec.matrix)
-        axes = [*spec.matrix[name].axes, *(a for cell in spec.matrix[name].include for a in cell)]
-        for axis in where:
-            if axis not in axes:
-                raise unknown(f"axis of matrix.{name}", axis, set(axes))
-    for name, value in numbers:
-        columns = component.find("measures", spec.matrix[name].measure).columns
-        if columns and value not in {**columns, **spec.columns}:
-            raise unknown(f"value of matrix.{name}", value, {**columns, **spec.columns})
+        labels = _labels(spec, spec.matrix[name])
+        for axis, wanted in where.items():
+            if axis not in labels:
+                raise unknown(f"axis of matrix.{name}", axis, set(labels))
+            for label in wanted if isinstance(wanted, list) else [wanted]:
+                if axis in spec.options and str(label_of(label)) not in labels[axis]:
+                    raise unknown(f"{axis} of matrix.{name}", str(label_of(label)), labels[axis])
+    drawn = [view for view in spec.view if view.get("kind") in ("bars", "curve")]
+    numbers = [(one.matrix, one.value) for one in spec.compare]
+    for name, value in numbers + [(view["matrix"], view.get("value", "")) for view in drawn]:
+        columns = _columns(spec, name)
+        if columns and value not in columns:
+            raise unknown(f"value of matrix.{name}", value, columns)
+    for one in spec.finding:
+        unit = _columns(spec, one.matrix).get(one.value, {}).get("unit", "number")
+        named = _named(one.text)
+        wrong = named if unit == "text" else named & set(OF_SHARES)
+        if wrong and unit not in ("share", "flag"):
+            has_not = ", ".join(f"{{{name}}}" for name in sorted(wrong))
+            raise InputError(f"finding {one.text!r}: {one.value} is no share, and has no {has_not}")
+
+
+def _places(spec: Spec) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each matrix that something is told of, and of which of its cells."""
+    for told in (*map(vars, spec.finding), *spec.published, *spec.view):
+        yield told.get("matrix", ""), told.get("where", {})
+    for one in spec.compare:
+        yield from ((one.matrix, one.first), (one.matrix, one.second))
+    for view in spec.view:
+        named = [view[key] for key in ("by", "series", "x", "over") if view.get(key)]
+        yield view.get("matrix", ""), {axis: [] for axis in named}
+
+
+def _labels(spec: Spec, matrix: MatrixSpec) -> dict[str, set[str]]:
+    """Axis -> the labels that its cells have, or would have at another scale."""
+    labels = {axis: {str(label_of(v)) for v in values} for axis, values in matrix.axes.items()}
+    for cell in matrix.include:
+        for axis, value in cell.items():
+            labels.setdefault(axis, set()).add(str(label_of(value)))
+    return {axis: known | set(spec.options.get(axis, ())) for axis, known in labels.items()}
+
+
+def _columns(spec: Spec, matrix: str) -> dict[str, dict[str, Any]]:
+    """The columns of a matrix's measure, as the study words them."""
+    own = component.find("measures", spec.matrix[matrix].measure).columns
+    return merge(own, spec.columns) if own else {}

@@ -20,7 +20,7 @@ from mithridate.studies.engine.compare import check, comparisons, finding
 from mithridate.studies.engine.entry import TIMING, Damaged, Entry
 from mithridate.studies.engine.plan import Plan
 from mithridate.studies.engine.run import Ran
-from mithridate.studies.engine.spec import Spec, in_keys
+from mithridate.studies.engine.spec import Spec, in_keys, merge
 from mithridate.studies.engine.store import Store
 from mithridate.studies.engine.tables import COLUMNS, read_table
 from mithridate.studies.engine.unit import Unit, canonical
@@ -137,7 +137,7 @@ def header(spec: Spec, plan: Plan, command: str) -> dict[str, Any]:
             }
             for name, matrix in spec.matrix.items()
         ],
-        "columns": columns | spec.columns,
+        "columns": merge(columns, spec.columns),
         "views": spec.view or ([] if spec.preset else views),
         "published": spec.published,
         "comparisons": [],

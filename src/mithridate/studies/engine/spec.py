@@ -82,7 +82,7 @@ class Spec(Part):
         preset: the verb that made it, if one did: its page is that verb's.
     """
 
-    name: str
+    name: str = Field(pattern=r"^[^/\\\x00-\x1f]+$")
     title: str
     question: str = ""
     extends: str | None = None
@@ -201,6 +201,8 @@ def refused(error: ValidationError, model: type[BaseModel], where: str) -> Input
         owner, key = _place(first["loc"][:-1]), str(first["loc"][-1])
         about = ", ".join(filter(None, (f"key in {where}" if where else "key", owner)))
         return unknown(about, key, _fields(model, first["loc"][:-1]))
+    if first["type"] == "string_pattern_mismatch":
+        return InputError(f"{where}: {place} is part of a folder's name, and has no / in it")
     reason = ": " + " ".join(str(first["msg"]).removeprefix("Value error, ").split())
     if first["type"] in BOUNDS:
         key, words = BOUNDS[first["type"]]
