@@ -366,8 +366,6 @@ def with_usual(
     if norm != "linf":
         settings.pop("step_size", None)  # of linf; the attack's own default follows from eps
     if norm != "linf" and "eps" in settings and "eps" not in own:
-        raise InputError(
-            f"{name}: eps {settings['eps']:.3g} is for linf: give --set eps for {norm}"
-        )
+        raise InputError(f"eps {settings['eps']:.3g} is for linf: give --set eps for {norm}")
     merged: dict[str, Any] = settings | own
     return merged

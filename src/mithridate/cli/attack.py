@@ -291,7 +291,7 @@ def _aim(rows: list[AttackRow]) -> dict[str, Any] | None:
 
 
 def _plain(cell: Any, row: AttackRow) -> dict[str, Any]:
-    """An attack, for other programs: costs in all, settings and means by themselves."""
+    """An attack, for other programs: as its record, settings and means by themselves."""
     from mithridate.studies.engine.spec import toml_value
 
     values = cell.model_dump()["values"]
@@ -307,7 +307,6 @@ def _plain(cell: Any, row: AttackRow) -> dict[str, Any]:
         **{key: values[key] and values[key]["value"] for key in means if key in values},
         "settings": {key: words.get(value, toml_value(value)) for key, _, value in settings},
         "access": row.access.split("+") if row.access else [],
-        **{key: round((values.get(key) or 0) * row.n) for key in ("queries", "gradients")},
         "doubts": [doubt.model_dump() for doubt in row.doubts],
     }
 

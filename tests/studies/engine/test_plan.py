@@ -146,7 +146,7 @@ def test_two_cells_of_equal_settings_share_their_leaf(study):
     """
     with pytest.raises(InputError, match="note"):
         plan_of(study(text))
-    text = text.replace(', note = ["a", "b"]', "") + "include = [{ samples = 360 }]"
+    text = text.replace(', note = ["a", "b"]', "") + "include = [{ samples = 360, seed = 0 }]"
     plan = plan_of(study(text))
     assert [leaf.key for _, leaf in plan.leaves][1] == plan.leaves[2][1].key
     assert plan.users[plan.leaves[1][1].key] == ["e/0001", "e/0002"]
