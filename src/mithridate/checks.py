@@ -144,7 +144,7 @@ def examined(
 
     >>> from mithridate.attacks import PGD, run_attack
     >>> from mithridate.goals import Untargeted
-    >>> model = Classifier(torch.nn.Flatten(), classes=2)
+    >>> model = Classifier(torch.nn.Flatten(), bounds=(-1, 1), classes=2)
     >>> x, goal = torch.tensor([[[[0.9, 0.1]]]]).repeat(8, 1, 1, 1), Untargeted([0] * 8)
     >>> attack = PGD(eps=0.2, steps=2, step_size=0.01)
     >>> result = run_attack(attack, model, x, goal, rng=0)
