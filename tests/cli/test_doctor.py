@@ -28,6 +28,7 @@ class Wrapped(nn.Module):
 def ranged(): return Wrapped(lambda x: x / 255)
 def signed(): return Wrapped(lambda x: (x + 1) / 2)
 def normal(): return Wrapped(lambda x: x * 0.3081 + 0.1307)
+def surer(): return Wrapped(after=lambda z: z.log_softmax(1))
 def likely(): return Wrapped(after=lambda z: z.softmax(1))
 def ordered(): return Wrapped(after=lambda z: z[:, [3, 1, 2, 0, 4, 5, 6, 7, 9, 8]])
 def big(): return Wrapped(lambda x: nn.functional.avg_pool2d(x, 2))
@@ -105,6 +106,17 @@ def test_what_it_names_gives_what_it_says(
     assert all(key.replace("-", "_") in recorded for key in options)
     again = call("doctor", *model, *words)  # with the option given, there is nothing better
     assert "with" not in again.last, again.last
+
+
+def test_outputs_that_were_stated_wrongly_are_measured_rightly(call, own: Path) -> None:
+    words = (f"{own}:surer", "--trust-code", "--data", "digits")
+    done = call("doctor", *words, "--outputs", "probabilities", "--json")
+    assert done.code == 0, done.err
+    told = json.loads(done.out)
+    assert told["options"]["outputs"] == "logits"
+    assert told["best"]["accuracy"]["value"] > 0.9
+    assert told["given"]["accuracy"] is None
+    assert "numbers below 0 or above 1" in told["given"]["problem"]
 
 
 def test_a_permutation_is_shown_and_can_be_stated(call, own: Path, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def doctor(
 
     from mithridate.classifier import Classifier
     from mithridate.data.decode import Fit
-    from mithridate.models.doctor import Hypothesis, diagnose
+    from mithridate.models.doctor import Hypothesis, diagnose, taken_for
     from mithridate.models.factory import Shape
     from mithridate.models.open import open_for
 
@@ -80,7 +80,7 @@ def doctor(
     named = own != "data"
     network = dict(facts["network"] or {})
 
-    def opener(shape: Shape) -> Classifier:
+    def opened(shape: Shape, **opening: Any) -> Classifier:
         return open_for(
             model,
             () if named else test.class_names,
@@ -89,8 +89,17 @@ def doctor(
             network=network.get("name"),
             settings={key: value for key, value in network.items() if key != "name"},
             device=place(device),
-            **plain,
+            **opening,
         )
+
+    def opener(shape: Shape) -> Classifier:
+        try:
+            return opened(shape, **plain)
+        except InputError:
+            if plain.get("outputs") != "probabilities":
+                raise
+            rest = {key: value for key, value in plain.items() if key != "outputs"}
+            return taken_for(opened(shape, **rest), "probabilities")  # as it is stated
 
     given = Hypothesis(
         name="as given",

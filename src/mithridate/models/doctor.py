@@ -164,6 +164,23 @@ def kind_of_outputs(raw: Tensor) -> str:
     return "logits"
 
 
+def taken_for(model: Classifier, outputs: str) -> Classifier:
+    """The model, what its module returns taken for something else; nothing is asked of it.
+
+    >>> taken_for(Classifier(torch.nn.Flatten(), classes=2), "probabilities").outputs
+    'probabilities'
+    """
+    return Classifier(
+        model.module,
+        bounds=model.input_range,
+        classes=model.class_names,
+        image_shape=model.image_shape,
+        outputs=outputs,
+        info=model.info,
+        gradients=model.gradients,
+    )
+
+
 def diagnose(
     opener: Opener,
     data: ImageSet,
@@ -335,15 +352,7 @@ class _Look:
         if wanted == model.outputs or not model.scored:
             return model
         self.outputs = wanted
-        return Classifier(
-            model.module,
-            bounds=model.input_range,
-            classes=model.class_names,
-            image_shape=model.image_shape,
-            outputs=wanted,
-            info=model.info,
-            gradients=model.gradients,
-        )
+        return taken_for(model, wanted)
 
     def _refusal(self, model: Classifier, fit: Fit) -> str:
         try:
