@@ -17,7 +17,8 @@ HEAD = """# Published figures beside ours
 
 Made by `python -m benchmarks.published` from the records of the studies in this folder; each \
 study's `report.html` has the tables and pictures behind a line. Shares are pooled over the cells \
-named, with the 95 % Wilson interval over images, which says nothing about other models.
+named, with the 95 % Wilson interval of as many images as one has, which says nothing about other \
+models.
 """
 
 
