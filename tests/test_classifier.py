@@ -134,7 +134,7 @@ def test_probabilities_become_logits():
     assert torch.equal(soft.labels(x), plain.labels(x))
 
 
-@pytest.mark.parametrize("last", [nn.Identity(), nn.LogSoftmax(1)])
+@pytest.mark.parametrize("last", [nn.Identity(), nn.LogSoftmax(1), nn.Sigmoid()])
 def test_logits_stated_as_probabilities_are_refused(last):
     wrong = Classifier(nn.Sequential(network().eval(), last), classes=3, outputs="probabilities")
     with pytest.raises(InputError, match=r"--outputs probabilities\) is stated: leave it out"):

@@ -18,8 +18,9 @@ from mithridate.cost import Cost as Cost
 from mithridate.errors import InputError, QueriesRefused, check_whole, one_line
 
 OUTPUTS = ("logits", "probabilities", "sigmoid")
-SLACK = 1e-2
-"""By which a rounded probability may lie outside [0, 1]."""
+SLACK, ROUNDED = 0.02, 0.005
+"""By which probabilities may not add up to 1, and how much more for each of them: services and
+small number formats round."""
 """What a module may return."""
 
 SMALLEST = torch.finfo(torch.float32).tiny
@@ -736,13 +737,14 @@ def _as_logits(out: Tensor, outputs: str) -> Tensor:
         return torch.cat([torch.zeros_like(out), out], 1)
     if outputs == "logits":
         return out
-    if bool(((out < -SLACK) | (out > 1 + SLACK)).any()):
-        raise InputError(
-            "the module returns numbers below 0 or above 1 where outputs='probabilities' "
-            "(--outputs probabilities) is stated: leave it out, logits and log-probabilities need "
-            "no word"
-        )
     both = torch.cat([1 - out, out], 1) if out.shape[1] == 1 else out
+    off = (both.sum(1) - 1).abs() > SLACK + ROUNDED * both.shape[1]
+    if bool((both < -SLACK).any()) or bool(off.any()):
+        raise InputError(
+            "the module returns numbers below 0, or that do not add up to 1, where "
+            "outputs='probabilities' (--outputs probabilities) is stated: leave it out, logits and "
+            "log-probabilities need no word"
+        )
     return both.clamp(min=SMALLEST).log()
 
 

@@ -94,11 +94,8 @@ def train(
     shares = _shares(values, network=known, poison=poison, harden=harden)
     way = None if harden is None else component.create("hardeners", harden, shares["harden"])
     clean, test = sets(data)
-    if poison is None:
-        attack = None
-    else:
-        shares["poison"] = numbered(shares["poison"], clean.class_names)
-        attack = component.create("poisons", poison, shares["poison"])
+    shares["poison"] = numbered(shares["poison"], clean.class_names)
+    attack = None if poison is None else component.create("poisons", poison, shares["poison"])
     check_surrogate(poison, attack, surrogate)
     check_out(out, start, surrogate)
 

@@ -422,7 +422,7 @@ class _Look:
         sizes = dict.fromkeys((h, w) for _, h, w in SHAPES if (h, w) != own)
         fits = [Fit(size=s) for s in sizes if max(s) <= ZOOM * max(own) and min(s) >= 8]
         return [
-            self.trial(model, _at(one.hypothesis, fit), LOOK // 2)
+            self.trial(model, replace(one.hypothesis, fit=fit), LOOK // 2)
             for fit in fits
             if not self._refusal(model, fit)
             for one in best
@@ -522,11 +522,6 @@ def _better(one: Trial, other: Trial, level: float) -> bool:
         return one.accuracy is not None
     table = pairs(one.right.numpy(), other.right.numpy())
     return one.value > other.value and mcnemar(table) <= level
-
-
-def _at(one: Hypothesis, fit: Fit) -> Hypothesis:
-    """The hypothesis for images that are brought to another size or mode."""
-    return replace(one, fit=fit)
 
 
 def _short(number: float) -> float:

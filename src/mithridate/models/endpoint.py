@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from mithridate.classifier import Classifier
+from mithridate.classifier import ROUNDED, SLACK, Classifier
 from mithridate.component import parse
 from mithridate.errors import InputError, check_number, check_whole, unknown
 from mithridate.models.service import Garbled, Service, service_at
@@ -36,8 +36,6 @@ PAIR = {"label", "score"}
 CLOSE = 1e-3
 """Scores that differ by less are the same: a server's rounding depends on its batch."""
 HINT = "endpoint.answer=PATH says where they are, endpoint.batch=1 asks one by one"
-OFF_ONE = 0.02
-"""By how much probabilities may miss a sum of 1: services round them."""
 
 
 def is_endpoint(source: str) -> bool:
@@ -310,7 +308,7 @@ class _Asked:
             labels, rows = self._read(answer, facts.answer, n)
             if labels != facts.labels or rows.shape[1] != width:
                 raise Garbled(f"gave {_what(labels, rows)} where {_what(facts[1], facts.rows)} are")
-            if sums and not _distributions(rows, rounding=0.005):
+            if sums and not _distributions(rows, rounding=ROUNDED):
                 raise Garbled("gave probabilities that do not sum to 1")
             return rows
 
@@ -505,7 +503,7 @@ def _distributions(rows: Rows, rounding: float = 0.0) -> bool:
     """Whether they are probabilities, each of them off by no more than `rounding`."""
     if rows.shape[1] < 2:
         return False
-    sums = np.abs(rows.sum(1) - 1) <= OFF_ONE + rounding * rows.shape[1]
+    sums = np.abs(rows.sum(1) - 1) <= SLACK + rounding * rows.shape[1]
     return bool((sums & (rows >= -1e-6).all(1)).all())
 
 

@@ -128,6 +128,14 @@ def test_pooled_over_the_axes_that_neither_side_names():
     assert (found["n"], found["first"]) == (20, "attack a, seed 0")
 
 
+def test_the_same_answers_under_two_seeds_say_no_more_than_under_one():
+    counts = (25, 9, 1, 5)
+    (one,) = comparisons(spec(PAIR), *two([counts], seeds=(0,)))
+    (both,) = comparisons(spec(PAIR), *two([counts] * 2, seeds=(0, 1)))
+    for key in ("difference", "unpaired", "paired", "mcnemar", "n"):
+        assert both[key] == pytest.approx(one[key])
+
+
 def test_the_order_of_the_rows_is_of_no_meaning():
     rows, tables = two([(10, 5, 1, 4), (6, 0, 3, 1), (2, 9, 9, 0)], seeds=(0, 1, 2))
     assert comparisons(spec(PAIR), rows, tables) == comparisons(spec(PAIR), rows[::-1], tables)
