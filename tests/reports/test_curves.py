@@ -35,7 +35,7 @@ def study(**changes: Any) -> Study:
 
 def cell(at: int, axes: dict[str, Any], values: dict[str, Any], status: str = "done") -> Cell:
     return Cell(
-        id=f"m/{at}", matrix="m", axes=axes, status=status, unit="u", values=values, doubts=[]
+        id=f"m/{at}", matrix="m", axes=axes, status=status, unit="", values=values, doubts=[]
     )
 
 

@@ -99,6 +99,20 @@ def test_a_matrix_whose_cells_all_failed_is_a_table_of_reasons(record):
     assert export.to_csv(shown).count("failed: why") == len(cells)
 
 
+def test_an_axis_that_changes_nothing_measures_once(record):
+    over = view(record, "Over seeds")
+    mine = chosen(record.cells, over)
+    cells = [cell.model_copy(update={"unit": f"{at:064x}"}) for at, cell in enumerate(mine)]
+    first = groups(cells, "seed")[0].cells
+    assert len(first) > 1
+    same = [c.model_copy(update={"unit": "0" * 64}) if c in first else c for c in cells]
+    shown = tables.of_view(record.study, same, over, 1)
+    assert "In 1 row seed changes nothing: what was measured once counts once" in shown.note
+    assert shown.rows[0].entries[0].raw["n"] == 1
+    assert shown.rows[0].entries[0].raw["low"] is None
+    assert "changes nothing" not in tables.of_view(record.study, cells, over, 1).note
+
+
 def test_what_all_seeds_agree_on_in_words_is_told_once():
     column = Column(title="Network", unit="text")
     assert values.summed(["cnn", "cnn"], column, 2).text == "cnn"

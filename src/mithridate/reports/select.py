@@ -19,15 +19,24 @@ def key(label: Scalar) -> Key:
 
 @dataclass(frozen=True)
 class Group:
-    """Cells that differ in the axis `over` alone; one cell where there is none."""
+    """Cells that differ in the axis `over` alone; one cell where there is none.
+
+    Where the axis changes nothing (another seed of what draws nothing), cells share the unit that
+    measured them: that is one measurement, under several labels.
+    """
 
     axes: Mapping[str, Scalar]
     cells: Sequence[Cell]
 
     @property
+    def distinct(self) -> list[Cell]:
+        """One cell of each measurement."""
+        return list({cell.unit or cell.id: cell for cell in reversed(self.cells)}.values())[::-1]
+
+    @property
     def done(self) -> list[Cell]:
-        """The cells that were measured."""
-        return [cell for cell in self.cells if cell.status == DONE]
+        """One cell of each measurement that was made."""
+        return [cell for cell in self.distinct if cell.status == DONE]
 
     @property
     def doubts(self) -> list[Doubt]:

@@ -148,6 +148,12 @@ def of_view(study: Study, cells: Sequence[Cell], view: View, number: int) -> Tab
             "pooled: all answers together, with Wilson's interval of the images of one cell, as "
             "the same images under another seed are no new ones."
         )
+        same = sum(len(group.distinct) < len(group.cells) for group in gathered)
+        if same:
+            rows_ = "row" if same == 1 else "rows"
+            note.append(
+                f"In {same} {rows_} {view.over} changes nothing: what was measured once counts once"
+            )
     heads = [_head(name, columns[name], counts[name], gathered) for name in names]
     return Table(
         slug=f"{number:02d}-{slug(title)}",
@@ -176,7 +182,7 @@ def _entries(
         if over:
             there = [cell.values[name] for cell in group.done if name in cell.values]
             if there:
-                entries.append(values.summed(there, column, len(group.cells), tops[name]))
+                entries.append(values.summed(there, column, len(group.distinct), tops[name]))
                 continue
         cell = group.cells[0]
         if why or name not in cell.values:

@@ -214,6 +214,11 @@ def test_success_is_compared_over_images_that_both_saw_classified_rightly():
     assert found["difference"] == pytest.approx(1 / 3)
 
 
+def test_cells_of_one_measurement_count_once():
+    same = [{**one, "unit": "u"} for one in (SHARES[0], {**SHARES[0], "id": "m/0009"})]
+    assert finding(spec(findings=[{"value": "left", "text": "{k} of {n}"}]), same) == "1 of 10"
+
+
 def test_choices_in_words():
     assert (
         place_text({"attack": [{"name": "pgd", "eps": 0.3}, "fgsm"]})

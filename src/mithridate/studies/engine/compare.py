@@ -107,9 +107,14 @@ def _group(rows: Sequence[Row], matrix: str, where: Mapping[str, Any]) -> list[R
     ]
 
 
+def _once(group: Sequence[Row]) -> list[Row]:
+    """One row of each measurement: cells of equal settings share the unit that measured them."""
+    return list({row.get("unit") or row["id"]: row for row in group}.values())
+
+
 def _shares(group: Sequence[Row], value: str) -> list[tuple[int, int]]:
     """k and n of each cell of a group that has images."""
-    values = [row["values"].get(value) for row in group]
+    values = [row["values"].get(value) for row in _once(group)]
     shares = [share for share in values if isinstance(share, Mapping) and "k" in share]
     return [(share["k"], share["n"]) for share in shares if share["n"]]
 
@@ -167,7 +172,7 @@ def place_text(where: Mapping[str, Any]) -> str:
 
 def finding(spec: Spec, rows: Sequence[Row]) -> str:
     """The main finding: every sentence whose cells have run."""
-    sentences = (_sentence(one, _group(rows, one.matrix, one.where)) for one in spec.finding)
+    sentences = (_sentence(one, _once(_group(rows, one.matrix, one.where))) for one in spec.finding)
     return " ".join(sentence for sentence in sentences if sentence)
 
 
