@@ -176,7 +176,7 @@ def test_damage_is_said(call, few, cache):
     done = call("run", "few.toml", *ONE)
     assert done.code == 0
     assert f"unit {entry.name[:12]} was damaged in the cache, and was made again" in done.err
-    assert "2 of 2 cells, 1 units made" in done.out
+    assert "2 of 2 cells, 1 unit made" in done.out
 
 
 FINDING = '[[finding]]\ntext = "{q}"\nmatrix = "evasion"\nvalue = "v"\n'

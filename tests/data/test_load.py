@@ -12,6 +12,8 @@ def test_unknown_names(tmp_path):
         load_data("mnits")
     with pytest.raises(DataError, match="does not exist"):
         load_data(str(tmp_path / "none"))
+    with pytest.raises(InputError, match="name or path, got an empty one"):
+        load_data("")  # no other word for the folder one stands in
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="is a file"):
         load_data(str(tmp_path / "file"))

@@ -380,6 +380,9 @@ def test_a_secret_is_sent_and_kept_nowhere(
     server.status, server.answer = 403, lambda asked: f"no entry with {SECRET}"
     with pytest.raises(InputError, match=r"answers 403 .*no entry with \*\*\*.*endpoint.auth") as e:
         model.labels(digits(9)[0])
+    server.status = 413
+    with pytest.raises(InputError, match=r"answers 413 .*endpoint.batch=N sends fewer"):
+        model.labels(digits(9)[0])
     files = [place.read_bytes() for place in tmp_path.rglob("*") if place.is_file()]
     assert files
     assert not any(b"s3cret" in content for content in [*files, str(e.value).encode()])

@@ -234,12 +234,14 @@ def write(records: Records, out: Path) -> Path:
 
 def _note_failures(cells: list[dict[str, Any]], screen: Screen, *, verb: bool) -> None:
     """Name the first cells that failed: a verb's by what they are about."""
+    from mithridate.reports import words
+
     failures = [cell for cell in cells if cell["status"].startswith("failed")]
     for cell in failures[:5]:
         about = ", ".join(map(str, cell["axes"].values())) or cell["matrix"]
         screen.note(f"{about if verb else cell['id']} {cell['status']}")
     if len(failures) > 5:
-        screen.note(f"and {len(failures) - 5} cells more failed")
+        screen.note(f"and {words.many(len(failures) - 5, 'more cell')} failed")
 
 
 def plan_line(result: Estimate) -> str:
@@ -262,6 +264,7 @@ def plan_line(result: Estimate) -> str:
 
 def show_plan(plan: Plan, screen: Screen) -> int:
     """What there is to do, and what it will take on this machine."""
+    from mithridate.reports import words
     from mithridate.studies.conduct import the_store
     from mithridate.studies.engine.clock import span
     from mithridate.studies.engine.plan import estimate
@@ -269,7 +272,7 @@ def show_plan(plan: Plan, screen: Screen) -> int:
     result = estimate(plan, the_store())
     units = [(kind, str(new), str(old)) for kind, (new, old) in result.units.items()]
     scale = f", scale {plan.spec.scale}" if plan.spec.scale else ""
-    screen.say(f"{plan.spec.title}: {result.cells} cells{scale}")
+    screen.say(f"{plan.spec.title}: {words.many(result.cells, 'cell')}{scale}")
     screen.table(("units", "new", "in the cache"), units)
     screen.table(
         ("to be done", "about"),

@@ -43,6 +43,7 @@ def run(
     given = _given(settings, seed, device)
 
     from mithridate.cli import publish
+    from mithridate.reports import words
     from mithridate.studies.engine.clock import span
     from mithridate.studies.engine.spec import load
 
@@ -62,7 +63,8 @@ def run(
     if result.study.finding:
         screen.say(result.study.finding)
     screen.say(
-        f"{done} of {len(result.cells)} cells, {fresh} units made, in {span(result.seconds)}"
+        f"{done} of {words.many(len(result.cells), 'cell')}, {words.many(fresh, 'unit')} made, "
+        f"in {span(result.seconds)}"
     )
     screen.data(
         {

@@ -50,8 +50,9 @@ def load_data(
     """
     # Imported on use: scikit-learn, pyarrow and the hub's client are slow to import.
     name = str(name) if isinstance(name, Path) else name
-    if not isinstance(name, str):
-        raise InputError(f"a data set is named by its name or path, got {type(name).__name__}")
+    if not isinstance(name, str) or not name:
+        got = type(name).__name__ if name != "" else "an empty one"
+        raise InputError(f"a data set is named by its name or path, got {got}")
     if name == "digits" and resize is None and mode is None:
         return load_digits()
     from mithridate.data.decode import Fit

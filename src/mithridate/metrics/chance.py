@@ -38,7 +38,7 @@ def chance_doubts(predicted: Tensor, labels: Tensor, classes: int) -> list[Doubt
     share, guess = right / n, 1 / classes
     counts = torch.bincount(labels.cpu())
     chance = guess if int((counts > 0).sum()) == 1 else int(counts.max()) / n
-    start = f"Clean accuracy is {100 * share:.1f} % of {n} images"
+    start = f"Clean accuracy is {100 * share:.1f} % of {n} image{'' if n == 1 else 's'}"
     if bdtr(right, n, guess) <= ALPHA:
         text = f"{start}, below the {100 * guess:.1f} % of guessing: are the classes in order?"
         return [Doubt("below-chance", f"{text} {WAY}")]

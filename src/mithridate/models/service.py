@@ -29,6 +29,8 @@ LARGEST = 2**28
 AGAIN = (408, 425, 429)
 """Statuses below 500 that may pass."""
 AUTH = "endpoint.auth=VARIABLE names the environment variable that holds the Authorization header"
+HINTS = {401: f"; {AUTH}", 403: f"; {AUTH}", 413: "; endpoint.batch=N sends fewer images at once"}
+"""What may help, by the status of the answer."""
 
 T = TypeVar("T")
 
@@ -264,7 +266,7 @@ class Service:
             to = one_line(answer.headers.get("Location", "another address"))
             raise InputError(f"{self.url} sends its callers to {to}: give the address that answers")
         if answer.status >= 400:
-            hint = f"; {AUTH}" if answer.status in (401, 403) else ""
+            hint = HINTS.get(answer.status, "")
             raise InputError(f"{self.url} {said}: {shown or 'no more than that'}{hint}")
         try:
             return json.loads(text)

@@ -91,7 +91,9 @@ def _ours(cells: Sequence[Cell], value: str, column: Column) -> tuple[Entry, Lim
     if mean is None:
         return values.UNDEFINED, None
     shown = values.entry(mean, column, with_n=False)
-    entry = replace(shown, small=(*shown.small, f"mean of {mean.n} cells"), raw=shown.raw)
+    entry = replace(
+        shown, small=(*shown.small, f"mean of {words.many(mean.n, 'cell')}"), raw=shown.raw
+    )
     return entry, (mean.value, mean.low, mean.high)
 
 
@@ -142,8 +144,8 @@ def comparisons(study: Study, number: int) -> Table | None:
     note = (
         "Difference: first less second. Unpaired: the 95 % interval of the documents, which takes "
         "the two as independent. Paired and McNemar (exact): on the same images, – where they "
-        "were not, or where the measure keeps no record image by image. Holm: corrected for the "
-        f"{len(rows)} comparisons of this study."
+        "were not, or where the measure keeps no record image by image. Holm: corrected for "
+        f"{words.many(len(rows), 'comparison')} of this study."
     )
     slug, lead = f"{number:02d}-comparisons", {"comparison": "comparison"}
     level = f"at the level {ALPHA}"
