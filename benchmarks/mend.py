@@ -2,7 +2,6 @@
 
     python -m benchmarks.mend speed [--images 1280] [--repeats 3]
     python -m benchmarks.mend repairs [--models FOLDER] [--only NAME,...]
-    python -m benchmarks.mend cleanse [--train 12000] [--epochs 3] [--clean 20]
 
 `speed`: every repair, briefly set, over as many bare passes as its `cost` says, forward, backward
 to the input, or a step of training; and Neural Cleanse, all ten classes in one batch against the
@@ -11,10 +10,7 @@ process.
 
 `repairs`: clean accuracy and attack success on the test images after each repair, with 5 % of the
 training images and no knowledge of the trigger; the study mend-mnist in little, one seed.
-
-`cleanse`: twelve backdoored networks (the four fixed patches of Borji 2020, experiment I, one
-class to another; eight patches that send all others to one class) and clean ones of other seeds.
-Triggers are reversed on 2,000 test images; accuracy and attack success are those of the rest.
+What Neural Cleanse finds is the study `neural-cleanse`.
 """
 
 from __future__ import annotations
@@ -33,9 +29,7 @@ import mithridate as mi
 from benchmarks.timing import bare_passes, ratio, side_by_side
 from mithridate import component
 from mithridate.cost import Sizes, Work
-from mithridate.defenses.inspect import anomaly
 from mithridate.defenses.repair import drawn
-from mithridate.metrics import wilson
 from mithridate.poisons import BadNets, poisoned_test
 from mithridate.rng import child
 
@@ -54,22 +48,6 @@ SHORT = {
     "ft-sam": {"epochs": 20},
 }
 """Shorter than published, where that is 100 epochs or 2,000 steps."""
-PAIRS = (
-    ("c-top-right", 8, 9),
-    ("checker-top-left", 0, 3),
-    ("square-bottom-right", 4, 7),
-    ("r-bottom-left", 2, 5),
-)
-ALL_TO_ONE = tuple(
-    (f"{shape}-{corner}", target)
-    for target, (shape, corner) in enumerate(
-        (shape, corner)
-        for corner in ("bottom-right", "top-left")
-        for shape in ("checker", "c", "block", "hollow-square")
-    )
-)
-SHOWN = 2000
-"""Test images that triggers are reversed on."""
 
 
 def bare(model: mi.Classifier, data: mi.ImageSet, work: Work) -> Callable[[], None]:
@@ -178,70 +156,20 @@ def repairs(given: argparse.Namespace) -> None:
             line(name, repair, mended, time.process_time() - began)
 
 
-def cleanse(given: argparse.Namespace) -> None:
-    """A line a model, and the two counts."""
-    train, test = mi.load_data("mnist")
-    train = train.subset(range(given.train))
-    shown, rest = test.subset(range(SHOWN)), test.subset(range(SHOWN, len(test)))
-    net = mi.networks.create("borji-cnn", image_shape=train.image_shape, classes=10)
-    inspector = mi.inspectors.NeuralCleanse()
-    print(
-        f"{len(train)} images of MNIST, borji-cnn, {given.epochs} epochs; Neural Cleanse as it is"
-    )
-    print(f"{'model':32}{'accuracy':>9}{'success':>9}{'index':>7}  smallest, next (pixels)")
-
-    def look(name: str, data: mi.ImageSet, seed: int, attack: BadNets | None = None) -> bool:
-        """Print a line; whether the target is named, or for a clean model an alarm given."""
-        model = mi.fit(net, data, epochs=given.epochs, rng=mi.rng(seed))
-        accuracy = float((mi.predict(model, rest) == rest.labels).double().mean())
-        success = "–"
-        if attack is not None:
-            aim = {"source": attack.source, "target": attack.target}
-            stamped = poisoned_test(rest, attack.trigger, **aim, rng=mi.rng(0))
-            hit = (mi.predict(model, stamped) == attack.target).double().mean()
-            success = f"{100 * float(hit):.1f} %"
-        norms = inspector.reverse(model, shown, range(10), rng=mi.rng(seed)).mask.flatten(1).sum(1)
-        index = anomaly(norms)
-        order = norms.argsort()
-        sizes = ", ".join(f"{int(k)}: {float(norms[k]):.1f}" for k in order[:2])
-        alarm = float(index.max())
-        print(f"{name:32}{100 * accuracy:7.1f} %{success:>9}{alarm:7.2f}  {sizes}", flush=True)
-        return alarm > 2 if attack is None else int(order[0]) == attack.target
-
-    attacks = [
-        *((f"{p}, {s} to {t}", {"source": s, "target": t}, p) for p, s, t in PAIRS),
-        *((f"{p}, all others to {t}", {"target": t}, p) for p, t in ALL_TO_ONE),
-    ]
-    named = []
-    for seed, (name, aim, patch) in enumerate(attacks):
-        share = 0.1 if "source" not in aim else 0.5
-        trigger = mi.triggers.Patch.named(patch)
-        attack = BadNets(trigger=trigger, fraction=share, **aim)
-        named.append(look(name, attack.poison(train, rng=mi.rng(seed)).images, seed, attack))
-    alarms = [look(f"clean, seed {100 + k}", train, 100 + k) for k in range(given.clean)]
-    print(f"smallest trigger leads to the target: {sum(named[:4])} of 4 and {sum(named[4:])} of 8")
-    if alarms:
-        rate = wilson(sum(alarms), len(alarms))
-        print(f"index above 2 of clean models: {sum(alarms)} of {len(alarms)}, {rate}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("part", choices=("speed", "repairs", "cleanse"))
+    parser.add_argument("part", choices=("speed", "repairs"))
     parser.add_argument("--models", type=Path, default=Path("mend-models"))
     parser.add_argument("--only", default="")
     parser.add_argument("--images", type=int, default=1280)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--train", type=int, default=12_000)
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--clean", type=int, default=20)
     given = parser.parse_args()
     print(
         f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         flush=True,
     )
-    {"speed": speed, "repairs": repairs, "cleanse": cleanse}[given.part](given)
+    {"speed": speed, "repairs": repairs}[given.part](given)
 
 
 if __name__ == "__main__":
