@@ -1,6 +1,7 @@
 """What repairs cost over the bare passes that they need, and what Neural Cleanse finds.
 
-    python -m benchmarks.mend speed [--images 1280] [--repeats 3]
+    python -m benchmarks.mend speed [--data mnist] [--network borji-cnn] [--images 1280]
+        [--repeats 3] [--steps 20] [--only NAME,...] [--device cpu]
     python -m benchmarks.mend repairs [--models FOLDER] [--only NAME,...]
 
 `speed`: every repair, briefly set, over as many bare passes as its `cost` says, forward, backward
@@ -52,7 +53,7 @@ SHORT = {
 
 def bare(model: mi.Classifier, data: mi.ImageSet, work: Work) -> Callable[[], None]:
     """As many passes as an estimate says, and nothing else."""
-    x, y = data.batch(range(128))
+    x, y = (part.to(model.device) for part in data.batch(range(128)))
     net = model.module
 
     def run() -> None:
@@ -72,13 +73,17 @@ def bare(model: mi.Classifier, data: mi.ImageSet, work: Work) -> Callable[[], No
 
 def speed(given: argparse.Namespace) -> None:
     """Ratios of the same turn."""
-    train, _ = mi.load_data("mnist")
+    train, _ = mi.load_data(given.data)
     data = train.subset(range(given.images))
-    net = mi.networks.create("borji-cnn", image_shape=train.image_shape, classes=10)
-    model = mi.fit(net, train.subset(range(2000)), epochs=1, rng=mi.rng(0))
+    net = mi.networks.create(given.network, image_shape=train.image_shape, classes=10)
+    few = train.subset(range(min(2000, len(train))))
+    model = mi.fit(net, few, epochs=1, rng=mi.rng(0), device=given.device)
     sizes = Sizes(train=len(data), classes=10)
-    print(f"{given.images} images of MNIST, borji-cnn, medians of {given.repeats} turns")
-    for name in component.in_order("repairers"):
+    print(
+        f"{given.images} images of {given.data}, {given.network} on {model.device}, medians of "
+        f"{given.repeats} turns"
+    )
+    for name in given.only.split(",") if given.only else component.in_order("repairers"):
         way = component.create("repairers", name, QUICK.get(name, {}))
         tasks: dict[str, Callable[[], object]] = {
             "ours": lambda way=way: way.repair(model, data, rng=mi.rng(0)),  # type: ignore[misc]
@@ -161,6 +166,9 @@ def main() -> None:
     parser.add_argument("part", choices=("speed", "repairs"))
     parser.add_argument("--models", type=Path, default=Path("mend-models"))
     parser.add_argument("--only", default="")
+    parser.add_argument("--data", default="mnist")
+    parser.add_argument("--network", default="borji-cnn")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--images", type=int, default=1280)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20)
