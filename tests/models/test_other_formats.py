@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import mithridate as mi
 from mithridate.errors import CheckpointError, InputError
+from mithridate.models.hugging_face import Preprocessed
 from mithridate.models.open import source_digest
 from mithridate.networks.checkpoint import fingerprint
 
@@ -108,6 +109,54 @@ def test_images_of_another_size_get_the_processors_own_labels(
     assert model.image_shape == (3, 24, 30)
     torch.testing.assert_close(model.logits(x), expected, rtol=0.05, atol=0.05)
     assert torch.equal(model.labels(x), expected.argmax(1))
+
+
+@pytest.mark.parametrize(
+    "family",
+    ["Beit", "Bit", "CLIP", "ConvNext", "DeiT", "EfficientNet", "Levit", "MobileNetV1",
+     "MobileNetV2", "MobileViT", "PoolFormer", "Pvt", "Segformer", "Siglip", "TextNet", "ViT"],
+)  # fmt: skip
+@pytest.mark.parametrize("shape", [(300, 240), (60, 90)])
+def test_every_preprocessor_of_image_classifiers_is_rebuilt(
+    transformers: Any, family: str, shape: tuple[int, int]
+) -> None:
+    """The pixels that the network gets, against transformers' own: rounded to 8 bits or not."""
+    kind = getattr(transformers, f"{family}ImageProcessorPil", None)
+    if kind is None:
+        pytest.skip("this transformers has no processor that does without torchvision")
+    x = nn.functional.interpolate(images(2, (3, 9, 9)), shape, mode="bilinear")
+    x = (x * 255).round() / 255
+    pixels = [(255 * one).round().byte().permute(1, 2, 0).numpy() for one in x]
+    processor = kind()
+    expected = torch.as_tensor(np.stack(processor(pixels)["pixel_values"]))
+    rebuilt = Preprocessed(nn.Identity(), processor.to_dict(), 3)
+    torch.testing.assert_close(rebuilt.network(rebuilt.scaled(x)), expected, rtol=0, atol=0.02)
+
+
+def test_settings_that_the_file_leaves_out_are_the_preprocessors_own(
+    transformers: Any, tmp_path: Path
+) -> None:
+    vit(transformers, tmp_path, {"image_processor_type": "ViTImageProcessor"})
+    assert mi.load(tmp_path).image_shape == (3, 224, 224)
+    given = tmp_path / "preprocessor_config.json"
+    given.write_text(json.dumps({"feature_extractor_type": "ViTFeatureExtractor", "size": 16}))
+    x = images(5, (3, 16, 16))
+    with torch.no_grad():
+        expected = mi.load(tmp_path).module.network.module(pixel_values=2 * x - 1).logits
+    torch.testing.assert_close(mi.load(tmp_path).logits(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("family", "reason"),
+    [("Perceiver", "steps that are not rebuilt"), ("ImageGPT", "steps that are not rebuilt"),
+     ("NoSuch", "cannot make what")],
+)  # fmt: skip
+def test_a_preprocessor_that_is_not_rebuilt_is_refused(
+    transformers: Any, tmp_path: Path, family: str, reason: str
+) -> None:
+    vit(transformers, tmp_path, {"image_processor_type": f"{family}ImageProcessor"})
+    with pytest.raises(CheckpointError, match=f"{reason}.*export the model as ONNX"):
+        mi.load(tmp_path)
 
 
 def test_a_filter_that_torch_has_not_is_refused_where_it_would_resize(

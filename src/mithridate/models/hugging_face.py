@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mithridate.classifier import Classifier
@@ -21,6 +22,15 @@ FILES = ["config.json", "preprocessor_config.json", "*.safetensors", "*.safetens
 MODES = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}
 """Pillow's numbers for ways to resize, and torch's names of the same. It has not Lanczos (1), box
 (4) and Hamming (5)."""
+
+OTHERWISE = (
+    "export the model as ONNX with its preprocessing, or build both in a file of yours and give "
+    "--network FILE.py:function --trust-code"
+)
+"""What to do where a preprocessor cannot be used."""
+ROUNDED = 0.1
+"""How far what the preprocessor gives and what is rebuilt here may lie apart, on average and of
+the deviation of a pixel: it rounds to 8 bits between its steps."""
 
 _ID = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 
@@ -60,6 +70,9 @@ def snapshot(name: str) -> Path:
 def open_folder(folder: Path, *, image_shape: Shape | None = None) -> Classifier:
     """A classifier of [0, 1] images: what the preprocessor does is part of it.
 
+    Its steps are rebuilt in torch, so that attacks see through them, and compared with
+    transformers' own on a random picture.
+
     Args:
         folder: with `config.json`, `model.safetensors` and, where there is one,
             `preprocessor_config.json`.
@@ -68,7 +81,8 @@ def open_folder(folder: Path, *, image_shape: Shape | None = None) -> Classifier
 
     Raises:
         CheckpointError: transformers is not installed; a model that needs code of its own, has no
-            safetensors, lacks some of its weights, or classifies no images.
+            safetensors, lacks some of its weights, or classifies no images; a preprocessor that
+            transformers cannot make here, or with steps that are not rebuilt.
     """
     config = _json(folder / "config.json")
     processor = _json(folder / "preprocessor_config.json")
@@ -85,7 +99,8 @@ def open_folder(folder: Path, *, image_shape: Shape | None = None) -> Classifier
         )
     network = _network(folder)
     channels = int(getattr(network.config, "num_channels", 3))
-    prepared = Preprocessed(network, processor, channels)
+    theirs = _processor(folder) if processor else None
+    prepared = Preprocessed(network, theirs.to_dict() if theirs else {}, channels)
     if image_shape is None:
         own = getattr(network.config, "image_size", None)
         size = prepared.size or ((own, own) if isinstance(own, int) else None)
@@ -94,6 +109,8 @@ def open_folder(folder: Path, *, image_shape: Shape | None = None) -> Classifier
                 f"{folder} does not say the size of its images: give image_shape=(C, H, W)"
             )
         image_shape = channels, *size
+    if theirs and channels == 3:
+        _compare(folder, theirs, image_shape)
     names = getattr(network.config, "id2label", None) or {}
     return Classifier(
         prepared,
@@ -141,8 +158,52 @@ def _network(folder: Path) -> nn.Module:
     return module
 
 
+def _processor(folder: Path) -> Any:
+    """transformers' own, which knows the settings that the file leaves out."""
+    from transformers import AutoImageProcessor
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        return AutoImageProcessor.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:
+        reason = " ".join(str(error).split())[:160]
+        raise CheckpointError(
+            f"transformers cannot make what {folder}/preprocessor_config.json describes "
+            f"({reason}): {OTHERWISE}"
+        ) from None
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _compare(folder: Path, theirs: Any, shape: Shape) -> None:
+    """Refuse a preprocessor that does what is not rebuilt here."""
+    rebuilt = Preprocessed(nn.Identity(), theirs.to_dict(), shape[0])
+    picture = torch.randint(256, shape, generator=torch.Generator().manual_seed(0))
+    pixels = picture.to(torch.uint8).permute(1, 2, 0).numpy()
+    ours = rebuilt.network(rebuilt.scaled(picture[None] / 255))
+    try:
+        expected = torch.as_tensor(theirs([pixels], return_tensors="pt")["pixel_values"])
+        far = (ours - expected).abs().mean() > ROUNDED * expected.std()  # or of another shape
+    except Exception:  # whatever transformers raises
+        far = torch.tensor(True)
+    if far or ours.shape != expected.shape:
+        raise CheckpointError(
+            f"{folder}/preprocessor_config.json has steps that are not rebuilt here "
+            f"({type(theirs).__name__}): {OTHERWISE}"
+        )
+
+
 class Preprocessed(nn.Module):
     """Images in [0, 1] -> resized, cropped, scaled and normalised -> logits.
+
+    Args:
+        network: gets them.
+        processor: every setting of transformers' image processor; none where there is none.
+        channels: of the images.
 
     Attributes:
         size: (H, W) of what the network gets; None where the preprocessor changes no size.
@@ -150,26 +211,26 @@ class Preprocessed(nn.Module):
 
     def __init__(self, network: nn.Module, processor: dict[str, Any], channels: int) -> None:
         super().__init__()
-
-        def does(step: str, setting: str) -> bool:
-            return bool(processor.get(f"do_{step}", setting in processor))
-
-        self.resize = _sizes(processor.get("size")) if does("resize", "size") else None
-        self.crop = _sizes(processor.get("crop_size")) if does("center_crop", "crop_size") else None
-        share, sizes = processor.get("crop_pct"), self.resize or {}
+        has = processor.get
+        self.resize = _sizes(has("size")) if has("do_resize") else None
+        self.crop = _sizes(has("crop_size")) if has("do_center_crop") else None
+        share, sizes = has("crop_pct"), self.resize or {}
         edge = sizes.get("shortest_edge", sizes.get("height"))
         if share and edge:  # ConvNeXt's: small ones are resized to more and cropped to the edge
             small = edge < 384
             self.resize = {"shortest_edge": int(edge / share)} if small else _sizes(edge)
             self.crop = _sizes(edge) if small else None
-        self.resample = int(processor.get("resample", 2))
-        factor = float(processor.get("rescale_factor", 1 / 255))
-        rescales = processor.get("do_rescale", True)
-        self.scale = (255 * factor if rescales else 255.0) if processor else 1.0
-        self.shift = -1.0 if processor.get("rescale_offset") else 0.0
-        normal = does("normalize", "image_mean")
-        mean, std = (processor.get(f"image_{n}") if normal else None for n in ("mean", "std"))
-        self.network = Normalised(network, mean or None, std or None)
+        if edge and has("image_processor_type") == "LevitImageProcessor":
+            self.resize = {"shortest_edge": int(256 / 224 * edge)}
+        self.resample = has("resample")
+        factor = processor["rescale_factor"] if has("do_rescale") else 1.0
+        self.scale = 255 * float(factor) if processor else 1.0
+        self.shift = -1.0 if has("rescale_offset") else 0.0
+        normal, again = bool(has("do_normalize")), bool(has("include_top"))  # EfficientNet's
+        mean = has("image_mean") if normal else None
+        std = [one ** (normal + again) for one in has("image_std") or ()]
+        order = "bgr" if has("do_flip_channel_order") else "rgb"  # MobileViT's
+        self.network = Normalised(network, mean or None, std or None, order)
         self.network.check(channels)
 
     @property
@@ -183,9 +244,12 @@ class Preprocessed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, classes)."""
-        x = self._cropped(self._resized(x)) * self.scale + self.shift
-        out: Tensor = self.network(x).logits
+        out: Tensor = self.network(self.scaled(x)).logits
         return out
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """Images before they are normalised, (N, C, H, W)."""
+        return self._cropped(self._resized(x)) * self.scale + self.shift
 
     def _resized(self, x: Tensor) -> Tensor:
         if self.resize is None:
