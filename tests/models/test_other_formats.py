@@ -179,6 +179,8 @@ def test_what_a_folder_may_not_be(transformers: Any, tmp_path: Path) -> None:
 
     (tmp_path / "config.json").write_text(json.dumps({**config, "auto_map": {"x": "y"}}))
     refused("needs code that comes with it")
+    (tmp_path / "config.json").write_text(json.dumps({**config, "pretrained_cfg": {"mean": [0.5]}}))
+    refused("timm's.*pretrained_cfg, which is not read")
     (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
     refused("lacks .* of the model's tensors")
     (tmp_path / "config.json").write_text("{")

@@ -91,6 +91,11 @@ def open_folder(folder: Path, *, image_shape: Shape | None = None) -> Classifier
             f"{folder} needs code that comes with it (auto_map in config.json), which is not run: "
             "build the model in a file of yours and give --network FILE.py:function --trust-code"
         )
+    if "pretrained_cfg" in config and not processor:
+        raise CheckpointError(
+            f"{folder} is timm's: how its images are prepared stands in pretrained_cfg, which is "
+            f"not read: {OTHERWISE}"
+        )
     if not list(folder.glob("*.safetensors")):
         raise CheckpointError(
             f"{folder} has no model.safetensors (others may hold code): convert it: python -c "
