@@ -119,8 +119,8 @@ def write_hugging_face(folder: Path, module: nn.Module) -> None:
     network.load_state_dict(own | dict(zip(places, module.state_dict().values(), strict=True)))
     network.save_pretrained(folder)
     prepare = {"image_processor_type": "EfficientNetImageProcessor", "include_top": False,
-               "do_resize": False, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True,
-               "image_mean": [MEAN] * 3, "image_std": [STD] * 3}  # fmt: skip
+               "do_resize": False, "do_rescale": True, "rescale_factor": 1 / 255,
+               "do_normalize": True, "image_mean": [MEAN] * 3, "image_std": [STD] * 3}  # fmt: skip
     (folder / "preprocessor_config.json").write_text(json.dumps(prepare))
 
 
