@@ -25,8 +25,8 @@ from mithridate.rng import Draws, by_row
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """After these of 10,000 queries the share of pixels halves (as in the authors' code)."""
 Proposal = Callable[[Tensor, Tensor, float, float, Draws], Tensor]
-FIRST = 0.04
-"""Share of columns drawn anew that a first refusal is taken for."""
+FIRST, MOST = 4.0, 100
+"""Squares at once that a first refusal is taken for, and that are tried at most."""
 
 
 def share(p: float, query: int, queries: int) -> float:
@@ -146,11 +146,11 @@ class Square(BoundedAttack):
     square that would change nothing takes the other sign, as in the authors' first code.
     Numbers come from a seed per row, so a row's result does not depend on who is left.
 
-    Behind a guard that refuses, it adapts and draws anew (OARS: Feng et al. 2023): in place of
-    squares, a share of the columns is drawn as at the start; each refusal makes the share larger,
-    so that queries are less alike, each answer a little smaller, and the row goes on. A refused
-    query counts as one of `queries`. Deviation: they resize the squares, by a search before the
-    attack; squares of one sign have too much in common.
+    Behind a guard that refuses, it adapts and draws anew (OARS: Feng et al. 2023): it tries
+    several squares at once; each refusal makes them more, so that queries are less alike, each
+    answer a few less, and the row goes on. A refused query counts as one of `queries`. Deviation:
+    they resize the square, by a search before the attack; many small ones all over the image
+    change more of what guards compare than a large one of one sign.
 
     Args:
         eps: radius of the ball, at least 0.
@@ -176,7 +176,7 @@ class Square(BoundedAttack):
         nist=("025",),
     )
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     norm: Ball = LINF
     queries: Annotated[int, limits(2)] = 5000
     p: Annotated[float, limits(0, 1, open_low=True)] = 0.8
@@ -216,13 +216,11 @@ class Square(BoundedAttack):
                 if len(rows) == 0 or i == self.queries - 1:
                     break
                 part = share(self.p, i, self.queries)
-                least = float(spacing.least)
-                way = propose if started and not least else start
-                tried = way(best, centre, self.eps, part, draws)
-                if started and least:
-                    anew = draws.uniform(x.shape[3])[:, None, None] < least
-                    moved = torch.where(anew, tried, best) - centre
-                    tried = (centre + self.norm.project(moved, self.eps)).clamp_(0, 1)
+                tried = best
+                count = min(max(1, round(float(spacing.least))), MOST) if started else 1
+                for _ in range(count):
+                    way = propose if started else start
+                    tried = way(tried, centre, self.eps, part, draws)
                 try:
                     with model.cost.on_rows(rows):
                         scores = model.log_scores(tried)
