@@ -211,6 +211,15 @@ def test_why_nothing_can_be_said() -> None:
     assert text.endswith("add square or hopskipjump.")
 
 
+def test_attacks_that_fool_nobody_compare_nothing() -> None:
+    bare = cells("none", 198, {("knows", "fgsm", "bounded"): 198})
+    for left in (150, 200):
+        rows = defenses.rows(cells("jpeg", 200, {("knows", "fgsm", "bounded"): left}) + bare)
+        headline, text = defenses.verdict(rows)
+        assert headline == defenses.NOTHING
+        assert text.startswith("The attacks fool nobody: without a defence they leave 99.0 %")
+
+
 def test_a_remark_names_a_defence_once() -> None:
     broken = cells("jpeg", 198, {(who, "pgd", "bounded"): 1 for who in ("knows", "ignores")})
     broken[1:] = [cell.model_copy(update={"status": "not run"}) for cell in broken[1:]]

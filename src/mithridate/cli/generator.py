@@ -67,7 +67,8 @@ def generator(
                 progress=progress,
             )
     except KeyboardInterrupt:
-        screen.note(f"every 100 steps are kept in {kept}; to go on: {command_line()}")
+        if kept.exists():
+            screen.note(f"every 100 steps are kept in {kept}; to go on: {command_line()}")
         raise
     gan.save(out)
     kept.unlink(missing_ok=True)

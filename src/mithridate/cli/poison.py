@@ -89,14 +89,15 @@ def poison(
 
 
 def numbered(values: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
-    """The settings of a poison, its source and target as numbers where they are names.
+    """The settings of a poison, the classes among them as numbers where they are names.
 
-    >>> numbered({"target": "cat", "fraction": "0.1"}, ["dog", "cat"])
-    {'target': '1', 'fraction': '0.1'}
+    >>> numbered({"base": "cat", "fraction": "0.1"}, ["dog", "cat"])
+    {'base': '1', 'fraction': '0.1'}
     """
     from mithridate.studies.presets import class_of
 
-    aims = [key for key in ("source", "target") if values.get(key, "").lower() not in ("", "none")]
+    keys = ("source", "target", "base")
+    aims = [key for key in keys if values.get(key, "").lower() not in ("", "none")]
     return {**values, **{key: str(class_of(values[key], names, key)) for key in aims}}
 
 

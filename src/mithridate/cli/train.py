@@ -130,7 +130,8 @@ def train(
                 **parsed(shares["training"], get_type_hints(fit), "training"),
             )
     except KeyboardInterrupt:
-        screen.note(f"finished epochs are in {kept}; to go on: {command_line()}")
+        if kept.exists():
+            screen.note(f"finished epochs are in {kept}; to go on: {command_line()}")
         raise
     if poisoned is not None:
         trained.info["poison"] = {"name": poison, "settings": shares["poison"], "seed": seed}

@@ -264,7 +264,10 @@ def resume(
     ...     resume(Path(folder) / "r", net, steps, run={"seed": 1})["losses"]
     [0.5]
     """
-    tensors, header = read_tensors(path)
+    try:
+        tensors, header = read_tensors(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{str(error).rsplit(': ', 1)[0]}: delete it to start over") from None
     if header.get("kind") != "training":
         raise CheckpointError(f"{path} is not the checkpoint of a training run: name another file")
     theirs = header.get("run")

@@ -203,6 +203,11 @@ def verdict(ranked: Sequence[DefenseRow]) -> tuple[str, str]:
         return NOTHING, _why_nothing(ranked, bare)
     floor = bare.worst.share
     helping, better, dear = _helping(tried, bare, floor)
+    if not better and bare.clean is not None and floor.value + 1 / floor.n > bare.clean.value:
+        return NOTHING, (
+            f"The attacks fool nobody: without a defence they leave {bracketed(floor)}, of "
+            f"{words.percent(bare.clean.value)}. Raise eps, or take stronger ones."
+        )
     name, best, worst = (helping or better or tried)[0]
     left = f"{name} leaves {bracketed(worst.share)} ({worst.attack})"
     text = f"In the worst case {left}, no defence {bracketed(floor)}{_price(best, bare)}."

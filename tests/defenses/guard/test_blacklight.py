@@ -6,14 +6,18 @@ from contextlib import nullcontext
 import pytest
 import torch
 
+from mithridate import networks
 from mithridate.attacks import HopSkipJump, Square, run_attack
 from mithridate.classifier import Classifier
-from mithridate.defenses.guard import Blacklight, QueryGuard
+from mithridate.data import load_data
+from mithridate.defenses.guard import PIHA, Blacklight, QueryGuard
 from mithridate.errors import InputError, QueriesRefused
 from mithridate.goals import Untargeted
+from mithridate.norms import L2, LINF
 from mithridate.rng import rng
 from mithridate.testing import linear_model
 from mithridate.testing.checks import refusal
+from mithridate.training import fit
 
 X = torch.rand((40, 3, 8, 8), generator=rng(0))
 
@@ -70,6 +74,22 @@ def test_an_attack_that_adapts_to_refusals_gets_further():
         assert torch.equal(r.success, goal.reached(model.labels(r.adversarials)))
         fooled[way] = int(r.success.sum())
     assert fooled["adapt"] >= fooled["stop"] + 4
+
+
+@pytest.mark.parametrize("guard", [Blacklight(), PIHA(block=1)])
+@pytest.mark.parametrize(("norm", "eps"), [(LINF, 0.3), (L2, 1.2)])
+def test_square_goes_on_behind_a_guard_as_without_one(guard, norm, eps):
+    """Who knows it fools, within a fifth, as many; redrawn columns fooled one in five."""
+    train, test = load_data("digits")
+    net = networks.create("digits-cnn", image_shape=train.image_shape, classes=10)
+    model = fit(net, train, epochs=5, rng=rng(0))
+    x, y = test.batch(range(0, 360, 18))
+    attack, left = Square(eps=eps, norm=norm, queries=150), []
+    for oracle in (model, guard.wrap(model)):
+        r = run_attack(attack, oracle, x, Untargeted(y), rng=rng(0))
+        left.append(len(x) - int(r.success.sum()))
+    assert left[0] <= 5
+    assert left[1] <= left[0] + 4
 
 
 def test_whom_a_budget_refuses_for_good_gives_up():
