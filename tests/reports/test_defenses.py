@@ -217,7 +217,9 @@ def test_attacks_that_fool_nobody_compare_nothing() -> None:
         rows = defenses.rows(cells("jpeg", 200, {("knows", "fgsm", "bounded"): left}) + bare)
         headline, text = defenses.verdict(rows)
         assert headline == defenses.NOTHING
-        assert text.startswith("The attacks fool nobody: without a defence they leave 99.0 %")
+        assert text.startswith(
+            "The attacks fool hardly an image: without a defence they leave 99.0 %"
+        )
 
 
 def test_a_remark_names_a_defence_once() -> None:

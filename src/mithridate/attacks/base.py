@@ -198,7 +198,7 @@ class Attack(Component, ABC):
         """
         doubts, n, access = [], len(labels), self.about.access
         lost = int((result.given_up[:n] & right(result, labels)).sum())
-        if access == ("label",) and lost:
+        if access == ("label",) and lost and not result.refused:
             text = f"No starting point was found for {lost} of {n} images: not fooled, untried."
             doubts.append(Doubt("no-start", text))
         queries = self.cost(Sizes(test=1)).forwards
