@@ -205,8 +205,9 @@ def verdict(ranked: Sequence[DefenseRow]) -> tuple[str, str]:
     helping, better, dear = _helping(tried, bare, floor)
     if not better and bare.clean is not None and floor.value + 1 / floor.n > bare.clean.value:
         return NOTHING, (
-            f"The attacks fool hardly an image: without a defence they leave {bracketed(floor)}, of "
-            f"{words.percent(bare.clean.value)}. Raise eps, or take stronger ones."
+            "The attacks fool hardly an image: without a defence they leave "
+            f"{bracketed(floor)}, of {words.percent(bare.clean.value)}. Raise eps, or take "
+            "stronger ones."
         )
     name, best, worst = (helping or better or tried)[0]
     left = f"{name} leaves {bracketed(worst.share)} ({worst.attack})"
