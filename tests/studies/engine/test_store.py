@@ -21,11 +21,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import mithridate
 from mithridate.errors import RunError
 from mithridate.networks import storage
 from mithridate.studies.engine import store
 from mithridate.studies.engine.entry import UNIT, Damaged, parsed, signed
 from mithridate.studies.engine.store import Store
+
+PACKAGE = str(Path(mithridate.__file__).parent)
 
 
 def unit(number=0, kind="sum"):
@@ -351,7 +354,7 @@ def traced(kept, number, stop):
 
     def step(frame, event, arg):
         nonlocal count
-        if "mithridate" not in frame.f_code.co_filename:
+        if not frame.f_code.co_filename.startswith(PACKAGE):
             return None
         if event == "line":
             count += 1
