@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import mithridate as mi
 from mithridate.errors import CheckpointError, InputError
-from mithridate.models.hugging_face import Preprocessed
+from mithridate.models.hugging_face import Preprocessed, compare
 from mithridate.models.open import source_digest
 from mithridate.networks.checkpoint import fingerprint
 
@@ -131,6 +131,32 @@ def test_every_preprocessor_of_image_classifiers_is_rebuilt(
     expected = torch.as_tensor(np.stack(processor(pixels)["pixel_values"]))
     rebuilt = Preprocessed(nn.Identity(), processor.to_dict(), 3)
     torch.testing.assert_close(rebuilt.network(rebuilt.scaled(x)), expected, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"resample": 2}, {"image_mean": [0.5, 0.45, 0.4]}, {"image_std": [0.3, 0.3, 0.3]},
+     {"rescale_factor": 1 / 250}, {"do_flip_channel_order": True}],
+)  # fmt: skip
+@pytest.mark.parametrize("shape", [(3, 300, 240), (3, 28, 28)])
+def test_a_step_that_was_rebuilt_wrongly_is_seen(
+    transformers: Any, tmp_path: Path, wrong: dict[str, Any], shape: tuple[int, int, int]
+) -> None:
+    kind = getattr(transformers, "CLIPImageProcessorPil", None)
+    if kind is None:
+        pytest.skip("this transformers has no processor that does without torchvision")
+    true = kind()
+
+    class Taken:
+        def __init__(self, changes: dict[str, Any]) -> None:
+            self.to_dict = lambda: {**true.to_dict(), **changes}
+
+        def __call__(self, *args: Any, **more: Any) -> Any:
+            return true(*args, **more)
+
+    compare(tmp_path, Taken({}), shape)
+    with pytest.raises(CheckpointError, match="steps that are not rebuilt"):
+        compare(tmp_path, Taken(wrong), shape)
 
 
 def test_settings_that_the_file_leaves_out_are_the_preprocessors_own(

@@ -173,6 +173,9 @@ def test_of_guards_alone_no_more_is_said_than_what_they_leave() -> None:
     assert headline == "Guards alone were tried"
     assert "blacklight leaves 30.0 %" in text
     assert "no defence leaves 0.0 %" in text
+    best = defenses.foremost(ranked)
+    assert best is not None
+    assert best.name == "blacklight"
 
 
 def test_settings_that_nobody_gave_stand_beside_the_defence() -> None:

@@ -271,8 +271,10 @@ def _helping(
 def foremost(ranked: Sequence[DefenseRow]) -> DefenseRow | None:
     """The defence that the sentence is about, if there is one."""
     bare, tried = _tried(ranked)
-    if bare is None or bare.worst is None or not tried:
+    if bare is None or bare.worst is None:
         return None
+    if not tried:
+        return next((row for row in ranked if row.guard and row.worst), None)
     helping, better, _ = _helping(tried, bare, bare.worst.share)
     return (helping or better or tried)[0][1]
 

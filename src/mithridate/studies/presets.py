@@ -582,10 +582,6 @@ def class_of(text: str, names: Sequence[str], what: str = "target") -> int:
     if text.isdecimal() and int(text) < len(names):
         return int(text)
     if text.lstrip("-").isdecimal():
-        own = (
-            ""
-            if list(names) == [str(k) for k in range(len(names))]
-            else f" ({', '.join(names[:9])})"
-        )
+        own = "" if names[0] == "0" else f" ({', '.join(names[:9])})"
         raise InputError(f"{what} {text} is not a class: they are 0 to {len(names) - 1}{own}")
     raise unknown("class", text, names)
