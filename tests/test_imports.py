@@ -51,6 +51,7 @@ BUILDS_ON = {
     # An ensemble runs its members.
     ("attacks.autoattack", "attacks.apgd"),
     ("attacks.autoattack", "attacks.fab"),
+    ("attacks.autoattack", "attacks.lagrangian_pgd"),
     ("attacks.autoattack", "attacks.square"),
     ("attacks.nearest", "attacks.alma"),
     ("attacks.nearest", "attacks.ddn"),

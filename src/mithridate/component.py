@@ -37,6 +37,7 @@ TABLES: dict[str, dict[str, str]] = {
         "pgd": "mithridate.attacks.pgd:PGD",
         "apgd": "mithridate.attacks.apgd:APGD",
         "autoattack": "mithridate.attacks.autoattack:AutoAttack",
+        "lagrangian-pgd": "mithridate.attacks.lagrangian_pgd:LagrangianPGD",
         "deepfool": "mithridate.attacks.deepfool:DeepFool",
         "dynamic-deepfool": "mithridate.attacks.deepfool:DynamicDeepFool",
         "fab": "mithridate.attacks.fab:FAB",

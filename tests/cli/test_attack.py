@@ -139,6 +139,7 @@ SMALL = {
     "boundary": {"budget": 60},
     "pgd": {"eps": 0.3, "step_size": 0.1, "steps": 3},
     "apgd": {"eps": 0.3, "steps": 3},
+    "lagrangian-pgd": {"eps": 0.3, "steps": 5},
     "ddn": {"steps": 5},
     "alma": {"steps": 5},
     "fmn": {"steps": 5},

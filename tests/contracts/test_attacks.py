@@ -21,6 +21,7 @@ SETTINGS = {
     "fgsm": {"eps": 0.3},
     "iterative-fgsm": {"eps": 0.3},
     "pgd": {"eps": 0.3, "steps": 10, "step_size": 0.05},
+    "lagrangian-pgd": {"eps": 0.3, "steps": 20},
     "deepfool": {},
     "dynamic-deepfool": {},
     "ddn": {"steps": 20},
@@ -46,6 +47,7 @@ SETTINGS = {
 VARIANTS = {
     "iterative-fgsm l2": {"eps": 1.0, "norm": "l2", "step_size": 0.2},
     "pgd l2": {"eps": 1.5, "norm": "l2", "steps": 5, "step_size": 0.3, "restarts": 2},
+    "lagrangian-pgd l2": {"eps": 1.5, "norm": "l2", "steps": 30, "restarts": 2},
     "pgd l1": {"eps": 5.0, "norm": "l1", "steps": 9, "step_size": 1.0, "restarts": 2},
     "apgd l2": {
         "eps": 1.5, "norm": "l2", "steps": 10, "loss": "dlr-targeted", "restarts": 2,
@@ -144,6 +146,7 @@ BAD = {
     "fgsm": [{"eps": -1}],
     "iterative-fgsm": [{"step_size": 0}, {"steps": 0}],
     "pgd": [{"steps": 0}, {"steps": 1.5}, {"step_size": 0}, {"restarts": 0}],
+    "lagrangian-pgd": [{"steps": 0}, {"restarts": 0}, {"norm": L1}],
     "deepfool": [{"steps": 0}, {"overshoot": -0.1}, {"candidates": 0}, {"norm": L0}],
     "dynamic-deepfool": [{"steps": 0}, {"overshoot": -0.1}, {"candidates": 0}, {"norm": L1}],
     "ddn": [{"steps": 0}, {"gamma": 0}, {"gamma": 1}, {"step_size": 0}, {"radius": 0}],

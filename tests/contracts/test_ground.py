@@ -63,6 +63,7 @@ SETTINGS = {
     "autoattack": {"eps": 0.1, "steps": 5, "queries": 50},
     "square": {"eps": 0.15, "queries": 100},
     "one-pixel": {"pixels": 2, "population": 20, "generations": 5},
+    "lagrangian-pgd": {"eps": 0.1, "steps": 20},
     "deepfool": {},
     "dynamic-deepfool": {},
     "ddn": {"steps": 30},

@@ -16,6 +16,7 @@ from mithridate.attacks.fast_gradient import FGSM, IterativeFGSM
 from mithridate.attacks.fmn import FMN
 from mithridate.attacks.hopskipjump import HopSkipJump
 from mithridate.attacks.jsma import JSMA
+from mithridate.attacks.lagrangian_pgd import LagrangianPGD
 from mithridate.attacks.lbfgs import LBFGS
 from mithridate.attacks.nearest import Nearest
 from mithridate.attacks.one_pixel import OnePixel
@@ -50,6 +51,7 @@ __all__ = [
     "DynamicDeepFool",
     "HopSkipJump",
     "IterativeFGSM",
+    "LagrangianPGD",
     "MinimalAttack",
     "Nearest",
     "OnePixel",

@@ -13,6 +13,7 @@ from torch import Tensor
 from mithridate.attacks.apgd import APGD
 from mithridate.attacks.base import Attack, Ball, BoundedAttack, Count, limits, mean_margin, pick
 from mithridate.attacks.fab import FAB
+from mithridate.attacks.lagrangian_pgd import LagrangianPGD
 from mithridate.attacks.square import Square
 from mithridate.classifier import Classifier
 from mithridate.component import About
@@ -41,18 +42,19 @@ class AutoAttack(BoundedAttack):
     No member sees another's work: cutting the ensemble between members and going on with the
     rest on the images left gives the same (each has its own child of `rng`, by its name).
 
-    Deviations: those of the members. In "rand" no image leaves, since one lucky answer says little:
-    both members take all steps with every image, and the one of the smallest margin, the mean of
-    20 draws, is kept; an image stays as it was only where that is its own. A goal that names its
-    target has one run where others have `targets`. With two classes DLR has no third logit to
-    scale by, and is the margin.
+    Deviations: those of the members. At a model that rejects, `LagrangianPGD` goes first (but in
+    L1), since the others weigh classifier and detector once for all. In "rand" no image leaves,
+    since one lucky answer says little: all members take all steps with every image, and the one
+    of the smallest margin, the mean of 20 draws, is kept; an image stays as it was only where
+    that is its own. A goal that names its target has one run where others have `targets`. With
+    two classes DLR has no third logit to scale by, and is the margin.
 
     Args:
         eps: radius of the ball, at least 0.
         norm: LINF, L2 or L1.
         variant: "standard", "plus" or "rand"; None for "standard", and for "rand" where
             `run_attack` finds a model that answers by chance.
-        steps: of APGD and FAB, at least 1.
+        steps: of APGD and FAB, at least 1; `LagrangianPGD` has three times as many.
         queries: of Square, at least 2.
         targets: rival classes of the targeted members.
 
@@ -72,7 +74,7 @@ class AutoAttack(BoundedAttack):
         nist=("022", "025"),
     )
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     copies: ClassVar[int] = 24
     norm: Ball = LINF
     variant: Variant | None = None
@@ -88,13 +90,18 @@ class AutoAttack(BoundedAttack):
     def at_random(self) -> AutoAttack:
         return replace(self, variant=self.variant or "rand")
 
-    def members(self, draws: int = 0) -> dict[str, Attack]:
+    def members(self, draws: int = 0, *, rejects: bool = False) -> dict[str, Attack]:
         """The attacks by name, in the order in which they run.
 
         Args:
             draws: that each answer of the model is the mean of already.
+            rejects: the model may refuse to answer.
         """
         eps, norm, steps = self.eps, self.norm, self.steps
+        if rejects and norm is not L1:
+            stop = self.variant != "rand"
+            own = LagrangianPGD(eps=eps, norm=norm, steps=3 * steps, stop_at_goal=stop)
+            return {"lagrangian-pgd": own, **self.members(draws)}
         apgd = partial(APGD, eps=eps, norm=norm, steps=steps, targets=self.targets)
         fab = partial(FAB, enough=eps, norm=norm, steps=steps)
         if self.variant == "rand":
@@ -124,7 +131,7 @@ class AutoAttack(BoundedAttack):
         best = x.detach().clone()
         with model.frozen():
             left = (~goal.reached(model.labels(best))).nonzero()[:, 0]
-            for name, member in self.members().items():
+            for name, member in self.members(rejects=goal.rejected is not None).items():
                 if len(left) == 0:
                     break
                 stream = child(rng, name, device=x.device, rows=left)
@@ -141,7 +148,8 @@ class AutoAttack(BoundedAttack):
         answers, every = ceil(DRAWS / max(1, model.draws)), torch.arange(len(x))
         with model.frozen(), torch.no_grad():
             best, smallest = x, mean_margin(model, x, goal, answers)
-            for name, member in self.members(model.draws).items():
+            members = self.members(model.draws, rejects=goal.rejected is not None)
+            for name, member in members.items():
                 stream = child(rng, name, device=x.device, rows=every)
                 tried = member.perturb(model, x, goal, rng=stream)
                 margin = mean_margin(model, tried, goal, answers)

@@ -1,5 +1,7 @@
 """Detectors against scikit-learn and by hand, and what they learn of a trained network."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from mithridate.data import ImageSet, load_data
 from mithridate.defenses import detect as detectors
 from mithridate.defenses.detect.base import FittedDetector
 from mithridate.defenses.guard import QueryGuard
-from mithridate.defenses.transform import BitDepth, SpatialSmoothing
+from mithridate.defenses.transform import PCA, BitDepth, MagNet, SpatialSmoothing
 from mithridate.errors import InputError
 from mithridate.goals import Untargeted
 from mithridate.networks import create
@@ -150,6 +152,33 @@ def test_an_excess_too_small_for_the_logits_rejects_all_the_same():
     fitted = FittedDetector(detectors.Mahalanobis(), scorer, 0.5 - 1e-7)
     assert fitted.wrap(model).labels(x).tolist() == [2]
     assert FittedDetector(fitted.detector, scorer, 0.5).wrap(model).labels(x).tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    "defense",
+    [
+        detectors.MagNetDetector(epochs=1, rate=0.05),
+        detectors.InputDetector(epochs=1, rate=0.05, images=100),
+        MagNet(epochs=1),
+        PCA(components=20),
+    ],
+    ids=lambda defense: type(defense).__name__,
+)
+def test_a_model_in_double_precision_stands_behind_what_learned_in_single(digits, defense):
+    model, train, test = digits
+    double = Classifier(copy.deepcopy(model.module).double(), classes=10, image_shape=(1, 8, 8))
+    if isinstance(defense, detectors.Detector):
+        wrapped, alike = (
+            defense.fit(each, train, rng=rng(0)).wrap(each) for each in (double, model)
+        )
+    else:
+        fitted = defense.fit(train, rng=rng(0))
+        wrapped, alike = fitted.wrap(double), fitted.wrap(model)
+    x, labels = test.batch(range(50))
+    right = [(each.labels(x) == labels).float().mean() for each in (wrapped, alike)]
+    assert abs(right[0] - right[1]) <= 0.1 < min(right)
+    result = run_attack(FGSM(eps=0.2), wrapped, x, Untargeted(labels), rng=rng(0))
+    assert result.adversarials.dtype == torch.float32
 
 
 class Constant(nn.Module):

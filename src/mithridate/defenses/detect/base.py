@@ -233,7 +233,7 @@ class _Rejecting(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.core(x)
-        scores = self.scorer(x).float()
+        scores = self.scorer(x.float()).float()
         answers = logits
         if self.rejected is not None:
             answers = logits.clone()

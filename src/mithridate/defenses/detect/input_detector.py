@@ -97,7 +97,7 @@ class InputDetector(Detector):
         core = copied(model)
         place = next(name for name, part in model.core().named_modules() if part is head)
         with seeded(0):
-            new = nn.Linear(head.in_features, 2)
+            new = nn.Linear(head.in_features, 2).to(head.weight)
         _put(core, place, new)
         for part in core.modules():
             if isinstance(part, Core):

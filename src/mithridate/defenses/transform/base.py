@@ -215,7 +215,7 @@ class _Changed(nn.Module):
 
     def _pass(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            changed = self.change(x)
+            changed = self.change(x.float())  # what it learned is; the core casts by itself
         if x.requires_grad and not changed.requires_grad:
             changed = changed + 0 * x  # without any gradient: a gradient of zero
         logits: Tensor = self.core(laid_like(changed, x))

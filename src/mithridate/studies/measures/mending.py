@@ -92,19 +92,57 @@ class Mending(Measure):
         if settings.repair is None:
             raise InputError("the measure mending needs repair: name one of list repairers")
         mended = settings.bare()
+        before = settings.model_copy(update={"repair": None}).bare()
+        fresh, known = (
+            Reversed(
+                model=model,
+                data=settings.data_unit,
+                poisoned=poisoned,
+                share=settings.repair_share,
+                seed=settings.seed,
+                **settings.place,
+            )
+            for model in (mended, before)
+        )
         return Mended(
             mended=mended,
-            before=settings.model_copy(update={"repair": None}).bare(),
+            before=before,
             clean=settings.clean_model(),
+            fresh=fresh,
+            known=known,
             data=settings.data_unit,
             poisoned=poisoned,
-            share=settings.repair_share,
             revive=settings.revive,
             revive_clean=settings.revive_clean,
             revive_steps=settings.revive_steps,
             seed=settings.seed,
             **settings.place,
         )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reversed(Unit[Mapping[str, Any]]):
+    """A trigger reversed on a model, on a share of the training images."""
+
+    kind: ClassVar = "reversed"
+    memory: ClassVar = 2 * 2**30
+
+    model: Unit[Classifier]
+    data: Data
+    poisoned: Unit[Poisoned]
+    share: float
+    seed: int
+
+    def make(self, get: Open, folder: Path, tell: Progress) -> dict[str, Any]:
+        train, test = get(self.data).train, get(self.data).test
+        images = drawn(train, self.share, child(rng(self.seed), "repair"))
+        random = child(child(rng(self.seed), "mending"), "fresh")
+        target = get(self.poisoned).target
+        found = fresh_trigger(get(self.model), images, test, target=target, rng=random)
+        return {"success": proportion(found.success), "size": found.size}
+
+    def work(self, sizes: Sizes) -> Work:
+        return Work(forwards=sizes.test, gradients=200 * 32 * sizes.classes)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -117,9 +155,10 @@ class Mended(Unit[Mapping[str, Any]]):
     mended: Unit[Classifier]
     before: Unit[Classifier]
     clean: Unit[Classifier]
+    fresh: Reversed
+    known: Reversed
     data: Data
     poisoned: Unit[Poisoned]
-    share: float
     revive: int
     revive_clean: int
     revive_steps: int
@@ -127,14 +166,9 @@ class Mended(Unit[Mapping[str, Any]]):
 
     def make(self, get: Open, folder: Path, tell: Progress) -> dict[str, Any]:
         mended, before, poisoned = get(self.mended), get(self.before), get(self.poisoned)
-        train, test = get(self.data).train, get(self.data).test
-        random = child(rng(self.seed), "mending")
+        test, random = get(self.data).test, child(rng(self.seed), "mending")
+        fresh, known = get(self.fresh), get(self.known)
         after, old = (self._rates(model, test, poisoned, random) for model in (mended, before))
-        images = drawn(train, self.share, child(rng(self.seed), "repair"))
-        fresh, known = (
-            fresh_trigger(model, images, test, target=poisoned.target, rng=child(random, "fresh"))
-            for model in (mended, before)
-        )
         few = self._few(poisoned, random)
         revived, taught = (
             self._rates(self._revived(model, few, random), test, poisoned, random)["asr"]
@@ -144,20 +178,18 @@ class Mended(Unit[Mapping[str, Any]]):
             **after,
             "accuracy_before": old["accuracy"],
             "asr_before": old["asr"],
-            "fresh": proportion(fresh.success),
-            "fresh_size": fresh.size,
-            "fresh_size_before": known.size,
+            "fresh": fresh["success"],
+            "fresh_size": fresh["size"],
+            "fresh_size_before": known["size"],
             "revived": revived,
             "revived_clean_model": taught,
         }
         return row(values, [], test)
 
     def work(self, sizes: Sizes) -> Work:
-        """Four looks at the test set, two reversals, and two short trainings."""
+        """Four looks at the test set, and two short trainings."""
         few = (self.revive + self.revive_clean) * self.revive_steps
-        return Work(
-            forwards=8 * sizes.test, gradients=2 * 200 * 32 * sizes.classes, trained=2 * few
-        )
+        return Work(forwards=8 * sizes.test, trained=2 * few)
 
     def _rates(
         self, model: Classifier, test: ImageSet, poisoned: Poisoned, random: torch.Generator
