@@ -9,7 +9,7 @@ from torch import nn
 
 import mithridate as mi
 from mithridate.attacks import FGSM, PGD, DeepFool, HopSkipJump, Square
-from mithridate.checks import Measured, compared, doubts_of, examined
+from mithridate.checks import Measured, compared, doubts_of, examined, false_alarms
 from mithridate.data import ImageSet
 from mithridate.defenses.transform.base import substituted
 from mithridate.testing import linear_model
@@ -106,6 +106,20 @@ def test_images_by_which_the_threshold_was_set(seen):
     if seen:
         assert "40 of 40 attacked images are among those by which feature-squeezing" in str(found)
     assert "threshold-seen" not in raised(FGSM(eps=0.01), PLAIN, x=x, trained=trained)
+
+
+def test_more_false_alarms_than_asked_for():
+    """The images that set the threshold are grey, those that it meets are not."""
+    grey = ImageSet.from_float(
+        torch.full_like(X, 0.5).repeat(9, 1, 1, 1), LABELS.repeat(9), list("0123")
+    )
+    detector = mi.detectors.MagNetDetector(epochs=3, rate=0.1)
+    model = detector.fit(PLAIN, grey, rng=mi.rng(0)).wrap(PLAIN)
+    (doubt,) = false_alarms(model, model.labels(X))
+    assert (doubt.id, f"rejects {len(X)} of {len(X)} (" in doubt.text) == ("false-alarms", True)
+    assert "magnet-detector was to reject 10 % of clean images" in doubt.text
+    assert false_alarms(model, model.labels(torch.full_like(X, 0.5))) == []
+    assert false_alarms(PLAIN, PLAIN.labels(X)) == []
 
 
 def cell(name, left, *, eps=0.1, sees="gradient", steps=40.0, size=0.1, transfer=False, start=0):

@@ -28,7 +28,7 @@ from mithridate.data import ImageSet
 from mithridate.data.valid import as_pixels
 from mithridate.doubts import Doubt
 from mithridate.goals import Goal
-from mithridate.metrics import mcnemar, pairs
+from mithridate.metrics import mcnemar, pairs, wilson
 from mithridate.norms import LINF
 
 FEW = 100
@@ -218,6 +218,33 @@ def _threshold(judge: Classifier, x: Tensor, trained: ImageSet | None) -> list[D
         return []
     text = f"{count} of {len(x)} attacked images are among those by which {', '.join(detectors)} "
     return [Doubt("threshold-seen", f"{text}was fitted and its threshold set.")]
+
+
+def false_alarms(model: Classifier, predicted: Tensor) -> list[Doubt]:
+    """Whether detectors reject more clean images than they were asked to.
+
+    Args:
+        predicted: classes of clean images, (N,).
+
+    >>> model = Classifier(torch.nn.Identity(), classes=3, rejected=2)
+    >>> model.info["defenses"] = [{"name": "mahalanobis", "rate": 0.1}]
+    >>> for rejected in (15, 20):
+    ...     print([d.id for d in false_alarms(model, torch.tensor([2] * rejected + [0] * 85))])
+    []
+    ['false-alarms']
+    """
+    made = model.info.get("defenses", ())
+    stated = [one for one in made if one["name"] in component.names("detectors")]
+    if model.rejected is None or not stated:
+        return []
+    count, n = int(predicted.eq(model.rejected).sum()), len(predicted)
+    share, rate = wilson(count, n), sum(float(one["rate"]) for one in stated)
+    if share.low <= rate:
+        return []
+    names = " and ".join(str(one["name"]) for one in stated)
+    text = f"{names} was to reject {100 * rate:.3g} % of clean images, and rejects {count} of {n} "
+    text += f"({100 * share.low:.1f} to {100 * share.high:.1f} %): too few images, or of another "
+    return [Doubt("false-alarms", f"{text}kind, set the threshold.")]
 
 
 def _parts(n: int) -> Iterator[slice]:

@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from mithridate.checks import false_alarms
 from mithridate.classifier import Classifier, Guarded
 from mithridate.component import name_of
 from mithridate.cost import Sizes, Work
@@ -86,7 +87,7 @@ class Predicted(Unit[Mapping[str, Any]]):
     """The test images of `data`, as `model` classifies them."""
 
     kind: ClassVar = "accuracy"
-    version: ClassVar = 4
+    version: ClassVar = 5
 
     model: Unit[Classifier]
     data: Data
@@ -130,6 +131,7 @@ class Predicted(Unit[Mapping[str, Any]]):
             values["accuracy"] = proportion(wilson(int(right.sum()), len(answered)))
             values["rejected"] = proportion(wilson(int((~answered).sum()), len(answered)))
         doubts = [
+            *false_alarms(model, predicted),
             *model_doubts(model),
             *doubts_of(model),
             *chance_doubts(predicted, test.labels, test.classes),
